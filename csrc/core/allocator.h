@@ -1,0 +1,97 @@
+// The caching, stream-ordered allocator of one device.
+//
+// A block freed on stream S is reused at once for S, since work there is ordered; for another stream only after
+// S has passed the free. A block that was also used on stream T (the launch path says so by Storage::used_on)
+// comes back only after T has passed its last use. Nobody calls record_stream.
+#pragma once
+
+#include <unify/backend.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace unify {
+
+class Device;
+class Stream;
+struct Block;  // of an Allocator
+
+// Memory that somebody owns: a block of the allocator, or foreign memory with the owner's own release.
+class Storage {
+ public:
+  // Foreign memory: `owner` is dropped with the storage (a DLPack capsule, a NumPy array, a mapped file).
+  Storage(std::shared_ptr<Device> device, unify_address address, size_t bytes, std::shared_ptr<void> owner);
+  Storage(std::shared_ptr<Device> device, Block* block);
+  ~Storage();  // gives the block back; never waits
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  [[nodiscard]] Device& device() const noexcept { return *device_; }
+  [[nodiscard]] const std::shared_ptr<Device>& device_ptr() const noexcept { return device_; }
+  [[nodiscard]] unify_address address() const noexcept { return address_; }
+  [[nodiscard]] size_t bytes() const noexcept { return bytes_; }
+  [[nodiscard]] bool is_foreign() const noexcept { return block_ == nullptr; }
+  [[nodiscard]] const std::shared_ptr<void>& owner() const noexcept { return owner_; }
+
+  // Notes that work using this memory was enqueued on `stream`. Free for the stream it was allocated on.
+  void used_on(Stream& stream);
+
+ private:
+  std::shared_ptr<Device> device_;
+  unify_address address_ = 0;
+  size_t bytes_ = 0;
+  Block* block_ = nullptr;
+  std::shared_ptr<void> owner_;
+};
+
+struct MemoryStatistics {
+  uint64_t allocated_bytes = 0, allocated_bytes_peak = 0;  // asked for and not given back yet
+  uint64_t reserved_bytes = 0, reserved_bytes_peak = 0;    // taken from the device
+  uint64_t allocations = 0, segments = 0, cache_hits = 0, trims = 0, out_of_memory = 0;
+  uint64_t waiting_bytes = 0;                              // freed, still used by some stream
+};
+
+struct BlockSnapshot {
+  uint64_t address, bytes, requested_bytes;
+  std::string state;  // "allocated", "free", "waiting"
+  uint32_t stream;
+};
+struct SegmentSnapshot {
+  uint64_t address, bytes;
+  std::vector<BlockSnapshot> blocks;
+};
+
+class Allocator {
+ public:
+  explicit Allocator(Device& device);
+  ~Allocator();
+
+  // At least `bytes`, aligned to the device's alignment, for use on `stream`. 0 bytes gives address 0.
+  // On out of memory: collects what streams have passed, returns unused segments to the device and tries again,
+  // then waits for blocks still in use by streams, and only then throws OutOfMemory with the figures.
+  std::shared_ptr<Storage> allocate(size_t bytes, Stream& stream);
+
+  void trim();  // returns unused segments to the device
+  [[nodiscard]] MemoryStatistics statistics() const;
+  void reset_peaks();
+  [[nodiscard]] std::vector<SegmentSnapshot> snapshot() const;
+  void set_limit(uint64_t bytes);  // 0: none. What unify may reserve on this device
+
+  // While a graph is recorded on `stream`, its blocks come from a pool of the graph's own, which lives as long
+  // as the token.
+  std::shared_ptr<void> begin_private_pool(Stream& stream);
+  void end_private_pool(Stream& stream);
+
+  void forget() noexcept;  // after a reset: the memory is gone already
+
+ private:
+  friend class Storage;
+  void give_back(Block* block) noexcept;
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace unify

@@ -1,0 +1,82 @@
+// A device that was opened: its properties, its streams, its memory, and whether it is still alive.
+#pragma once
+
+#include <unify/backend.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace unify {
+
+struct Backend;
+class Allocator;
+class EventPool;
+class OperationRing;
+class Stream;
+
+class Device : public std::enable_shared_from_this<Device> {
+ public:
+  Device(const Backend& backend, uint32_t index, const std::string& options);
+  ~Device();
+  Device(const Device&) = delete;  // it owns the backend's handle
+  Device& operator=(const Device&) = delete;
+
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }  // "cpu", "cuda:0"
+  [[nodiscard]] const Backend& backend() const noexcept { return backend_; }
+  [[nodiscard]] const unify_backend& table() const noexcept { return *table_; }
+  [[nodiscard]] unify_device handle() const noexcept { return handle_; }
+  [[nodiscard]] const unify_device_info& info() const noexcept { return info_; }
+  [[nodiscard]] bool is_host_visible() const noexcept { return (info_.flags & UNIFY_DEVICE_HOST_VISIBLE) != 0; }
+
+  // What it can do: "pinned_memory", "virtual_memory", "graphs", "host_calls", "peer_access", "ipc", "reset",
+  // "health", "priorities", "timing", each "native", "emulated" or "absent".
+  [[nodiscard]] std::vector<std::pair<std::string, std::string>> capabilities() const;
+
+  // The stream that work goes to when nobody names one. Made at its first use.
+  const std::shared_ptr<Stream>& default_stream();
+  // The calling thread's: what `with stream:` set, or the default stream.
+  const std::shared_ptr<Stream>& current_stream();
+  // Returns the previous one. Null restores the default stream.
+  std::shared_ptr<Stream> set_current_stream(std::shared_ptr<Stream> stream);
+
+  Allocator& allocator() noexcept { return *allocator_; }
+  EventPool& events() noexcept { return *events_; }
+  OperationRing& operations() noexcept { return *operations_; }
+
+  void synchronize();
+  void set_option(const std::string& key, const std::string& value);
+
+  // Healthy until a fault or a loss was reported; then every use throws KernelFault or DeviceLost naming the
+  // operation that caused it, until reset() brought it back.
+  [[nodiscard]] unify_device_state state() const noexcept { return state_.load(std::memory_order_acquire); }
+  void poison(unify_device_state state, const std::string& cause);
+  void require_usable() const {
+    if (state() != UNIFY_DEVICE_HEALTHY) throw_unusable();
+  }
+  // Forgets all streams, events, modules and blocks (their owners get errors when they use them) and resets the
+  // chip. `generation` tells old handles from new ones.
+  void reset();
+  [[nodiscard]] uint32_t generation() const noexcept { return generation_.load(std::memory_order_acquire); }
+
+ private:
+  [[noreturn]] void throw_unusable() const;
+
+  const Backend& backend_;
+  const unify_backend* table_;
+  unify_device handle_ = nullptr;
+  unify_device_info info_{};
+  std::string name_;
+  std::unique_ptr<OperationRing> operations_;
+  std::unique_ptr<EventPool> events_;
+  std::unique_ptr<Allocator> allocator_;
+  std::shared_ptr<Stream> default_stream_;
+  std::atomic<unify_device_state> state_{UNIFY_DEVICE_HEALTHY};
+  std::atomic<uint32_t> generation_{0};
+  struct Private;
+  std::unique_ptr<Private> private_;
+};
+
+}  // namespace unify

@@ -1,0 +1,53 @@
+// Events: marks in a stream. Handles come from a pool, since vendors make them slowly.
+#pragma once
+
+#include <unify/backend.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace unify {
+
+class Device;
+class Stream;
+
+class EventPool {
+ public:
+  explicit EventPool(Device& device) : device_(device) {}
+  ~EventPool();
+  unify_event acquire(uint32_t flags);                         // UNIFY_EVENT_*
+  void release(unify_event event, uint32_t flags) noexcept;
+  void forget() noexcept;                                      // after a reset: handles are gone already
+
+ private:
+  Device& device_;
+  std::mutex mutex_;
+  std::vector<unify_event> idle_[4];                           // by flags
+};
+
+class Event {
+ public:
+  static std::shared_ptr<Event> create(const std::shared_ptr<Device>& device, bool timing);
+  ~Event();
+  Event(const Event&) = delete;  // it owns a handle of the pool
+  Event& operator=(const Event&) = delete;
+
+  void record(Stream& stream);
+  void synchronize(double timeout_s = -1);
+  [[nodiscard]] bool query();                                  // true when passed, or never recorded
+  [[nodiscard]] double elapsed_ms(Event& later);               // both made with timing, recorded and passed
+  [[nodiscard]] Device& device() const noexcept { return *device_; }
+  [[nodiscard]] unify_event handle() const noexcept { return handle_; }
+  [[nodiscard]] bool has_timing() const noexcept { return (flags_ & UNIFY_EVENT_TIMING) != 0; }
+
+ private:
+  Event() = default;
+  std::shared_ptr<Device> device_;
+  unify_event handle_ = nullptr;
+  uint32_t flags_ = 0;
+  uint32_t generation_ = 0;
+};
+
+}  // namespace unify

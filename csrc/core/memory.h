@@ -1,0 +1,33 @@
+// Copies, fills and pinned host memory.
+#pragma once
+
+#include <unify/backend.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "allocator.h"
+
+namespace unify {
+
+class Device;
+class Stream;
+
+// A place in memory: a device's, or the host's when `device` is null.
+struct Place {
+  Device* device;
+  unify_address address;
+};
+
+// Enqueues a copy on `stream`; both ranges' storages are the caller's to note with used_on. Between two devices
+// without a way between them it goes through pinned host memory. Recorded if the stream records.
+void copy(Stream& stream, Place dst, Place src, size_t bytes);
+
+// Enqueues the repetition of `value` (1, 2, 4 or 8 bytes wide).
+void fill(Stream& stream, Place dst, uint64_t value, uint32_t value_bytes, size_t count);
+
+// Host memory that copies need not stage, or plain memory where the device has none of its own. 64-byte aligned.
+std::shared_ptr<Storage> allocate_pinned(const std::shared_ptr<Device>& device, size_t bytes);
+
+}  // namespace unify

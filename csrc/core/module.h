@@ -1,0 +1,46 @@
+// Loaded images and the functions in them.
+#pragma once
+
+#include <unify/backend.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace unify {
+
+class Device;
+
+class Module {
+ public:
+  static std::shared_ptr<Module> load(const std::shared_ptr<Device>& device, const void* image, size_t bytes,
+                                      const std::string& name);
+  ~Module();  // waits for the device, then unloads
+  Module(const Module&) = delete;
+  Module& operator=(const Module&) = delete;
+  [[nodiscard]] Device& device() const noexcept { return *device_; }
+  [[nodiscard]] const std::shared_ptr<Device>& device_ptr() const noexcept { return device_; }
+  [[nodiscard]] unify_module handle() const noexcept { return handle_; }
+  [[nodiscard]] uint32_t generation() const noexcept { return generation_; }
+
+ private:
+  Module() = default;
+  std::shared_ptr<Device> device_;
+  unify_module handle_ = nullptr;
+  uint32_t generation_ = 0;
+};
+
+// An entry point, ready to launch.
+struct Function {
+  static std::shared_ptr<Function> get(const std::shared_ptr<Module>& module, const std::string& name,
+                                       uint64_t shared_bytes, uint32_t threads, size_t args_bytes);
+  std::shared_ptr<Module> module;
+  unify_function handle = nullptr;
+  std::string name;          // as people know it
+  std::string location;      // "file.py:12", for errors; may be empty
+  uint64_t shared_bytes = 0;
+  uint32_t threads = 1;
+  size_t args_bytes = 0;     // what launch() must be given
+};
+
+}  // namespace unify

@@ -1,0 +1,52 @@
+// A thin tensor: a storage, an offset, a dtype, a shape and strides. Views share the storage.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "allocator.h"
+
+namespace unify {
+
+enum class DType : uint8_t {
+  kBool, kInt8, kInt16, kInt32, kInt64, kUInt8, kUInt16, kUInt32, kUInt64,
+  kFloat16, kBFloat16, kFloat32, kFloat64, kFloat8E4M3, kFloat8E5M2,
+};
+[[nodiscard]] uint32_t itemsize(DType dtype) noexcept;
+[[nodiscard]] const char* name(DType dtype) noexcept;          // "float32"
+[[nodiscard]] const char* triton_name(DType dtype) noexcept;   // "fp32", as in Triton signatures
+[[nodiscard]] DType dtype_from_name(const std::string& name);  // throws DTypeError naming near names
+
+constexpr int kMaxDims = 8;
+
+struct Tensor {
+  std::shared_ptr<Storage> storage;
+  uint64_t offset_bytes = 0;
+  DType dtype = DType::kFloat32;
+  int ndim = 0;
+  std::array<int64_t, kMaxDims> shape{};
+  std::array<int64_t, kMaxDims> strides{};  // in elements
+
+  [[nodiscard]] unify_address address() const noexcept { return storage->address() + offset_bytes; }
+  [[nodiscard]] int64_t size() const noexcept;   // elements
+  [[nodiscard]] uint64_t bytes() const noexcept { return static_cast<uint64_t>(size()) * itemsize(dtype); }
+  [[nodiscard]] bool is_contiguous() const noexcept;
+  [[nodiscard]] Device& device() const noexcept { return storage->device(); }
+};
+
+Tensor empty(Stream& stream, const std::vector<int64_t>& shape, DType dtype);
+// Views; throw ShapeError or LayoutError with the shapes on both sides.
+Tensor reshape(const Tensor& tensor, const std::vector<int64_t>& shape);  // one -1 allowed; LayoutError if it needs a copy
+Tensor permute(const Tensor& tensor, const std::vector<int>& axes);
+struct Slice { int64_t start, step, length; bool drop; };                  // per axis, already normalised
+Tensor slice(const Tensor& tensor, const std::vector<Slice>& slices);
+
+// dst[...] = src, with broadcasting, casting and any strides, across devices: enqueued on `stream`. Strided and
+// casting copies on host-visible memory run in the core; elsewhere through a contiguous staging copy.
+void copy_into(Stream& stream, const Tensor& dst, const Tensor& src);
+
+}  // namespace unify
