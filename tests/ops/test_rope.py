@@ -1,0 +1,47 @@
+"""Rotary embedding against complex multiplication in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import unify as un
+
+
+def expected(x: torch.Tensor, positions: torch.Tensor, base: float, interleaved: bool) -> torch.Tensor:
+    half = x.shape[-1] // 2
+    frequencies = base ** (-torch.arange(half, dtype=torch.float64) / half)
+    turn = torch.polar(torch.ones(1, dtype=torch.float64), positions.double()[:, None] * frequencies)[:, None]
+    wide = x.double()
+    pairs = wide.unflatten(-1, (half, 2)) if interleaved else wide.unflatten(-1, (2, half)).transpose(-1, -2)
+    turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * turn)
+    return (turned if interleaved else turned.transpose(-1, -2)).flatten(-2)
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize("width", [2, 64, 80, 128])
+def test_matches_a_complex_rotation(width: int, interleaved: bool) -> None:
+    generator = torch.Generator().manual_seed(width)
+    x = torch.randn(6, 3, width, generator=generator)
+    positions = torch.tensor([0, 1, 17, 500, 4000, 8191], dtype=torch.int32)
+    result = un.ops.rope(x, positions, base=100000.0, interleaved=interleaved)
+    # The angle, up to 8191, is a float32: half an ulp of it is 2.4e-4.
+    torch.testing.assert_close(result.double(), expected(x, positions, 1e5, interleaved), rtol=0, atol=2e-3)
+    torch.testing.assert_close(result[:3].double(), expected(x, positions, 1e5, interleaved)[:3], rtol=0, atol=1e-5)
+
+
+def test_heads_may_be_a_slice_of_a_wider_array() -> None:
+    wide = torch.randn(4, 5, 64)
+    positions = torch.arange(4, dtype=torch.int32)
+    result = un.ops.rope(wide[:, 1:3], positions)
+    torch.testing.assert_close(result.double(), expected(wide[:, 1:3], positions, 1e4, True), rtol=0, atol=1e-5)
+
+
+def test_an_odd_width_is_refused() -> None:
+    with pytest.raises(un.errors.ShapeError, match="even d"):
+        un.ops.rope(torch.ones(1, 1, 3), torch.zeros(1, dtype=torch.int32))
+
+
+def test_positions_of_another_dtype_are_refused() -> None:
+    with pytest.raises(un.errors.DTypeError, match="positions"):
+        un.ops.rope(torch.ones(1, 1, 4), torch.zeros(1))

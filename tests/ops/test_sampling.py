@@ -1,0 +1,81 @@
+"""Sampling against the distribution it should draw from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import unify as un
+
+
+def test_greedy_takes_the_largest_and_the_first_of_equals() -> None:
+    logits = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0))
+    logits[4] = 0.0
+    assert un.ops.sample(logits).tolist() == logits.argmax(-1).tolist()
+
+
+def test_a_nan_is_never_chosen() -> None:
+    logits = torch.tensor([[1.0, float("nan"), 2.0, float("-inf")]])
+    assert un.ops.sample(logits).tolist() == [2]
+    assert un.ops.sample(logits, temperature=0.1).tolist() in ([0], [2])
+
+
+def frequencies(logits: torch.Tensor, rows: int, **options: float) -> torch.Tensor:
+    drawn = un.ops.sample(logits.expand(rows, -1).contiguous(), **options)
+    return torch.bincount(drawn.long(), minlength=logits.shape[0]).double() / rows
+
+
+def assert_drawn_from(frequency: torch.Tensor, probability: torch.Tensor, rows: int) -> None:
+    # Five standard deviations of a binomial: a false alarm in some 10^6 runs, and the seed is fixed.
+    bound = 5 * (probability * (1 - probability) / rows).sqrt()
+    assert ((frequency - probability).abs() <= bound).all(), (frequency, probability)
+
+
+LOGITS = torch.tensor([1.0, 5.0, 4.0, 3.0, -1.0, 2.0, 0.0, -2.0])
+ROWS = 4000
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_temperature_scales_the_softmax(temperature: float) -> None:
+    frequency = frequencies(LOGITS, ROWS, temperature=temperature, seed=1)
+    assert_drawn_from(frequency, torch.softmax(LOGITS.double() / temperature, -1), ROWS)
+
+
+def test_top_k_keeps_the_k_largest() -> None:
+    frequency = frequencies(LOGITS, ROWS, temperature=1.0, top_k=3, seed=2)
+    kept = torch.full_like(LOGITS, float("-inf")).index_copy(0, torch.tensor([1, 2, 3]), LOGITS[1:4])
+    assert_drawn_from(frequency, torch.softmax(kept.double(), -1), ROWS)
+
+
+def test_top_p_keeps_the_fewest_that_reach_p() -> None:
+    # softmax: .63, .23, .086, …: two reach 0.7
+    frequency = frequencies(LOGITS, ROWS, temperature=1.0, top_p=0.7, seed=3)
+    kept = torch.full_like(LOGITS, float("-inf")).index_copy(0, torch.tensor([1, 2]), LOGITS[1:3])
+    assert_drawn_from(frequency, torch.softmax(kept.double(), -1), ROWS)
+
+
+def test_top_p_applies_to_what_top_k_left() -> None:
+    # Of the two largest, .73 and .27 after renormalising, the first alone reaches 0.7.
+    frequency = frequencies(LOGITS, 200, temperature=1.0, top_k=2, top_p=0.7, seed=4)
+    assert frequency[1] == 1.0
+
+
+def test_a_seed_and_a_step_repeat_the_draw_and_others_change_it() -> None:
+    logits = torch.zeros(1, 5000)
+    draws = {(seed, step): un.ops.sample(logits, temperature=1.0, seed=seed, step=step).item()
+             for seed in range(4) for step in range(4)}  # fmt: skip
+    again = un.ops.sample(logits, temperature=1.0, seed=2, step=3).item()
+    assert again == draws[2, 3]
+    assert len(set(draws.values())) >= 14
+
+
+def test_the_step_may_live_on_the_device() -> None:
+    logits = torch.zeros(1, 5000)
+    on_device = un.ops.sample(logits, temperature=1.0, seed=5, step=torch.tensor([9]))
+    assert on_device.item() == un.ops.sample(logits, temperature=1.0, seed=5, step=9).item()
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}):
+        with pytest.raises(un.errors.InvalidArgument, match="sample"):
+            un.ops.sample(torch.zeros(1, 4), **{"temperature": 1.0, **wrong})

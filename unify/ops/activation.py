@@ -1,0 +1,51 @@
+"""Gated activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton.language as tl
+
+import unify
+from unify._errors import ShapeError
+from unify._tensor import as_tensor, wrap_like
+
+# Elements a program: long enough to hide a launch, short enough to spread a decode step over cores.
+_BLOCK = 1024
+
+
+# gate and up are rows of `columns`, each with its own row stride, so that halves of one array need no copy.
+@unify.jit
+def swiglu_kernel(gate, up, out, columns, gate_stride, up_stride, BLOCK: tl.constexpr):
+    row = tl.program_id(1).to(tl.int64)
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < columns
+    g = tl.load(gate + row * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + row * up_stride + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * columns + column, g / (1.0 + tl.exp(-g)) * u, mask=inside)
+
+
+def swiglu(gate: Any, up: Any, *, stream: Any = None) -> Any:
+    """The gated unit silu(gate) · up, silu(x) = x / (1 + exp(-x)) (Shazeer 2020, eq. 6 without its projections).
+
+    gate, up: [..., f] of one shape and dtype (float16, bfloat16 or float32); all axes but the last are folded
+    into rows, which may be strided (two halves of one array). Computes in float32.
+    Returns an array like gate, contiguous, enqueued on `stream` (default: the current one of its device).
+    Raises ShapeError when the shapes differ.
+    """
+    left, right = as_tensor(gate, name="swiglu: gate"), as_tensor(up, name="swiglu: up")
+    if left.shape != right.shape:
+        raise ShapeError(f"swiglu: gate and up must have one shape; {list(left.shape)} and {list(right.shape)}.")
+    columns = left.shape[-1]
+    left_rows, right_rows = _as_rows(left, columns), _as_rows(right, columns)
+    result = unify.empty(left.shape, dtype=left.dtype, device=left.device)
+    grid = (-(-columns // _BLOCK), left_rows.shape[0])
+    swiglu_kernel[grid](
+        left_rows, right_rows, result, columns, left_rows.strides[0], right_rows.strides[0], BLOCK=_BLOCK, stream=stream
+    )
+    return wrap_like(result, gate)
+
+
+def _as_rows(tensor: Any, columns: int) -> Any:
+    rows = tensor if tensor.ndim == 2 else tensor.reshape(-1, columns)
+    return rows if rows.strides[1] == 1 else rows.contiguous()

@@ -1,0 +1,148 @@
+"""Attention of many queries over many keys."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import triton.language as tl
+
+import unify
+from unify._errors import DTypeError, ShapeError
+from unify._tensor import as_tensor, wrap_like
+
+# Queries and keys a tile, by target kind: the tiles of q, k, v, the scores and the sums stay in the first-level cache.
+_TILES = {"cpu": (64, 64)}
+_TILES_ELSEWHERE = (64, 32)
+
+
+@unify.jit
+def attend(
+    total, top, mass, q, k, v, table, first_key, last_key, keys, row, offset, scale_log2, d, inside_d,
+    k_token, k_dim, v_token, k_block, v_block,
+    BLOCK_N: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr, PAGED: tl.constexpr,
+):  # fmt: skip
+    """Online softmax of queries q over keys [first_key, last_key) (Dao et al. 2022, algorithm 1), in powers of two.
+
+    first_key is a multiple of BLOCK_N. PAGED: keys lie in blocks of BLOCK_N, found through `table`.
+    """
+    inner = tl.arange(0, BLOCK_N)
+    for start in range(first_key, last_key, BLOCK_N):
+        column = start + inner
+        if PAGED:
+            block = tl.load(table + start // BLOCK_N).to(tl.int64)
+            k_start = k + block * k_block
+            v_start = v + block * v_block
+        else:
+            k_start = k + tl.cast(start, tl.int64) * k_token
+            v_start = v + tl.cast(start, tl.int64) * v_token
+        k_inside = inside_d[:, None]
+        v_inside = inside_d[None, :]
+        if MASKED:
+            k_inside = k_inside & (column < keys)[None, :]
+            v_inside = v_inside & (column < keys)[:, None]
+        k_tile = tl.load(k_start + inner[None, :] * k_token + d[:, None] * k_dim, mask=k_inside, other=0.0)
+        scores = tl.dot(q, k_tile) * scale_log2
+        if MASKED:
+            visible = (column < keys)[None, :]
+            if CAUSAL:
+                visible = visible & (column[None, :] <= row[:, None] + offset)
+            scores = tl.where(visible, scores, -1.0e30)
+        new_top = tl.maximum(top, tl.max(scores, axis=1))
+        weights = tl.exp2(scores - new_top[:, None])
+        shrink = tl.exp2(top - new_top)
+        mass = mass * shrink + tl.sum(weights, axis=1)
+        v_tile = tl.load(v_start + inner[:, None] * v_token + d[None, :], mask=v_inside, other=0.0)
+        total = tl.dot(weights.to(v_tile.dtype), v_tile, total * shrink[:, None])
+        top = new_top
+    return total, top, mass
+
+
+# One program takes BLOCK_M queries of one head: first the keys that all of them see, then the diagonal with masks.
+@unify.jit
+def attention_kernel(
+    q, k, v, out, queries, keys, group, scale_log2,
+    q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, o_batch, o_token, o_head,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    head = tl.program_id(1)
+    batch = tl.program_id(2).to(tl.int64)
+    row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    d = tl.arange(0, BLOCK_D)
+    inside_d = d < WIDTH
+    inside = (row < queries)[:, None] & inside_d[None, :]
+    q += batch * q_batch + head * q_head
+    k += batch * k_batch + (head // group) * k_head
+    v += batch * v_batch + (head // group) * v_head
+    q_tile = tl.load(q + row[:, None] * q_token + d[None, :], mask=inside, other=0.0)
+    total = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
+    top = tl.full([BLOCK_M], -1.0e30, dtype=tl.float32)
+    mass = tl.zeros([BLOCK_M], dtype=tl.float32)
+    offset = keys - queries
+    if CAUSAL:
+        whole = tl.minimum(tile * BLOCK_M + offset + 1, keys) // BLOCK_N * BLOCK_N
+        last = tl.minimum(tile * BLOCK_M + BLOCK_M + offset, keys)
+    else:
+        whole = keys // BLOCK_N * BLOCK_N
+        last = keys
+    total, top, mass = attend(
+        total, top, mass, q_tile, k, v, None, 0, whole, keys, row, offset, scale_log2, d, inside_d,
+        k_token, 1, v_token, 0, 0, BLOCK_N, False, CAUSAL, False,
+    )  # fmt: skip
+    total, top, mass = attend(
+        total, top, mass, q_tile, k, v, None, whole, last, keys, row, offset, scale_log2, d, inside_d,
+        k_token, 1, v_token, 0, 0, BLOCK_N, True, CAUSAL, False,
+    )  # fmt: skip
+    out += batch * o_batch + head * o_head
+    tl.store(out + row[:, None] * o_token + d[None, :], total / mass[:, None], mask=inside)
+
+
+def attention(
+    q: Any, k: Any, v: Any, *, causal: bool = True, scale: float | None = None, stream: Any = None
+) -> Any:
+    """Softmax attention, softmax(q·kᵀ·scale)·v, without storing the scores (Dao et al. 2022).
+
+    q: [t, h, d] or [b, t, h, d]; k, v: [s, kv_heads, d] or [b, s, kv_heads, d]; h a multiple of kv_heads (grouped
+    heads share keys, Ainslie et al. 2023). float16, bfloat16 or float32, last axis contiguous, others strided at
+    will. causal: query i sees keys up to i + s - t. scale: 1/sqrt(d) by default. Sums in float32.
+    Returns an array like q, contiguous, enqueued on `stream` (default: the current one of q's device).
+    Raises ShapeError, DTypeError; nothing is enqueued then.
+    """
+    tensors = [as_tensor(a, name=f"attention: {n}") for a, n in ((q, "q"), (k, "k"), (v, "v"))]
+    rank = tensors[0].ndim
+    if rank not in (3, 4) or any(t.ndim != rank for t in tensors):
+        raise ShapeError(
+            "attention: q, k and v must all be [tokens, heads, d] or [batch, tokens, heads, d]; "
+            f"they are {', '.join(str(list(t.shape)) for t in tensors)}."
+        )
+    if len({t.dtype for t in tensors}) != 1:
+        raise DTypeError(f"attention: q, k and v must have one dtype; {', '.join(str(t.dtype) for t in tensors)}.")
+    qs, ks, vs = (t if t.ndim == 4 else t.reshape(1, *t.shape) for t in tensors)
+    qs, ks, vs = (t if t.strides[3] == 1 else t.contiguous() for t in (qs, ks, vs))
+    batch, queries, heads, width = qs.shape
+    keys, kv_heads = ks.shape[1:3]
+    if ks.shape != vs.shape or ks.shape[0] != batch or ks.shape[3] != width:
+        raise ShapeError(
+            "attention: k and v must be [batch, keys, kv_heads, d] with q's batch and d; "
+            f"q is {list(qs.shape)}, k is {list(ks.shape)}, v is {list(vs.shape)}."
+        )
+    if kv_heads == 0 or heads % kv_heads:
+        raise ShapeError(
+            f"attention: heads must be a multiple of kv_heads; q is {list(qs.shape)}, k is {list(ks.shape)}."
+        )
+    if causal and keys < queries:
+        raise ShapeError(
+            f"attention: causal needs at least as many keys as queries; {keys} keys, {queries} queries. Use causal=False."
+        )
+    result = unify.empty(qs.shape, dtype=qs.dtype, device=qs.device)
+    block_m, block_n = _TILES.get(qs.device.kind, _TILES_ELSEWHERE)
+    block_m = min(block_m, max(16, 1 << (queries - 1).bit_length()))
+    factor = (1.0 / math.sqrt(width) if scale is None else scale) * math.log2(math.e)
+    attention_kernel[(-(-queries // block_m), heads, batch)](
+        qs, ks, vs, result, queries, keys, heads // kv_heads, factor,
+        *qs.strides[:3], *ks.strides[:3], *vs.strides[:3], *result.strides[:3],
+        BLOCK_M=block_m, BLOCK_N=block_n, WIDTH=width, BLOCK_D=max(16, 1 << (width - 1).bit_length()), CAUSAL=causal,
+        stream=stream,
+    )  # fmt: skip
+    return wrap_like(result if rank == 4 else result.reshape(tensors[0].shape), q)

@@ -1,0 +1,242 @@
+"""Matrix products: x · weightᵀ with dense or quantised weights, and a · b."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import triton.language as tl
+
+import unify
+from unify._errors import DeviceMismatchError, DTypeError, ShapeError
+from unify._tensor import as_tensor, wrap_like
+
+from .quant import BLOCK, COLUMNS, QuantizedMatrix, quantize
+
+
+@dataclass(frozen=True)
+class _Tile:
+    m: int
+    n: int
+    k: int
+
+
+# Tiles by target kind. On a CPU the sums of one tile stay in the first-level cache, those of a few rows in registers.
+_MATMUL = {"cpu": _Tile(64, 64, 64)}
+_MATMUL_ELSEWHERE = _Tile(64, 64, 32)
+_FEW_ROWS = {"cpu": _Tile(1, 8, 32)}
+_FEW_ROWS_ELSEWHERE = _Tile(1, 32, 64)
+_QUANTIZED_ROWS = {"cpu": 4}
+_QUANTIZED_ROWS_ELSEWHERE = 16
+
+
+# One program a tile of the result. b is [k, n] by strides, so that a weight [n, k] needs no transposing copy.
+@unify.jit
+def matmul_kernel(
+    a, b, residual, out, m, n, k, a_row, b_k, b_n, r_row, o_row,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN_K: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * M + tl.arange(0, M)
+    column = tl.program_id(1) * N + tl.arange(0, N)
+    inner = tl.arange(0, K)
+    row_inside = (row < m)[:, None]
+    column_inside = (column < n)[None, :]
+    a += row.to(tl.int64)[:, None] * a_row
+    b += column.to(tl.int64)[None, :] * b_n
+    total = tl.zeros([M, N], dtype=tl.float32)
+    for start in range(0, k, K):
+        step = start + inner
+        a_inside = row_inside
+        b_inside = column_inside
+        if not EVEN_K:
+            a_inside = a_inside & (step < k)[None, :]
+            b_inside = b_inside & (step < k)[:, None]
+        left = tl.load(a + step[None, :], mask=a_inside, other=0.0)
+        right = tl.load(b + step.to(tl.int64)[:, None] * b_k, mask=b_inside, other=0.0)
+        total = tl.dot(left, right, total, input_precision="ieee")
+    inside = row_inside & column_inside
+    if residual is not None:
+        total += tl.load(residual + row.to(tl.int64)[:, None] * r_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row.to(tl.int64)[:, None] * o_row + column[None, :], total, mask=inside)
+
+
+# One program N features of one row: products are summed lane by lane and folded once at the end.
+@unify.jit
+def few_rows_kernel(
+    x, weight, residual, out, n, k, x_row, w_row, r_row, o_row,
+    N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    feature = tl.program_id(0) * N + tl.arange(0, N)
+    row = tl.program_id(1).to(tl.int64)
+    inner = tl.arange(0, K)
+    inside = feature < n
+    weight += feature.to(tl.int64)[:, None] * w_row
+    total = tl.zeros([N, K], dtype=tl.float32)
+    for start in range(0, k, K):
+        step = start + inner
+        if EVEN:
+            value = tl.load(x + row * x_row + step).to(tl.float32)
+            total += tl.load(weight + step[None, :]).to(tl.float32) * value[None, :]
+        else:
+            value = tl.load(x + row * x_row + step, mask=step < k, other=0.0).to(tl.float32)
+            both = inside[:, None] & (step < k)[None, :]
+            total += tl.load(weight + step[None, :], mask=both, other=0.0).to(tl.float32) * value[None, :]
+    result = tl.sum(total, axis=1)
+    if residual is not None:
+        result += tl.load(residual + row * r_row + feature, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * o_row + feature, result, mask=inside)
+
+
+# One program N features of ROWS rows. Codes are exact integers, so a block of 32 inputs is summed without rounding:
+# Σ w·x = scale · x_scale · (Σ code · x_code - offset · Σ x_code) + minimum · x_scale · Σ x_code.
+@unify.jit
+def quantized_linear_kernel(
+    high, low, x_scales, x_sums, codes, scales, minimums, residual, out, m, n, k, r_row, o_row,
+    ROWS: tl.constexpr, N: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
+    EVEN: tl.constexpr,
+):  # fmt: skip
+    PARTS: tl.constexpr = COLUMNS // N
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    if not EVEN:
+        row = tl.minimum(row, m - 1)
+    part = tl.program_id(1)
+    feature = tl.arange(0, N)
+    byte = tl.arange(0, 4)
+    group = (part // PARTS).to(tl.int64)
+    shift = (part % PARTS) * N
+    codes += group * (k * COLUMNS * BITS // 8) + (shift + feature)[None, :, None] * 4 + byte[None, None, :]
+    scales += group * (k // 32) * COLUMNS + shift + feature
+    if minimums is not None:
+        minimums += group * (k // 32) * COLUMNS + shift + feature
+    x = row[:, None, None] * k + byte[None, None, :]
+    total = tl.zeros([ROWS, N], dtype=tl.float32)
+    for block in range(0, k // 32):
+        upper = tl.zeros([ROWS, N], dtype=tl.int32)
+        lower = tl.zeros([ROWS, N], dtype=tl.int32)
+        if BITS == 4:
+            for g in tl.static_range(4):
+                code = tl.load(codes + (block * 4 + g) * (COLUMNS * 4))
+                first = (code & 15).to(tl.int32)
+                second = (code >> 4).to(tl.int32)
+                place = x + block * 32 + g * 4
+                upper += tl.sum(first * tl.load(high + place).to(tl.int32), axis=2)
+                lower += tl.sum(first * tl.load(low + place).to(tl.int32), axis=2)
+                upper += tl.sum(second * tl.load(high + place + 16).to(tl.int32), axis=2)
+                lower += tl.sum(second * tl.load(low + place + 16).to(tl.int32), axis=2)
+        else:
+            for g in tl.static_range(8):
+                code = tl.load(codes + (block * 8 + g) * (COLUMNS * 4)).to(tl.int32)
+                place = x + block * 32 + g * 4
+                upper += tl.sum(code * tl.load(high + place).to(tl.int32), axis=2)
+                lower += tl.sum(code * tl.load(low + place).to(tl.int32), axis=2)
+        x_scale = tl.load(x_scales + row * (k // 32) + block)
+        x_sum = tl.load(x_sums + row * (k // 32) + block)
+        exact = upper * 256 + lower - (x_sum * OFFSET)[:, None]
+        scale = tl.load(scales + block * COLUMNS).to(tl.float32)
+        total += exact.to(tl.float32) * (scale[None, :] * x_scale[:, None])
+        if minimums is not None:
+            minimum = tl.load(minimums + block * COLUMNS).to(tl.float32)
+            total += minimum[None, :] * (x_scale * x_sum.to(tl.float32))[:, None]
+    column = part * N + feature
+    inside = (tl.program_id(0) * ROWS + tl.arange(0, ROWS) < m)[:, None] & (column < n)[None, :]
+    if residual is not None:
+        total += tl.load(residual + row[:, None] * r_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row[:, None] * o_row + column[None, :], total, mask=inside)
+
+
+def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> Any:
+    """x · weightᵀ, plus `residual` if given.
+
+    x: [..., k] float16, bfloat16 or float32; weight: [n, k] of x's dtype, or a QuantizedMatrix, which stays quantised:
+    x then becomes 16-bit codes (see `quant.quantize`) and the products are exact integers. residual: [..., n] of x's
+    dtype. Sums in float32.
+    Returns [..., n] of x's dtype and kind, enqueued on `stream` (default: the current one of x's device).
+    Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
+    """
+    source = as_tensor(x, name="linear: x")
+    quantised = isinstance(weight, QuantizedMatrix)
+    matrix = weight if quantised else as_tensor(weight, name="linear: weight")
+    if len(matrix.shape) != 2 or source.ndim < 1 or source.shape[-1] != matrix.shape[1]:
+        raise ShapeError(
+            f"linear: x must be [..., k] and weight [n, k]; they are {list(source.shape)} and {list(matrix.shape)}."
+        )
+    if source.device != matrix.device:
+        raise DeviceMismatchError(f"linear: x is on {source.device}, weight on {matrix.device}; move one with .to().")
+    if not quantised and source.dtype != matrix.dtype:
+        raise DTypeError(f"linear: x is {source.dtype}, weight {matrix.dtype}; cast one with .to().")
+    n, k = matrix.shape
+    shape = (*source.shape[:-1], n)
+    rows = _rows(source, k)
+    added = None if residual is None else as_tensor(residual, name="linear: residual", dtype=source.dtype)
+    if added is not None and added.shape != shape:
+        raise ShapeError(f"linear: residual must be {list(shape)}; it is {list(added.shape)}.")
+    added = None if added is None else _rows(added, n)
+    result = unify.empty((rows.shape[0], n), dtype=source.dtype, device=source.device)
+    if quantised:
+        _quantized(rows, matrix, added, result, stream)
+    elif rows.shape[0] <= 4 and matrix.strides[1] == 1:
+        _few_rows(rows, matrix, added, result, stream)
+    else:
+        _matmul(rows, matrix.permute(1, 0), added, result, stream)
+    return wrap_like(result.reshape(shape), x)
+
+
+def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
+    """The matrix product a · b.
+
+    a: [m, k], b: [k, n], of one dtype: float16, bfloat16 or float32; b may be strided at will. Sums in float32.
+    Returns [m, n] of a's dtype and kind, enqueued on `stream` (default: the current one of a's device).
+    Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
+    """
+    left, right = as_tensor(a, name="matmul: a"), as_tensor(b, name="matmul: b")
+    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
+        raise ShapeError(
+            f"matmul: a must be [m, k] and b [k, n]; they are {list(left.shape)} and {list(right.shape)}."
+        )
+    if left.dtype != right.dtype:
+        raise DTypeError(f"matmul: a is {left.dtype}, b {right.dtype}; cast one with .to().")
+    if left.device != right.device:
+        raise DeviceMismatchError(f"matmul: a is on {left.device}, b on {right.device}; move one with .to().")
+    result = unify.empty((left.shape[0], right.shape[1]), dtype=left.dtype, device=left.device)
+    _matmul(_rows(left, left.shape[1]), right, None, result, stream)
+    return wrap_like(result, a)
+
+
+def _rows(tensor: Any, columns: int) -> Any:
+    rows = tensor if tensor.ndim == 2 else tensor.reshape(-1, columns)
+    return rows if rows.strides[1] == 1 else rows.contiguous()
+
+
+def _matmul(a: Any, b: Any, residual: Any, out: Any, stream: Any) -> None:
+    (m, k), n = a.shape, b.shape[1]
+    tile = _MATMUL.get(a.device.kind, _MATMUL_ELSEWHERE)
+    rows = min(tile.m, max(16, 1 << (m - 1).bit_length())) if m else tile.m
+    matmul_kernel[(-(-m // rows), -(-n // tile.n))](
+        a, b, residual, out, m, n, k, a.strides[0], *b.strides, 0 if residual is None else residual.strides[0],
+        out.strides[0], M=rows, N=tile.n, K=tile.k, EVEN_K=k % tile.k == 0, stream=stream,
+    )  # fmt: skip
+
+
+def _few_rows(x: Any, weight: Any, residual: Any, out: Any, stream: Any) -> None:
+    n, k = weight.shape
+    tile = _FEW_ROWS.get(x.device.kind, _FEW_ROWS_ELSEWHERE)
+    few_rows_kernel[(-(-n // tile.n), x.shape[0])](
+        x, weight, residual, out, n, k, x.strides[0], weight.strides[0],
+        0 if residual is None else residual.strides[0], out.strides[0],
+        N=tile.n, K=tile.k, EVEN=k % tile.k == 0 and n % tile.n == 0, stream=stream,
+    )  # fmt: skip
+
+
+def _quantized(x: Any, weight: QuantizedMatrix, residual: Any, out: Any, stream: Any) -> None:
+    (m, k), n = x.shape, weight.shape[0]
+    if k % BLOCK:
+        raise ShapeError(f"linear: a quantised weight's k must be a multiple of {BLOCK}; it is {k}.")
+    codes = quantize(x, stream=stream)
+    rows = 1 if m == 1 else _QUANTIZED_ROWS.get(x.device.kind, _QUANTIZED_ROWS_ELSEWHERE)
+    columns = COLUMNS if rows == 1 else COLUMNS // 2
+    quantized_linear_kernel[(-(-m // rows), -(-n // columns))](
+        codes.high, codes.low, codes.scales, codes.sums, weight.codes, weight.scales, weight.minimums, residual, out,
+        m, n, k, 0 if residual is None else residual.strides[0], out.strides[0],
+        ROWS=rows, N=columns, COLUMNS=COLUMNS, BITS=weight.format.bits, OFFSET=weight.format.offset,
+        EVEN=m % rows == 0, stream=stream,
+    )  # fmt: skip

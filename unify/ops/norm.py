@@ -1,0 +1,70 @@
+"""Root-mean-square norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton.language as tl
+
+import unify
+from unify._errors import DeviceMismatchError, ShapeError
+from unify._tensor import as_tensor, wrap_like
+
+
+# One program a row, in steps of BLOCK columns: the row stays in the nearest cache for the second pass.
+@unify.jit
+def rms_norm_kernel(x, weight, out, columns, eps, BLOCK: tl.constexpr, EVEN: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    x += row * columns
+    out += row * columns
+    offsets = tl.arange(0, BLOCK)
+    squares = tl.zeros([BLOCK], dtype=tl.float32)
+    for start in range(0, columns, BLOCK):
+        column = start + offsets
+        if EVEN:
+            value = tl.load(x + column).to(tl.float32)
+        else:
+            value = tl.load(x + column, mask=column < columns, other=0.0).to(tl.float32)
+        squares += value * value
+    scale = 1.0 / tl.sqrt(tl.sum(squares, axis=0) / columns + eps)
+    for start in range(0, columns, BLOCK):
+        column = start + offsets
+        if EVEN:
+            value = tl.load(x + column).to(tl.float32) * scale * tl.load(weight + column).to(tl.float32)
+            tl.store(out + column, value)
+        else:
+            inside = column < columns
+            value = tl.load(x + column, mask=inside, other=0.0).to(tl.float32) * scale
+            value *= tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+            tl.store(out + column, value, mask=inside)
+
+
+def column_block(columns: int, largest: int = 256) -> int:
+    """The largest power of two, 16 to `largest`, that divides `columns`; `largest` where only a smaller one does."""
+    divisor = columns & -columns
+    return min(divisor, largest) if divisor >= 16 else largest
+
+
+def rms_norm(x: Any, weight: Any, *, eps: float = 1e-6, out: Any = None, stream: Any = None) -> Any:
+    """Root-mean-square norm over the last axis: x / sqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4).
+
+    x: [..., d] float16, bfloat16 or float32, contiguous; weight: [d] on the same device. Sums in float32.
+    Returns an array like x (or `out`), enqueued on `stream` (default: the current one of x's device).
+    Raises ShapeError if weight is not [d], DeviceMismatchError; nothing is enqueued then.
+    """
+    source = as_tensor(x, name="rms_norm: x", contiguous=True)
+    scale = as_tensor(weight, name="rms_norm: weight", contiguous=True)
+    columns = source.shape[-1]
+    if scale.shape != (columns,):
+        raise ShapeError(f"rms_norm: weight must be [{columns}], x's last axis; it is {list(scale.shape)}.")
+    if scale.device != source.device:
+        raise DeviceMismatchError(f"rms_norm: x is on {source.device}, weight on {scale.device}; move one with .to().")
+    result = unify.empty_like(source) if out is None else as_tensor(out, name="rms_norm: out", contiguous=True)
+    if result.shape != source.shape:
+        raise ShapeError(f"rms_norm: out must be {list(source.shape)}, as x; it is {list(result.shape)}.")
+    block = column_block(columns)
+    rows = source.size // columns if columns else 0
+    rms_norm_kernel[(rows,)](
+        source, scale, result, columns, eps, BLOCK=block, EVEN=columns % block == 0, stream=stream
+    )
+    return wrap_like(result, x) if out is None else out
