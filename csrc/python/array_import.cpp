@@ -1,0 +1,376 @@
+// Other libraries' arrays as tensors, zero-copy. Tried in the order of cost: our own type, DLPack's C table
+// (torch ≥ 2.10, …), the buffer protocol (NumPy), DLPack by method, the two array interfaces.
+#include <cstring>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "../core/registry.h"
+#include "arguments.h"
+#include "convert.h"
+#include "dlpack.h"
+#include "dtype.h"
+#include "owner.h"
+#include "tensor.h"
+
+namespace unify::python {
+namespace {
+
+struct Reference {  // one that is dropped when an exception passes
+  PyObject* object;
+  explicit Reference(PyObject* o) : object(o) {}
+  ~Reference() { Py_XDECREF(object); }
+  Reference(const Reference&) = delete;
+  Reference& operator=(const Reference&) = delete;
+};
+
+std::shared_ptr<Device>& host_device() {
+  static auto* device = new std::shared_ptr<Device>;
+  if (*device == nullptr) *device = device_from_object(py::str("cpu").ptr());
+  return *device;
+}
+
+bool is_host(int32_t dlpack_type) { return dlpack_type == kDLCPU || dlpack_type == kDLCUDAHost; }
+
+// Storage covers what the tensor touches, also where strides run backwards.
+void attach_storage(Tensor& tensor, const std::shared_ptr<Device>& device, unify_address first, std::shared_ptr<void> owner) {
+  int64_t low = 0;
+  int64_t high = 0;
+  bool is_empty = false;
+  for (size_t i = 0; i < static_cast<size_t>(tensor.ndim); ++i) {
+    is_empty = is_empty || tensor.shape[i] == 0;
+    const int64_t reach = (tensor.shape[i] - 1) * tensor.strides[i];
+    (reach < 0 ? low : high) += reach;
+  }
+  const auto width = static_cast<int64_t>(itemsize(tensor.dtype));
+  if (is_empty) low = 0;
+  tensor.offset_bytes = static_cast<uint64_t>(-low * width);
+  const auto bytes = is_empty ? 0 : static_cast<size_t>((high - low + 1) * width);
+  tensor.storage = std::make_shared<Storage>(device, first - tensor.offset_bytes, bytes, std::move(owner));
+}
+
+[[noreturn]] void throw_many_axes(int64_t ndim) {
+  throw Error(ErrorKind::kShape, "array: it has " + std::to_string(ndim) + " axes, at most " + std::to_string(kMaxDims) +
+                                     " are possible. Reshape it first.");
+}
+
+void describe(Tensor& tensor, const DLTensor& dl) {
+  if (dl.ndim < 0 || dl.ndim > kMaxDims) throw_many_axes(dl.ndim);
+  if (dl.dtype.lanes != 1 || !dtype_from_dlpack(dl.dtype.code, dl.dtype.bits, &tensor.dtype)) {
+    throw Error(ErrorKind::kDType, "array: no dtype of unify has DLPack's code " + std::to_string(dl.dtype.code) + " with " +
+                                       std::to_string(dl.dtype.bits) + " bits × " + std::to_string(dl.dtype.lanes) +
+                                       ". Convert it in its own library first.");
+  }
+  if (dl.strides == nullptr) {
+    set_contiguous(tensor, std::vector<int64_t>(dl.shape, dl.shape + dl.ndim));
+    return;
+  }
+  tensor.ndim = dl.ndim;
+  for (size_t i = 0; i < static_cast<size_t>(dl.ndim); ++i) {
+    tensor.shape[i] = dl.shape[i];
+    tensor.strides[i] = dl.strides[i];
+  }
+}
+
+// ---- DLPack's C table
+
+const DLPackExchangeAPI* table_of(PyTypeObject* type) {
+  static auto* known = new std::unordered_map<PyTypeObject*, const DLPackExchangeAPI*>;
+  const auto found = known->find(type);
+  if (found != known->end()) return found->second;
+  const Reference attribute(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__"));
+  const DLPackExchangeAPI* table = nullptr;
+  if (attribute.object == nullptr) {
+    PyErr_Clear();
+  } else if (PyCapsule_IsValid(attribute.object, "dlpack_exchange_api") != 0) {
+    table = static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(attribute.object, "dlpack_exchange_api"));
+    if (table->header.version.major != 1) table = nullptr;
+  }
+  Py_INCREF(type);  // its address must not become another type's
+  known->emplace(type, table);
+  return table;
+}
+
+// The producer's work stream comes before ours.
+void order_after_producer(const DLPackExchangeAPI& table, const Tensor& tensor) {
+  const unify_device_info& info = tensor.device().info();
+  if (is_host(info.dlpack_type)) return;
+  void* native = nullptr;
+  if (table.current_work_stream(info.dlpack_type, info.dlpack_id, &native) != 0) throw_python();
+  Stream& ours = *tensor.device().current_stream();
+  if (native == ours.native()) return;
+  order_after(ours, *foreign_stream(tensor.device(), reinterpret_cast<uintptr_t>(native)));
+}
+
+ImportedArray from_table(const DLPackExchangeAPI& table, PyObject* object) {
+  DLManagedTensorVersioned* managed = nullptr;
+  if (table.managed_tensor_from_py_object_no_sync(object, &managed) != 0) throw_python();
+  ImportedArray imported = tensor_from_dlpack(managed);
+  order_after_producer(table, imported.tensor);
+  return imported;
+}
+
+// ---- the buffer protocol
+
+bool dtype_from_format(const char* format, Py_ssize_t width, DType* out_dtype) {
+  if (*format == '@' || *format == '=' || *format == '<') ++format;  // little endian, as every chip we run on
+  if (format[0] == '\0' || format[1] != '\0') return false;
+  uint8_t code;
+  switch (*format) {
+    case '?':
+      code = 6;
+      break;
+    case 'b':
+    case 'h':
+    case 'i':
+    case 'l':
+    case 'q':
+    case 'n':
+      code = 0;
+      break;
+    case 'B':
+    case 'H':
+    case 'I':
+    case 'L':
+    case 'Q':
+    case 'N':
+      code = 1;
+      break;
+    case 'e':
+    case 'f':
+    case 'd':
+      code = 2;
+      break;
+    default:
+      return false;
+  }
+  return dtype_from_dlpack(code, static_cast<uint8_t>(width * 8), out_dtype);
+}
+
+void describe(Tensor& tensor, const Py_buffer& view) {
+  if (view.ndim > kMaxDims) throw_many_axes(view.ndim);
+  const char* format = view.format == nullptr ? "B" : view.format;
+  if (!dtype_from_format(format, view.itemsize, &tensor.dtype)) {
+    throw Error(ErrorKind::kDType, std::string("array: no dtype of unify is like the buffer format '") + format + "' of " +
+                                       std::to_string(view.itemsize) + " bytes. Convert it first, e.g. with .astype().");
+  }
+  tensor.ndim = view.ndim;
+  for (size_t i = 0; i < static_cast<size_t>(view.ndim); ++i) {
+    if (view.strides[i] % view.itemsize != 0) {
+      throw Error(ErrorKind::kLayout, "array: axis " + std::to_string(i) + " steps by " + std::to_string(view.strides[i]) +
+                                          " bytes, no multiple of its elements' " + std::to_string(view.itemsize) +
+                                          ". Copy it first.");
+    }
+    tensor.shape[i] = view.shape[i];
+    tensor.strides[i] = view.strides[i] / view.itemsize;
+  }
+}
+
+void release_buffer(void* held) {
+  auto* view = static_cast<Py_buffer*>(held);
+  PyBuffer_Release(view);
+  delete view;
+}
+
+// False when the object has no buffer, or none of a format that Python knows (ml_dtypes' bfloat16).
+bool from_buffer(PyObject* object, ImportedArray* out_array) {
+  if (PyObject_CheckBuffer(object) == 0) return false;
+  auto view = std::make_unique<Py_buffer>();
+  if (PyObject_GetBuffer(object, view.get(), PyBUF_RECORDS_RO) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  const Py_buffer* held = view.get();
+  // Holding the buffer forbids a bytearray or array.array to move its memory.
+  const std::shared_ptr<void> owner = deferred_owner(view.release(), release_buffer);
+  describe(out_array->tensor, *held);
+  attach_storage(out_array->tensor, host_device(), reinterpret_cast<unify_address>(held->buf), owner);
+  out_array->is_readonly = held->readonly != 0;
+  return true;
+}
+
+// ---- DLPack by method
+
+PyObject* call_dlpack(PyObject* object, PyObject* stream) {
+  const Reference method(require(PyObject_GetAttrString(object, "__dlpack__")));
+  const py::dict keywords;
+  if (stream != Py_None) keywords["stream"] = py::handle(stream);
+  keywords["max_version"] = py::make_tuple(1, 3);
+  const py::tuple none(0);
+  PyObject* capsule = PyObject_Call(method.object, none.ptr(), keywords.ptr());
+  if (capsule != nullptr || PyErr_ExceptionMatches(PyExc_TypeError) == 0) return require(capsule);
+  PyErr_Clear();  // written before DLPack 1.0: it knows no max_version
+  PyDict_DelItemString(keywords.ptr(), "max_version");
+  return require(PyObject_Call(method.object, none.ptr(), keywords.ptr()));
+}
+
+ImportedArray from_unversioned(DLManagedTensor* managed) {
+  const std::shared_ptr<void> owner = deferred_owner(managed, [](void* held) {
+    auto* tensor = static_cast<DLManagedTensor*>(held);
+    if (tensor->deleter != nullptr) tensor->deleter(tensor);
+  });
+  const DLTensor& dl = managed->dl_tensor;
+  ImportedArray imported{{}, false};
+  describe(imported.tensor, dl);
+  attach_storage(imported.tensor, device_from_dlpack(dl.device.device_type, dl.device.device_id),
+                 reinterpret_cast<unify_address>(dl.data) + dl.byte_offset, owner);
+  return imported;
+}
+
+ImportedArray from_dlpack_method(PyObject* object) {
+  const py::object where = py::handle(object).attr("__dlpack_device__")();
+  int type = 0;
+  int id = 0;
+  if (!PyTuple_Check(where.ptr()) || PyTuple_GET_SIZE(where.ptr()) != 2) throw_type_error("__dlpack_device__ must return a pair");
+  type = py::int_(where.cast<py::tuple>()[0]).cast<int>();  // NumPy and torch answer with an enum
+  id = py::int_(where.cast<py::tuple>()[1]).cast<int>();
+  py::object stream = py::none();
+  if (!is_host(type)) {
+    const auto native = reinterpret_cast<uintptr_t>(device_from_dlpack(type, id)->current_stream()->native());
+    if (native != 0) stream = py::int_(native);
+  }
+  const Reference capsule(call_dlpack(object, stream.ptr()));
+  if (PyCapsule_IsValid(capsule.object, "dltensor_versioned") != 0) {
+    auto* managed =
+        static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.object, "dltensor_versioned"));
+    PyCapsule_SetName(capsule.object, "used_dltensor_versioned");
+    return tensor_from_dlpack(managed);
+  }
+  auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.object, "dltensor"));
+  if (managed == nullptr) throw_python();
+  PyCapsule_SetName(capsule.object, "used_dltensor");
+  return from_unversioned(managed);
+}
+
+// ---- __array_interface__ and __cuda_array_interface__
+
+ImportedArray from_interface(PyObject* object, const py::dict& interface, const std::shared_ptr<Device>& device) {
+  const auto type = interface["typestr"].cast<std::string>();
+  const auto shape = interface["shape"].cast<py::tuple>();
+  const auto data = interface["data"].cast<py::tuple>();
+  ImportedArray imported{{}, data[1].cast<bool>()};
+  Tensor& tensor = imported.tensor;
+  const char kind = type.size() < 3 ? '?' : type[1];
+  const int width = type.size() < 3 ? 0 : std::stoi(type.substr(2));
+  const uint8_t code = kind == 'b' ? 6 : kind == 'i' ? 0 : kind == 'u' ? 1 : kind == 'f' ? 2 : 255;
+  if (type[0] == '>' || !dtype_from_dlpack(code, static_cast<uint8_t>(width * 8), &tensor.dtype)) {
+    throw Error(ErrorKind::kDType, "array: no dtype of unify is like '" + type + "'. Convert it first.");
+  }
+  if (shape.size() > kMaxDims) throw_many_axes(static_cast<int64_t>(shape.size()));
+  std::vector<int64_t> lengths;
+  for (const py::handle length : shape) lengths.push_back(length.cast<int64_t>());
+  set_contiguous(tensor, lengths);
+  if (interface.contains("strides") && !interface["strides"].is_none()) {
+    const auto strides = interface["strides"].cast<py::tuple>();
+    for (size_t i = 0; i < strides.size(); ++i) {
+      const auto step = strides[i].cast<int64_t>();
+      if (step % width != 0) throw Error(ErrorKind::kLayout, "array: strides are no multiples of its elements. Copy it first.");
+      tensor.strides[i] = step / width;
+    }
+  }
+  attach_storage(tensor, device, data[0].cast<unify_address>(), python_owner(object));
+  return imported;
+}
+
+ImportedArray from_cuda_interface(PyObject* object) {
+  const auto interface = py::handle(object).attr("__cuda_array_interface__").cast<py::dict>();
+  // The interface does not say which device; a library that has several speaks DLPack.
+  const std::shared_ptr<Device> device = device_from_dlpack(kDLCUDA, 0);
+  ImportedArray imported = from_interface(object, interface, device);
+  if (interface.contains("stream") && !interface["stream"].is_none()) {
+    order_after(*device->current_stream(), *foreign_stream(*device, interface["stream"].cast<uintptr_t>()));
+  }
+  return imported;
+}
+
+// NumPy arrays of ml_dtypes: as unsigned integers of their width, then viewed. In Python, which may import NumPy.
+bool from_ml_dtypes(PyObject* object, ImportedArray* out_array) {
+  const py::object type = py::getattr(py::handle(object), "dtype", py::none());
+  if (type.is_none() || !py::hasattr(object, "view")) return false;
+  const auto type_name = py::str(py::getattr(type, "name", py::str(""))).cast<std::string>();
+  if (type_name != "bfloat16" && type_name.rfind("float8", 0) != 0) return false;
+  const DType dtype = dtype_from_object(type.ptr());
+  const py::object bits = py::handle(object).attr("view")(itemsize(dtype) == 2 ? "uint16" : "uint8");
+  if (!from_buffer(bits.ptr(), out_array)) return false;
+  out_array->tensor.dtype = dtype;
+  return true;
+}
+
+}  // namespace
+
+ImportedArray tensor_from_dlpack(DLManagedTensorVersioned* managed) {
+  const std::shared_ptr<void> owner = deferred_owner(managed, [](void* held) {
+    auto* tensor = static_cast<DLManagedTensorVersioned*>(held);
+    if (tensor->deleter != nullptr) tensor->deleter(tensor);
+  });
+  if (managed->version.major != 1) {
+    throw Error(ErrorKind::kUnsupported, "array: it speaks DLPack " + std::to_string(managed->version.major) +
+                                             ", unify speaks 1.x. Ask its library for max_version=(1, 3).");
+  }
+  const DLTensor& dl = managed->dl_tensor;
+  ImportedArray imported{{}, (managed->flags & kDLFlagReadOnly) != 0};
+  describe(imported.tensor, dl);
+  attach_storage(imported.tensor, device_from_dlpack(dl.device.device_type, dl.device.device_id),
+                 reinterpret_cast<unify_address>(dl.data) + dl.byte_offset, owner);
+  return imported;
+}
+
+std::shared_ptr<Device> device_from_dlpack(int32_t type, int32_t id) {
+  if (is_host(type)) return host_device();
+  static auto* known = new std::unordered_map<int64_t, std::shared_ptr<Device>>;
+  std::shared_ptr<Device>& slot = (*known)[(static_cast<int64_t>(type) << 32) | id];
+  if (slot != nullptr) return slot;
+  // Python knows which backends there are. One after the other is opened until one answers to the pair.
+  const py::object found = py::module_::import("unify._device").attr("device_of_dlpack")(type, id);
+  slot = found.cast<std::shared_ptr<Device>>();
+  return slot;
+}
+
+ImportedArray import_array(PyObject* object) {
+  if (const Tensor* own = tensor_from_pyobject(object)) {
+    return {*own, reinterpret_cast<TensorObject*>(object)->is_readonly};
+  }
+  if (const DLPackExchangeAPI* table = table_of(Py_TYPE(object))) return from_table(*table, object);
+  ImportedArray imported{{}, false};
+  if (from_buffer(object, &imported)) return imported;
+  const py::handle handle(object);
+  if (py::hasattr(handle, "__dlpack_device__") && !py::isinstance(handle, py::type::of(py::none()))) {
+    if (from_ml_dtypes(object, &imported)) return imported;
+    return from_dlpack_method(object);
+  }
+  if (from_ml_dtypes(object, &imported)) return imported;
+  if (py::hasattr(handle, "__cuda_array_interface__")) return from_cuda_interface(object);
+  if (py::hasattr(handle, "__array_interface__")) {
+    return from_interface(object, handle.attr("__array_interface__").cast<py::dict>(), host_device());
+  }
+  throw Error(ErrorKind::kInvalidArgument,
+              std::string("array: an object of type ") + Py_TYPE(object)->tp_name +
+                  " is no array: it speaks neither DLPack nor the buffer protocol nor an array interface. "
+                  "Pass a unify, NumPy, torch or CuPy array, or convert it with unify.asarray().");
+}
+
+PyObject* export_like(Tensor tensor, PyObject* like) {
+  if (tensor_from_pyobject(like) != nullptr) return tensor_to_pyobject(std::move(tensor));
+  const auto result = py::reinterpret_steal<py::object>(tensor_to_pyobject(std::move(tensor)));
+  const DLPackExchangeAPI* table = table_of(Py_TYPE(like));
+  if (table == nullptr) {
+    static PyObject* other = nullptr;
+    PyObject* function = python_function(other, "unify._tensor", "wrap_like_other");
+    return require(PyObject_CallFunctionObjArgs(function, result.ptr(), like, nullptr));
+  }
+  Tensor& source = *tensor_from_pyobject(result.ptr());
+  Device& device = source.device();
+  if (is_host(device.info().dlpack_type)) {
+    host_tensor(source);  // its library reads at once
+  } else {
+    void* native = nullptr;
+    if (table->current_work_stream(device.info().dlpack_type, device.info().dlpack_id, &native) != 0) throw_python();
+    order_after(*foreign_stream(device, reinterpret_cast<uintptr_t>(native)), *device.current_stream());
+  }
+  DLManagedTensorVersioned* managed = dlpack_of(source);
+  void* made = nullptr;
+  if (table->managed_tensor_to_py_object_no_sync(managed, &made) != 0) throw_python();
+  return static_cast<PyObject*>(made);
+}
+
+}  // namespace unify::python

@@ -1,0 +1,113 @@
+// unify::Error becomes a class of unify._errors, with its fields.
+#include "../core/error.h"
+
+#include <array>
+#include <exception>
+#include <new>
+
+#include "convert.h"
+
+namespace unify::python {
+namespace {
+
+const char* class_name(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kInvalidArgument:
+    case ErrorKind::kNotFound:
+      return "InvalidArgument";
+    case ErrorKind::kOutOfMemory:
+      return "OutOfMemory";
+    case ErrorKind::kUnsupported:
+      return "UnsupportedError";
+    case ErrorKind::kKernelFault:
+      return "KernelFault";
+    case ErrorKind::kDeviceLost:
+      return "DeviceLost";
+    case ErrorKind::kTimeout:
+      return "TimeoutExpired";
+    case ErrorKind::kInternal:
+      return "Error";
+    case ErrorKind::kShape:
+      return "ShapeError";
+    case ErrorKind::kDType:
+      return "DTypeError";
+    case ErrorKind::kLayout:
+      return "LayoutError";
+    case ErrorKind::kDeviceMismatch:
+      return "DeviceMismatchError";
+    case ErrorKind::kBackend:
+      return "BackendError";
+    case ErrorKind::kGraph:
+      return "GraphError";
+  }
+  return "Error";
+}
+
+py::object text_or_none(const std::string& text) {
+  if (text.empty()) return py::none();
+  return py::str(text);
+}
+
+void set_error(const Error& error) {
+  const py::object error_class = py::module_::import("unify._errors").attr(class_name(error.kind));
+  py::dict fields;
+  fields["device"] = text_or_none(error.device);
+  fields["stream"] = text_or_none(error.stream);
+  fields["kernel"] = text_or_none(error.kernel);
+  fields["native_code"] =
+      error.native_code == 0 ? py::object(py::none()) : py::object(py::int_(error.native_code));
+  fields["native_name"] = text_or_none(error.native_name);
+  fields["advice"] = text_or_none(error.advice);
+  fields["recent"] = text_or_none(error.recent);
+  const py::object exception = error_class(error.message, **fields);
+  PyErr_SetObject(error_class.ptr(), exception.ptr());
+}
+
+}  // namespace
+
+void set_python_error() noexcept {
+  try {
+    throw;
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const Error& error) {
+    try {
+      set_error(error);
+    } catch (py::error_already_set& second) {
+      second.restore();
+    } catch (...) {
+      PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const py::builtin_exception& error) {
+    error.set_error();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  } catch (...) {
+    PyErr_SetString(PyExc_RuntimeError, "unify: an exception of unknown kind left the core; please report it");
+  }
+}
+
+PyObject* python_function(PyObject*& slot, const char* module, const char* name) {
+  if (slot == nullptr) slot = py::object(py::module_::import(module).attr(name)).release().ptr();
+  return slot;
+}
+
+std::string text_of(PyObject* object) {
+  const py::handle handle(object);
+  return PyUnicode_Check(object) ? handle.cast<std::string>() : py::repr(handle).cast<std::string>();
+}
+
+void bind_errors(py::module_&) {
+  py::register_exception_translator([](std::exception_ptr pointer) {
+    if (!pointer) return;
+    try {
+      std::rethrow_exception(pointer);
+    } catch (const Error&) {
+      set_python_error();
+    }
+  });
+}
+
+}  // namespace unify::python

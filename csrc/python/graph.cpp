@@ -1,0 +1,85 @@
+// unify.Graph: work recorded once, launched often.
+#include "../core/graph.h"
+
+#include "../core/stream.h"
+#include "convert.h"
+#include "owner.h"
+
+namespace unify::python {
+namespace {
+
+// What `with unify.Graph.capture(stream) as graph:` is between its begin and end.
+class Capture {
+ public:
+  explicit Capture(std::shared_ptr<Stream> stream) : stream_(std::move(stream)) {}
+
+  std::shared_ptr<Graph> enter() {
+    if (graph_ != nullptr) {
+      throw Error(ErrorKind::kGraph, "capture: it was entered already; call Graph.capture() once per recording.");
+    }
+    graph_ = without_gil([&] { return Graph::begin(stream_); });
+    previous_ = stream_->device().set_current_stream(stream_);
+    return graph_;
+  }
+
+  void exit(const py::object& exception_class, const py::args&) {
+    stream_->device().set_current_stream(std::move(previous_));
+    // An error inside the block is what the user must see, not that the recording is incomplete.
+    if (exception_class.is_none()) {
+      without_gil([&] { graph_->end(); });
+    } else {
+      without_gil([&] { graph_->abandon(); });
+    }
+    release_owners();
+  }
+
+ private:
+  std::shared_ptr<Stream> stream_;
+  std::shared_ptr<Stream> previous_;
+  std::shared_ptr<Graph> graph_;
+};
+
+std::shared_ptr<Capture> capture(const py::object& stream, const py::object& device) {
+  if (!stream.is_none() && py::isinstance<Stream>(stream)) {
+    return std::make_shared<Capture>(stream.cast<std::shared_ptr<Stream>>());
+  }
+  const std::shared_ptr<Device> opened = device_from_object(device.ptr());
+  if (!stream.is_none()) return std::make_shared<Capture>(stream_from_object(stream.ptr(), *opened));
+  return std::make_shared<Capture>(without_gil([&] { return Stream::create(opened); }));
+}
+
+}  // namespace
+
+void bind_graph(py::module_& module) {
+  py::class_<Capture, std::shared_ptr<Capture>>(module, "GraphCapture", "What Graph.capture() returns.")
+      .def("__enter__", &Capture::enter)
+      .def("__exit__", &Capture::exit);
+  py::class_<Graph, std::shared_ptr<Graph>>(module, "Graph",
+                                            "Work that was recorded once and can be launched often.")
+      .def_static("capture", &capture, py::arg("stream") = py::none(), py::kw_only(),
+                  py::arg("device") = py::none(),
+                  "`with Graph.capture() as graph:` records what is enqueued on `stream` (default: a new one, "
+                  "which is the current one inside) in place of running it.")
+      .def("launch",
+           [](Graph& graph, const py::object& stream) {
+             const std::shared_ptr<Stream> target =
+                 py::isinstance<Stream>(stream)
+                     ? stream.cast<std::shared_ptr<Stream>>()
+                     : stream_from_object(stream.ptr(), graph.device());
+             without_gil([&] { graph.launch(*target); });
+           },
+           py::arg("stream") = py::none(),
+           "Enqueues all of it on `stream` (default: the device's current one). Returns before it is done.")
+      .def("replay",
+           [](const py::object& self, const py::object& stream) { self.attr("launch")(stream); },
+           py::arg("stream") = py::none(), "The same as launch().")
+      .def_property_readonly("is_native", &Graph::is_native,
+                             "Whether the device replays it, or the core launches the recorded work again.")
+      .def("__len__", &Graph::size)
+      .def("__str__", &Graph::describe)
+      .def("__repr__", [](const Graph& graph) {
+        return "unify.Graph(" + std::to_string(graph.size()) + " operations)";
+      });
+}
+
+}  // namespace unify::python

@@ -1,0 +1,20 @@
+// unify._core: the extension module, a function per subject.
+#include "convert.h"
+
+// In kernel.cpp: unify.jit's launch path.
+__attribute__((weak)) void bind_kernel(pybind11::module_&) {}
+
+PYBIND11_MODULE(_core, module) {
+  using namespace unify::python;
+  module.doc() = "The core of unify. Its classes are the public ones; use them through `import unify`.";
+  bind_errors(module);
+  bind_device(module);
+  bind_stream(module);
+  bind_event(module);
+  bind_dtype(module);
+  bind_tensor(module);
+  bind_memory(module);
+  bind_graph(module);
+  bind_trace(module);
+  bind_kernel(module);
+}

@@ -1,0 +1,72 @@
+#include "owner.h"
+
+#include <atomic>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace unify::python {
+namespace {
+
+struct Released {
+  void* resource;
+  void (*release)(void*);
+};
+
+// Never destroyed: streams may let go of owners while static objects are torn down.
+struct ReleasedList {
+  std::mutex mutex;
+  std::vector<Released> entries;
+  std::atomic<bool> is_empty{true};
+};
+
+ReleasedList& released() {
+  static auto* list = new ReleasedList;
+  return *list;
+}
+
+int release_from_interpreter(void*) {
+  release_owners();
+  return 0;
+}
+
+void let_go(Released entry) noexcept {
+  ReleasedList& list = released();
+  bool was_empty;
+  try {
+    const std::lock_guard<std::mutex> lock(list.mutex);
+    was_empty = list.entries.empty();
+    list.entries.push_back(entry);
+    list.is_empty.store(false, std::memory_order_release);
+  } catch (...) {
+    return;  // no memory for the list: leaking one object is the lesser evil
+  }
+  // The interpreter's main thread empties the list soon, also when nobody calls unify again.
+  if (was_empty && Py_IsInitialized() != 0) Py_AddPendingCall(release_from_interpreter, nullptr);
+}
+
+}  // namespace
+
+std::shared_ptr<void> deferred_owner(void* resource, void (*release)(void*)) {
+  return {resource, [release](void* held) { let_go({held, release}); }};
+}
+
+std::shared_ptr<void> python_owner(PyObject* object) {
+  Py_INCREF(object);
+  return deferred_owner(object, [](void* held) { Py_DECREF(static_cast<PyObject*>(held)); });
+}
+
+void release_owners() {
+  ReleasedList& list = released();
+  if (list.is_empty.load(std::memory_order_acquire)) return;
+  std::vector<Released> entries;
+  {
+    const std::lock_guard<std::mutex> lock(list.mutex);
+    entries.swap(list.entries);
+    list.is_empty.store(true, std::memory_order_release);
+  }
+  // Outside the lock: a finaliser may drop further tensors.
+  for (const Released& entry : entries) entry.release(entry.resource);
+}
+
+}  // namespace unify::python

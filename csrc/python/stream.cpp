@@ -1,0 +1,217 @@
+// unify.Stream: making, ordering, waiting, and accepting other libraries' streams.
+#include "../core/stream.h"
+
+#include <pybind11/stl.h>
+
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "../core/event.h"
+#include "../core/graph.h"
+#include "../core/registry.h"
+#include "convert.h"
+#include "owner.h"
+
+namespace unify::python {
+namespace {
+
+using PyStream = py::class_<Stream, std::shared_ptr<Stream>>;
+
+// What each `with stream:` of this thread replaced, innermost last.
+std::vector<std::shared_ptr<Stream>>& replaced_streams() {
+  thread_local std::vector<std::shared_ptr<Stream>> streams;
+  return streams;
+}
+
+std::shared_ptr<Stream> enter(const std::shared_ptr<Stream>& stream) {
+  replaced_streams().push_back(stream->device().set_current_stream(stream));
+  return stream;
+}
+
+void leave(const std::shared_ptr<Stream>& stream, const py::args&) {
+  if (replaced_streams().empty()) {
+    throw Error(ErrorKind::kInvalidArgument,
+                stream->name() + ": left on another thread than it was entered on; use one `with` per thread.");
+  }
+  stream->device().set_current_stream(std::move(replaced_streams().back()));
+  replaced_streams().pop_back();
+}
+
+void synchronize(Stream& stream, const std::optional<double> timeout_s) {
+  without_gil([&] { stream.synchronize(timeout_s.value_or(-1)); });
+  release_owners();
+}
+
+void wait(Stream& stream, const py::handle other) {
+  if (py::isinstance<Event>(other)) {
+    Event& event = other.cast<Event&>();
+    without_gil([&] {
+      if (&event.device().backend() == &stream.device().backend()) {
+        stream.wait(event);
+      } else {
+        event.synchronize();  // no backend waits for another's events
+      }
+    });
+    return;
+  }
+  if (py::isinstance<Stream>(other)) {
+    order_after(stream, other.cast<Stream&>());
+    return;
+  }
+  // A stream of another library is one of the same device.
+  order_after(stream, *stream_from_object(other.ptr(), stream.device()));
+}
+
+// Runs a Python callable on a thread of the backend. What it raises cannot reach the caller: it is printed, as
+// for a destructor.
+void host_call(Stream& stream, const py::function& function) {
+  std::shared_ptr<void> owner = python_owner(function.ptr());
+  auto call = [owner = std::move(owner)] {
+    const py::gil_scoped_acquire gil;
+    auto* callable = static_cast<PyObject*>(owner.get());
+    PyObject* result = PyObject_CallNoArgs(callable);
+    if (result == nullptr) PyErr_WriteUnraisable(callable);
+    Py_XDECREF(result);
+  };
+  without_gil([&] { stream.host_call(std::move(call)); });
+  release_owners();
+}
+
+std::shared_ptr<Event> record(Stream& stream, const std::shared_ptr<Event>& given) {
+  return without_gil([&] {
+    const std::shared_ptr<Event> event = given ? given : Event::create(stream.device_ptr(), false);
+    event->record(stream);
+    return event;
+  });
+}
+
+// The address of a vendor's stream, or false when `object` is no stream that we know.
+bool native_address(const py::handle object, uintptr_t* out_address) {
+  if (PyLong_Check(object.ptr())) {
+    *out_address = object.cast<uintptr_t>();
+    return true;
+  }
+  if (py::hasattr(object, "__cuda_stream__")) {  // cuda.core's protocol: (version, address)
+    const auto answer = object.attr("__cuda_stream__")().cast<py::tuple>();
+    *out_address = answer[1].cast<uintptr_t>();
+    return true;
+  }
+  for (const char* name : {"native", "cuda_stream", "npu_stream", "ptr"}) {
+    if (!py::hasattr(object, name)) continue;
+    *out_address = py::int_(object.attr(name)).cast<uintptr_t>();
+    return true;
+  }
+  return false;
+}
+
+py::tuple cuda_stream(const Stream& stream) {
+  if (stream.device().info().dlpack_type != 2) {
+    throw Error(ErrorKind::kUnsupported, stream.device().name() + " has no CUDA streams; use `.native`.");
+  }
+  return py::make_tuple(0, reinterpret_cast<uintptr_t>(stream.native()));
+}
+
+}  // namespace
+
+std::shared_ptr<Stream> foreign_stream(Device& device, uintptr_t native) {
+  // CUDA's legacy default stream is 0 to its users; 1 is the same stream by name (cudaStreamLegacy).
+  if (native == 0 && device.info().dlpack_type == 2) native = 1;
+  static auto* known = new std::map<std::pair<Device*, uintptr_t>, std::weak_ptr<Stream>>;  // under the GIL
+  std::weak_ptr<Stream>& slot = (*known)[{&device, native}];
+  std::shared_ptr<Stream> stream = slot.lock();
+  if (stream == nullptr) {
+    stream = Stream::create(device.shared_from_this(), 0, reinterpret_cast<void*>(native));
+    slot = stream;
+  }
+  return stream;
+}
+
+std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device) {
+  if (object == nullptr || object == Py_None) return device.current_stream();
+  const py::handle handle(object);
+  if (py::isinstance<Stream>(handle)) {
+    auto stream = handle.cast<std::shared_ptr<Stream>>();
+    if (&stream->device() != &device) {
+      throw Error(ErrorKind::kDeviceMismatch, "stream: " + stream->name() + " belongs to " +
+                                                  stream->device().name() + ", the work to " + device.name() +
+                                                  ". Pass a stream of " + device.name() + ".");
+    }
+    return stream;
+  }
+  uintptr_t address = 0;
+  if (native_address(handle, &address)) return foreign_stream(device, address);
+  throw Error(ErrorKind::kInvalidArgument,
+              "stream: a unify.Stream, None, or another library's stream (one with __cuda_stream__, .native, "
+              ".cuda_stream, .npu_stream or .ptr) is needed, not " +
+                  text_of(object) + ".");
+}
+
+void order_after(Stream& stream, Stream& earlier) {
+  if (&stream == &earlier) return;
+  without_gil([&] {
+    if (&stream.device().backend() == &earlier.device().backend()) {
+      stream.wait(earlier);
+    } else {
+      earlier.synchronize();
+    }
+  });
+}
+
+void bind_stream(py::module_& module) {
+  PyStream(module, "Stream",
+           "Work on a stream runs in the order it was enqueued. Usable from any thread; `with stream:` makes it "
+           "the calling thread's current stream of its device.")
+      .def(py::init([](const py::object& device, int priority) {
+             const std::shared_ptr<Device> opened = device_from_object(device.ptr());
+             return without_gil([&] { return Stream::create(opened, priority); });
+           }),
+           py::arg("device") = py::none(), py::kw_only(), py::arg("priority") = 0,
+           "A new stream. Lower priorities run first; see Device.properties for the range.")
+      .def_static(
+          "from_native",
+          [](const py::object& stream, const py::object& device) {
+            return stream_from_object(stream.ptr(), *device_from_object(device.ptr()));
+          },
+          py::arg("stream"), py::arg("device") = py::none(),
+          "Another library's stream as one of ours: an object with __cuda_stream__, .native, .cuda_stream, "
+          ".npu_stream or .ptr, or an address. It stays its owner's and must outlive the result.")
+      .def_property_readonly("device",
+                             [](const Stream& s) {
+                               return py::reinterpret_borrow<py::object>(device_object(s.device_ptr()));
+                             },
+                             "The device it belongs to.")
+      .def_property_readonly("id", &Stream::id, "Its number on the device; 0 is the default stream.")
+      .def_property_readonly("name", &Stream::name, "As errors call it: 'stream 2'.")
+      .def_property_readonly("priority", &Stream::priority, "Lower runs first.")
+      .def_property_readonly("native",
+                             [](const Stream& s) { return reinterpret_cast<uintptr_t>(s.native()); },
+                             "The vendor's stream as an address; 0 where there is none.")
+      .def_property_readonly("is_capturing", [](const Stream& s) { return s.recording() != nullptr; },
+                             "Whether a graph records what is enqueued.")
+      .def_property_readonly("is_idle",
+                             [](Stream& s) { return without_gil([&] { return s.query(); }); },
+                             "Whether everything enqueued so far has run. Raises its failures.")
+      .def("synchronize", &synchronize, py::arg("timeout_s") = py::none(),
+           "Waits for everything enqueued so far. Raises its failures, or TimeoutExpired.")
+      .def("wait", &wait, py::arg("other"),
+           "Later work waits for an event's last record, or for what another stream holds now. Does not block "
+           "unless `other` belongs to another backend.")
+      .def("record", &record, py::arg("event") = py::none(),
+           "Marks the work enqueued so far in `event`, or in a new one. Returns it.")
+      .def("host_call", &host_call, py::arg("function"),
+           "Calls `function()` on a thread of the backend after all work so far; later work waits for its "
+           "return. It must not wait for this stream. What it raises is printed.")
+      .def("__cuda_stream__", &cuda_stream, "(version, address), for other libraries.")
+      .def("__enter__", &enter)
+      .def("__exit__", &leave)
+      .def("__eq__", [](const Stream& s, const Stream& other) { return &s == &other; }, py::is_operator())
+      .def("__eq__", [](const Stream&, const py::object&) { return false; }, py::is_operator())
+      .def("__hash__", [](const Stream& s) { return reinterpret_cast<uintptr_t>(&s); })
+      .def("__repr__", [](const Stream& s) {
+        return "unify.Stream(" + s.name() + " of " + s.device().name() +
+               (s.priority() != 0 ? ", priority " + std::to_string(s.priority()) : "") + ")";
+      });
+}
+
+}  // namespace unify::python

@@ -1,0 +1,196 @@
+"""Devices: opening one by name, the default one, and why a backend is absent."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from . import _core
+from ._config import settings
+from ._core import Device
+from ._errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
+
+DeviceLike: TypeAlias = "Device | str | None"
+
+ENTRY_POINT_GROUP = "unify.backends"
+
+# DLPack's device types by the names that backends of these chips have; others are found by opening devices.
+_DLPACK_KINDS = {1: "cpu", 2: "cuda", 21: "ascend"}
+
+__all__ = [
+    "Backend",
+    "BackendStatus",
+    "Device",
+    "add_backend",
+    "backends",
+    "default_device",
+    "device",
+    "device_absences",
+    "devices",
+    "set_default_device",
+]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What an entry point of group `unify.backends` names: the two halves of a backend.
+
+    name: what stands before the colon of its devices' names; library: path of the shared library with its run half;
+    compile: its compile half, `compile(ttir, target, options) -> Binary`, or None if it launches no Triton kernels.
+    """
+
+    name: str
+    library: str
+    compile: Callable[..., object] | None = None
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """A backend that was found: `why` says why it cannot be used, and is empty if it can."""
+
+    name: str
+    library: str
+    version: str
+    device_count: int
+    why: str
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it has devices to open."""
+        return not self.why and self.device_count > 0
+
+
+class _Registration:
+    """Tells the core, once, which backends there are: the cheap sources first, entry points only when asked."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.has_settings = False
+        self.has_entry_points = False
+
+    def read_settings(self) -> None:
+        if self.has_settings:
+            return
+        with self.lock:
+            if self.has_settings:
+                return
+            options = []
+            if settings.cpu_threads:
+                options.append(f"threads={settings.cpu_threads}")
+            if settings.cpu_pin:
+                options.append("pin=1")
+            if options:
+                _core.set_open_options("cpu", ";".join(options))
+            if settings.layers:
+                _core.set_layers(list(settings.layers))
+            for path in settings.backend_path:
+                _core.add_library(str(path))
+            atexit.register(_core.shutdown)
+            self.has_settings = True
+
+    def read_entry_points(self) -> None:
+        self.read_settings()
+        if self.has_entry_points:
+            return
+        with self.lock:
+            if self.has_entry_points:
+                return
+            self.has_entry_points = True
+            for entry in _entry_points():
+                try:
+                    backend = entry.load()
+                    library, name = str(backend.library), str(backend.name)
+                except Exception as error:
+                    # One broken package must not take the other devices away; `unify info` shows the reason.
+                    _broken.append(BackendStatus(entry.name, entry.value, "", 0, f"{type(error).__name__}: {error}"))
+                    continue
+                _core.add_library(library, name)
+
+
+def _entry_points() -> EntryPoints:
+    from importlib.metadata import entry_points  # 10 ms that a program on built-in devices need not pay
+
+    return entry_points(group=ENTRY_POINT_GROUP)
+
+
+_registration = _Registration()
+_broken: list[BackendStatus] = []
+_default: Device | None = None
+
+
+def device(name: DeviceLike = None) -> Device:
+    """Opens a device by its name ("cpu", "cuda:1"); None is the default device.
+
+    Returns the same object for the same device. Raises InvalidArgument for an unknown name, naming near ones, and
+    UnsupportedError or BackendError for a backend that cannot be used here, saying why.
+    """
+    if name is None:
+        return default_device()
+    if isinstance(name, Device):
+        return name
+    if not isinstance(name, str):
+        raise InvalidArgument(f"device: a name such as 'cpu' or 'cuda:0' is needed, not {name!r}.")
+    _registration.read_settings()
+    if name.partition(":")[0] not in {backend["name"] for backend in _core.backends()}:
+        _registration.read_entry_points()
+    return _core.open_device(name)
+
+
+def devices() -> list[Device]:
+    """All devices of this machine, opened. Devices that cannot be used are left out: see `backends()`."""
+    _registration.read_entry_points()
+    return [_core.open_device(name) for name in _core.device_names()]
+
+
+def default_device() -> Device:
+    """The device that is meant when none is named: `set_default_device`, else UNIFY_DEVICE, else "cpu"."""
+    global _default
+    if _default is None:
+        set_default_device(settings.device)
+    assert _default is not None
+    return _default
+
+
+def set_default_device(name: Device | str) -> None:
+    """Makes a device the one that is meant when none is named, in all threads."""
+    global _default
+    _default = device(name)
+    _core.set_default_device(_default)
+
+
+def backends() -> list[BackendStatus]:
+    """All backends that were found, also those that cannot be used here, with the reason."""
+    _registration.read_entry_points()
+    return [BackendStatus(**record) for record in _core.backends()] + _broken
+
+
+def device_absences() -> dict[str, str]:
+    """Why each backend that cannot be used here cannot: its name and the reason."""
+    return {status.name: status.why or "no device found" for status in backends() if not status.is_usable}
+
+
+def add_backend(library: str, name: str = "") -> BackendStatus:
+    """Loads a backend's shared library now. Does not raise: `why` of the result says why it cannot be used."""
+    _registration.read_settings()
+    return BackendStatus(**_core.add_library(str(library), name))
+
+
+def device_of_dlpack(device_type: int, device_id: int) -> Device:
+    """The device that DLPack calls (device_type, device_id). Called by the core's import of foreign arrays."""
+    _registration.read_entry_points()
+    kind = _DLPACK_KINDS.get(device_type)
+    names = _core.device_names()
+    for name in sorted(names, key=lambda name: name.partition(":")[0] != kind):
+        opened = _core.open_device(name)
+        if opened.dlpack_device == (device_type, device_id):
+            return opened
+    raise InvalidArgument(
+        f"array: it is on DLPack device ({device_type}, {device_id}), which no device here is; found: {', '.join(names)}. "
+        "Bring it to one of them in its own library first."
+    )
