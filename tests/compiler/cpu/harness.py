@@ -1,0 +1,163 @@
+"""Compiles a kernel with Triton's front end and our CPU compiler alone, and runs it on NumPy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from triton._C.libtriton import ir, passes
+from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import ASTSource
+
+from unify.compiler import cpu
+
+_TYPES = {
+    "float32": "fp32", "float64": "fp64", "float16": "fp16", "uint16": "bf16", "int8": "i8", "uint8": "u8", "int16": "i16",
+    "int32": "i32", "int64": "i64", "uint32": "u32", "uint64": "u64", "bool": "i1",
+}  # fmt: skip
+_C = {"i1": ctypes.c_bool, "i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float, "fp64": ctypes.c_double}
+
+
+class _Options:
+    num_warps, num_ctas, num_stages, warp_size, maxnreg = 4, 1, 1, 1, None
+    enable_fp_fusion, launch_cooperative_grid, debug, sanitize_overflow = True, False, False, False
+    extern_libs, ir_override, cluster_dims = None, None, (1, 1, 1)
+    backend_name, arch, instrumentation_mode = "cpu", "", ""
+    supported_fp8_dtypes: tuple[str, ...] = ("fp8e4nv", "fp8e5", "fp8e4b15")
+    deprecated_fp8_dot_operand_dtypes: tuple[str, ...] = ()
+    default_dot_input_precision = "ieee"
+    allowed_dot_input_precisions = ("ieee", "tf32", "tf32x3")
+    max_num_imprecise_acc_default = 0
+
+
+def ttir(fn: Any, signature: dict[str, str], constants: dict[str, Any], aligned: set[str], debug: bool = False) -> str:
+    context = ir.context()
+    ir.load_dialects(context)
+    names = fn.arg_names
+    place = {name: (i,) for i, name in enumerate(names)}
+    attributes = {place[name]: [["tt.divisibility", 16]] for name in aligned}
+    source = ASTSource(fn, signature=signature, constexprs={place[n]: v for n, v in constants.items()}, attrs=attributes)
+    options = _Options()
+    options.debug = debug
+    functions = {"min_dot_size": lambda a, b: (1, 1, 1), "convert_custom_types": None}
+    try:
+        module = source.make_ir(GPUTarget("cpu", 0, 1), options, functions, {}, context)
+    except TypeError:  # Triton 3.9 takes no target
+        module = source.make_ir(options, functions, {}, context)
+    manager = ir.pass_manager(context)
+    passes.common.add_inliner(manager)
+    if hasattr(passes.ttir, "add_rewrite_tensor_pointer"):
+        passes.ttir.add_rewrite_tensor_pointer(manager)
+    passes.ttir.add_rewrite_tensor_descriptor_to_pointer(manager)
+    for add in (passes.common.add_canonicalizer, passes.ttir.add_combine, passes.ttir.add_reorder_broadcast,
+                passes.common.add_cse, passes.common.add_symbol_dce, passes.ttir.add_loop_unroll, passes.common.add_licm):  # fmt: skip
+        add(manager)
+    try:
+        manager.run(module)
+    except TypeError:  # Triton 3.6 wants a name for its dumps
+        manager.run(module, "make_ttir")
+    builder = ir.builder(context)
+    module.set_attr("llvm.data_layout", builder.get_string_attr("not a layout"))
+    return str(module.str())
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (
+        ("args", ctypes.c_void_p), ("grid", ctypes.c_uint32 * 3), ("reserved", ctypes.c_uint32),
+        ("scratch", ctypes.c_void_p), ("fault", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+class Fault(ctypes.Structure):
+    _fields_ = (
+        ("kind", ctypes.c_uint32), ("line", ctypes.c_uint32), ("program", ctypes.c_uint32 * 3), ("argument", ctypes.c_int32),
+        ("offset", ctypes.c_int64), ("message", ctypes.c_char_p), ("file", ctypes.c_char_p),
+    )  # fmt: skip
+
+
+_counter = itertools.count()
+
+
+class Compiled:
+    """A kernel loaded through LLVM's own linker."""
+
+    _jit: Any = None
+
+    def __init__(self, text: str, arch: str = "") -> None:
+        self.dump: dict[str, str] = {}
+        self.image = cpu.build(text, arch, self.dump)
+        if Compiled._jit is None:
+            llvm.load_library_permanently("libm.so.6")
+            llvm.load_library_permanently("libmvec.so.1")
+            target = llvm.Target.from_default_triple()
+            Compiled._jit = llvm.create_lljit_compiler(target.create_target_machine(reloc="pic", codemodel="small"))
+        library = llvm.JITLibraryBuilder().add_object_img(self.image.object).add_current_process()
+        self._resources = library.export_symbol(self.image.name).link(Compiled._jit, f"kernel{next(_counter)}")
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
+        self.entry = prototype(self._resources[self.image.name])
+        self._scratch = np.zeros(self.image.scratch_bytes + 64, dtype=np.uint8)
+        self.fault = Fault()
+
+    def pack(self, arguments: dict[str, Any]) -> Any:
+        data = bytearray(max(8, self.image.args_bytes))
+        for name, type_, offset in self.image.parameters:
+            value = arguments[name]
+            if type_.startswith("*"):
+                raw = ctypes.c_uint64(value.ctypes.data)
+            else:
+                raw = _C[type_](value)
+            data[offset : offset + ctypes.sizeof(raw)] = bytes(raw)
+        return (ctypes.c_char * len(data)).from_buffer(data)
+
+    def prepare(self, grid: tuple[int, ...], arguments: dict[str, Any]) -> Any:
+        """A function without arguments that runs the whole grid on this thread."""
+        full = (*grid, 1, 1, 1)[:3]
+        packed = self.pack(arguments)
+        scratch = (self._scratch.ctypes.data + 63) // 64 * 64
+        call = _Call(ctypes.addressof(packed), (ctypes.c_uint32 * 3)(*full), 0, scratch, ctypes.addressof(self.fault))
+        address, total = ctypes.addressof(call), full[0] * full[1] * full[2]
+
+        def run(keep: Any = (packed, call, arguments)) -> int:
+            return int(self.entry(address, 0, total))
+
+        return run
+
+
+def compile_kernel(
+    fn: Any, arguments: dict[str, Any], constants: dict[str, Any] | None = None, *, types: dict[str, str] | None = None,
+    arch: str = "", debug: bool = False, aligned: bool = True,
+) -> Compiled:  # fmt: skip
+    """Signature and alignment hints as a launch with these arguments would make them; an int of 1 is a constant."""
+    constants = dict(constants or {})
+    signature, hinted = {}, set()
+    for name in fn.arg_names:
+        if name in constants:
+            signature[name] = "constexpr"
+            continue
+        value = arguments[name]
+        if types and name in types:
+            signature[name] = types[name]
+        elif isinstance(value, np.ndarray):
+            signature[name] = "*" + _TYPES[str(value.dtype)]
+        elif isinstance(value, bool):
+            signature[name] = "i1"
+        elif isinstance(value, int) and value == 1:
+            signature[name], constants[name] = "constexpr", 1
+        elif isinstance(value, int):
+            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+        else:
+            signature[name] = "fp32"
+        if aligned and ((isinstance(value, np.ndarray) and value.ctypes.data % 16 == 0) or (isinstance(value, int) and not isinstance(value, bool) and value % 16 == 0)):
+            hinted.add(name)
+    return Compiled(ttir(fn, signature, constants, hinted - set(constants), debug), arch)
+
+
+def run(fn: Any, grid: tuple[int, ...], arguments: dict[str, Any], **constants: Any) -> Compiled:
+    """Compiles and runs once; arrays are changed in place."""
+    compiled = compile_kernel(fn, arguments, constants)
+    status = compiled.prepare(grid, arguments)()
+    assert status == 0, f"kernel returned {status}"
+    return compiled

@@ -1,0 +1,62 @@
+"""Triton on the CPU: TTIR text in, object bytes out. The stages, a line each, are `compile` below."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unify._errors import CompileError
+from unify.compiler import mlir
+from unify.compiler.cpu import codegen, link, tiling
+
+if TYPE_CHECKING:
+    from unify.compiler.target import Binary, Options, Target
+
+__all__ = ["Image", "build", "compile"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A compiled kernel: an ELF relocatable object (include/unify/host_kernel.h) and how to call it."""
+
+    name: str
+    object: bytes
+    scratch_bytes: int
+    parameters: tuple[tuple[str, str, int], ...]
+    args_bytes: int
+
+
+def build(ttir: str, arch: str = "", dump: dict[str, str] | None = None) -> Image:
+    """Compiles the module's kernel for `arch` ("" is this machine); `dump` receives LLVM IR and assembly."""
+    features = link.features(arch)
+    function = _kernel(mlir.parse(ttir))
+    plan = tiling.plan(function)
+    generated = codegen.generate(function, plan, features)
+    if dump is not None:
+        dump["source"] = generated.text
+    image = link.link(generated.text, features, dump)
+    return Image(generated.name, image, generated.scratch_bytes, generated.parameters, generated.args_bytes)
+
+
+def compile(ttir: str, target: Target, options: Options) -> Binary:
+    """The compile half of the target `cpu`: TTIR in generic form to one object file."""
+    from unify.compiler.target import Binary, Parameter
+
+    image = build(ttir, target.arch)
+    return Binary(
+        name=image.name,
+        image=image.object,
+        target=str(target),
+        parameters=tuple(Parameter(*parameter) for parameter in image.parameters),
+        args_bytes=image.args_bytes,
+        shared_bytes=image.scratch_bytes,
+        threads=1,
+        metadata={"features": link.features(target.arch).text},
+    )
+
+
+def _kernel(module: mlir.Module) -> mlir.Operation:
+    public = [f for f in module.functions if f.string("sym_visibility") == "public"]
+    if len(public) != 1:
+        raise CompileError(f"cpu target: expected one kernel in the module, found {len(public)}.")
+    return public[0]

@@ -1,0 +1,235 @@
+"""arith.*: one LLVM instruction each, on scalars and registers alike."""
+
+from __future__ import annotations
+
+from unify.compiler import mlir
+from unify.compiler.cpu.codegen import convert
+from unify.compiler.cpu.codegen.emitter import FLOATS, Val
+from unify.compiler.cpu.codegen.values import (
+    ELEMENTWISE,
+    Elementwise,
+    Kernel,
+    Unsupported,
+    element_of,
+    elementwise,
+    inline,
+    shape_of,
+)
+from unify.compiler.cpu.codegen.emitter import Index
+
+# Triton fuses products and sums (enable_fp_fusion); nothing else may be reordered.
+_FAST = "contract "
+
+
+def literal(value: int | float | bool, element: str) -> str:
+    """A number as LLVM writes it: floats by their exact bits."""
+    import struct
+
+    if element == "ptr":
+        return "null"
+    if element not in FLOATS:
+        return str(int(value))
+    if element == "double" or element == "float":
+        number = float(value)
+        if element == "float":
+            number = struct.unpack("<f", struct.pack("<f", number))[0] if abs(number) < 3.5e38 or number != number else number
+        return "0x" + struct.pack(">d", number).hex().upper()
+    if element == "half":
+        return "0xH" + struct.pack(">e", float(value)).hex().upper()
+    bits = struct.unpack("<I", struct.pack("<f", float(value)))[0]
+    if value == value:
+        bits += 0x7FFF + (bits >> 16 & 1)
+    return f"0xR{bits >> 16:04X}"
+
+
+def constant_of(op: mlir.Operation) -> tuple[tuple[int | float | bool, ...], str]:
+    value = op.attributes.get("value")
+    element = element_of(op.results[0].type)
+    if isinstance(value, mlir.Dense):
+        return value.values, element
+    if isinstance(value, mlir.Typed):
+        return (value.value,), element
+    if isinstance(value, bool):
+        return (value,), element
+    raise Unsupported("a constant of this kind")
+
+
+@inline("arith.constant")
+def constant(k: Kernel, op: mlir.Operation, _: int, at: tuple[Index, ...], block: tuple[int, ...]) -> Val:
+    values, element = constant_of(op)
+    lanes = 1
+    for extent in block:
+        lanes *= extent
+    if len(values) == 1:
+        return k.em.splat(Val(element, 1, literal(values[0], element)), lanes)
+    # A table: read like a tile, from the image.
+    key = ("table", op)
+    if key not in k.state:
+        stored = "i8" if element == "i1" else element
+        body = "[" + ", ".join(f"{stored} {literal(v, element)}" for v in values) + "]"
+        k.state[key] = k.em.constant_array(f"[{len(values)} x {stored}]", body)  # type: ignore[index]
+    from unify.compiler.cpu.codegen.values import linear_pieces, row_major
+
+    shape, stored, parts = shape_of(op.results[0]), "i8" if element == "i1" else element, []
+    for offset, run in linear_pieces(shape, block):
+        index = k.combine([a + o for a, o in zip(at, offset)], row_major(shape))
+        address = k.em.assign(f"getelementptr {stored}, ptr {k.state[key]}, i64 {k.em.text(k.number(index))}")  # type: ignore[index]
+        type_ = stored if run == 1 else f"<{run} x {stored}>"
+        parts.append(k.em.op(stored, run, f"load {type_}, ptr {address}, align 1"))
+    value = k.em.concat(parts)
+    if element == "i1":
+        value = k.em.op("i1", lanes, f"trunc {k.em.typed(value)} to {'i1' if lanes == 1 else f'<{lanes} x i1>'}")
+    return value
+
+
+def _integer(instruction: str) -> Elementwise:
+    def emit(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+        return k.em.op(v[0].element, v[0].lanes, f"{instruction} {k.em.typed(v[0])}, {k.em.text(v[1])}")
+
+    return emit
+
+
+for _name, _instruction in {
+    "addi": "add", "subi": "sub", "muli": "mul", "andi": "and", "ori": "or", "xori": "xor", "shli": "shl", "shrsi": "ashr",
+    "shrui": "lshr",
+}.items():  # fmt: skip
+    ELEMENTWISE[f"arith.{_name}"] = _integer(_instruction)
+
+
+@elementwise("arith.divsi", "arith.divui", "arith.remsi", "arith.remui")
+def divide(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+    """Vectors have no integer division: 32 bits go exactly through double, 64 bits lane by lane."""
+    em, kind = k.em, op.name[6:]
+    instruction = {"divsi": "sdiv", "divui": "udiv", "remsi": "srem", "remui": "urem"}[kind]
+    divisor = v[1].repeats or v[1]
+    if kind in ("divsi", "remsi") and k.plan.bounds.is_non_negative(op.operands[0]):
+        if k.plan.bounds.of(op.operands[1])[0] > 0:
+            instruction = {"divsi": "udiv", "remsi": "urem"}[kind]
+    if v[0].lanes == 1 or v[0].element not in ("i32", "i16", "i8") or not str(divisor.text).startswith("%"):
+        return em.op(v[0].element, v[0].lanes, f"{instruction} {em.typed(v[0])}, {em.text(v[1])}")
+    signed, lanes, element = instruction[0] == "s", v[0].lanes, v[0].element
+    to, back = ("sitofp", "fptosi") if signed else ("uitofp", "fptoui")
+    a = em.assign(f"{to} {em.typed(v[0])} to <{lanes} x double>")
+    b = em.assign(f"{to} {em.typed(v[1])} to <{lanes} x double>")
+    # |a| < 2^32 and a nonzero distance to the next integer of at least 1 / b: truncation is exact.
+    wide = em.assign(f"fdiv <{lanes} x double> {a}, {b}")
+    quotient = em.op(element, lanes, f"{back} <{lanes} x double> {wide} to <{lanes} x {element}>")
+    if kind.startswith("div"):
+        return quotient
+    product = em.op(element, lanes, f"mul {em.typed(quotient)}, {em.text(v[1])}")
+    return em.op(element, lanes, f"sub {em.typed(v[0])}, {em.text(product)}")
+
+
+@elementwise("arith.ceildivsi", "arith.floordivsi", "arith.ceildivui")
+def rounding_divide(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+    raise Unsupported("this rounding", "use // or tl.cdiv")
+
+
+def _call(intrinsic: str) -> Elementwise:
+    def emit(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+        return intrinsic_call(k, intrinsic, v)
+
+    return emit
+
+
+def intrinsic_call(k: Kernel, intrinsic: str, v: list[Val], extra: str = "", result: str = "") -> Val:
+    """llvm.<intrinsic> on operands of one type."""
+    em, element = k.em, v[0].element
+    suffix = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64"}.get(element, element)
+    lanes = v[0].lanes
+    name = f"@llvm.{intrinsic}." + (f"v{lanes}" if lanes > 1 else "") + suffix
+    em.declare(name, f"declare {v[0].type} {name}({', '.join(x.type for x in v)}{', i1' if extra else ''})")
+    return em.op(element, lanes, f"call {v[0].type} {name}({', '.join(em.typed(x) for x in v)}{extra})")
+
+
+for _name, _intrinsic in {"minsi": "smin", "maxsi": "smax", "minui": "umin", "maxui": "umax"}.items():
+    ELEMENTWISE[f"arith.{_name}"] = _call(_intrinsic)
+
+
+def _floating(instruction: str) -> Elementwise:
+    def emit(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+        a, b = convert.widened(k, v[0]), convert.widened(k, v[1])
+        out = k.em.op(a.element, a.lanes, f"{instruction} {k.em.typed(a)}, {k.em.text(b)}")
+        return convert.narrowed(k, out, v[0].element)
+
+    return emit
+
+
+for _name, _instruction in {
+    "addf": f"fadd {_FAST}", "subf": f"fsub {_FAST}", "mulf": f"fmul {_FAST}", "divf": "fdiv ", "remf": "frem ",
+}.items():  # fmt: skip
+    ELEMENTWISE[f"arith.{_name}"] = _floating(_instruction)
+ELEMENTWISE["tt.precise_divf"] = _floating("fdiv ")
+
+
+@elementwise("arith.negf")
+def negate(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+    a = convert.widened(k, v[0])
+    return convert.narrowed(k, k.em.op(a.element, a.lanes, f"fneg {k.em.typed(a)}"), v[0].element)
+
+
+@elementwise("arith.maxnumf", "arith.minnumf", "arith.maximumf", "arith.minimumf")
+def extremum(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+    a, b = convert.widened(k, v[0]), convert.widened(k, v[1])
+    return convert.narrowed(k, intrinsic_call(k, op.name[6:-1], [a, b]), v[0].element)
+
+
+_ICMP = ("eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge")
+_FCMP = (
+    "false", "oeq", "ogt", "oge", "olt", "ole", "one", "ord", "ueq", "ugt", "uge", "ult", "ule", "une", "uno", "true",
+)  # fmt: skip
+
+
+@elementwise("arith.cmpi")
+def compare(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+    predicate = _ICMP[op.integer("predicate")]
+    return k.em.op("i1", v[0].lanes, f"icmp {predicate} {k.em.typed(v[0])}, {k.em.text(v[1])}")
+
+
+@elementwise("arith.cmpf")
+def compare_floats(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+    a, b = convert.widened(k, v[0]), convert.widened(k, v[1])
+    return k.em.op("i1", a.lanes, f"fcmp {_FCMP[op.integer('predicate')]} {k.em.typed(a)}, {k.em.text(b)}")
+
+
+@elementwise("arith.select")
+def select(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+    condition = v[0]
+    if condition.repeats is not None:
+        condition = condition.repeats
+    return k.em.op(v[1].element, v[1].lanes, f"select {k.em.typed(condition)}, {k.em.typed(v[1])}, {k.em.typed(v[2])}")
+
+
+@elementwise("tt.mulhiui")
+def high_product(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+    em, lanes = k.em, v[0].lanes
+    bits = int(v[0].element[1:])
+    wide = f"i{2 * bits}" if lanes == 1 else f"<{lanes} x i{2 * bits}>"
+    a = em.assign(f"zext {em.typed(v[0])} to {wide}")
+    b = em.assign(f"zext {em.typed(v[1])} to {wide}")
+    product = em.assign(f"mul nuw {wide} {a}, {b}")
+    shift = str(bits) if lanes == 1 else f"splat (i{2 * bits} {bits})"
+    return em.op(v[0].element, lanes, f"trunc {wide} {em.assign(f'lshr {wide} {product}, {shift}')} to {v[0].type}")
+
+
+@elementwise("tt.clampf")
+def clamp(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+    """min(max(x, low), high); a NaN stays only if the program asked for it."""
+    x, low, high = (convert.widened(k, value) for value in v)
+    keeps = op.integer("propagateNan") != 0
+    lower = intrinsic_call(k, "maximum" if keeps else "maxnum", [x, low])
+    return convert.narrowed(k, intrinsic_call(k, "minimum" if keeps else "minnum", [lower, high]), v[0].element)
+
+
+@elementwise("tt.addptr")
+def add_pointer(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+    type_ = op.operands[0].type
+    pointer = type_.element if isinstance(type_, mlir.Tensor) else type_
+    assert isinstance(pointer, mlir.Pointer)
+    element = element_of(pointer.pointee)
+    offset = v[1]
+    if offset.element != "i64":
+        to = "i64" if offset.lanes == 1 else f"<{offset.lanes} x i64>"
+        offset = k.em.op("i64", offset.lanes, f"sext {k.em.typed(offset)} to {to}")
+    stored = "i8" if element == "i1" else element
+    return k.em.op("ptr", v[0].lanes, f"getelementptr {stored}, {k.em.typed(v[0])}, {k.em.typed(offset)}")

@@ -1,0 +1,306 @@
+"""tt.dot: a register-blocked kernel over operands packed into the arena.
+
+Both operands are read as words along k: a float, a double, or two 16-bit numbers that one instruction multiplies and
+adds. A is row-major [m][words], B is [words][n]: each step broadcasts `rows` words of A against `columns` registers
+of B. The accumulators of a block stay in registers over the whole of k; where the result replaces its own third
+operand, that one's tile is updated in place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unify.compiler import mlir
+from unify.compiler.cpu.codegen import nest
+from unify.compiler.cpu.codegen.convert import cast
+from unify.compiler.cpu.codegen.arith import intrinsic_call
+from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Index, Val
+from unify.compiler.cpu.codegen.values import Kernel, Tile, Unsupported, element_of, shape_of, statement
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a product is formed: the element stored for A and B, and whether two share a word."""
+
+    element: str
+    pairs: bool
+    accumulator: str
+
+
+def scheme(k: Kernel, op: mlir.Operation) -> Scheme:
+    a, b, c = (element_of(v.type) for v in op.operands[:3])
+    if a == b == "bfloat" and c == "float" and k.features.has("avx512bf16") and shape_of(op.operands[0])[-1] % 2 == 0:
+        return Scheme("bfloat", True, "float")
+    if a in ("half", "bfloat", "float") and b in ("half", "bfloat", "float") and c in ("half", "float", "bfloat"):
+        return Scheme("float", False, "float")
+    if a == b == c == "double":
+        return Scheme("double", False, "double")
+    if a == b == "i8" and c == "i32" and shape_of(op.operands[0])[-1] % 2 == 0:
+        return Scheme("i16", True, "i32")
+    raise Unsupported(f"tt.dot of {a} and {b} into {c}", "cast the operands to float32 or the accumulator's type")
+
+
+# ---------------------------------------------------------------- packing
+
+
+def pack(k: Kernel, op: mlir.Operation, side: int) -> Tile:
+    """Operand 0 or 1 of a dot as the kernel reads it; kept for later dots and rounds of a loop around it."""
+    how, value = scheme(k, op), op.operands[side]
+    layout = f"{how.element}{'-pairs' if side and how.pairs else ''}"
+    key = (value, layout)
+    found = k.packed.get(key)
+    if found is not None:
+        return found
+    bound = k.bindings.get(value)
+    if isinstance(bound, Tile) and bound.element == how.element and not (side and how.pairs):
+        k.packed[key] = bound
+        return bound
+    tile = k.allocate(shape_of(value), how.element, pairs=bool(side and how.pairs))
+    source = _converted(k, value, how.element)
+    nest.settle(k, [source])
+    if tile.pairs:
+        _pack_pairs(k, source, tile)
+    else:
+        nest.fill(k, source, tile)
+        k.state.setdefault("fills", []).append(tile)
+    k.packed[key] = tile
+    return tile
+
+
+def _converted(k: Kernel, value: mlir.Value, element: str) -> mlir.Value:
+    """The value in the element type of the scheme, as an operation that nobody wrote."""
+    if element_of(value.type) == element:
+        return value
+    names = {"bfloat": "bf16", "float": "f32", "double": "f64"}
+    type_ = mlir.Tensor(shape_of(value), mlir.Scalar(names.get(element, element)))
+    op = mlir.Operation("arith.extsi" if element[0] == "i" else "arith.extf", [value])
+    op.results = [mlir.Value("converted", type_, op)]
+    owner = value.owner
+    op.location = owner.location if isinstance(owner, mlir.Operation) else op.location
+    return op.results[0]
+
+
+def _pack_pairs(k: Kernel, source: mlir.Value, tile: Tile) -> None:
+    """[k][n] → [k/2][n][2]."""
+    depth, columns = tile.shape
+    probe = nest.choose(k, [nest.Root(tile.shape, [source], tile=tile)], tile.shape)
+    side = min(16, columns, depth // 2)
+    words = Tile(tile.offset, (depth // 2, columns), "i32")
+    with k.em.nest():
+        if probe.axis == 0 and side > 1:
+            _pack_pairs_turned(k, source, words, side)
+            return
+        lanes = min(16, columns)
+
+        def body(at: list[Index]) -> None:
+            block = (1, lanes)
+            first = Index(tuple((c, 2 * f) for c, f in at[0].terms), 2 * at[0].constant)
+            a, b = k.block(source, (first, at[1]), block), k.block(source, (first + 1, at[1]), block)
+            low, high = (cast(k, "zext", cast(k, "bitcast", v, "i16"), "i32") for v in (a, b))
+            shifted = k.em.op("i32", lanes, f"shl {k.em.typed(high)}, {k.em.text(k.em.splat(Val('i32', 1, '16'), lanes))}")
+            word = k.em.op("i32", lanes, f"or {k.em.typed(low)}, {k.em.text(shifted)}")
+            k.tile_store(words, (at[0], at[1]), block, word)
+
+        nest.for_each(k, [(depth // 2, 1), (columns, lanes)], body)
+
+
+def _pack_pairs_turned(k: Kernel, source: mlir.Value, words: Tile, side: int) -> None:
+    """The source runs on along k: pairs are words already, squares of words are turned."""
+
+    def body(at: list[Index]) -> None:
+        first = Index(tuple((c, 2 * f) for c, f in at[0].terms), 2 * at[0].constant)
+        columns = []
+        for j in range(side):
+            value = k.block(source, (first, at[1] + j), (2 * side, 1))
+            columns.append(k.em.op("i32", side, f"bitcast {k.em.typed(value)} to <{side} x i32>"))
+        for i, row in enumerate(nest.transpose(k, columns)):
+            k.tile_store(words, (at[0] + i, at[1]), (1, side), row)
+
+    nest.for_each(k, [(words.shape[0], side), (words.shape[1], side)], body, unrolled=1)
+
+
+# ---------------------------------------------------------------- the kernel
+
+
+@statement("tt.dot")
+def dot(k: Kernel, op: mlir.Operation) -> None:
+    if len(shape_of(op.operands[0])) != 2:
+        raise k.error(op, "tt.dot of more than two axes is not supported by the CPU target yet", "loop over the batch")
+    how = scheme(k, op)
+    kept = dict(k.packed)
+    a, b = pack(k, op, 0), pack(k, op, 1)
+    nest.settle(k, op.operands[2:3])
+    nest.flush_all(k)
+    target = _target(k, op)
+    _multiply(k, op, how, a, b, target)
+    k.bindings[op.results[0]] = target
+    k.packed = kept if _loop_of(op) is not None else k.packed
+
+
+def _loop_of(op: mlir.Operation) -> mlir.Operation | None:
+    block = op.parent
+    return block.parent.parent if block is not None and block.parent is not None else None
+
+
+def _target(k: Kernel, op: mlir.Operation) -> Tile:
+    """Where the result goes: over the third operand if this is its last use and each element only needs itself."""
+    accumulator = op.operands[2]
+    element = element_of(op.results[0].type)
+    for value, pointwise in nest.sources(k, [accumulator]):
+        tile = k.bindings.get(value)
+        if not isinstance(tile, Tile) or not pointwise or tile.shape != shape_of(op.results[0]) or tile.element != element:
+            continue
+        if _dies_at(k, value, op):
+            return tile
+    return k.allocate(shape_of(op.results[0]), element)
+
+
+def _dies_at(k: Kernel, value: mlir.Value, op: mlir.Operation) -> bool:
+    """Nobody reads `value` after `op`: it is carried by the loop that `op` stands in, and all its readers come before."""
+    block = value.owner
+    if isinstance(block, mlir.Operation):
+        block = block.parent
+    if block is not op.parent or block is None:
+        return False
+    if isinstance(value.owner, mlir.Block) and (block.parent is None or block.parent.parent is None or block.parent.parent.name == "tt.func"):
+        return False
+    order = {o: i for i, o in enumerate(block.operations)}
+    here, work, seen = order[op], [value], set()
+    while work:
+        for user in k.plan.uses.get(work.pop(), ()):
+            if user is op or user in seen:
+                continue
+            seen.add(user)
+            place = _ancestor(user, block)
+            if place is None:
+                return False
+            if user.name in ("scf.yield", "tt.store") or user.regions or place is not user:
+                return False
+            if user.name in ("tt.dot", "tt.reduce"):
+                if order[place] > here:
+                    return False
+                continue
+            if any(r in k.bindings for r in user.results):
+                continue  # computed already
+            if order[place] > here:
+                return False
+            work += user.results
+    return True
+
+
+def _ancestor(op: mlir.Operation, block: mlir.Block) -> mlir.Operation | None:
+    here: mlir.Operation | None = op
+    while here is not None and here.parent is not block:
+        here = here.parent.parent.parent if here.parent is not None and here.parent.parent is not None else None
+    return here
+
+
+def _shape_of_block(k: Kernel, m: int, n: int, lanes: int) -> tuple[int, int]:
+    """Rows and registers across: 24 of AVX-512's 32 accumulate, or 12 of AVX2's 16; the rest hold B and one of A."""
+    registers = 16 if k.features.vector_bytes == 64 else 8
+    across = min(4 if registers == 16 else 2, n // lanes)
+    rows = min(m, registers // across)
+    return rows, across
+
+
+def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, target: Tile) -> None:
+    em = k.em
+    m, n = target.shape
+    words = a.shape[1] // (2 if how.pairs else 1)
+    lanes = min(n, k.features.vector_bytes // BYTES[how.accumulator])
+    rows, across = _shape_of_block(k, m, n, lanes)
+    word = "i32" if how.pairs else how.element
+    a_words, b_words = Tile(a.offset, (m, words), word), Tile(b.offset, (words, n), word)
+    accumulator = op.operands[2]
+
+    def block(at: list[Index]) -> None:
+        column, row = at
+        acc = []
+        for r in range(rows):
+            for c in range(across):
+                here = (row + r, column + c * lanes)
+                start = k.block(accumulator, here, (1, lanes))
+                acc.append(cast(k, "fpext", start, how.accumulator) if start.element != how.accumulator else start)
+        unroll = min(4, words)
+
+        def step(index: Index, acc: list[Val]) -> list[Val]:
+            across_b = [k.tile_block(b_words, (index, column + c * lanes), (1, lanes)) for c in range(across)]
+            out = []
+            for r in range(rows):
+                x = em.splat(k.tile_block(a_words, (row + r, index), (1, 1)), lanes)
+                out += [_fma(k, how, x, across_b[c], acc[r * across + c]) for c in range(across)]
+            return out
+
+        if words <= 4:
+            for i in range(words):
+                acc = step(Index((), i), acc)
+        else:
+            with em.loop(words, unroll, acc, tag="k") as loop:
+                inner = loop.carried
+                for i in range(unroll):
+                    inner = step(loop.index + i, inner)
+                loop.next = inner
+            acc = loop.results
+        for r in range(rows):
+            for c in range(across):
+                value = acc[r * across + c]
+                if value.element != target.element:
+                    from unify.compiler.cpu.codegen.convert import narrowed
+
+                    value = narrowed(k, value, target.element)
+                k.tile_store(target, (row + r, column + c * lanes), (1, lanes), value)
+
+    with em.nest():
+        nest.for_each(k, [(n, across * lanes), (m, rows)], block, unrolled=1)
+
+
+def _fma(k: Kernel, how: Scheme, x: Val, y: Val, acc: Val) -> Val:
+    em, lanes = k.em, acc.lanes
+    if not how.pairs:
+        return intrinsic_call(k, "fma", [x, y, acc])
+    if how.element == "bfloat":
+        name = f"@llvm.x86.avx512bf16.dpbf16ps.{lanes * 32}"
+        if lanes not in (4, 8, 16):
+            return _wide_pairs(k, x, y, acc)
+        pair = f"<{2 * lanes} x bfloat>"
+        em.declare(name, f"declare {acc.type} {name}({acc.type}, {pair}, {pair})")
+        left = em.assign(f"bitcast {em.typed(x)} to {pair}")
+        right = em.assign(f"bitcast {em.typed(y)} to {pair}")
+        return em.op("float", lanes, f"call {acc.type} {name}({em.typed(acc)}, {pair} {left}, {pair} {right})")
+    return _integer_pairs(k, x, y, acc)
+
+
+def _wide_pairs(k: Kernel, x: Val, y: Val, acc: Val) -> Val:
+    """Few columns: the two halves of each word as floats."""
+    em, lanes = k.em, acc.lanes
+    sixteen = em.text(em.splat(Val("i32", 1, "16"), lanes))
+    mask = em.text(em.splat(Val("i32", 1, "-65536"), lanes))
+    for shift in (True, False):
+        parts = []
+        for v in (x, y):
+            bits = em.op("i32", lanes, f"shl {em.typed(v)}, {sixteen}" if shift else f"and {em.typed(v)}, {mask}")
+            parts.append(cast(k, "bitcast", bits, "float"))
+        acc = intrinsic_call(k, "fma", [*parts, acc])
+    return acc
+
+
+def _integer_pairs(k: Kernel, x: Val, y: Val, acc: Val) -> Val:
+    em, lanes = k.em, acc.lanes
+    if k.features.has("avx512vnni") and lanes in (4, 8, 16):
+        name = f"@llvm.x86.avx512.vpdpwssd.{lanes * 32}"
+        pair = f"<{2 * lanes} x i16>"
+        em.declare(name, f"declare {acc.type} {name}({acc.type}, {pair}, {pair})")
+        left, right = (em.assign(f"bitcast {em.typed(v)} to {pair}") for v in (x, y))
+        return em.op("i32", lanes, f"call {acc.type} {name}({em.typed(acc)}, {pair} {left}, {pair} {right})")
+    sixteen = em.text(em.splat(Val("i32", 1, "16"), lanes))
+    for high in (False, True):
+        parts = []
+        for v in (x, y):
+            raised = v if high else em.op("i32", lanes, f"shl {em.typed(v)}, {sixteen}")
+            parts.append(em.op("i32", lanes, f"ashr {em.typed(raised)}, {sixteen}"))
+        product = em.op("i32", lanes, f"mul {em.typed(parts[0])}, {em.text(parts[1])}")
+        acc = em.op("i32", lanes, f"add {em.typed(acc)}, {em.text(product)}")
+    return acc
+
+
+assert ZERO is not None

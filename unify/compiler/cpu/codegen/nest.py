@@ -1,0 +1,350 @@
+"""Loop nests: tensors written to memory, stores and reductions that share a shape become one walk over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from unify.compiler import mlir
+from unify.compiler.cpu.codegen import memory, reduce
+from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Index, Val
+from unify.compiler.cpu.codegen.values import INLINE, Kernel, Tile, Unsupported, element_of, is_tensor, shape_of
+
+# Blocks that are written out without a loop, and per round of a loop.
+_UNROLLED, _PER_ROUND = 8, 4
+
+
+@dataclass(eq=False)
+class Root:
+    """One reason for a nest: fill a tile with a value, or run a store or reduction."""
+
+    shape: tuple[int, ...]
+    values: list[mlir.Value]
+    tile: Tile | None = None
+    op: mlir.Operation | None = None
+
+    @property
+    def kind(self) -> str:
+        return "tile" if self.op is None else self.op.name
+
+
+@dataclass
+class Walk:
+    """How a nest goes over its shape: `block` elements at a time, contiguous along `axis`."""
+
+    shape: tuple[int, ...]
+    block: tuple[int, ...]
+    axis: int
+    order: list[int] = field(default_factory=list)
+
+    @property
+    def lanes(self) -> int:
+        return prod(self.block)
+
+
+# ---------------------------------------------------------------- collecting
+
+
+def fill(k: Kernel, value: mlir.Value, tile: Tile) -> None:
+    """Asks for `value` to be written to `tile`; the nest may wait to be joined with others."""
+    add(k, Root(shape_of(value), [value], tile=tile))
+
+
+def store_value(k: Kernel, value: mlir.Value) -> None:
+    """Keeps a tensor in memory from here on."""
+    tile = k.allocate(shape_of(value), element_of(value.type))
+    fill(k, value, tile)
+    k.bindings[value] = tile
+
+
+def add(k: Kernel, root: Root) -> None:
+    """Puts a root into the pending nest of its shape, after running what it waits for."""
+    group = next((g for g in k.pending if g[0].shape == root.shape and _fits(g, root)), None)
+    for value, pointwise in sources(k, root.values):
+        for other in list(k.pending):
+            if _produces(k, other, value) and not (other is group and pointwise and _is_filling(k, other, value)):
+                flush(k, other)
+                group = None if other is group else group
+    if root.kind == "tt.store":
+        for other in list(k.pending):
+            if other is not group:
+                flush(k, other)
+    if group is None:
+        group = []
+        k.pending.append(group)
+    group.append(root)
+
+
+def _fits(group: list[Root], root: Root) -> bool:
+    axes = {r.op.integer("axis") for r in [*group, root] if r.op is not None and r.kind == "tt.reduce"}
+    return len(axes) < 2
+
+
+def _produces(k: Kernel, group: list[Root], value: mlir.Value) -> bool:
+    return any((r.op is not None and value in r.op.results) or k.bindings.get(value) is r.tile is not None for r in group)
+
+
+def _is_filling(k: Kernel, group: list[Root], value: mlir.Value) -> bool:
+    return any(r.tile is not None and r.values[0] is value for r in group)
+
+
+def sources(k: Kernel, values: Sequence[mlir.Value]) -> list[tuple[mlir.Value, bool]]:
+    """What the values read that is bound or pending, and whether only at the position that is being computed."""
+    found: dict[mlir.Value, bool] = {}
+    seen: set[tuple[mlir.Value, bool]] = set()
+    work = [(value, True) for value in values]
+    while work:
+        value, pointwise = work.pop()
+        if (value, pointwise) in seen:
+            continue
+        seen.add((value, pointwise))
+        op = value.owner
+        if value in k.bindings or not isinstance(op, mlir.Operation) or is_pending(k, value):
+            found[value] = found.get(value, True) and pointwise
+            continue
+        same = pointwise and op.name not in INLINE or op.name in ("tt.load", "tt.splat", "arith.constant")
+        work += [(operand, same) for operand in op.operands]
+    return list(found.items())
+
+
+def is_pending(k: Kernel, value: mlir.Value) -> bool:
+    return any(r.op is not None and value in r.op.results for group in k.pending for r in group)
+
+
+def settle(k: Kernel, values: Sequence[mlir.Value]) -> None:
+    """Runs the nests that these values wait for."""
+    if not k.pending:
+        return
+    for value, _ in sources(k, values):
+        for group in list(k.pending):
+            if _produces(k, group, value):
+                flush(k, group)
+
+
+def flush_all(k: Kernel) -> None:
+    while k.pending:
+        flush(k, k.pending[0])
+
+
+def flush_stores(k: Kernel) -> None:
+    for group in list(k.pending):
+        if any(r.kind == "tt.store" for r in group):
+            flush(k, group)
+
+
+# ---------------------------------------------------------------- running
+
+
+def flush(k: Kernel, group: list[Root]) -> None:
+    if group not in k.pending:
+        return
+    k.pending.remove(group)
+    shape = group[0].shape
+    reductions = [r for r in group if r.kind == "tt.reduce"]
+    filled = [r.values[0] for r in group if r.tile is not None]
+    k.evaluating.update(filled)
+    with k.em.nest():
+        if reductions:
+            reduce.run(k, group, choose(k, group, shape))
+        else:
+            _run_pointwise(k, group, choose(k, group, shape))
+    k.evaluating.difference_update(filled)
+
+
+def _run_pointwise(k: Kernel, group: list[Root], walk: Walk) -> None:
+    last = len(walk.shape) - 1
+    if walk.axis != last and all(r.tile is not None for r in group) and walk.shape[last] > 1:
+        run_transposed(k, group, walk)
+        return
+    order = [a for a in range(len(walk.shape)) if a != walk.axis] + ([walk.axis] if walk.shape else [])
+    steps = [(walk.shape[a], walk.block[a]) for a in order]
+
+    def body(position: list[Index]) -> None:
+        at = [ZERO] * len(order)
+        for axis, index in zip(order, position):
+            at[axis] = index
+        visit(k, group, tuple(at), walk.block)
+
+    for_each(k, steps, body)
+
+
+def visit(k: Kernel, group: list[Root], at: tuple[Index, ...], block: tuple[int, ...]) -> None:
+    """Computes one block for every root that writes memory, then writes all of them."""
+    writes: list[Callable[[], None]] = []
+    for root in group:
+        if root.tile is not None:
+            tile, value = root.tile, k.block(root.values[0], at, block)
+            writes.append(lambda tile=tile, value=value: k.tile_store(tile, at, block, value))  # type: ignore[misc]
+        elif root.op is not None and root.kind == "tt.store":
+            writes.append(memory.prepare_store(k, root.op, at, block))
+    for write in writes:
+        write()
+
+
+def for_each(
+    k: Kernel, steps: Sequence[tuple[int, int]], body: Callable[[list[Index]], None], unrolled: int = _UNROLLED
+) -> None:
+    """Nested loops over range(0, stop, step) for each pair, outermost first; short ones are written out."""
+    counts = [stop // step for stop, step in steps]
+    _for_each(k, list(steps), counts, [], body, unrolled)
+
+
+def _for_each(
+    k: Kernel,
+    steps: list[tuple[int, int]],
+    counts: list[int],
+    position: list[Index],
+    body: Callable[[list[Index]], None],
+    unrolled: int,
+) -> None:
+    if not steps:
+        body(position)
+        return
+    (stop, step), rest = steps[0], prod(counts[1:])
+    if counts[0] * rest <= unrolled or counts[0] == 1:
+        for i in range(counts[0]):
+            _for_each(k, steps[1:], counts[1:], [*position, Index((), i * step)], body, unrolled)
+        return
+    per_round = min(counts[0], max(1, min(_PER_ROUND, unrolled) // rest))
+    with k.em.loop(stop, step * per_round) as loop:
+        for i in range(per_round):
+            _for_each(k, steps[1:], counts[1:], [*position, loop.index + i * step], body, unrolled // per_round or 1)
+
+
+# ---------------------------------------------------------------- transposing on the way
+
+
+def run_transposed(k: Kernel, group: list[Root], walk: Walk) -> None:
+    """Fills tiles from sources that are contiguous along another axis than the last: squares are turned in registers."""
+    shape, last = walk.shape, len(walk.shape) - 1
+    side = min(walk.block[walk.axis], shape[last])
+    block = tuple(side if a == walk.axis else 1 for a in range(len(shape)))
+    turned = tuple(side if a == last else 1 for a in range(len(shape)))
+    steps = [(shape[a], side if a in (walk.axis, last) else 1) for a in range(len(shape))]
+
+    def body(at: list[Index]) -> None:
+        for root in group:
+            columns = []
+            for j in range(side):
+                here = tuple(index + j if a == last else index for a, index in enumerate(at))
+                columns.append(k.block(root.values[0], here, block))
+            rows = transpose(k, columns)
+            for i, row in enumerate(rows):
+                here = tuple(index + i if a == walk.axis else index for a, index in enumerate(at))
+                assert root.tile is not None
+                k.tile_store(root.tile, here, turned, row)
+
+    for_each(k, steps, body, unrolled=1)
+
+
+def transpose(k: Kernel, rows: list[Val]) -> list[Val]:
+    """Turns an n × n square, a row per register, in log2(n) rounds of exchanging ever larger sub-squares."""
+    side, rows = len(rows), list(rows)
+    half = 1
+    while half < side:
+        upper = [lane if not lane & half else side + lane - half for lane in range(side)]
+        lower = [lane + half if not lane & half else side + lane for lane in range(side)]
+        for i in range(side):
+            if not i & half:
+                a, b = rows[i], rows[i + half]
+                rows[i], rows[i + half] = k.em.shuffle(a, upper, b), k.em.shuffle(a, lower, b)
+        half *= 2
+    return rows
+
+
+# ---------------------------------------------------------------- choosing axis and block
+
+
+def choose(k: Kernel, group: list[Root], shape: tuple[int, ...]) -> Walk:
+    votes = [0] * len(shape)
+    widest = 1
+    for root in group:
+        if root.op is not None and root.kind == "tt.store":
+            _vote_pointer(k, root.op.operands[0], list(range(len(shape))), votes, 3)
+            widest = max(widest, BYTES[element_of(root.op.operands[1].type)])
+        for value in root.values if root.kind != "tt.store" else root.values[1:]:
+            widest = max(widest, _vote(k, value, list(range(len(shape))), votes, {}))
+    axis = len(shape) - 1
+    if shape and max(votes) > votes[axis]:
+        axis = votes.index(max(votes))
+    lanes = max(1, k.features.vector_bytes // widest)
+    block = [1] * len(shape)
+    room = lanes
+    for a in [axis] + ([b for b in reversed(range(len(shape))) if b != axis] if axis == len(shape) - 1 else []):
+        if not shape or room == 1:
+            break
+        block[a] = min(room, shape[a])
+        room //= block[a]
+        if block[a] != shape[a]:
+            break
+    reductions = [r.op.integer("axis") for r in group if r.op is not None and r.kind == "tt.reduce"]
+    if reductions and axis != reductions[0]:
+        # Rows that end inside a block may not be mixed with the axis that is summed.
+        block = [b if a == axis or a > reductions[0] else 1 for a, b in enumerate(block)]
+    elif reductions:
+        whole = block[axis] == shape[axis] and axis == len(shape) - 1
+        block = [b if a == axis or (whole and a == axis - 1) else 1 for a, b in enumerate(block)]
+    return Walk(shape, tuple(block), axis)
+
+
+def _vote_pointer(k: Kernel, pointer: mlir.Value, axes: list[int | None], votes: list[int], weight: int) -> None:
+    if not is_tensor(pointer):
+        return
+    linear = k.plan.axes.linear(pointer)
+    info = k.plan.axes.of(pointer)
+    for axis, target in enumerate(axes):
+        if target is None or shape_of(pointer)[axis] == 1:
+            continue
+        if linear.stride(axis) == 1 or (linear.stride(axis) is None and info.contiguity[axis] >= 8):
+            votes[target] += weight
+
+
+def _vote(k: Kernel, value: mlir.Value, axes: list[int | None], votes: list[int], seen: dict[mlir.Value, int]) -> int:
+    """Adds up which axis of the nest the loads behind `value` are contiguous along; returns the widest element."""
+    if value in seen:
+        return seen[value]
+    seen[value] = 1
+    if not is_tensor(value):
+        return 1
+    op = value.owner
+    width = BYTES[element_of(value.type)] if element_of(value.type) not in ("i1", "ptr") else 1
+    bound = k.bindings.get(value)
+    if bound is not None and value not in k.evaluating:
+        if isinstance(bound, Tile) and axes and axes[-1] is not None and shape_of(value)[-1] > 1:
+            votes[axes[-1]] += 1
+        seen[value] = width
+        return width
+    if isinstance(op, mlir.Operation):
+        if op.name == "tt.load":
+            _vote_pointer(k, op.operands[0], axes, votes, 2)
+            if len(op.operands) > 2:
+                _vote(k, op.operands[2], axes, votes, seen)
+        elif op.name == "tt.expand_dims":
+            axis = op.integer("axis")
+            width = max(width, _vote(k, op.operands[0], axes[:axis] + axes[axis + 1 :], votes, seen))
+        elif op.name == "tt.broadcast":
+            source = shape_of(op.operands[0])
+            inner = [a if s == t else None for a, s, t in zip(axes, source, shape_of(value))]
+            width = max(width, _vote(k, op.operands[0], inner, votes, seen))
+        elif op.name == "tt.trans":
+            order = op.integers("order") or ()
+            inner = [None] * len(order)
+            for target, source_axis in enumerate(order):
+                inner[source_axis] = axes[target]
+            width = max(width, _vote(k, op.operands[0], inner, votes, seen))
+        elif op.name not in ("arith.cmpi", "tt.addptr", "tt.reshape", "tt.join", "tt.split", "tt.cat", "tt.make_range"):
+            for operand in op.operands:
+                if shape_of(operand) == shape_of(value):
+                    width = max(width, _vote(k, operand, axes, votes, seen))
+        elif op.name in ("tt.reshape", "tt.join", "tt.split", "tt.cat"):
+            for operand in op.operands:
+                inner = [None] * (len(shape_of(operand)) - 1) + [axes[-1] if axes else None]
+                width = max(width, _vote(k, operand, inner[: len(shape_of(operand))], votes, seen))
+    seen[value] = width
+    return width
+
+
+def require(condition: bool, what: str) -> None:
+    if not condition:
+        raise Unsupported(what)

@@ -1,0 +1,352 @@
+"""What a TTIR value is in the program being written, and how a block of its elements is brought into a register.
+
+A tensor is either kept in memory (`Tile`) or computed where it is needed: `Kernel.block` evaluates any block of it,
+so that chains of elementwise operations, broadcasts and reshapes melt into the loops of whoever consumes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unify._errors import CompileError
+from unify.compiler import mlir
+from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Counter, Emitter, Index, Val
+
+if TYPE_CHECKING:
+    from unify.compiler.cpu.codegen.memory import Linear
+    from unify.compiler.cpu.codegen.nest import Root
+    from unify.compiler.cpu.link import Features
+    from unify.compiler.cpu.tiling import Plan
+
+_LLVM = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double", "index": "i64"}
+# A tile larger than this would not be a tile any more; the second-level cache holds 1-2 MiB.
+LARGEST_TILE = 16 << 20
+
+
+@dataclass(eq=False)
+class Tile:
+    """A tensor in the scratch arena, row-major. `pairs`: [k/2][n][2], as bf16 and int16 dot instructions want it."""
+
+    offset: int
+    shape: tuple[int, ...]
+    element: str
+    pairs: bool = False
+
+    @property
+    def stored(self) -> str:
+        return "i8" if self.element == "i1" else self.element
+
+    @property
+    def bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * BYTES[self.element]
+
+
+@dataclass(eq=False)
+class Advance:
+    """A loop-carried tensor that grows by `step` each round: start + round · step, never stored."""
+
+    start: mlir.Value
+    step: mlir.Value
+    round: mlir.Value
+
+
+Binding = Val | Tile | Advance
+
+
+def element_of(type_: mlir.Type) -> str:
+    """The LLVM name of a scalar's or a tensor's element type."""
+    if isinstance(type_, mlir.Tensor):
+        type_ = type_.element
+    if isinstance(type_, mlir.Pointer):
+        return "ptr"
+    name = _LLVM.get(str(type_), str(type_))
+    if name not in BYTES:
+        raise Unsupported(f"the type {type_}")
+    return name
+
+
+def shape_of(value: mlir.Value) -> tuple[int, ...]:
+    return value.type.shape if isinstance(value.type, mlir.Tensor) else ()
+
+
+def is_tensor(value: mlir.Value) -> bool:
+    return isinstance(value.type, mlir.Tensor)
+
+
+class Unsupported(Exception):  # noqa: N818 - becomes a CompileError where the operation is known
+    """What cannot be compiled, and what to write in its place."""
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(what)
+        self.what, self.advice = what, advice
+
+
+Inline = Callable[["Kernel", mlir.Operation, int, tuple[Index, ...], tuple[int, ...]], Val]
+Elementwise = Callable[["Kernel", mlir.Operation, list[Val]], Val]
+Statement = Callable[["Kernel", mlir.Operation], None]
+
+# Operation name → how it is evaluated for a block of its result; on equal blocks of its operands; as a statement.
+INLINE: dict[str, Inline] = {}
+ELEMENTWISE: dict[str, Elementwise] = {}
+STATEMENT: dict[str, Statement] = {}
+
+
+def inline(*names: str) -> Callable[[Inline], Inline]:
+    return lambda f: [INLINE.__setitem__(name, f) for name in names] and f  # type: ignore[return-value]
+
+
+def elementwise(*names: str) -> Callable[[Elementwise], Elementwise]:
+    return lambda f: [ELEMENTWISE.__setitem__(name, f) for name in names] and f  # type: ignore[return-value]
+
+
+def statement(*names: str) -> Callable[[Statement], Statement]:
+    return lambda f: [STATEMENT.__setitem__(name, f) for name in names] and f  # type: ignore[return-value]
+
+
+@dataclass(eq=False)
+class Kernel:
+    """Everything known while one function is written."""
+
+    em: Emitter
+    features: Features
+    plan: Plan
+    bindings: dict[mlir.Value, Binding] = field(default_factory=dict)
+    packed: dict[tuple[mlir.Value, str], Tile] = field(default_factory=dict)
+    pending: list[list[Root]] = field(default_factory=list)
+    evaluating: set[mlir.Value] = field(default_factory=set)
+    linear_forms: dict[mlir.Value, Linear] = field(default_factory=dict)
+    messages: dict[str, str] = field(default_factory=dict)
+    arguments: dict[mlir.Value, int] = field(default_factory=dict)
+    scratch_top: int = 64  # the first line takes the loads that a mask switched off
+    scratch_bytes: int = 64
+    state: dict[str, Any] = field(default_factory=dict)
+
+    # ------------------------------------------------ memory
+
+    def allocate(self, shape: Sequence[int], element: str, pairs: bool = False) -> Tile:
+        tile = Tile(self.scratch_top, tuple(shape), element, pairs)
+        if tile.bytes > LARGEST_TILE:
+            raise Unsupported(
+                f"a tile of {list(shape)} {element} ({tile.bytes >> 20} MiB; the limit is {LARGEST_TILE >> 20} MiB)",
+                "use smaller block sizes",
+            )
+        self.scratch_top += (tile.bytes + 63) // 64 * 64
+        self.scratch_bytes = max(self.scratch_bytes, self.scratch_top)
+        return tile
+
+    def tile_address(self, tile: Tile, element: int | Val = 0) -> str:
+        """A pointer to an element of the tile, by its number."""
+        em, size = self.em, BYTES[tile.element]
+        if isinstance(element, int):
+            return em.assign(f"getelementptr i8, ptr %scratch, i64 {tile.offset + element * size}")
+        base = em.assign(f"getelementptr i8, ptr %scratch, i64 {tile.offset}")
+        return em.assign(f"getelementptr {tile.stored}, ptr {base}, i64 {em.text(element)}")
+
+    # ------------------------------------------------ indices
+
+    def number(self, index: Index) -> Val:
+        """An index as an i64."""
+        if not index.terms:
+            return self.em.integer(index.constant)
+        found = self.em.find(index)
+        if found is not None:
+            return found  # type: ignore[return-value]
+        with self.em.at_depth(self.em.depth_of([index])):
+            total = ""
+            for counter, factor in index.terms:
+                term = counter if factor == 1 else self.em.assign(f"mul nuw nsw i64 {counter}, {factor}")
+                total = term if not total else self.em.assign(f"add nuw nsw i64 {total}, {term}")
+            if index.constant:
+                total = self.em.assign(f"add nsw i64 {total}, {index.constant}")
+            value = Val("i64", 1, total)
+            self.em.remember(index, value)
+        return value
+
+    def combine(self, at: Sequence[Index], strides: Sequence[int]) -> Index:
+        """The linear index of a position."""
+        terms: dict[str, int] = {}
+        constant = 0
+        for index, stride in zip(at, strides):
+            constant += index.constant * stride
+            for counter, factor in index.terms:
+                terms[counter] = terms.get(counter, 0) + factor * stride
+        return Index(tuple(terms.items()), constant)
+
+    def alignment(self, index: Index) -> int:
+        """A power of two that divides the index."""
+        bits = index.constant | (1 << 30)
+        for counter, factor in index.terms:
+            bits |= factor * self.em.counters[counter].step
+        return bits & -bits
+
+    def divide(self, linear: Index, stride: int, extent: int) -> Index:
+        """(linear // stride) % extent for powers of two; counters own disjoint bits of a linear index."""
+        terms = []
+        for counter, factor in linear.terms:
+            known = self.em.counters[counter]
+            if factor * known.stop <= stride or factor * known.step >= stride * extent:
+                continue
+            if factor * known.step >= stride and factor * known.stop <= stride * extent:
+                terms.append((counter, factor // stride))
+            else:
+                terms.append((self._bits(counter, factor, stride, extent), 1))
+        return Index(tuple(terms), linear.constant // stride % extent)
+
+    def _bits(self, counter: str, factor: int, stride: int, extent: int) -> str:
+        key = ("bits", counter, factor, stride, extent)
+        found = self.em.find(key)
+        if found is not None:
+            return str(found)
+        known = self.em.counters[counter]
+        with self.em.at_depth(known.depth):
+            scaled = self.em.assign(f"mul nuw nsw i64 {counter}, {factor}")
+            shifted = self.em.assign(f"lshr i64 {scaled}, {stride.bit_length() - 1}")
+            name = self.em.assign(f"and i64 {shifted}, {extent - 1}")
+            step = max(1, factor * known.step // stride)
+            self.em.counters[name] = Counter(known.depth, step, min(extent, factor * known.stop // stride))
+            self.em.remember(key, name)
+        return name
+
+    # ------------------------------------------------ values
+
+    def scalar(self, value: mlir.Value) -> Val:
+        """A TTIR scalar, or the only element of a tensor."""
+        return self.block(value, tuple(ZERO for _ in shape_of(value)), tuple(1 for _ in shape_of(value)))
+
+    def block(self, value: mlir.Value, at: tuple[Index, ...], block: tuple[int, ...]) -> Val:
+        """The elements [at, at + block) of `value`, row-major, in one register."""
+        bound = self.bindings.get(value)
+        if isinstance(bound, Val):
+            return bound
+        if value in self.evaluating and isinstance(bound, Tile):
+            bound = None  # the nest that fills the tile has the value itself at hand
+        key = (value, at, block)
+        found = self.em.find(key)
+        if found is not None:
+            return found  # type: ignore[return-value]
+        with self.em.at_depth(self.em.depth_of(at)):
+            if isinstance(bound, Tile):
+                result = self.tile_block(bound, at, block)
+            elif isinstance(bound, Advance):
+                result = self._advanced(value, bound, at, block)
+            else:
+                result = self._inline(value, at, block)
+            self.em.remember(key, result)
+        return result
+
+    def _inline(self, value: mlir.Value, at: tuple[Index, ...], block: tuple[int, ...]) -> Val:
+        op = value.owner
+        if not isinstance(op, mlir.Operation):
+            raise AssertionError(f"{value} is not bound")
+        simple = ELEMENTWISE.get(op.name)
+        if simple is not None:
+            return self.apply(op, simple, [self.block(operand, at, block) for operand in op.operands])
+        function = INLINE.get(op.name)
+        if function is None:
+            raise self.error(op, f"{op.name} is not supported by the CPU target")
+        try:
+            return function(self, op, value.index, at, block)
+        except Unsupported as problem:
+            raise self.error(op, problem.what, problem.advice) from None
+
+    def apply(self, op: mlir.Operation, function: Elementwise, operands: list[Val]) -> Val:
+        """An elementwise operation; on scalars if all operands only repeat one."""
+        try:
+            if operands and operands[0].lanes > 1 and all(v.repeats is not None for v in operands):
+                scalars: list[Val] = [v.repeats for v in operands if v.repeats is not None]
+                return self.em.splat(function(self, op, scalars), operands[0].lanes)
+            return function(self, op, operands)
+        except Unsupported as problem:
+            raise self.error(op, f"{op.name}: {problem.what}", problem.advice) from None
+
+    def _advanced(self, value: mlir.Value, bound: Advance, at: tuple[Index, ...], block: tuple[int, ...]) -> Val:
+        em = self.em
+        element = element_of(value.type)
+        start, step = self.block(bound.start, at, block), self.block(bound.step, at, block)
+        wide = Val("i64", 1, em.assign(f"sext i32 {em.text(self.scalar(bound.round))} to i64"))
+        if element == "ptr":
+            size = BYTES[element_of(value.type.element.pointee)]  # type: ignore[union-attr]
+            steps = em.op("i64", step.lanes, f"sext {em.typed(step)} to <{step.lanes} x i64>") if step.lanes > 1 and step.element != "i64" else step
+            if step.lanes == 1 and step.element != "i64":
+                steps = em.op("i64", 1, f"sext {em.typed(step)} to i64")
+            moved = em.op("i64", step.lanes, f"mul {em.typed(steps)}, {em.text(em.splat(wide, step.lanes))}")
+            moved = em.op("i64", step.lanes, f"mul {em.typed(moved)}, {em.text(em.splat(em.integer(size), step.lanes))}")
+            return em.op("ptr", step.lanes, f"getelementptr i8, {em.typed(start)}, {em.typed(moved)}")
+        rounds = self.scalar(bound.round) if element == "i32" else wide
+        if element not in ("i32", "i64"):
+            raise AssertionError(element)
+        moved = em.op(element, step.lanes, f"mul {em.typed(step)}, {em.text(em.splat(rounds, step.lanes))}")
+        return em.op(element, step.lanes, f"add {em.typed(start)}, {em.text(moved)}")
+
+    # ------------------------------------------------ blocks of tiles
+
+    def tile_block(self, tile: Tile, at: Sequence[Index], block: Sequence[int]) -> Val:
+        if not tile.shape:
+            return self._tile_load(tile, ZERO, 1)
+        strides = row_major(tile.shape)
+        parts = [
+            self._tile_load(tile, self.combine([a + o for a, o in zip(at, offset)], strides), lanes)
+            for offset, lanes in linear_pieces(tile.shape, block)
+        ]
+        return self.em.concat(parts)
+
+    def _tile_load(self, tile: Tile, index: Index, lanes: int) -> Val:
+        em = self.em
+        address = self.tile_address(tile, self.number(index) if index.terms else index.constant)
+        aligned = min(64, BYTES[tile.element] * min(lanes, self.alignment(index)) if index.constant or index.terms else 64)
+        aligned = max(aligned & -aligned, BYTES[tile.element])
+        type_ = tile.stored if lanes == 1 else f"<{lanes} x {tile.stored}>"
+        loaded = em.op(tile.stored, lanes, f"load {type_}, ptr {address}, align {aligned}")
+        if tile.element == "i1":
+            return em.op("i1", lanes, f"trunc {em.typed(loaded)} to {'i1' if lanes == 1 else f'<{lanes} x i1>'}")
+        return loaded
+
+    def tile_store(self, tile: Tile, at: Sequence[Index], block: Sequence[int], value: Val) -> None:
+        em = self.em
+        if tile.element == "i1":
+            value = em.op("i8", value.lanes, f"zext {em.typed(value)} to {'i8' if value.lanes == 1 else f'<{value.lanes} x i8>'}")
+        strides, start = row_major(tile.shape), 0
+        for offset, lanes in linear_pieces(tile.shape, block):
+            index = self.combine([a + o for a, o in zip(at, offset)], strides)
+            part = value if lanes == value.lanes else em.slice(value, start, lanes)
+            start += lanes
+            address = self.tile_address(tile, self.number(index) if index.terms else index.constant)
+            aligned = min(64, BYTES[tile.element] * (min(lanes, self.alignment(index))))
+            em.line(f"store {em.typed(part)}, ptr {address}, align {max(aligned & -aligned, BYTES[tile.element])}")
+
+    # ------------------------------------------------ errors
+
+    def error(self, op: mlir.Operation, what: str, advice: str = "") -> CompileError:
+        return compile_error(op, what, advice)
+
+
+def compile_error(op: mlir.Operation, what: str, advice: str = "") -> CompileError:
+    message = f"{op.location}: {what}." + (f" {advice[0].upper()}{advice[1:]}." if advice else "")
+    error = CompileError(message)
+    error.file, error.line, error.reason = op.location.file, op.location.line, what
+    return error
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    strides, total = [], 1
+    for extent in reversed(shape):
+        strides.append(total)
+        total *= extent
+    return tuple(reversed(strides))
+
+
+def linear_pieces(shape: Sequence[int], block: Sequence[int]) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Splits a block of a row-major array into runs of consecutive elements: (offset in the block, length)."""
+    axis = len(shape)
+    lanes = 1
+    while axis > 0:  # trailing axes that the block covers whole, and one more
+        axis -= 1
+        lanes *= block[axis]
+        if block[axis] != shape[axis]:
+            break
+    for offset in np.ndindex(*block[:axis]):
+        yield (*offset, *(0 for _ in shape[axis:])), lanes

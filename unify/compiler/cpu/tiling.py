@@ -1,0 +1,240 @@
+"""Which tensors are kept in memory and which are computed where they are used.
+
+A tensor is stored if it is needed by more than one loop nest and costs more to compute again than to read back, if a
+loop would compute it anew each round, or if it is a load that something may overwrite before its last use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unify.compiler import mlir
+from unify.compiler.cpu.axis import Axes, Step
+from unify.compiler.cpu.bounds import Bounds
+
+# Operations that run a loop nest of their own over their operands.
+ROOTS = frozenset(
+    "tt.store tt.reduce tt.scan tt.dot tt.dot_scaled tt.histogram tt.gather tt.atomic_rmw tt.atomic_cas tt.assert "
+    "tt.print scf.yield scf.for scf.if scf.while scf.condition cf.br cf.cond_br tt.return tt.call".split()
+)
+# Their results are in memory from the start.
+STORED = frozenset("tt.reduce tt.scan tt.dot tt.dot_scaled tt.histogram tt.atomic_rmw tt.atomic_cas scf.for scf.if scf.while tt.call".split())
+WRITES = frozenset("tt.store tt.atomic_rmw tt.atomic_cas tt.call ttg.barrier gpu.barrier".split())
+_COST = {
+    "tt.load": 4, "tt.gather": 30, "arith.divf": 6, "arith.divsi": 12, "arith.remsi": 12, "arith.divui": 12, "arith.remui": 12,
+    "math.exp": 12, "math.exp2": 10, "math.log": 14, "math.log2": 14, "math.sin": 20, "math.cos": 20, "math.erf": 20,
+    "math.tanh": 20, "math.sqrt": 8, "math.rsqrt": 8, "tt.precise_divf": 6, "tt.precise_sqrt": 8, "tt.extern_elementwise": 30,
+    "tt.make_range": 0, "tt.splat": 0, "tt.broadcast": 0, "tt.expand_dims": 0, "arith.constant": 0, "tt.addptr": 0,
+    "tt.reshape": 0, "tt.trans": 1, "tt.bitcast": 0, "arith.cmpi": 1, "tt.join": 2, "tt.split": 1, "tt.cat": 2,
+}  # fmt: skip
+_WORTH_STORING = 6
+
+
+@dataclass
+class Plan:
+    axes: Axes
+    bounds: Bounds
+    stored: set[mlir.Value] = field(default_factory=set)
+    steps: dict[mlir.Value, Step] = field(default_factory=dict)
+    rounds: dict[mlir.Operation, mlir.Value] = field(default_factory=dict)
+    uses: dict[mlir.Value, list[mlir.Operation]] = field(default_factory=dict)
+
+
+def plan(function: mlir.Operation) -> Plan:
+    hints = _hints(function)
+    uses = _uses(function)
+    rounds, steps = _steps(function)
+    bounds = Bounds()
+    out = Plan(Axes(steps, hints, bounds), bounds, steps=steps, rounds=rounds, uses=uses)
+    _Chooser(function, out).run()
+    return out
+
+
+def _hints(function: mlir.Operation) -> dict[mlir.Value, int]:
+    attributes = function.attributes.get("arg_attrs")
+    hints = {}
+    for argument, entry in zip(function.regions[0].entry.arguments, attributes if isinstance(attributes, list) else []):
+        divisor = entry.get("tt.divisibility") if isinstance(entry, dict) else None
+        if isinstance(divisor, mlir.Typed):
+            hints[argument] = int(divisor.value)
+    return hints
+
+
+def _uses(function: mlir.Operation) -> dict[mlir.Value, list[mlir.Operation]]:
+    uses: dict[mlir.Value, list[mlir.Operation]] = {}
+    for op in mlir.walk(function):
+        for operand in op.operands:
+            uses.setdefault(operand, []).append(op)
+    return uses
+
+
+# ---------------------------------------------------------------- loop-carried tensors that only advance
+
+
+def _defined_inside(value: mlir.Value, loop: mlir.Operation) -> bool:
+    block = value.owner if isinstance(value.owner, mlir.Block) else value.owner.parent if value.owner else None
+    while block is not None and block.parent is not None:
+        op = block.parent.parent
+        if op is loop:
+            return True
+        block = op.parent if op is not None else None
+    return False
+
+
+def _is_invariant(value: mlir.Value, loop: mlir.Operation, depth: int = 0) -> bool:
+    """Does not change from round to round: defined outside, or computed inside only from such."""
+    if not _defined_inside(value, loop):
+        return True
+    op = value.owner
+    pure = isinstance(op, mlir.Operation) and (op.name.startswith("arith.") or op.name in _COST) and op.name != "tt.load"
+    return bool(pure and depth < 16 and all(_is_invariant(v, loop, depth + 1) for v in op.operands))  # type: ignore[union-attr]
+
+
+def _steps(function: mlir.Operation) -> tuple[dict[mlir.Operation, mlir.Value], dict[mlir.Value, Step]]:
+    rounds: dict[mlir.Operation, mlir.Value] = {}
+    steps: dict[mlir.Value, Step] = {}
+    for loop in mlir.walk(function):
+        if loop.name != "scf.for":
+            continue
+        body = loop.regions[0].entry
+        for argument, start, following in zip(body.arguments[1:], loop.operands[3:], body.operations[-1].operands):
+            if not isinstance(argument.type, mlir.Tensor):
+                continue
+            element = argument.type.element
+            grown = isinstance(element, mlir.Pointer) or str(element) in ("i32", "i64")
+            op = following.owner
+            if not grown or not isinstance(op, mlir.Operation) or op.name not in ("tt.addptr", "arith.addi"):
+                continue
+            others = [v for v in op.operands if v is not argument]
+            if len(others) == 1 and op.operands[0] is argument and _is_invariant(others[0], loop):
+                round_ = rounds.setdefault(loop, mlir.Value("round", mlir.Scalar("i32")))
+                steps[argument] = Step(start, others[0], round_)
+    return rounds, steps
+
+
+# ---------------------------------------------------------------- what to store
+
+
+def _loops_around(op: mlir.Operation) -> list[mlir.Operation]:
+    found = []
+    block = op.parent
+    while block is not None and block.parent is not None and block.parent.parent is not None:
+        parent = block.parent.parent
+        if parent.name in ("scf.for", "scf.while"):
+            found.append(parent)
+        block = parent.parent
+    return found
+
+
+class _Chooser:
+    def __init__(self, function: mlir.Operation, out: Plan) -> None:
+        self.function, self.plan = function, out
+        self.order = {op: i for i, op in enumerate(mlir.walk(function))}
+        self.last = {op: max([self.order[o] for o in mlir.walk(op)]) for op in self.order}
+        self.writes = [i for op, i in self.order.items() if op.name in WRITES]
+        self.unstructured = len(function.regions[0].blocks) > 1
+        self.consumers: dict[mlir.Value, set[mlir.Operation]] = {}
+        self.costs: dict[mlir.Value, int] = {}
+
+    def run(self) -> None:
+        for op in reversed(list(self.order)):
+            for value in op.results:
+                if not isinstance(value.type, mlir.Tensor):
+                    continue
+                self.consumers[value] = self._consumers(value)
+                if op.name not in STORED and op.name not in ("arith.constant", "tt.make_range", "tt.splat"):
+                    if self._is_worth_storing(op, value):
+                        self.plan.stored.add(value)
+
+    def _consumers(self, value: mlir.Value) -> set[mlir.Operation]:
+        """The operations whose loop nests compute `value`, if it is not stored."""
+        found: set[mlir.Operation] = set()
+        for user in self.plan.uses.get(value, ()):
+            if user.name in ROOTS:
+                found.add(user)
+            for result in user.results:
+                if result in self.plan.stored:
+                    found.add(user)
+                elif user.name not in ROOTS:
+                    found |= self.consumers.get(result, set())
+        return found
+
+    def _cost(self, value: mlir.Value) -> int:
+        found = self.costs.get(value)
+        if found is not None:
+            return found
+        op = value.owner
+        if not isinstance(op, mlir.Operation) or op.name in STORED or value in self.plan.stored:
+            cost = 1
+        elif _is_uniform(op):
+            cost = 0
+        else:
+            cost = _COST.get(op.name, 1) + sum(self._cost(v) for v in op.operands if isinstance(v.type, mlir.Tensor))
+            if op.name == "tt.load":
+                cost = 4 + self._addressing(op)
+        self.costs[value] = min(cost, 1000)
+        return self.costs[value]
+
+    def _addressing(self, op: mlir.Operation) -> int:
+        linear = self.plan.axes.linear(op.operands[0])
+        contiguous = any(linear.stride(axis) == 1 for axis in range(len(linear.strides)))
+        return (0 if contiguous else 20) + (2 if len(op.operands) > 1 else 0)
+
+    def _is_worth_storing(self, op: mlir.Operation, value: mlir.Value) -> bool:
+        consumers = self.consumers[value]
+        if not consumers:
+            return False
+        if op.name == "tt.load" and self._may_be_overwritten(op, consumers):
+            return True
+        if op.name in ("tt.gather",):
+            return True
+        around = set(_loops_around(op))
+        repeated = any(set(_loops_around(user)) - around for user in consumers)
+        times = len(consumers) + (3 if repeated else 0)
+        if times < 2:
+            return False
+        if op.name == "tt.load" and not repeated and self._addressing(op) == 0:
+            return False  # as cheap to read again from where it is
+        return self._cost(value) * (times - 1) >= _WORTH_STORING
+
+    def _may_be_overwritten(self, op: mlir.Operation, consumers: set[mlir.Operation]) -> bool:
+        """Does a write stand between this load and its last use, or come round again in a loop that uses it?"""
+        if self.unstructured and self.writes:
+            return any(user.parent is not op.parent for user in consumers) or self._crossed(op, consumers)
+        return self._crossed(op, consumers)
+
+    def _crossed(self, op: mlir.Operation, consumers: set[mlir.Operation]) -> bool:
+        begin = self.order[op]
+        inside = set(_loops_around(op))
+        for user in consumers:
+            end = self._start_of_run(user)
+            if any(begin < i < end for i in self.writes):
+                return True
+            for loop in _loops_around(user):
+                if loop not in inside and any(self.order[loop] < i <= self.last[loop] for i in self.writes):
+                    return True
+        return False
+
+    def _start_of_run(self, user: mlir.Operation) -> int:
+        """The first of the stores that end up in one loop nest with this one: there all values come before all stores."""
+        start = self.order[user]
+        if user.name != "tt.store" or user.parent is None:
+            return start
+        operations = user.parent.operations
+        for op in reversed(operations[: operations.index(user)]):
+            if op.name == "tt.store":
+                if _shape(op) != _shape(user) or not _shape(op):
+                    break
+                start = self.order[op]
+            elif op.name == "tt.load" or op.name in ROOTS or any(v in self.plan.stored for v in op.results):
+                break
+        return start
+
+
+def _shape(store: mlir.Operation) -> tuple[int, ...]:
+    type_ = store.operands[0].type
+    return type_.shape if isinstance(type_, mlir.Tensor) else ()
+
+
+def _is_uniform(op: mlir.Operation) -> bool:
+    return op.name in ("tt.splat", "arith.constant")
