@@ -20,7 +20,7 @@ class Stream;
 struct Block;  // of an Allocator
 
 // Memory that somebody owns: a block of the allocator, or foreign memory with the owner's own release.
-class Storage {
+class Storage : public std::enable_shared_from_this<Storage> {
  public:
   // Foreign memory: `owner` is dropped with the storage (a DLPack capsule, a NumPy array, a mapped file).
   Storage(std::shared_ptr<Device> device, unify_address address, size_t bytes, std::shared_ptr<void> owner);
@@ -35,6 +35,8 @@ class Storage {
   [[nodiscard]] size_t bytes() const noexcept { return bytes_; }
   [[nodiscard]] bool is_foreign() const noexcept { return block_ == nullptr; }
   [[nodiscard]] const std::shared_ptr<void>& owner() const noexcept { return owner_; }
+
+  [[nodiscard]] bool is_private() const noexcept;  // of a graph's own pool, which the graph keeps
 
   // Notes that work using this memory was enqueued on `stream`. Free for the stream it was allocated on.
   void used_on(Stream& stream);
@@ -85,11 +87,18 @@ class Allocator {
   std::shared_ptr<void> begin_private_pool(Stream& stream);
   void end_private_pool(Stream& stream);
 
+  // Before a stream is destroyed: waits for it if it has blocks, which then serve any stream.
+  void retire(Stream& stream) noexcept;
+
   void forget() noexcept;  // after a reset: the memory is gone already
 
  private:
   friend class Storage;
   void give_back(Block* block) noexcept;
+  void note_use(Block* block, Stream& stream);
+  static bool is_private(const Block* block) noexcept;
+  static unify_address address_of(const Block* block) noexcept;
+  static size_t bytes_of(const Block* block) noexcept;
   struct State;
   std::unique_ptr<State> state_;
 };

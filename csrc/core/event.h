@@ -11,6 +11,7 @@
 namespace unify {
 
 class Device;
+class Recording;
 class Stream;
 
 class EventPool {
@@ -27,7 +28,7 @@ class EventPool {
   std::vector<unify_event> idle_[4];                           // by flags
 };
 
-class Event {
+class Event : public std::enable_shared_from_this<Event> {
  public:
   static std::shared_ptr<Event> create(const std::shared_ptr<Device>& device, bool timing);
   ~Event();
@@ -40,6 +41,9 @@ class Event {
   [[nodiscard]] double elapsed_ms(Event& later);               // both made with timing, recorded and passed
   [[nodiscard]] Device& device() const noexcept { return *device_; }
   [[nodiscard]] unify_event handle() const noexcept { return handle_; }
+  // The recording that its last record belongs to, or null.
+  [[nodiscard]] const std::weak_ptr<Recording>& recording() const noexcept { return recording_; }
+  void set_recording(std::weak_ptr<Recording> recording) { recording_ = std::move(recording); }
   [[nodiscard]] bool has_timing() const noexcept { return (flags_ & UNIFY_EVENT_TIMING) != 0; }
 
  private:
@@ -48,6 +52,7 @@ class Event {
   unify_event handle_ = nullptr;
   uint32_t flags_ = 0;
   uint32_t generation_ = 0;
+  std::weak_ptr<Recording> recording_;
 };
 
 }  // namespace unify

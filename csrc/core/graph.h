@@ -1,6 +1,9 @@
 // Graphs: work recorded once, replayed often. Native where the backend has graphs, else a recorded list.
 #pragma once
 
+#include <unify/backend.h>
+
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -9,7 +12,21 @@
 namespace unify {
 
 class Device;
+class Event;
+class Recording;
 class Stream;
+
+// What a stream that records does with work in place of enqueuing it. The caller holds the stream's mutex.
+void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<Function>& function,
+                   const unify_launch_args& args, Storage* const* touched, size_t touched_count,
+                   std::shared_ptr<void>* foreign, size_t foreign_count);
+void record_copy(Recording& recording, Stream& stream, const unify_copy_args& args);
+void record_fill(Recording& recording, Stream& stream, const unify_fill_args& args);
+void record_host_call(Recording& recording, Stream& stream, std::function<void()> function);
+void record_event(Recording& recording, const std::shared_ptr<Event>& event);
+// Work of `stream` after a wait for an event of a recording belongs to the recording too.
+void join_recording(Recording& recording, Stream& stream);
+void record_keep(Recording& recording, std::shared_ptr<void> owner);
 
 class Graph {
  public:
@@ -24,6 +41,7 @@ class Graph {
 
   // Enqueues all of it on `stream` (of the same device).
   void launch(Stream& stream);
+  [[nodiscard]] Device& device() const noexcept;
   [[nodiscard]] size_t size() const noexcept;       // recorded operations
   [[nodiscard]] bool is_native() const noexcept;
   [[nodiscard]] std::string describe() const;       // a line per operation

@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -28,29 +27,43 @@ void launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
             size_t args_bytes, Storage* const* touched, size_t touched_count,
             std::shared_ptr<void>* foreign = nullptr, size_t foreign_count = 0);
 
-// The last operations of a device: what an error prints. Writing costs a few ns and never allocates.
+// What was enqueued, for errors and traces.
 struct Operation {
-  uint64_t number;                 // unify_launch_args.operation; from 1
-  uint32_t stream;
-  enum class Kind : uint8_t { kLaunch, kCopy, kFill, kRecord, kWait, kHostCall, kGraph } kind;
-  Grid grid;                       // launches
-  uint64_t bytes;                  // copies and fills
-  std::weak_ptr<Function> function;
+  enum class Kind : uint8_t { kLaunch, kCopy, kFill, kRecord, kWait, kHostCall, kGraph };
+  uint64_t number = 0;          // unify_launch_args.operation; from 1
+  Kind kind = Kind::kLaunch;
+  uint32_t stream = 0;
+  const char* label = nullptr;  // launches: the kernel, a string that is never freed
+  Grid grid{};                  // launches
+  uint64_t bytes = 0;           // copies and fills
 };
 
+// The last operations of a device: what an error prints. Writing takes a few ns, no lock and no memory.
 class OperationRing {
  public:
   static constexpr size_t kSize = 64;
   uint64_t next_number() noexcept { return counter_.fetch_add(1, std::memory_order_relaxed) + 1; }
-  void push(Operation operation) noexcept;
+  void push(const Operation& operation) noexcept;
   [[nodiscard]] std::string describe(uint64_t number) const;  // "kernel rms_norm (norm.py:12), grid 4×1×1", or ""
   [[nodiscard]] std::vector<std::string> recent(size_t count = 8) const;
 
  private:
+  // Fields of one operation; `number` is written last and cleared first, so that a reader sees a whole one or none.
+  struct Entry {
+    std::atomic<uint64_t> number{0};
+    std::atomic<uint64_t> place{0};  // kind and stream
+    std::atomic<const char*> label{nullptr};
+    std::atomic<uint64_t> columns_and_rows{0};
+    std::atomic<uint64_t> layers{0};
+    std::atomic<uint64_t> bytes{0};
+  };
+  bool read(uint64_t number, Operation& out) const noexcept;
+
   std::atomic<uint64_t> counter_{0};
-  mutable std::mutex mutex_;
-  std::array<Operation, kSize> ring_{};
-  size_t head_ = 0;
+  std::array<Entry, kSize> ring_{};
 };
+
+// A copy of `text` that is never freed: the same pointer for the same text.
+const char* intern(const std::string& text);
 
 }  // namespace unify

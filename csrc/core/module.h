@@ -33,11 +33,12 @@ class Module {
 // An entry point, ready to launch.
 struct Function {
   static std::shared_ptr<Function> get(const std::shared_ptr<Module>& module, const std::string& name,
-                                       uint64_t shared_bytes, uint32_t threads, size_t args_bytes);
+                                       uint64_t shared_bytes, uint32_t threads, size_t args_bytes,
+                                       const std::string& location = {});
   std::shared_ptr<Module> module;
   unify_function handle = nullptr;
   std::string name;          // as people know it
-  std::string location;      // "file.py:12", for errors; may be empty
+  const char* label = "";    // "rms_norm (norm.py:12)", for errors; interned
   uint64_t shared_bytes = 0;
   uint32_t threads = 1;
   size_t args_bytes = 0;     // what launch() must be given

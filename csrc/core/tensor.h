@@ -9,17 +9,9 @@
 #include <vector>
 
 #include "allocator.h"
+#include "dtype.h"
 
 namespace unify {
-
-enum class DType : uint8_t {
-  kBool, kInt8, kInt16, kInt32, kInt64, kUInt8, kUInt16, kUInt32, kUInt64,
-  kFloat16, kBFloat16, kFloat32, kFloat64, kFloat8E4M3, kFloat8E5M2,
-};
-[[nodiscard]] uint32_t itemsize(DType dtype) noexcept;
-[[nodiscard]] const char* name(DType dtype) noexcept;          // "float32"
-[[nodiscard]] const char* triton_name(DType dtype) noexcept;   // "fp32", as in Triton signatures
-[[nodiscard]] DType dtype_from_name(const std::string& name);  // throws DTypeError naming near names
 
 constexpr int kMaxDims = 8;
 

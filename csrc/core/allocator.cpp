@@ -1,0 +1,482 @@
+#include "allocator.h"
+
+#include <algorithm>
+#include <list>
+#include <map>
+#include <mutex>
+#include <set>
+#include <unordered_map>
+#include <utility>
+
+#include "device.h"
+#include "error.h"
+#include "event.h"
+#include "stream.h"
+
+namespace unify {
+namespace {
+
+constexpr size_t kGranule = 512;                     // what sizes are rounded to: fewer classes, more reuse
+constexpr size_t kSmall = size_t{1} << 20;           // below, blocks share segments of kSmallSegment
+constexpr size_t kSmallSegment = size_t{2} << 20;
+constexpr size_t kLargeSegment = size_t{20} << 20;   // medium blocks share these
+constexpr size_t kOwnSegment = size_t{10} << 20;     // from here on a block has a segment of its own size
+constexpr size_t kSplitRest = size_t{1} << 20;       // a large block is split only if this much is left
+
+size_t round_up(size_t value, size_t to) { return (value + to - 1) / to * to; }
+
+struct Segment {
+  unify_address address;
+  size_t bytes;
+  Block* first;
+};
+
+struct Pool;
+
+}  // namespace
+
+struct Block {
+  Segment* segment;
+  Pool* pool;
+  unify_address address;
+  size_t bytes;
+  size_t requested = 0;
+  uint32_t stream;      // id of the stream whose order it follows
+  uint32_t generation;  // of the device
+  bool is_free = true;
+  Block* previous = nullptr;  // neighbours in the segment
+  Block* next = nullptr;
+  std::vector<std::shared_ptr<Stream>> used_on;  // other streams
+  std::vector<unify_event> waits_for;            // freed, and these streams have still to pass
+  std::shared_ptr<Pool> keeps;                   // a graph's pool lives as long as its blocks
+};
+
+namespace {
+
+struct BySize {
+  bool operator()(const Block* a, const Block* b) const {
+    return a->bytes != b->bytes ? a->bytes < b->bytes : a->address < b->address;
+  }
+};
+
+// Segments and the free blocks in them, by stream. One for everybody, and one for each graph.
+struct Pool {
+  using Free = std::map<uint32_t, std::set<Block*, BySize>>;
+  std::list<Segment> segments;
+  Free free_small;
+  Free free_large;
+  bool is_private = false;
+
+  Free& free_of(const Block* block) { return block->segment->bytes <= kSmallSegment ? free_small : free_large; }
+  void insert(Block* block) { free_of(block)[block->stream].insert(block); }
+  void erase(Block* block) { free_of(block)[block->stream].erase(block); }
+};
+
+}  // namespace
+
+struct Allocator::State {
+  explicit State(Device& owner) : device(owner) {}
+
+  Device& device;
+  mutable std::mutex mutex;
+  Pool common;
+  std::list<Block*> waiting;
+  std::unordered_map<uint32_t, std::shared_ptr<Pool>> recording;  // stream id → pool of the graph being recorded
+  std::unordered_map<uint32_t, std::weak_ptr<Stream>> streams;    // by id, those that have blocks
+  MemoryStatistics statistics;
+  uint64_t limit = 0;
+
+  Block* find(Pool& pool, size_t bytes, uint32_t stream);
+  Block* find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream);
+  Block* grow(Pool& pool, size_t bytes, uint32_t stream, const std::shared_ptr<Pool>& keeps);
+  void split(Pool& pool, Block* block, size_t bytes);
+  void release(Block* block);  // to the free blocks, merged with its neighbours
+  Block* merge(Pool& pool, Block* left, Block* right);
+  void collect(bool wait);
+  void free_unused(Pool& pool);
+  void destroy_pool(Pool* pool);
+  [[noreturn]] void throw_out_of_memory(size_t bytes, const Stream& stream);
+};
+
+Block* Allocator::State::find(Pool& pool, size_t bytes, uint32_t stream) {
+  Pool::Free& free = bytes <= kSmall ? pool.free_small : pool.free_large;
+  const auto blocks = free.find(stream);
+  if (blocks == free.end()) return nullptr;
+  Block key{};
+  key.bytes = bytes;
+  const auto best = blocks->second.lower_bound(&key);
+  if (best == blocks->second.end()) return nullptr;
+  Block* block = *best;
+  // A block far too large is better kept for a request of its size.
+  if (bytes > kSmall && block->bytes >= kLargeSegment && block->bytes > 2 * bytes) return nullptr;
+  blocks->second.erase(best);
+  return block;
+}
+
+// Blocks freed on another stream are safe once that stream has nothing left to do.
+Block* Allocator::State::find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream) {
+  for (auto& [id, blocks] : bytes <= kSmall ? pool.free_small : pool.free_large) {
+    if (id == stream || blocks.empty()) continue;
+    const std::shared_ptr<Stream> other = streams[id].lock();
+    if (other != nullptr && device.table().stream_query(other->handle()) != UNIFY_OK) continue;
+    if (Block* block = find(pool, bytes, id)) {
+      // Neighbours follow the other stream still: only a whole segment may change sides.
+      if (block->previous == nullptr && block->next == nullptr) {
+        block->stream = stream;
+        return block;
+      }
+      pool.insert(block);
+    }
+  }
+  return nullptr;
+}
+
+Block* Allocator::State::grow(Pool& pool, size_t bytes, uint32_t stream, const std::shared_ptr<Pool>& keeps) {
+  size_t wanted = kSmallSegment;
+  if (bytes > kSmall) wanted = bytes < kOwnSegment ? kLargeSegment : round_up(bytes, kSmallSegment);
+  if (limit != 0 && statistics.reserved_bytes + wanted > limit) return nullptr;
+  unify_allocate_args args{};
+  args.struct_size = sizeof args;
+  args.kind = UNIFY_MEMORY_DEVICE;
+  args.bytes = wanted;
+  unify_address address = 0;
+  const unify_status status = device.table().memory_allocate(device.handle(), &args, &address);
+  if (status == UNIFY_OUT_OF_MEMORY) return nullptr;
+  check(device, nullptr, status, "allocating memory");
+  pool.segments.push_back({address, wanted, nullptr});
+  Segment& segment = pool.segments.back();
+  auto* block = new Block{};
+  block->segment = &segment;
+  block->pool = &pool;
+  block->address = address;
+  block->bytes = wanted;
+  block->stream = stream;
+  block->generation = device.generation();
+  block->keeps = keeps;
+  segment.first = block;
+  statistics.reserved_bytes += wanted;
+  statistics.reserved_bytes_peak = std::max(statistics.reserved_bytes_peak, statistics.reserved_bytes);
+  ++statistics.segments;
+  return block;
+}
+
+void Allocator::State::split(Pool& pool, Block* block, size_t bytes) {
+  const size_t rest = block->bytes - bytes;
+  if (rest < (bytes <= kSmall ? kGranule : kSplitRest)) return;
+  auto* tail = new Block{};
+  tail->segment = block->segment;
+  tail->pool = block->pool;
+  tail->address = block->address + bytes;
+  tail->bytes = rest;
+  tail->stream = block->stream;
+  tail->generation = block->generation;
+  tail->previous = block;
+  tail->next = block->next;
+  if (tail->next != nullptr) tail->next->previous = tail;
+  block->next = tail;
+  block->bytes = bytes;
+  pool.insert(tail);
+}
+
+Block* Allocator::State::merge(Pool& pool, Block* left, Block* right) {
+  left->bytes += right->bytes;
+  left->next = right->next;
+  if (left->next != nullptr) left->next->previous = left;
+  (void)pool;
+  delete right;
+  return left;
+}
+
+void Allocator::State::release(Block* block) {
+  Pool& pool = *block->pool;
+  block->is_free = true;
+  block->used_on.clear();
+  const auto joins = [&](const Block* other) {
+    return other != nullptr && other->is_free && other->waits_for.empty() && other->stream == block->stream;
+  };
+  if (joins(block->next)) {
+    pool.erase(block->next);
+    block = merge(pool, block, block->next);
+  }
+  if (joins(block->previous)) {
+    pool.erase(block->previous);
+    block = merge(pool, block->previous, block);
+  }
+  pool.insert(block);
+}
+
+// Frees what every stream has passed. With `wait`, waits for the streams.
+void Allocator::State::collect(bool wait) {
+  for (auto it = waiting.begin(); it != waiting.end();) {
+    Block* block = *it;
+    auto& events = block->waits_for;
+    while (!events.empty()) {
+      if (wait) device.table().event_synchronize(events.back());
+      if (device.table().event_query(events.back()) == UNIFY_NOT_READY) break;
+      device.table().event_destroy(events.back());
+      events.pop_back();
+    }
+    if (!events.empty()) {
+      ++it;
+      continue;
+    }
+    statistics.waiting_bytes -= block->bytes;
+    release(block);
+    it = waiting.erase(it);
+  }
+}
+
+void Allocator::State::free_unused(Pool& pool) {
+  // A free block may still be written by work in its stream: that has to be over before the memory goes.
+  bool is_synchronized = false;
+  for (auto it = pool.segments.begin(); it != pool.segments.end();) {
+    Block* block = it->first;
+    if (!block->is_free || !block->waits_for.empty() || block->next != nullptr) {
+      ++it;
+      continue;
+    }
+    if (!is_synchronized) device.table().device_synchronize(device.handle());
+    is_synchronized = true;
+    pool.erase(block);
+    device.table().memory_free(device.handle(), UNIFY_MEMORY_DEVICE, it->address);
+    statistics.reserved_bytes -= it->bytes;
+    --statistics.segments;
+    delete block;
+    it = pool.segments.erase(it);
+  }
+}
+
+void Allocator::State::throw_out_of_memory(size_t bytes, const Stream& stream) {
+  ++statistics.out_of_memory;
+  uint64_t free_bytes = 0;
+  uint64_t total_bytes = 0;
+  device.table().memory_info(device.handle(), &free_bytes, &total_bytes);
+  std::string text = device.name() + ", " + stream.name() + ": " + format_bytes(bytes) + " asked, " +
+                     format_bytes(free_bytes) + " free of " + format_bytes(total_bytes) + "; unify holds " +
+                     format_bytes(statistics.reserved_bytes) + ", " + format_bytes(statistics.allocated_bytes) +
+                     " of it in use; what was idle was returned already.";
+  if (limit != 0) text += " set_memory_limit allows " + format_bytes(limit) + ".";
+  Error error(ErrorKind::kOutOfMemory, text + " Free tensors, use smaller batches, or a smaller dtype.");
+  error.device = device.name();
+  error.stream = stream.name();
+  throw error;
+}
+
+Allocator::Allocator(Device& device) : state_(std::make_unique<State>(device)) {}
+
+Allocator::~Allocator() {
+  // Storages keep their device, and so us: nothing is in use any more.
+  state_->collect(true);
+  state_->free_unused(state_->common);
+}
+
+std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
+  State& state = *state_;
+  state.device.require_usable();
+  if (bytes == 0) return std::make_shared<Storage>(stream.device_ptr(), 0, 0, std::shared_ptr<void>());
+  if (bytes > SIZE_MAX / 2) state.throw_out_of_memory(bytes, stream);
+  const size_t rounded = round_up(bytes, std::max<size_t>(kGranule, state.device.info().alignment));
+  std::unique_lock<std::mutex> lock(state.mutex);
+  if (!state.waiting.empty()) state.collect(false);
+  std::shared_ptr<Pool> own;
+  if (!state.recording.empty()) {
+    const auto found = state.recording.find(stream.id());
+    if (found != state.recording.end()) own = found->second;
+  }
+  Pool& pool = own != nullptr ? *own : state.common;
+  Block* block = state.find(pool, rounded, stream.id());
+  if (block != nullptr) {
+    ++state.statistics.cache_hits;
+  } else {
+    state.streams[stream.id()] = stream.weak_from_this();
+    if (own == nullptr) block = state.find_of_dry_stream(pool, rounded, stream.id());
+    if (block == nullptr) block = state.grow(pool, rounded, stream.id(), own);
+    if (block == nullptr) {  // out of memory: give back what is idle, then wait for what is nearly
+      ++state.statistics.trims;
+      state.free_unused(state.common);
+      block = state.grow(pool, rounded, stream.id(), own);
+    }
+    if (block == nullptr) {
+      state.collect(true);
+      state.free_unused(state.common);
+      block = state.find(pool, rounded, stream.id());
+      if (block == nullptr) block = state.grow(pool, rounded, stream.id(), own);
+    }
+    if (block == nullptr) state.throw_out_of_memory(bytes, stream);
+  }
+  state.split(pool, block, rounded);
+  block->is_free = false;
+  block->requested = bytes;
+  block->keeps = own;
+  MemoryStatistics& statistics = state.statistics;
+  ++statistics.allocations;
+  statistics.allocated_bytes += block->bytes;
+  statistics.allocated_bytes_peak = std::max(statistics.allocated_bytes_peak, statistics.allocated_bytes);
+  lock.unlock();
+  return std::make_shared<Storage>(stream.device_ptr(), block);
+}
+
+void Allocator::give_back(Block* block) noexcept {
+  State& state = *state_;
+  std::shared_ptr<Pool> last;  // a graph's pool may go with its last block, outside the lock
+  const std::lock_guard<std::mutex> lock(state.mutex);
+  if (block->generation != state.device.generation()) {
+    delete block;
+    return;
+  }
+  last = std::move(block->keeps);
+  state.statistics.allocated_bytes -= block->bytes;
+  for (const std::shared_ptr<Stream>& other : block->used_on) {
+    unify_event event = nullptr;
+    unify_event_args args{};
+    args.struct_size = sizeof args;
+    const unify_backend& table = state.device.table();
+    const std::lock_guard<std::mutex> order(other->mutex());
+    if (table.stream_query(other->handle()) == UNIFY_OK) continue;
+    if (table.event_create(state.device.handle(), &args, &event) != UNIFY_OK ||
+        table.event_record(event, other->handle()) != UNIFY_OK) {
+      table.stream_synchronize(other->handle());  // cannot be marked: then be sure
+      continue;
+    }
+    block->waits_for.push_back(event);
+  }
+  if (block->waits_for.empty()) {
+    state.release(block);
+  } else {
+    block->used_on.clear();
+    state.statistics.waiting_bytes += block->bytes;
+    state.waiting.push_back(block);
+  }
+}
+
+// Never under a stream's mutex: give_back takes one under ours.
+void Allocator::note_use(Block* block, Stream& stream) {
+  if (block->stream == stream.id()) return;
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  const auto is_same = [&](const std::shared_ptr<Stream>& other) { return other.get() == &stream; };
+  if (std::any_of(block->used_on.begin(), block->used_on.end(), is_same)) return;
+  block->used_on.push_back(stream.shared_from_this());
+}
+
+bool Allocator::is_private(const Block* block) noexcept { return block->keeps != nullptr; }
+unify_address Allocator::address_of(const Block* block) noexcept { return block->address; }
+size_t Allocator::bytes_of(const Block* block) noexcept { return block->requested; }
+
+void Allocator::trim() {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->collect(false);
+  state_->free_unused(state_->common);
+}
+
+MemoryStatistics Allocator::statistics() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->statistics;
+}
+
+void Allocator::reset_peaks() {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->statistics.allocated_bytes_peak = state_->statistics.allocated_bytes;
+  state_->statistics.reserved_bytes_peak = state_->statistics.reserved_bytes;
+}
+
+std::vector<SegmentSnapshot> Allocator::snapshot() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  std::vector<SegmentSnapshot> result;
+  for (const Segment& segment : state_->common.segments) {
+    SegmentSnapshot copy{segment.address, segment.bytes, {}};
+    for (const Block* block = segment.first; block != nullptr; block = block->next) {
+      const char* state = block->is_free ? "free" : block->waits_for.empty() ? "allocated" : "waiting";
+      copy.blocks.push_back({block->address, block->bytes, block->requested, state, block->stream});
+    }
+    result.push_back(std::move(copy));
+  }
+  return result;
+}
+
+void Allocator::set_limit(uint64_t bytes) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->limit = bytes;
+}
+
+std::shared_ptr<void> Allocator::begin_private_pool(Stream& stream) {
+  auto device = stream.device_ptr();
+  State* state = state_.get();
+  std::shared_ptr<Pool> pool(new Pool, [device, state](Pool* gone) { state->destroy_pool(gone); });
+  pool->is_private = true;
+  const std::lock_guard<std::mutex> lock(state->mutex);
+  state->recording[stream.id()] = pool;
+  return pool;
+}
+
+void Allocator::State::destroy_pool(Pool* pool) {
+  free_unused(*pool);
+  for (Segment& segment : pool->segments) {
+    for (Block* block = segment.first; block != nullptr;) delete std::exchange(block, block->next);
+  }
+  delete pool;
+}
+
+void Allocator::end_private_pool(Stream& stream) {
+  std::shared_ptr<Pool> last;
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  const auto found = state_->recording.find(stream.id());
+  if (found == state_->recording.end()) return;
+  last = std::move(found->second);
+  state_->recording.erase(found);
+}
+
+void Allocator::retire(Stream& stream) noexcept {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  if (state_->streams.erase(stream.id()) == 0) return;
+  state_->device.table().stream_synchronize(stream.handle());
+  for (Pool::Free* free : {&state_->common.free_small, &state_->common.free_large}) free->erase(stream.id());
+  for (Segment& segment : state_->common.segments) {
+    for (Block* block = segment.first; block != nullptr; block = block->next) {
+      if (block->stream != stream.id()) continue;
+      block->stream = 0;
+      if (block->is_free) state_->common.insert(block);
+    }
+  }
+}
+
+void Allocator::forget() noexcept {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  State& state = *state_;
+  for (Segment& segment : state.common.segments) {
+    for (Block* block = segment.first; block != nullptr;) {
+      Block* next = block->next;
+      if (block->is_free || !block->waits_for.empty()) delete block;  // the others go with their storages
+      block = next;
+    }
+  }
+  state.common = Pool{};
+  state.waiting.clear();
+  state.recording.clear();
+  state.streams.clear();
+  state.statistics = MemoryStatistics{};
+}
+
+Storage::Storage(std::shared_ptr<Device> device, unify_address address, size_t bytes, std::shared_ptr<void> owner)
+    : device_(std::move(device)), address_(address), bytes_(bytes), owner_(std::move(owner)) {}
+
+Storage::Storage(std::shared_ptr<Device> device, Block* block)
+    : device_(std::move(device)),
+      address_(Allocator::address_of(block)),
+      bytes_(Allocator::bytes_of(block)),
+      block_(block) {}
+
+Storage::~Storage() {
+  if (block_ != nullptr) device_->allocator().give_back(block_);
+}
+
+void Storage::used_on(Stream& stream) {
+  if (block_ != nullptr) {
+    device_->allocator().note_use(block_, stream);
+  } else if (owner_ != nullptr) {
+    stream.keep_alive(owner_);
+  }
+}
+
+bool Storage::is_private() const noexcept { return block_ != nullptr && Allocator::is_private(block_); }
+
+}  // namespace unify

@@ -1,0 +1,149 @@
+#include "device.h"
+
+#include <mutex>
+#include <unordered_map>
+
+#include "allocator.h"
+#include "error.h"
+#include "event.h"
+#include "launch.h"
+#include "registry.h"
+#include "stream.h"
+
+namespace unify {
+
+struct Device::Private {
+  std::mutex mutex;   // of what follows
+  std::string cause;  // of the fault or loss
+};
+
+namespace {
+
+// Which stream each thread set, by device. Few devices: a linear search is the fastest map.
+struct Current {
+  const Device* device;
+  std::shared_ptr<Stream> stream;
+};
+thread_local std::vector<Current> current_streams;
+
+}  // namespace
+
+Device::Device(const Backend& backend, uint32_t index, const std::string& options)
+    : backend_(backend), table_(backend.table), private_(std::make_unique<Private>()) {
+  name_ = backend.device_count > 1 || backend.name != "cpu" ? backend.name + ":" + std::to_string(index) : backend.name;
+  operations_ = std::make_unique<OperationRing>();
+  unify_device_open_args args{};
+  args.struct_size = sizeof args;
+  args.index = index;
+  args.options = options.empty() ? nullptr : options.c_str();
+  unify_status status = table_->device_open(&args, &handle_);
+  if (status != UNIFY_OK) throw_status(*this, nullptr, status, "opening the device");
+  info_.struct_size = sizeof info_;
+  status = table_->device_info(handle_, &info_);
+  if (status != UNIFY_OK) {
+    table_->device_close(handle_);
+    throw_status(*this, nullptr, status, "asking for its properties");
+  }
+  events_ = std::make_unique<EventPool>(*this);
+  allocator_ = std::make_unique<Allocator>(*this);
+}
+
+Device::~Device() {
+  default_stream_.reset();
+  allocator_.reset();
+  events_.reset();
+  table_->device_close(handle_);
+}
+
+std::vector<std::pair<std::string, std::string>> Device::capabilities() const {
+  const unify_backend& t = *table_;
+  const auto native_or = [](bool is_native, const char* otherwise) { return is_native ? "native" : otherwise; };
+  return {
+      {"pinned_memory", native_or(!is_host_visible(), "emulated")},
+      {"virtual_memory", native_or(t.virtual_reserve != nullptr, "absent")},
+      {"graphs", native_or(t.capture_begin != nullptr, "emulated")},
+      {"host_calls", native_or(t.host_call != nullptr, "emulated")},
+      {"peer_access", native_or(t.peer_access != nullptr, "absent")},
+      {"ipc", native_or(t.ipc_export != nullptr, "absent")},
+      {"reset", native_or(t.device_reset != nullptr, "absent")},
+      {"health", native_or(t.device_status != nullptr, "absent")},
+      {"options", native_or(t.device_set_option != nullptr, "absent")},
+      {"priorities", native_or(info_.priority_least != info_.priority_greatest, "absent")},
+      {"timing", "native"},
+  };
+}
+
+const std::shared_ptr<Stream>& Device::default_stream() {
+  const std::lock_guard<std::mutex> lock(private_->mutex);
+  if (default_stream_ == nullptr) default_stream_ = Stream::create(shared_from_this(), 0, nullptr, true);
+  return default_stream_;
+}
+
+const std::shared_ptr<Stream>& Device::current_stream() {
+  for (const Current& entry : current_streams) {
+    if (entry.device == this && entry.stream != nullptr) return entry.stream;
+  }
+  return default_stream();
+}
+
+std::shared_ptr<Stream> Device::set_current_stream(std::shared_ptr<Stream> stream) {
+  for (Current& entry : current_streams) {
+    if (entry.device != this) continue;
+    std::swap(entry.stream, stream);
+    return stream;
+  }
+  current_streams.push_back({this, std::move(stream)});
+  return nullptr;
+}
+
+void Device::synchronize() {
+  require_usable();
+  check(*this, nullptr, table_->device_synchronize(handle_), "waiting for the device");
+}
+
+void Device::set_option(const std::string& key, const std::string& value) {
+  if (table_->device_set_option == nullptr) {
+    throw Error(ErrorKind::kUnsupported, name_ + ": this backend has no options to set.");
+  }
+  check(*this, nullptr, table_->device_set_option(handle_, key.c_str(), value.c_str()), "setting an option");
+}
+
+void Device::poison(unify_device_state state, const std::string& cause) {
+  const std::lock_guard<std::mutex> lock(private_->mutex);
+  private_->cause = cause;
+  state_.store(state, std::memory_order_release);
+}
+
+void Device::throw_unusable() const {
+  const std::lock_guard<std::mutex> lock(private_->mutex);
+  const bool is_gone = state() == UNIFY_DEVICE_GONE;
+  Error error(is_gone ? ErrorKind::kDeviceLost : ErrorKind::kKernelFault,
+              name_ + (is_gone ? " is lost since " : " is unusable since ") + private_->cause + ". " +
+                  (table_->device_reset != nullptr ? "device.reset() brings it back without its memory."
+                                                   : "Use another device, or start the process again."));
+  error.device = name_;
+  error.kernel = private_->cause;
+  throw error;
+}
+
+void Device::reset() {
+  if (table_->device_reset == nullptr) {
+    throw Error(ErrorKind::kUnsupported, name_ + ": this backend cannot reset a device.");
+  }
+  // First: whoever holds a handle of the old generation must not use it while it goes away.
+  generation_.fetch_add(1, std::memory_order_acq_rel);
+  {
+    const std::lock_guard<std::mutex> lock(private_->mutex);
+    default_stream_.reset();
+  }
+  allocator_->forget();
+  events_->forget();
+  const unify_status status = table_->device_reset(handle_);
+  if (status != UNIFY_OK) {
+    poison(UNIFY_DEVICE_GONE, "a reset that failed");
+    throw_status(*this, nullptr, status, "reset");
+  }
+  state_.store(UNIFY_DEVICE_HEALTHY, std::memory_order_release);
+}
+
+}  // namespace unify

@@ -1,0 +1,149 @@
+#include "launch.h"
+
+#include <mutex>
+#include <set>
+
+#include "allocator.h"
+#include "device.h"
+#include "error.h"
+#include "graph.h"
+#include "module.h"
+#include "stream.h"
+#include "trace.h"
+
+namespace unify {
+namespace {
+
+std::string text_of(const Grid& grid) {
+  return std::to_string(grid[0]) + "×" + std::to_string(grid[1]) + "×" + std::to_string(grid[2]);
+}
+
+[[noreturn]] void throw_bad_launch(const Device& device, const Function& function, const std::string& why) {
+  Error error(ErrorKind::kInvalidArgument, device.name() + ": kernel " + function.label + ": " + why);
+  error.device = device.name();
+  error.kernel = function.label;
+  throw error;
+}
+
+void check_sizes(const Device& device, const Function& function, const Grid& grid, size_t args_bytes) {
+  const unify_device_info& info = device.info();
+  for (size_t axis = 0; axis < grid.size(); ++axis) {
+    if (grid[axis] > info.max_grid[axis]) {
+      const Grid most = {info.max_grid[0], info.max_grid[1], info.max_grid[2]};
+      throw_bad_launch(device, function, "grid " + text_of(grid) + " exceeds the device's " + text_of(most) + ".");
+    }
+  }
+  if (args_bytes != function.args_bytes) {
+    throw_bad_launch(device, function, std::to_string(args_bytes) + " bytes of arguments given, " +
+                                           std::to_string(function.args_bytes) + " needed.");
+  }
+}
+
+std::string text_of(const Operation& operation) {
+  const std::string stream = ", stream " + std::to_string(operation.stream);
+  switch (operation.kind) {
+    case Operation::Kind::kLaunch:
+      return std::string("kernel ") + operation.label + ", grid " + text_of(operation.grid) + stream;
+    case Operation::Kind::kCopy:
+      return "copy of " + format_bytes(operation.bytes) + stream;
+    case Operation::Kind::kFill:
+      return "fill of " + format_bytes(operation.bytes) + stream;
+    case Operation::Kind::kRecord:
+      return "event record" + stream;
+    case Operation::Kind::kWait:
+      return "wait for an event" + stream;
+    case Operation::Kind::kHostCall:
+      return "host call" + stream;
+    case Operation::Kind::kGraph:
+      return "graph" + stream;
+  }
+  return {};
+}
+
+}  // namespace
+
+void launch(Stream& stream, const std::shared_ptr<Function>& function, const Grid& grid, const void* args,
+            size_t args_bytes, Storage* const* touched, size_t touched_count, std::shared_ptr<void>* foreign,
+            size_t foreign_count) {
+  Device& device = stream.device();
+  device.require_usable();
+  check_sizes(device, *function, grid, args_bytes);
+  if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0) return;
+  if (&function->module->device() != &device) {
+    throw_bad_launch(device, *function, "it was loaded on " + function->module->device().name() + ".");
+  }
+  for (size_t i = 0; i < touched_count; ++i) touched[i]->used_on(stream);
+  unify_launch_args launch_args{};
+  launch_args.struct_size = sizeof launch_args;
+  for (size_t axis = 0; axis < grid.size(); ++axis) launch_args.grid[axis] = grid[axis];
+  launch_args.threads = function->threads;
+  launch_args.shared_bytes = function->shared_bytes;
+  launch_args.args = args;
+  launch_args.args_bytes = args_bytes;
+  launch_args.operation = device.operations().next_number();
+  device.operations().push(
+      {launch_args.operation, Operation::Kind::kLaunch, stream.id(), function->label, grid, 0});
+
+  const std::lock_guard<std::mutex> lock(stream.mutex());
+  if (stream.recording() != nullptr) {
+    record_launch(*stream.recording(), stream, function, launch_args, touched, touched_count, foreign, foreign_count);
+    return;
+  }
+  const TraceScope span(stream, function->label);
+  const unify_status status = device.table().launch(stream.handle(), function->handle, &launch_args);
+  if (status != UNIFY_OK) throw_status(device, &stream, status, std::string("launch of ") + function->label);
+  for (size_t i = 0; i < foreign_count; ++i) {
+    if (foreign[i] != nullptr) stream.keep_alive(std::move(foreign[i]));
+  }
+}
+
+void OperationRing::push(const Operation& operation) noexcept {
+  Entry& entry = ring_[operation.number % kSize];
+  entry.number.store(0, std::memory_order_release);
+  entry.place.store(uint64_t{operation.stream} << 8 | static_cast<uint64_t>(operation.kind), std::memory_order_relaxed);
+  entry.label.store(operation.label, std::memory_order_relaxed);
+  entry.columns_and_rows.store(uint64_t{operation.grid[1]} << 32 | operation.grid[0], std::memory_order_relaxed);
+  entry.layers.store(operation.grid[2], std::memory_order_relaxed);
+  entry.bytes.store(operation.bytes, std::memory_order_relaxed);
+  entry.number.store(operation.number, std::memory_order_release);
+}
+
+bool OperationRing::read(uint64_t number, Operation& out) const noexcept {
+  const Entry& entry = ring_[number % kSize];
+  if (entry.number.load(std::memory_order_acquire) != number) return false;
+  const uint64_t place = entry.place.load(std::memory_order_relaxed);
+  const uint64_t columns_and_rows = entry.columns_and_rows.load(std::memory_order_relaxed);
+  out.number = number;
+  out.kind = static_cast<Operation::Kind>(place & 0xff);
+  out.stream = static_cast<uint32_t>(place >> 8);
+  out.label = entry.label.load(std::memory_order_relaxed);
+  out.grid = {static_cast<uint32_t>(columns_and_rows), static_cast<uint32_t>(columns_and_rows >> 32),
+              static_cast<uint32_t>(entry.layers.load(std::memory_order_relaxed))};
+  out.bytes = entry.bytes.load(std::memory_order_relaxed);
+  return entry.number.load(std::memory_order_acquire) == number;
+}
+
+std::string OperationRing::describe(uint64_t number) const {
+  Operation operation;
+  return number != 0 && read(number, operation) ? text_of(operation) : std::string();
+}
+
+std::vector<std::string> OperationRing::recent(size_t count) const {
+  const uint64_t last = counter_.load(std::memory_order_relaxed);
+  const uint64_t first = last > count ? last - count + 1 : 1;
+  std::vector<std::string> lines;
+  for (uint64_t number = first; number <= last; ++number) {
+    std::string line = describe(number);
+    if (!line.empty()) lines.push_back("#" + std::to_string(number) + " " + line);
+  }
+  return lines;
+}
+
+const char* intern(const std::string& text) {
+  static std::mutex mutex;
+  static auto* texts = new std::set<std::string>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  return texts->insert(text).first->c_str();
+}
+
+}  // namespace unify

@@ -1,0 +1,144 @@
+#include "memory.h"
+
+#include <algorithm>
+#include <mutex>
+#include <new>
+
+#include "device.h"
+#include "error.h"
+#include "graph.h"
+#include "launch.h"
+#include "stream.h"
+#include "trace.h"
+
+namespace unify {
+namespace {
+
+void copy_directly(Stream& stream, Place dst, Place src, size_t bytes) {
+  Device& device = stream.device();
+  unify_copy_args args{};
+  args.struct_size = sizeof args;
+  args.dst = dst.address;
+  args.src = src.address;
+  args.dst_device = dst.device == nullptr ? nullptr : dst.device->handle();
+  args.src_device = src.device == nullptr ? nullptr : src.device->handle();
+  args.bytes = bytes;
+  args.operation = device.operations().next_number();
+  device.operations().push({args.operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, bytes});
+  const std::lock_guard<std::mutex> lock(stream.mutex());
+  if (stream.recording() != nullptr) {
+    record_copy(*stream.recording(), stream, args);
+    return;
+  }
+  const TraceScope span(stream, "copy");
+  const unify_status status = device.table().copy(stream.handle(), &args);
+  if (status != UNIFY_OK) throw_status(device, &stream, status, "copy of " + format_bytes(bytes));
+}
+
+bool can_reach(Device& device, Device& peer) {
+  if (&device == &peer || peer.is_host_visible()) return true;
+  if (&device.backend() != &peer.backend() || device.table().peer_access == nullptr) return false;
+  uint32_t can = 0;
+  return device.table().peer_access(device.handle(), peer.handle(), 1, &can) == UNIFY_OK && can != 0;
+}
+
+// A host-visible device's memory is the host's for every other backend.
+Place seen_from(const Device& device, Place place) {
+  const bool is_host = place.device != nullptr && place.device != &device && place.device->is_host_visible() &&
+                       &place.device->backend() != &device.backend();
+  return is_host ? Place{nullptr, place.address} : place;
+}
+
+}  // namespace
+
+void copy(Stream& stream, Place dst, Place src, size_t bytes) {
+  if (bytes == 0) return;
+  Device& device = stream.device();
+  device.require_usable();
+  dst = seen_from(device, dst);
+  src = seen_from(device, src);
+  const bool is_reachable = (dst.device == nullptr || can_reach(device, *dst.device)) &&
+                            (src.device == nullptr || can_reach(device, *src.device));
+  if (is_reachable) {
+    copy_directly(stream, dst, src, bytes);
+    return;
+  }
+  // Two devices with no way between them: through the host. The source's part is waited for, since its stream is
+  // another one.
+  const bool is_incoming = src.device != nullptr && src.device != &device;
+  Device& other = is_incoming ? *src.device : *dst.device;
+  const std::shared_ptr<Storage> staging = allocate_pinned(stream.device_ptr(), bytes);
+  const Place host{nullptr, staging->address()};
+  Stream& other_stream = *other.current_stream();
+  if (is_incoming) {
+    copy_directly(other_stream, host, src, bytes);
+    other_stream.synchronize();
+    copy_directly(stream, dst, host, bytes);
+  } else {
+    copy_directly(stream, host, src, bytes);
+    stream.synchronize();
+    copy_directly(other_stream, dst, host, bytes);
+  }
+  (is_incoming ? stream : other_stream).keep_alive(staging);
+}
+
+void fill(Stream& stream, Place dst, uint64_t value, uint32_t value_bytes, size_t count) {
+  if (count == 0) return;
+  Device& device = stream.device();
+  device.require_usable();
+  unify_fill_args args{};
+  args.struct_size = sizeof args;
+  args.dst = dst.address;
+  args.value = static_cast<uint32_t>(value);
+  args.value_bytes = value_bytes;
+  args.count = count;
+  const bool is_narrow_pair = value_bytes == 8 && static_cast<uint32_t>(value >> 32) == static_cast<uint32_t>(value);
+  if (is_narrow_pair) {
+    args.value_bytes = 4;
+    args.count = count * 2;
+  }
+  if (args.value_bytes != 8) {
+    args.operation = device.operations().next_number();
+    device.operations().push(
+        {args.operation, Operation::Kind::kFill, stream.id(), nullptr, {}, count * value_bytes});
+    const std::lock_guard<std::mutex> lock(stream.mutex());
+    if (stream.recording() != nullptr) {
+      record_fill(*stream.recording(), stream, args);
+      return;
+    }
+    const TraceScope span(stream, "fill");
+    const unify_status status = device.table().fill(stream.handle(), &args);
+    if (status == UNIFY_OK) return;
+    if (status != UNIFY_UNSUPPORTED) throw_status(device, &stream, status, "fill");
+  }
+  // The backend repeats no value of this width: a filled host buffer is copied.
+  const size_t bytes = count * value_bytes;
+  const std::shared_ptr<Storage> staging = allocate_pinned(stream.device_ptr(), bytes);
+  auto* out = reinterpret_cast<unsigned char*>(static_cast<uintptr_t>(staging->address()));
+  for (size_t i = 0; i < bytes; ++i) out[i] = static_cast<unsigned char>(value >> (8 * (i % value_bytes)));
+  copy(stream, dst, {nullptr, staging->address()}, bytes);
+  stream.keep_alive(staging);
+}
+
+std::shared_ptr<Storage> allocate_pinned(const std::shared_ptr<Device>& device, size_t bytes) {
+  const unify_backend& table = device->table();
+  unify_allocate_args args{};
+  args.struct_size = sizeof args;
+  args.kind = UNIFY_MEMORY_PINNED;
+  args.bytes = std::max<size_t>(bytes, 1);
+  unify_address address = 0;
+  const unify_status status = table.memory_allocate(device->handle(), &args, &address);
+  if (status == UNIFY_OK) {
+    std::shared_ptr<void> owner(nullptr, [device, address](void*) {
+      device->table().memory_free(device->handle(), UNIFY_MEMORY_PINNED, address);
+    });
+    return std::make_shared<Storage>(device, address, bytes, std::move(owner));
+  }
+  if (status != UNIFY_UNSUPPORTED) throw_status(*device, nullptr, status, "allocating pinned " + format_bytes(bytes));
+  std::shared_ptr<void> memory(::operator new(args.bytes, std::align_val_t{64}),
+                               [](void* p) { ::operator delete(p, std::align_val_t{64}); });
+  const auto plain = static_cast<unify_address>(reinterpret_cast<uintptr_t>(memory.get()));
+  return std::make_shared<Storage>(device, plain, bytes, std::move(memory));
+}
+
+}  // namespace unify

@@ -1,0 +1,222 @@
+#include "registry.h"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <mutex>
+
+#include "device.h"
+#include "error.h"
+
+extern "C" const unify_backend* unify_host_backend_get(unify_backend_get_args* args);
+
+namespace unify {
+namespace {
+
+// The functions without which nothing works, by name and place in the table.
+struct Required {
+  const char* name;
+  size_t offset;
+};
+#define REQUIRED(name) Required{#name, offsetof(unify_backend, name)}
+constexpr Required kRequired[] = {
+    REQUIRED(device_count),      REQUIRED(device_open),        REQUIRED(device_close),  REQUIRED(device_info),
+    REQUIRED(device_synchronize), REQUIRED(memory_allocate),   REQUIRED(memory_free),   REQUIRED(memory_info),
+    REQUIRED(copy),              REQUIRED(fill),               REQUIRED(stream_create), REQUIRED(stream_destroy),
+    REQUIRED(stream_synchronize), REQUIRED(stream_query),      REQUIRED(stream_wait_event), REQUIRED(event_create),
+    REQUIRED(event_destroy),     REQUIRED(event_record),       REQUIRED(event_synchronize), REQUIRED(event_query),
+    REQUIRED(event_elapsed),     REQUIRED(module_load),        REQUIRED(module_unload), REQUIRED(function_get),
+    REQUIRED(launch),            REQUIRED(last_error),
+};
+#undef REQUIRED
+
+using Get = unify_backend_get_function;
+
+// Asks for the table and checks it. A table of an older minor version is shorter: what it lacks is null.
+std::string open_table(Get get, const std::string& vendor_library, unify_backend& out) {
+  unify_backend_get_args args{};
+  args.struct_size = sizeof args;
+  args.abi_major = UNIFY_ABI_MAJOR;
+  args.abi_minor = UNIFY_ABI_MINOR;
+  args.library = vendor_library.empty() ? nullptr : vendor_library.c_str();
+  const unify_backend* table = get(&args);
+  if (table == nullptr) return args.why != nullptr ? args.why : "it gave no reason";
+  constexpr size_t kHead = offsetof(unify_backend, device_count);
+  if (table->struct_size < kHead) return "its table is cut off: " + std::to_string(table->struct_size) + " bytes";
+  if (table->abi_major != UNIFY_ABI_MAJOR) {
+    return "it was made for version " + std::to_string(table->abi_major) + " of the backend interface, this is version " +
+           std::to_string(UNIFY_ABI_MAJOR) + ". Build it again with this unify's header.";
+  }
+  out = unify_backend{};
+  std::memcpy(&out, table, std::min(table->struct_size, sizeof out));
+  if (out.name == nullptr || *out.name == 0) return "it has no name";
+  for (const Required& function : kRequired) {
+    void* pointer = nullptr;
+    std::memcpy(&pointer, reinterpret_cast<const char*>(&out) + function.offset, sizeof pointer);
+    if (pointer == nullptr) return std::string("it lacks the required function ") + function.name;
+  }
+  return {};
+}
+
+// Letters to change to make one word of the other; for "did you mean".
+size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t above = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      diagonal = above;
+    }
+  }
+  return row[b.size()];
+}
+
+}  // namespace
+
+struct Registry::State {
+  std::mutex mutex;
+  std::deque<Backend> backends;       // addresses stay
+  std::deque<unify_backend> tables;   // likewise
+  std::map<std::string, std::string> options;
+  std::map<std::string, std::shared_ptr<Device>> devices;
+  std::vector<std::string> layers;
+
+  const Backend& add(Backend backend, const std::string& expected_name, const std::string& why,
+                     const unify_backend& table);
+};
+
+const Backend& Registry::State::add(Backend backend, const std::string& expected_name, const std::string& why,
+                                    const unify_backend& table) {
+  backend.why = why;
+  if (why.empty()) {
+    const std::string name = table.name;
+    const auto is_taken = [&](const Backend& other) { return other.name == name && other.table != nullptr; };
+    if (!expected_name.empty() && name != expected_name) {
+      backend.why = "it calls itself '" + name + "', not '" + expected_name + "'";
+    } else if (std::any_of(backends.begin(), backends.end(), is_taken)) {
+      backend.why = "there is a backend '" + name + "' already";
+    } else {
+      backend.name = name;
+      tables.push_back(table);
+      backend.table = &tables.back();
+      if (table.device_count(&backend.device_count) != UNIFY_OK) {
+        backend.table = nullptr;
+        backend.device_count = 0;
+        backend.why = "counting its devices failed";
+      }
+    }
+  }
+  backends.push_back(std::move(backend));
+  return backends.back();
+}
+
+Registry::Registry() : state_(std::make_unique<State>()) { add_builtin("cpu", unify_host_backend_get); }
+
+Registry& Registry::instance() {
+  static auto* registry = new Registry;  // never destroyed: devices may be used until the last moment
+  return *registry;
+}
+
+void Registry::add_builtin(const std::string& name, Get get, const std::string& vendor_library) {
+  unify_backend table{};
+  const std::string why = open_table(get, vendor_library, table);
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  Backend backend;
+  backend.name = name;
+  backend.library = "built in";
+  state_->add(std::move(backend), name, why, table);
+}
+
+const Backend& Registry::add_library(const std::string& path, const std::string& expected_name) {
+  Backend backend;
+  backend.name = expected_name;
+  backend.library = path;
+  unify_backend table{};
+  std::string why;
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
+    const char* reason = dlerror();
+    why = reason != nullptr ? reason : "it cannot be opened";
+  } else if (void* symbol = dlsym(library, "unify_backend_get"); symbol == nullptr) {
+    why = "it does not export unify_backend_get: not a backend of unify";
+  } else {
+    why = open_table(reinterpret_cast<Get>(symbol), {}, table);
+  }
+  if (backend.name.empty()) backend.name = path.substr(path.rfind('/') + 1);
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->add(std::move(backend), expected_name, why, table);
+}
+
+void Registry::set_layers(const std::vector<std::string>& layers) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->layers = layers;
+}
+
+std::vector<const Backend*> Registry::backends() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  std::vector<const Backend*> result;
+  for (const Backend& backend : state_->backends) result.push_back(&backend);
+  return result;
+}
+
+std::vector<std::string> Registry::device_names() const {
+  std::vector<std::string> names;
+  for (const Backend* backend : backends()) {
+    if (backend->table == nullptr) continue;
+    for (uint32_t index = 0; index < backend->device_count; ++index) {
+      names.push_back(backend->name == "cpu" ? "cpu" : backend->name + ":" + std::to_string(index));
+    }
+  }
+  return names;
+}
+
+void Registry::set_open_options(const std::string& backend, const std::string& options) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->options[backend] = options;
+}
+
+namespace {
+
+[[noreturn]] void throw_unknown(const std::string& name, const std::vector<std::string>& known) {
+  std::string text = "no device '" + name + "'.";
+  for (const std::string& other : known) {
+    if (edit_distance(name, other) <= 2) text += " Did you mean '" + other + "'?";
+  }
+  text += " Devices here:";
+  for (const std::string& other : known) text += " " + other;
+  throw Error(ErrorKind::kNotFound, text + ". `unify info` says why others are absent.");
+}
+
+}  // namespace
+
+std::shared_ptr<Device> Registry::device(const std::string& name) {
+  const size_t colon = name.find(':');
+  const std::string kind = name.substr(0, colon);
+  const std::string digits = colon == std::string::npos ? "0" : name.substr(colon + 1);
+  const bool is_number = !digits.empty() && digits.size() < 6 &&
+                         std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
+  const std::vector<std::string> known = device_names();
+  std::lock_guard<std::mutex> lock(state_->mutex);
+  const Backend* found = nullptr;
+  for (const Backend& backend : state_->backends) {
+    if (backend.name == kind && (found == nullptr || backend.table != nullptr)) found = &backend;
+  }
+  if (found == nullptr || !is_number) throw_unknown(name, known);
+  if (found->table == nullptr) {
+    throw Error(ErrorKind::kUnsupported, "device '" + name + "': the backend '" + kind + "' (" + found->library +
+                                             ") cannot be used: " + found->why);
+  }
+  const auto index = static_cast<uint32_t>(std::stoul(digits));
+  if (index >= found->device_count) throw_unknown(name, known);
+  std::shared_ptr<Device>& device = state_->devices[kind + ":" + std::to_string(index)];
+  if (device == nullptr) device = std::make_shared<Device>(*found, index, state_->options[kind]);
+  return device;
+}
+
+}  // namespace unify

@@ -1,0 +1,299 @@
+#include "tensor.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <limits>
+
+#include "device.h"
+#include "error.h"
+#include "memory.h"
+#include "stream.h"
+
+namespace unify {
+namespace {
+
+std::string text_of(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+std::string shape_of(const Tensor& tensor) {
+  return text_of(std::vector<int64_t>(tensor.shape.begin(), tensor.shape.begin() + tensor.ndim));
+}
+
+void set_shape(Tensor& tensor, const std::vector<int64_t>& shape) {
+  if (shape.size() > kMaxDims) {
+    throw Error(ErrorKind::kShape, "at most " + std::to_string(kMaxDims) + " axes; " + text_of(shape) + " has " +
+                                       std::to_string(shape.size()) + ".");
+  }
+  tensor.ndim = static_cast<int>(shape.size());
+  std::copy(shape.begin(), shape.end(), tensor.shape.begin());
+}
+
+void set_contiguous_strides(Tensor& tensor) {
+  int64_t stride = 1;
+  for (int axis = tensor.ndim - 1; axis >= 0; --axis) {
+    const auto i = static_cast<size_t>(axis);
+    tensor.strides[i] = stride;
+    stride *= std::max<int64_t>(tensor.shape[i], 1);
+  }
+}
+
+// A loop nest over two tensors of one shape, with the axes that run together folded into one.
+struct Nest {
+  int ndim = 0;
+  std::array<int64_t, kMaxDims> shape{};
+  std::array<int64_t, kMaxDims> dst{};  // strides in elements
+  std::array<int64_t, kMaxDims> src{};
+};
+
+Nest folded(const Tensor& dst, const Tensor& src) {
+  Nest nest;
+  for (size_t i = 0; i < static_cast<size_t>(dst.ndim); ++i) {
+    if (dst.shape[i] == 1) continue;
+    const auto last = static_cast<size_t>(nest.ndim) - 1;
+    if (nest.ndim > 0 && nest.dst[last] == dst.strides[i] * dst.shape[i] &&
+        nest.src[last] == src.strides[i] * dst.shape[i]) {
+      nest.shape[last] *= dst.shape[i];
+      nest.dst[last] = dst.strides[i];
+      nest.src[last] = src.strides[i];
+    } else {
+      const auto next = static_cast<size_t>(nest.ndim++);
+      nest.shape[next] = dst.shape[i];
+      nest.dst[next] = dst.strides[i];
+      nest.src[next] = src.strides[i];
+    }
+  }
+  if (nest.ndim == 0) {
+    nest.ndim = 1;
+    nest.shape[0] = nest.dst[0] = nest.src[0] = 1;
+  }
+  return nest;
+}
+
+void copy_nest(const Nest& nest, int axis, DType to, unsigned char* dst, DType from, const unsigned char* src) {
+  const auto i = static_cast<size_t>(axis);
+  const int64_t to_size = itemsize(to);
+  const int64_t from_size = itemsize(from);
+  if (axis + 1 < nest.ndim) {
+    for (int64_t n = 0; n < nest.shape[i]; ++n) {
+      copy_nest(nest, axis + 1, to, dst + n * nest.dst[i] * to_size, from, src + n * nest.src[i] * from_size);
+    }
+    return;
+  }
+  if (to == from && nest.dst[i] == 1 && nest.src[i] == 1) {
+    std::memmove(dst, src, static_cast<size_t>(nest.shape[i] * to_size));
+  } else {
+    convert(to, dst, nest.dst[i], from, src, nest.src[i], static_cast<size_t>(nest.shape[i]));
+  }
+}
+
+unsigned char* host_pointer(const Tensor& tensor) {
+  return reinterpret_cast<unsigned char*>(static_cast<uintptr_t>(tensor.address()));
+}
+
+// Copies on the host what the host can see, in the order of the stream.
+void copy_on_host(Stream& stream, const Tensor& dst, const Tensor& src) {
+  const auto work = [dst, src] {
+    copy_nest(folded(dst, src), 0, dst.dtype, host_pointer(dst), src.dtype, host_pointer(src));
+  };
+  if (stream.recording() == nullptr && stream.id() == 0 && stream.query()) {
+    work();  // nothing to wait for
+  } else {
+    stream.host_call(work);
+  }
+}
+
+Tensor broadcast(const Tensor& src, const Tensor& dst) {
+  Tensor wide = src;
+  wide.ndim = dst.ndim;
+  wide.shape = dst.shape;
+  for (int axis = 0; axis < dst.ndim; ++axis) {
+    const auto to = static_cast<size_t>(axis);
+    const int from = axis - (dst.ndim - src.ndim);
+    const int64_t extent = from < 0 ? 1 : src.shape[static_cast<size_t>(from)];
+    wide.strides[to] = extent == 1 ? 0 : src.strides[static_cast<size_t>(from)];
+    if (extent != 1 && extent != dst.shape[to]) {
+      throw Error(ErrorKind::kShape, "an array of shape " + shape_of(src) + " does not broadcast to " + shape_of(dst) + ".");
+    }
+  }
+  for (int axis = 0; axis < src.ndim - dst.ndim; ++axis) {
+    if (src.shape[static_cast<size_t>(axis)] != 1) {
+      throw Error(ErrorKind::kShape, "an array of shape " + shape_of(src) + " does not broadcast to " + shape_of(dst) + ".");
+    }
+  }
+  return wide;
+}
+
+Tensor host_staging(Stream& stream, const Tensor& like, DType dtype) {
+  Tensor staging = like;
+  staging.dtype = dtype;
+  staging.offset_bytes = 0;
+  set_contiguous_strides(staging);
+  staging.storage = allocate_pinned(stream.device_ptr(), staging.bytes());
+  return staging;
+}
+
+// Between memory that the host cannot see: contiguous bytes are copied, the rest is done on a host copy.
+void copy_through_host(Stream& stream, const Tensor& dst, const Tensor& src) {
+  const auto place = [](const Tensor& tensor) { return Place{&tensor.device(), tensor.address()}; };
+  Tensor values = src;
+  if (!src.device().is_host_visible()) {
+    if (!src.is_contiguous()) {
+      throw Error(ErrorKind::kLayout, "a strided or broadcast copy from " + src.device().name() +
+                                          " is not done yet. Copy the whole array to the host first.");
+    }
+    values = host_staging(stream, src, src.dtype);
+    copy(stream, {nullptr, values.address()}, place(src), src.bytes());
+    stream.synchronize();
+  }
+  if (dst.device().is_host_visible()) {
+    copy_on_host(stream, dst, values);
+    return;
+  }
+  if (!dst.is_contiguous()) {
+    throw Error(ErrorKind::kLayout, "a strided copy to " + dst.device().name() +
+                                        " is not done yet. Copy into a contiguous array.");
+  }
+  const Tensor staging = host_staging(stream, dst, dst.dtype);
+  copy_nest(folded(staging, values), 0, dst.dtype, host_pointer(staging), values.dtype, host_pointer(values));
+  copy(stream, place(dst), {nullptr, staging.address()}, dst.bytes());
+  stream.keep_alive(staging.storage);
+}
+
+}  // namespace
+
+int64_t Tensor::size() const noexcept {
+  int64_t count = 1;
+  for (int axis = 0; axis < ndim; ++axis) count *= shape[static_cast<size_t>(axis)];
+  return count;
+}
+
+bool Tensor::is_contiguous() const noexcept {
+  int64_t expected = 1;
+  for (int axis = ndim - 1; axis >= 0; --axis) {
+    const auto i = static_cast<size_t>(axis);
+    if (shape[i] == 0) return true;
+    if (shape[i] != 1 && strides[i] != expected) return false;
+    expected *= shape[i];
+  }
+  return true;
+}
+
+Tensor empty(Stream& stream, const std::vector<int64_t>& shape, DType dtype) {
+  Tensor tensor;
+  tensor.dtype = dtype;
+  set_shape(tensor, shape);
+  uint64_t bytes = itemsize(dtype);
+  for (const int64_t extent : shape) {
+    if (extent < 0) throw Error(ErrorKind::kShape, "a negative length in the shape " + text_of(shape) + ".");
+    if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(extent), &bytes)) {
+      throw Error(ErrorKind::kShape, "the shape " + text_of(shape) + " has more bytes than an address can count.");
+    }
+  }
+  set_contiguous_strides(tensor);
+  tensor.storage = stream.device().allocator().allocate(bytes, stream);
+  return tensor;
+}
+
+Tensor reshape(const Tensor& tensor, const std::vector<int64_t>& wanted) {
+  std::vector<int64_t> shape = wanted;
+  const auto unknown = std::find(shape.begin(), shape.end(), -1);
+  int64_t known = 1;
+  for (const int64_t extent : shape) known *= extent == -1 ? 1 : extent;
+  if (unknown != shape.end()) *unknown = known == 0 ? 0 : tensor.size() / known;
+  int64_t count = 1;
+  for (const int64_t extent : shape) {
+    if (extent < 0) throw Error(ErrorKind::kShape, "reshape to " + text_of(wanted) + ": at most one -1, and no other negative length.");
+    count *= extent;
+  }
+  if (count != tensor.size()) {
+    throw Error(ErrorKind::kShape, "reshape: " + shape_of(tensor) + " has " + std::to_string(tensor.size()) +
+                                       " elements, " + text_of(wanted) + " does not.");
+  }
+  Tensor view = tensor;
+  set_shape(view, shape);
+  if (tensor.is_contiguous()) {
+    set_contiguous_strides(view);
+    return view;
+  }
+  // Each new axis has to lie within one run of old axes that follow each other in memory.
+  int old_axis = tensor.ndim - 1;
+  int new_axis = view.ndim - 1;
+  while (new_axis >= 0) {
+    while (old_axis >= 0 && tensor.shape[static_cast<size_t>(old_axis)] == 1) --old_axis;
+    int64_t stride = old_axis >= 0 ? tensor.strides[static_cast<size_t>(old_axis)] : 1;
+    int64_t run = old_axis >= 0 ? tensor.shape[static_cast<size_t>(old_axis)] : 1;
+    int64_t taken = 1;
+    for (;;) {
+      while (new_axis >= 0 && (taken < run || view.shape[static_cast<size_t>(new_axis)] == 1)) {
+        view.strides[static_cast<size_t>(new_axis)] = stride * taken;
+        taken *= view.shape[static_cast<size_t>(new_axis--)];
+      }
+      if (taken == run) break;
+      --old_axis;  // the new axis reaches over the next old one
+      while (old_axis >= 0 && tensor.shape[static_cast<size_t>(old_axis)] == 1) --old_axis;
+      if (old_axis < 0 || tensor.strides[static_cast<size_t>(old_axis)] != stride * run) {
+        throw Error(ErrorKind::kLayout, "reshape of a strided " + shape_of(tensor) + " to " + text_of(wanted) +
+                                            " needs a copy. Call contiguous() first.");
+      }
+      run *= tensor.shape[static_cast<size_t>(old_axis)];
+    }
+    --old_axis;
+  }
+  return view;
+}
+
+Tensor permute(const Tensor& tensor, const std::vector<int>& axes) {
+  std::vector<bool> seen(static_cast<size_t>(tensor.ndim), false);
+  bool is_valid = axes.size() == seen.size();
+  for (const int axis : axes) {
+    is_valid = is_valid && axis >= 0 && axis < tensor.ndim && !seen[static_cast<size_t>(axis)];
+    if (is_valid) seen[static_cast<size_t>(axis)] = true;
+  }
+  if (!is_valid) {
+    throw Error(ErrorKind::kShape, "permute of " + shape_of(tensor) + " needs each axis from 0 to " +
+                                       std::to_string(tensor.ndim - 1) + " once.");
+  }
+  Tensor view = tensor;
+  for (size_t i = 0; i < axes.size(); ++i) {
+    view.shape[i] = tensor.shape[static_cast<size_t>(axes[i])];
+    view.strides[i] = tensor.strides[static_cast<size_t>(axes[i])];
+  }
+  return view;
+}
+
+Tensor slice(const Tensor& tensor, const std::vector<Slice>& slices) {
+  Tensor view = tensor;
+  view.ndim = 0;
+  int64_t offset = 0;
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const Slice& part = slices[i];
+    if (part.length > 0) offset += part.start * tensor.strides[i];
+    if (part.drop) continue;
+    const auto to = static_cast<size_t>(view.ndim++);
+    view.shape[to] = part.length;
+    view.strides[to] = tensor.strides[i] * part.step;
+  }
+  view.offset_bytes = tensor.offset_bytes + static_cast<uint64_t>(offset * static_cast<int64_t>(itemsize(tensor.dtype)));
+  return view;
+}
+
+void copy_into(Stream& stream, const Tensor& dst, const Tensor& source) {
+  const Tensor src = broadcast(source, dst);
+  if (dst.size() == 0) return;
+  dst.storage->used_on(stream);
+  src.storage->used_on(stream);
+  const bool is_plain = dst.dtype == src.dtype && dst.is_contiguous() && src.is_contiguous();
+  if (is_plain) {
+    copy(stream, {&dst.device(), dst.address()}, {&src.device(), src.address()}, dst.bytes());
+  } else if (dst.device().is_host_visible() && src.device().is_host_visible()) {
+    copy_on_host(stream, dst, src);
+  } else {
+    copy_through_host(stream, dst, src);
+  }
+}
+
+}  // namespace unify

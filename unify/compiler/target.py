@@ -1,0 +1,92 @@
+"""What a kernel is compiled for, what comes out, and who does it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from unify._errors import TargetError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of device and its architecture: "cpu:znver4", "cuda:90". An empty arch is this machine's."""
+
+    kind: str
+    arch: str = ""
+
+    @staticmethod
+    def parse(text: str) -> Target:
+        """Reads "kind" or "kind:arch". Raises TargetError naming the known kinds."""
+        kind, _, arch = text.partition(":")
+        if kind not in _COMPILERS:
+            known = ", ".join(sorted(_COMPILERS))
+            near = difflib.get_close_matches(kind, _COMPILERS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TargetError(f"no target {text!r}.{hint} Known: {known}.")
+        return Target(kind, arch)
+
+    def __str__(self) -> str:
+        """Returns what parse reads."""
+        return f"{self.kind}:{self.arch}" if self.arch else self.kind
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compile. Options that a target has no use for are ignored by it."""
+
+    num_warps: int = 4
+    num_stages: int = 3
+    num_ctas: int = 1
+    debug: bool = False
+    check_bounds: bool = False
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One field of the packed arguments: its Triton type ("*fp32", "i32", "fp32") and byte offset."""
+
+    name: str
+    type: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A compiled kernel, ready to load: image is what the backend's module_load takes.
+
+    parameters lists the packed arguments in order, without constexprs; args_bytes is their size. shared_bytes is the
+    scratch memory of one program, threads what a program is made of (1 on a CPU).
+    """
+
+    name: str
+    image: bytes
+    target: str
+    parameters: tuple[Parameter, ...]
+    args_bytes: int
+    shared_bytes: int = 0
+    threads: int = 1
+    metadata: dict[str, object] = field(default_factory=dict)
+
+
+CompileFunction = Callable[[str, Target, Options], Binary]
+
+
+def _compile_cpu(ttir: str, target: Target, options: Options) -> Binary:
+    from . import cpu
+
+    return cpu.compile(ttir, target, options)
+
+
+_COMPILERS: dict[str, CompileFunction] = {"cpu": _compile_cpu}
+
+
+def register_target(kind: str, compile_function: CompileFunction) -> None:
+    """Makes a kind of target known: compile_function(ttir, target, options) returns its Binary."""
+    _COMPILERS[kind] = compile_function
+
+
+def compiler_for(target: Target) -> CompileFunction:
+    """The compile function of a target. Raises TargetError."""
+    return _COMPILERS[Target.parse(str(target)).kind]
