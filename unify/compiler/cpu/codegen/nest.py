@@ -142,7 +142,7 @@ def flush(k: Kernel, group: list[Root]) -> None:
     k.pending.remove(group)
     shape = group[0].shape
     reductions = [r for r in group if r.kind == "tt.reduce"]
-    filled = [r.values[0] for r in group if r.tile is not None]
+    filled = [r.values[0] for r in group if r.tile is not None and k.bindings.get(r.values[0]) is r.tile]
     k.evaluating.update(filled)
     with k.em.nest():
         if reductions:
