@@ -1,0 +1,27 @@
+"""Torch as a peer: what every case with it does the same way."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from ..case import Setup, Side
+
+
+def load(setup: Setup) -> Any:
+    """Returns torch, with as many threads as ours. It is looked up by name: type checkers need no peer installed."""
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(setup.threads)
+    torch.set_grad_enabled(False)
+    return torch
+
+
+def dtype(torch: Any, name: str) -> Any:
+    """torch.float32 of "fp32", and so on."""
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def side(step: Callable[[], Any]) -> Side:
+    """A side whose step returns a tensor, which is its result too. The CPU needs no waiting."""
+    return Side(step=step, result=lambda: step().float().numpy())

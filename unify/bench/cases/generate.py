@@ -1,0 +1,136 @@
+"""A model end to end: the prompt's tokens a second, the answer's tokens a second, and the most memory it took."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ..case import MEGABYTES, TOKENS_A_SECOND, Case, Setup, Side
+
+PROMPT_TOKENS = 512
+ANSWER_TOKENS = 128
+# llama-bench's "tg" starts from an empty context; a few tokens before it keep every step a decoding one.
+SHORT_PROMPT = 16
+VOCABULARY = 40_000  # below that of the model, so that every token exists
+# ggml rounds activations to 8 bits in each of 30 blocks; this only tells a wrong model from a right one.
+TOLERANCE = 0.25
+
+
+def cases() -> list[Case]:
+    """Prefill, decoding early and late in the context, and memory."""
+    return [
+        _prefill(),
+        _decode("generate-decode", SHORT_PROMPT, ("decode",)),
+        _decode("generate-decode-late", PROMPT_TOKENS, ()),
+        _memory(),
+    ]
+
+
+def prompt(tokens: int) -> Any:
+    """Token ids, the same for both sides."""
+    import numpy as np
+
+    return np.random.default_rng(tokens).integers(1000, VOCABULARY, tokens).astype(np.int32)
+
+
+def _session(side: str, setup: Setup, context: int) -> Any:
+    """A model with an empty cache on either side; both have reset(), prefill(ids) → token, decode(token) → token."""
+    from ._sessions import LlamaCpp, Unify
+
+    assert setup.model is not None, "the command line sees to it for a case with needs_model"
+    return (Unify if side == "ours" else LlamaCpp)(setup.model, setup.threads, setup.device, context)
+
+
+def _case(name: str, about: str, build: Any, **fields: Any) -> Case:
+    return Case(
+        name=name,
+        subject="generate",
+        about=about,
+        ours=lambda setup: build("ours", setup),
+        peers={"llama.cpp": lambda setup: build("llama.cpp", setup)},
+        needs_model=True,
+        **fields,
+    )
+
+
+def _prefill() -> Case:
+    def build(side: str, setup: Setup) -> Side:
+        session, ids = _session(side, setup, 2 * PROMPT_TOKENS), prompt(PROMPT_TOKENS)
+
+        def step() -> None:
+            session.reset()
+            session.prefill(ids)
+
+        def result() -> Any:
+            step()
+            return session.logits()
+
+        return Side(step=step, result=result)
+
+    return _case(
+        "generate-prefill",
+        f"a prompt of {PROMPT_TOKENS} tokens until its next token is known",
+        build,
+        unit=TOKENS_A_SECOND,
+        work=PROMPT_TOKENS,
+        calls=1,
+        repeats=9,
+        tolerance=TOLERANCE,
+        aliases=("prefill",),
+    )
+
+
+def _decode(name: str, before: int, aliases: tuple[str, ...]) -> Case:
+    def build(side: str, setup: Setup) -> Side:
+        session, ids = _session(side, setup, 2 * PROMPT_TOKENS), prompt(before)
+        state = {"token": 0}
+
+        def start() -> None:
+            session.reset()
+            state["token"] = session.prefill(ids)
+
+        def step() -> None:
+            state["token"] = session.decode(state["token"])
+
+        return Side(step=step, before=start)
+
+    return _case(
+        name,
+        f"{ANSWER_TOKENS} tokens, greedy, one at a time after a prompt of {before}",
+        build,
+        unit=TOKENS_A_SECOND,
+        work=1,
+        calls=ANSWER_TOKENS,
+        repeats=9,
+        aliases=aliases,
+    )
+
+
+def _memory() -> Case:
+    def build(side: str, setup: Setup) -> Side:
+        def peak(_: int) -> float:
+            session, ids = _session(side, setup, 2 * PROMPT_TOKENS), prompt(PROMPT_TOKENS)
+            token = session.prefill(ids)
+            for _ in range(ANSWER_TOKENS // 4):
+                token = session.decode(token)
+            return _peak_bytes()
+
+        return Side(cost=peak)
+
+    return _case(
+        "generate-memory",
+        "the most memory a process held that loaded the model, read a prompt of 512 and wrote 32 tokens",
+        build,
+        unit=MEGABYTES,
+        repeats=3,
+        is_fresh=True,
+        aliases=("memory",),
+    )
+
+
+def _peak_bytes() -> float:
+    """The process's largest resident set so far (VmHWM of proc(5), in KiB)."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024.0

@@ -1,0 +1,199 @@
+"""`unify bench`: lists the cases, runs them, reports."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unify._errors import Error, InvalidArgument, UnsupportedError
+
+from . import plot
+from .case import Case, Setup
+from .cases import find_cases
+from .compare import Comparison, compare, default_model, measure_limits
+from .peers import PEERS, Peer, find_peer
+from .process import choose_cpus
+from .roofline import Roofline
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asked for."""
+
+    cases: Sequence[str] = ()
+    list: bool = False
+    vs: str | None = None
+    threads: int = 0
+    device: str = "cpu"
+    repeats: int | None = None
+    json: bool = False
+    plot: Path | None = None
+    model: Path | None = None
+    roofline: bool = False
+
+    @classmethod
+    def of(cls, args: Any) -> Options:
+        """Reads an argparse namespace; what it lacks has its default."""
+        given = {name: value for name in cls.__dataclass_fields__ if (value := getattr(args, name, None)) is not None}
+        for name in ("plot", "model"):
+            if name in given:
+                given[name] = Path(given[name])
+        return cls(**given)
+
+
+@dataclass
+class _Report:
+    rows: list[Comparison] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def run(args: Any) -> int:
+    """Runs `unify bench` and returns its exit status: 0, 1 if a case failed, 2 if the question made no sense."""
+    options = Options.of(args)
+    try:
+        if options.list:
+            return _list(options)
+        chosen = _chosen(options)
+        cpus = choose_cpus(options.threads)
+        if options.plot is not None:
+            plot.check_format(options.plot)
+        limits = measure_limits(len(cpus), cpus)
+    except (InvalidArgument, UnsupportedError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.roofline:
+        return _show_limits(limits, options)
+    report = _run_all(chosen, options, cpus, limits)
+    return _show(report, options, limits)
+
+
+def _chosen(options: Options) -> list[tuple[Case, Peer]]:
+    """Pairs each case with its peer. What was asked for by name must be there; of the rest, what is missing is left out."""
+    cases = find_cases(options.cases)
+    if options.vs is not None:
+        peer = find_peer(options.vs)
+        chosen = [(case, peer) for case in cases if peer.name in case.peers]
+        if not chosen:
+            known = sorted({name for case in cases for name in case.peers})
+            raise UnsupportedError(
+                f"bench: none of these cases has the peer {peer.name}. They have {', '.join(known)}."
+            )
+        return chosen
+    pairs = [(case, next((PEERS[name] for name in case.peers if PEERS[name].is_installed), None)) for case in cases]
+    for case, found in pairs:
+        if found is None and options.cases:
+            find_peer(next(iter(case.peers)))  # raises, and says what to install
+        elif found is None:
+            print(f"bench: {case.name} left out: none of {', '.join(case.peers)} is installed.", file=sys.stderr)
+    return [(case, found) for case, found in pairs if found is not None]
+
+
+def _setup(case: Case, options: Options, threads: int) -> Setup:
+    model = (options.model or default_model()) if case.needs_model else None
+    if case.needs_model and (model is None or not model.is_file()):
+        raise UnsupportedError(
+            f"bench: {case.name} needs a model file and there is {'none' if model is None else f'no {model}'}. "
+            "Fetch it with `make demo`, or name one with --model FILE.gguf."
+        )
+    return Setup(threads=threads, device=options.device, model=model)
+
+
+def _run_all(chosen: list[tuple[Case, Peer]], options: Options, cpus: Sequence[int], limits: Roofline) -> _Report:
+    from rich.console import Console
+
+    report = _Report()
+    console = Console(stderr=True)
+    with console.status("") as status:
+        for place, (case, peer) in enumerate(chosen, 1):
+            title = f"{place} of {len(chosen)}, {case.name} against {peer.name}: "
+            try:
+                report.rows.append(_run_one(case, peer, options, cpus, limits, _Title(title, status.update)))
+            except Error as error:
+                report.failures.append(case.name)
+                console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+    return report
+
+
+@dataclass(frozen=True)
+class _Title:
+    text: str
+    show: Callable[[str], object]
+
+    def __call__(self, what: str) -> None:
+        self.show(self.text + what)
+
+
+def _run_one(
+    case: Case, peer: Peer, options: Options, cpus: Sequence[int], limits: Roofline, progress: _Title
+) -> Comparison:
+    setup = _setup(case, options, len(cpus))
+    return compare(case, peer, setup, cpus, repeats=options.repeats, limits=limits, progress=progress)
+
+
+def _show(report: _Report, options: Options, limits: Roofline) -> int:
+    if options.json:
+        print(json.dumps([row.as_dict() for row in report.rows], indent=2))
+    elif report.rows:
+        from rich.console import Console
+
+        console = Console(width=None if sys.stdout.isatty() else 160)
+        console.print(plot.table(report.rows))
+        console.print(_footer(report.rows, limits), highlight=False)
+    if options.plot is not None and report.rows:
+        try:
+            plot.save(report.rows, options.plot, _title(limits))
+        except UnsupportedError as error:
+            print(error, file=sys.stderr)
+            return 1
+    return 1 if report.failures else 0
+
+
+def _title(limits: Roofline) -> str:
+    return f"{limits.processor}, {limits.threads} thread(s)"
+
+
+def _footer(rows: Sequence[Comparison], limits: Roofline) -> str:
+    fp32, reading = plot.number(limits.fp32_gflops), plot.number(limits.read_gb_s)
+    lines = [
+        f"\n{_title(limits)} a side. Limits of them together, measured now:",
+        f"fp32 {fp32} GFLOP/s, bf16 {_maybe(limits.bf16_gflops)}, int8 {_maybe(limits.int8_gops)}, reading {reading} GB/s.",
+        "ratio: our speed over the peer's, the median over pairs; a bar of full length is four times.",
+    ]
+    if any(row.is_noisy for row in rows):
+        busiest = max(row.neighbour_cores for row in rows)
+        lines += [
+            "~ noisy: the middle half of the pairs is spread over more than 10 %, or other programs used the same cores",
+            f"  (at most {busiest:.2f} of {limits.threads} here). Repeat it on a quieter machine, or with more --repeats.",
+        ]
+    return "\n".join(lines)
+
+
+def _maybe(value: float | None) -> str:
+    return "none" if value is None else plot.number(value)
+
+
+def _show_limits(limits: Roofline, options: Options) -> int:
+    if options.json:
+        print(json.dumps([{"case": "roofline", **limits.as_dict()}], indent=2))
+        return 0
+    for name, value in limits.as_dict().items():
+        print(f"{name:14} {plot.number(value) if isinstance(value, float) else value}")
+    return 0
+
+
+def _list(options: Options) -> int:
+    cases = find_cases(options.cases)
+    if options.json:
+        print(
+            json.dumps([{"case": c.name, "about": c.about, "unit": c.unit.name, "peers": list(c.peers)} for c in cases])
+        )
+        return 0
+    width = max(len(case.name) for case in cases)
+    for case in cases:
+        peers = ", ".join(name if PEERS[name].is_installed else f"{name} (not installed)" for name in case.peers)
+        print(f"{case.name:{width}}  {case.about} [{case.unit.name}; against {peers}]")
+    return 0

@@ -1,0 +1,120 @@
+"""The report: a table with bars for a terminal, and the same figure as PNG, SVG or PDF."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unify._errors import InvalidArgument, UnsupportedError
+
+from .compare import Comparison
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FORMATS = (".png", ".svg", ".pdf")
+BAR_CELLS = 20
+# A bar's ends: a quarter of the peer's speed, and four times it. A ratio beyond them fills its half.
+BAR_RANGE = 4.0
+
+
+def table(rows: Sequence[Comparison]) -> Table:
+    """A rich table: one row a case, the bar's middle is the peer's speed, its scale logarithmic."""
+    from rich.table import Table
+
+    report = Table(box=None, pad_edge=False, header_style="bold")
+    report.add_column("case")
+    for heading in ("ours", "peer"):
+        report.add_column(heading, justify="right")
+    report.add_column("unit")
+    report.add_column("ratio", justify="right")
+    report.add_column("middle half", justify="right")
+    report.add_column("all pairs", justify="right")
+    report.add_column(f"slower {'·' * (BAR_CELLS - 14)} faster", no_wrap=True)
+    report.add_column("of limit", justify="right")
+    report.add_column("against")
+    for row in rows:
+        colour = "green" if row.ratio >= 1 else "yellow" if row.ratio >= 0.8 else "red"
+        report.add_row(
+            row.case,
+            number(row.ours),
+            number(row.peer),
+            row.unit,
+            f"[{colour}]{row.ratio:.2f}×[/]{'~' if row.is_noisy else ''}",
+            f"{row.ratio_q1:.2f}-{row.ratio_q3:.2f}",
+            f"{row.ratio_min:.2f}-{row.ratio_max:.2f}",
+            f"[{colour}]{bar(row.ratio)}[/]",
+            "" if row.limit_fraction is None else f"{row.limit_fraction:.0%}",
+            f"{row.peer_name} {row.peer_version}",
+        )
+    return report
+
+
+def bar(ratio: float) -> str:
+    """The ratio as a bar that grows from the middle: to the right where ours is faster."""
+    half = BAR_CELLS // 2
+    cells = min(half, round(abs(math.log(ratio)) / math.log(BAR_RANGE) * half))
+    if ratio >= 1:
+        return " " * half + "│" + "█" * cells + " " * (half - cells)
+    return " " * (half - cells) + "█" * cells + "│" + " " * half
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if value == 0 or not math.isfinite(value):
+        return str(value)
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{digits}f}"
+
+
+def save(rows: Sequence[Comparison], path: Path, title: str) -> None:
+    """Draws the paired ratios: a dot for the median, a box for the middle half, whiskers over all pairs.
+
+    Raises InvalidArgument for another ending than .png, .svg or .pdf, UnsupportedError if matplotlib is missing.
+    """
+    check_format(path)
+    try:
+        import matplotlib
+    except ImportError:
+        raise UnsupportedError(
+            "bench: --plot needs matplotlib. Install it with `make bench`, or with `pip install unify-runtime[bench]`."
+        ) from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "unify"  # the same rows give the same file
+    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.36 * len(rows)), layout="constrained")
+    _draw(axes, rows)
+    axes.set_title(title, loc="left", fontsize=10)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def check_format(path: Path) -> None:
+    """Raises InvalidArgument at once, before minutes of measuring."""
+    if path.suffix.lower() not in FORMATS:
+        raise InvalidArgument(f"bench: --plot {path}: the ending says the format; use one of {', '.join(FORMATS)}.")
+    if not path.absolute().parent.is_dir():
+        raise InvalidArgument(f"bench: --plot {path}: there is no folder {path.absolute().parent}.")
+
+
+def _draw(axes: Any, rows: Sequence[Comparison]) -> None:
+    places = range(len(rows))
+    for place, row in zip(places, rows, strict=True):
+        colour = "#2a7f3f" if row.ratio >= 1 else "#b8860b" if row.ratio >= 0.8 else "#b22222"
+        axes.hlines(place, row.ratio_min, row.ratio_max, color=colour, linewidth=1)
+        axes.barh(place, row.ratio_q3 - row.ratio_q1, left=row.ratio_q1, height=0.5, color=colour, alpha=0.35)
+        axes.plot(row.ratio, place, "o", color=colour, markersize=5)
+        axes.annotate(f" {row.ratio:.2f}×", (row.ratio_max, place), va="center", fontsize=8)
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    axes.xaxis.set_minor_formatter(lambda *_: "")
+    axes.set_yticks(list(places), [f"{row.case}  vs {row.peer_name}" for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        "speed over the peer's: right of 1× unify is faster (dot: median, box: middle half, line: all pairs)"
+    )
+    axes.margins(x=0.12)

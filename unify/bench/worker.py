@@ -1,0 +1,104 @@
+"""The process in which one side runs: reads one JSON request a line, answers one JSON line.
+
+    {"do": "build", "case": …, "side": …, "threads": …, "device": …, "model": …}  →  {"ok": true}
+    {"do": "sample", "calls": n, "warm_calls": m}                                →  {"cost": seconds or bytes of one call}
+    {"do": "result"}                                                             →  {"shape": […], "values": [… 512 at most]}
+    {"do": "limits", "threads": n}                                               →  {"limits": {…}}
+
+A side in a process of its own keeps its thread pool, its allocator and its memory to itself; the parent stops the
+process (SIGSTOP) while the other side is measured, so that spinning threads cannot take the other side's cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+from unify._errors import Error
+
+from .case import Setup, Side
+from .timing import timed
+
+RESULT_VALUES = 512
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Serves requests until standard input ends."""
+    _die_with_parent()
+    requests, answers = sys.stdin, _private_stdout()
+    server = _Server()
+    for line in requests:
+        request = json.loads(line)
+        try:
+            answer = getattr(server, "do_" + request.pop("do"))(**request)
+        except Exception as error:  # noqa: BLE001  whatever a side raises is the parent's to report
+            answer = {"error": _describe(error), "traceback": traceback.format_exc()}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _die_with_parent() -> None:
+    # A stopped child would outlive a killed parent for ever; SIGKILL reaches stopped processes too (prctl(2)).
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _private_stdout() -> TextIO:
+    """The pipe to the parent; whatever the libraries print goes to standard error from now on."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def _describe(error: Exception) -> str:
+    return str(error) if isinstance(error, Error) else f"{type(error).__name__}: {error}"
+
+
+class _Server:
+    def __init__(self) -> None:
+        self.side = Side()
+
+    def do_build(
+        self, case: str, side: str, threads: int, device: str, model: str | None, cpus: list[int]
+    ) -> dict[str, Any]:
+        from .cases import CASES
+
+        os.sched_setaffinity(0, cpus)
+        setup = Setup(threads=threads, device=device, model=Path(model) if model else None)
+        self.side = CASES[case].side(side)(setup)
+        return {"ok": True}
+
+    def do_sample(self, calls: int, warm_calls: int) -> dict[str, Any]:
+        side = self.side
+        if side.cost is not None:
+            return {"cost": side.cost(calls)}
+        side.before()
+        if warm_calls:
+            timed(side.step, side.finish, warm_calls)
+            side.before()
+        return {"cost": timed(side.step, side.finish, calls)}
+
+    def do_result(self) -> dict[str, Any]:
+        import numpy as np
+
+        if self.side.result is None:
+            return {"shape": None, "values": []}
+        values = np.asarray(self.side.result(), dtype=np.float64)
+        stride = max(1, -(-values.size // RESULT_VALUES))
+        return {"shape": list(values.shape), "values": values.ravel()[::stride].tolist()}
+
+    def do_limits(self, threads: int, cpus: list[int]) -> dict[str, Any]:
+        from .roofline import measure
+
+        os.sched_setaffinity(0, cpus)
+        return {"limits": measure(threads).as_dict()}
+
+
+if __name__ == "__main__":
+    main()
