@@ -30,6 +30,14 @@ _COST = {
 _WORTH_STORING = 6
 
 
+@dataclass(frozen=True)
+class ByteDot:
+    """sum(ext(a) · ext(b), last axis of 4 bytes): one instruction a register, so it is computed where it is used."""
+
+    operands: tuple[mlir.Value, mlir.Value]  # the bytes, in the shape of the product
+    unsigned: tuple[bool, bool]
+
+
 @dataclass
 class Plan:
     axes: Axes
@@ -38,6 +46,14 @@ class Plan:
     steps: dict[mlir.Value, Step] = field(default_factory=dict)
     rounds: dict[mlir.Operation, mlir.Value] = field(default_factory=dict)
     uses: dict[mlir.Value, list[mlir.Operation]] = field(default_factory=dict)
+    byte_dots: dict[mlir.Operation, ByteDot] = field(default_factory=dict)
+    accumulations: dict[mlir.Operation, tuple[mlir.Operation, mlir.Value]] = field(default_factory=dict)
+
+    def is_root(self, op: mlir.Operation) -> bool:
+        return op.name in ROOTS and op not in self.byte_dots
+
+    def is_stored(self, op: mlir.Operation) -> bool:
+        return op.name in STORED and op not in self.byte_dots
 
 
 def plan(function: mlir.Operation) -> Plan:
@@ -46,6 +62,7 @@ def plan(function: mlir.Operation) -> Plan:
     rounds, steps = _steps(function)
     bounds = Bounds()
     out = Plan(Axes(steps, hints, bounds), bounds, steps=steps, rounds=rounds, uses=uses)
+    _find_byte_dots(function, out)
     _Chooser(function, out).run()
     return out
 
@@ -112,6 +129,59 @@ def _steps(function: mlir.Operation) -> tuple[dict[mlir.Operation, mlir.Value], 
     return rounds, steps
 
 
+# ---------------------------------------------------------------- sums of products of four bytes
+
+
+def _find_byte_dots(function: mlir.Operation, out: Plan) -> None:
+    for op in mlir.walk(function):
+        if op.name == "tt.reduce":
+            found = _byte_dot(op)
+            if found is not None:
+                out.byte_dots[op] = found
+    for op in mlir.walk(function):
+        if op.name != "arith.addi":
+            continue
+        for dot, other in (op.operands, op.operands[::-1]):
+            if dot.owner in out.byte_dots and len(out.uses[dot]) == 1 and isinstance(dot.owner, mlir.Operation):
+                out.accumulations[op] = (dot.owner, other)
+                break
+
+
+def _byte_dot(op: mlir.Operation) -> ByteDot | None:
+    operands, body = op.operands, op.regions[0].entry.operations
+    type_ = operands[0].type
+    if len(operands) != 1 or not isinstance(type_, mlir.Tensor) or str(type_.element) != "i32" or len(type_.shape) < 2:
+        return None
+    if op.integer("axis") != len(type_.shape) - 1 or type_.shape[-1] != 4:
+        return None
+    if len(body) != 2 or body[0].name != "arith.addi" or set(body[0].operands) != set(op.regions[0].entry.arguments):
+        return None
+    product = operands[0].owner
+    if not isinstance(product, mlir.Operation) or product.name != "arith.muli":
+        return None
+    a, b = (_bytes_behind(v) for v in product.operands)
+    return ByteDot((a[0], b[0]), (a[1], b[1])) if a is not None and b is not None else None
+
+
+def _bytes_behind(value: mlir.Value) -> tuple[mlir.Value, bool] | None:
+    """The i8 tensor that `value` extends, under the same broadcasts, and whether it is unsigned."""
+    op = value.owner
+    if not isinstance(op, mlir.Operation):
+        return None
+    if op.name in ("arith.extui", "arith.extsi"):
+        source = op.operands[0]
+        is_bytes = isinstance(source.type, mlir.Tensor) and str(source.type.element) == "i8"
+        return (source, op.name == "arith.extui") if is_bytes else None
+    if op.name != "tt.broadcast" or not isinstance(value.type, mlir.Tensor):
+        return None
+    inner = _bytes_behind(op.operands[0])
+    if inner is None:
+        return None
+    wide = mlir.Operation("tt.broadcast", [inner[0]], location=op.location)
+    wide.results = [mlir.Value("bytes", mlir.Tensor(value.type.shape, mlir.Scalar("i8")), wide)]
+    return wide.results[0], inner[1]
+
+
 # ---------------------------------------------------------------- what to store
 
 
@@ -142,7 +212,7 @@ class _Chooser:
                 if not isinstance(value.type, mlir.Tensor):
                     continue
                 self.consumers[value] = self._consumers(value)
-                if op.name not in STORED and op.name not in ("arith.constant", "tt.make_range", "tt.splat"):
+                if not self.plan.is_stored(op) and op.name not in ("arith.constant", "tt.make_range", "tt.splat"):
                     if self._is_worth_storing(op, value):
                         self.plan.stored.add(value)
 
@@ -150,12 +220,12 @@ class _Chooser:
         """The operations whose loop nests compute `value`, if it is not stored."""
         found: set[mlir.Operation] = set()
         for user in self.plan.uses.get(value, ()):
-            if user.name in ROOTS:
+            if self.plan.is_root(user):
                 found.add(user)
             for result in user.results:
                 if result in self.plan.stored:
                     found.add(user)
-                elif user.name not in ROOTS:
+                elif not self.plan.is_root(user):
                     found |= self.consumers.get(result, set())
         return found
 
@@ -164,7 +234,7 @@ class _Chooser:
         if found is not None:
             return found
         op = value.owner
-        if not isinstance(op, mlir.Operation) or op.name in STORED or value in self.plan.stored:
+        if not isinstance(op, mlir.Operation) or self.plan.is_stored(op) or value in self.plan.stored:
             cost = 1
         elif _is_uniform(op):
             cost = 0
@@ -226,7 +296,7 @@ class _Chooser:
                 if _shape(op) != _shape(user) or not _shape(op):
                     break
                 start = self.order[op]
-            elif op.name == "tt.load" or op.name in ROOTS or any(v in self.plan.stored for v in op.results):
+            elif op.name == "tt.load" or self.plan.is_root(op) or any(v in self.plan.stored for v in op.results):
                 break
         return start
 

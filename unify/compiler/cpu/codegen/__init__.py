@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen import arith, atomic, control, convert, debug, dot, layout, math, memory, nest, program, reduce, scan
+from unify.compiler.cpu.codegen import arith, atomic, bytedot, control, convert, debug, dot, layout, math, memory, nest, program, reduce, scan
 from unify.compiler.cpu.codegen.emitter import BYTES, Emitter, Val
 from unify.compiler.cpu.codegen.values import (
     ELEMENTWISE,
@@ -24,7 +24,7 @@ from unify.compiler.cpu.link import Features
 from unify.compiler.cpu.tiling import Plan
 
 __all__ = ["Generated", "generate", "run_operation"]
-_MODULES = (arith, atomic, control, convert, debug, dot, layout, math, memory, nest, program, reduce, scan)
+_MODULES = (arith, atomic, bytedot, control, convert, debug, dot, layout, math, memory, nest, program, reduce, scan)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen.emitter import ZERO, Index, Val
+from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Index, Val
 from unify.compiler.cpu.codegen.values import Kernel, Unsupported, inline, linear_pieces, row_major, shape_of
 
 Position = tuple[Index, ...]
@@ -49,7 +49,22 @@ def broadcast(k: Kernel, op: mlir.Operation, _: int, at: Position, block: Block)
     if value.lanes == 1:
         return k.em.splat(value, _lanes(block))
     mask = np.broadcast_to(np.arange(value.lanes).reshape(inner), block).ravel()
+    if (mask.reshape(-1, value.lanes) == np.arange(value.lanes)).all():
+        return repeat(k, value, len(mask) // value.lanes)
     return k.em.shuffle(value, [int(m) for m in mask])
+
+
+def repeat(k: Kernel, value: Val, times: int) -> Val:
+    """The whole register several times over; a few bytes repeat as one integer, which loads can do by themselves."""
+    em, bits = k.em, 8 * BYTES[value.element] * value.lanes
+    if value.repeats is not None:
+        return em.splat(value.repeats, value.lanes * times)
+    if value.element in ("i1", "ptr") or bits not in (16, 32, 64):
+        return em.shuffle(value, [lane % value.lanes for lane in range(value.lanes * times)])
+    word = em.op(f"i{bits}", 1, f"bitcast {em.typed(value)} to i{bits}")
+    words = em.splat(word, times)
+    lanes = value.lanes * times
+    return em.op(value.element, lanes, f"bitcast {em.typed(words)} to <{lanes} x {value.element}>")
 
 
 @inline("tt.trans")

@@ -103,7 +103,7 @@ def sources(k: Kernel, values: Sequence[mlir.Value]) -> list[tuple[mlir.Value, b
         if value in k.bindings or not isinstance(op, mlir.Operation) or is_pending(k, value):
             found[value] = found.get(value, True) and pointwise
             continue
-        same = pointwise and op.name not in INLINE or op.name in ("tt.load", "tt.splat", "arith.constant")
+        same = pointwise and (op.name not in INLINE or op in k.plan.accumulations) or op.name in ("tt.load", "tt.splat", "arith.constant")
         work += [(operand, same) for operand in op.operands]
     return list(found.items())
 
@@ -157,7 +157,11 @@ def _run_pointwise(k: Kernel, group: list[Root], walk: Walk) -> None:
     if walk.axis != last and all(r.tile is not None for r in group) and walk.shape[last] > 1:
         run_transposed(k, group, walk)
         return
-    order = [a for a in range(len(walk.shape)) if a != walk.axis] + ([walk.axis] if walk.shape else [])
+    order = [a for a in range(len(walk.shape)) if a != walk.axis]
+    if walk.shape:
+        # With a few rows, what belongs to a column is computed once for all of them.
+        few = prod(walk.shape[a] // walk.block[a] for a in order) <= _PER_ROUND
+        order = [walk.axis, *order] if few else [*order, walk.axis]
     steps = [(walk.shape[a], walk.block[a]) for a in order]
 
     def body(position: list[Index]) -> None:

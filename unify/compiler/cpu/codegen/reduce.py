@@ -24,6 +24,10 @@ _IDENTITY = {
 def reduce(k: Kernel, op: mlir.Operation) -> None:
     from unify.compiler.cpu.codegen import nest
 
+    if op in k.plan.byte_dots:
+        if op.results[0] in k.plan.stored:
+            nest.store_value(k, op.results[0])
+        return
     nest.add(k, nest.Root(shape_of(op.operands[0]), list(op.operands), op=op))
 
 

@@ -243,6 +243,8 @@ class Kernel:
         if not isinstance(op, mlir.Operation):
             raise AssertionError(f"{value} is not bound")
         simple = ELEMENTWISE.get(op.name)
+        if op in self.plan.accumulations:
+            simple = None
         if simple is not None:
             return self.apply(op, simple, [self.block(operand, at, block) for operand in op.operands])
         function = INLINE.get(op.name)
