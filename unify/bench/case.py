@@ -7,7 +7,7 @@ to do the work once; it never measures.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,8 @@ class Case:
     work: what one call does, in the unit's terms (operations, bytes, tokens); flops and bytes: the least it must compute
     and move, for the machine's limit; dtype: which peak rate applies. tolerance: the largest difference between the
     sides' results, relative to the largest value, None where there is nothing to compare. calls: fixed calls of a
-    sample, None to fit the sample's time; is_fresh: each sample in a new process.
+    sample, None to fit the sample's time; is_fresh: each sample in a new process; file: where it was loaded from, empty
+    for one of unify's own.
     """
 
     name: str
@@ -90,7 +91,8 @@ class Case:
     repeats: int = 15
     is_fresh: bool = False
     needs_model: bool = False
-    aliases: tuple[str, ...] = field(default=())
+    aliases: tuple[str, ...] = ()
+    file: str = ""
 
     def side(self, name: str) -> Callable[[Setup], Side]:
         """The function that builds a side: "ours" or a peer's name."""

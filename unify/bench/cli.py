@@ -61,14 +61,17 @@ def run(args: Any) -> int:
         cpus = choose_cpus(options.threads)
         if options.plot is not None:
             plot.check_format(options.plot)
-        limits = measure_limits(len(cpus), cpus)
+        needs_limits = options.roofline or any(case.flops or case.bytes for case, _ in chosen)
+        limits = measure_limits(len(cpus), cpus) if needs_limits else None
     except (InvalidArgument, UnsupportedError) as error:
         print(error, file=sys.stderr)
         return 2
-    if options.roofline:
+    if limits is not None and options.roofline:
         return _show_limits(limits, options)
     report = _run_all(chosen, options, cpus, limits)
-    return _show(report, options, limits)
+    return _show(
+        report, options, f"{limits.processor if limits else options.device}, {len(cpus)} thread(s) a side", limits
+    )
 
 
 def _chosen(options: Options) -> list[tuple[Case, Peer]]:
@@ -102,7 +105,9 @@ def _setup(case: Case, options: Options, threads: int) -> Setup:
     return Setup(threads=threads, device=options.device, model=model)
 
 
-def _run_all(chosen: list[tuple[Case, Peer]], options: Options, cpus: Sequence[int], limits: Roofline) -> _Report:
+def _run_all(
+    chosen: list[tuple[Case, Peer]], options: Options, cpus: Sequence[int], limits: Roofline | None
+) -> _Report:
     from rich.console import Console
 
     report = _Report()
@@ -128,13 +133,13 @@ class _Title:
 
 
 def _run_one(
-    case: Case, peer: Peer, options: Options, cpus: Sequence[int], limits: Roofline, progress: _Title
+    case: Case, peer: Peer, options: Options, cpus: Sequence[int], limits: Roofline | None, progress: _Title
 ) -> Comparison:
     setup = _setup(case, options, len(cpus))
     return compare(case, peer, setup, cpus, repeats=options.repeats, limits=limits, progress=progress)
 
 
-def _show(report: _Report, options: Options, limits: Roofline) -> int:
+def _show(report: _Report, options: Options, title: str, limits: Roofline | None) -> int:
     if options.json:
         print(json.dumps([row.as_dict() for row in report.rows], indent=2))
     elif report.rows:
@@ -142,34 +147,29 @@ def _show(report: _Report, options: Options, limits: Roofline) -> int:
 
         console = Console(width=None if sys.stdout.isatty() else 160)
         console.print(plot.table(report.rows))
-        console.print(_footer(report.rows, limits), highlight=False)
+        console.print("\n".join(_footer(report.rows, title, limits)), highlight=False)
     if options.plot is not None and report.rows:
         try:
-            plot.save(report.rows, options.plot, _title(limits))
+            plot.save(report.rows, options.plot, title)
         except UnsupportedError as error:
             print(error, file=sys.stderr)
             return 1
     return 1 if report.failures else 0
 
 
-def _title(limits: Roofline) -> str:
-    return f"{limits.processor}, {limits.threads} thread(s)"
-
-
-def _footer(rows: Sequence[Comparison], limits: Roofline) -> str:
-    fp32, reading = plot.number(limits.fp32_gflops), plot.number(limits.read_gb_s)
-    lines = [
-        f"\n{_title(limits)} a side. Limits of them together, measured now:",
-        f"fp32 {fp32} GFLOP/s, bf16 {_maybe(limits.bf16_gflops)}, int8 {_maybe(limits.int8_gops)}, reading {reading} GB/s.",
-        "ratio: our speed over the peer's, the median over pairs; a bar of full length is four times.",
-    ]
+def _footer(rows: Sequence[Comparison], title: str, limits: Roofline | None) -> list[str]:
+    lines = [f"\n{title}. Ratio: our speed over the peer's, median over pairs; a bar of full length is four times."]
+    if limits is not None:
+        fp32, reading = plot.number(limits.fp32_gflops), plot.number(limits.read_gb_s)
+        bf16, int8 = _maybe(limits.bf16_gflops), _maybe(limits.int8_gops)
+        lines.append(f"Limits measured now: fp32 {fp32}, bf16 {bf16}, int8 {int8} GFLOP/s; reading {reading} GB/s.")
     if any(row.is_noisy for row in rows):
-        busiest = max(row.neighbour_cores for row in rows)
+        busiest, threads = max(row.neighbour_cores for row in rows), rows[0].threads
         lines += [
             "~ noisy: the middle half of the pairs is spread over more than 10 %, or other programs used the same cores",
-            f"  (at most {busiest:.2f} of {limits.threads} here). Repeat it on a quieter machine, or with more --repeats.",
+            f"  (at most {busiest:.2f} of {threads} here). Repeat it on a quieter machine, or with more --repeats.",
         ]
-    return "\n".join(lines)
+    return lines
 
 
 def _maybe(value: float | None) -> str:

@@ -87,7 +87,7 @@ class _Taken:
 
 def _open(stack: ExitStack, case: Case, side: str, setup: Setup, cpus: Sequence[int]) -> Worker:
     worker = stack.enter_context(Worker(f"bench: {case.name}, {side}", setup.threads))
-    worker.build(case.name, side, setup, cpus)
+    worker.build(case, side, setup, cpus)
     return worker
 
 

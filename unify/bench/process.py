@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from unify._errors import Error, InvalidArgument
 
-from .case import Setup
+from .case import Case, Setup
 
 # Every pool a peer may bring reads one of these before its first use.
 _THREAD_VARIABLES = ("UNIFY_CPU_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -53,6 +54,11 @@ class Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True, encoding="utf-8",
         )  # fmt: skip
 
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
     def __enter__(self) -> Worker:  # noqa: PYI034  typing.Self needs Python 3.11
         """Returns itself."""
         return self
@@ -71,12 +77,10 @@ class Worker:
             if pipe is not None:
                 pipe.close()
 
-    def build(self, case: str, side: str, setup: Setup, cpus: Sequence[int]) -> None:
+    def build(self, case: Case, side: str, setup: Setup, cpus: Sequence[int]) -> None:
         """Builds a side. Raises what the side raised, as an Error that names case and side."""
-        model = None if setup.model is None else str(setup.model)
-        self._ask(
-            do="build", case=case, side=side, threads=setup.threads, device=setup.device, model=model, cpus=list(cpus)
-        )
+        plain = asdict(setup) | {"model": None if setup.model is None else str(setup.model)}
+        self._ask(do="build", case=case.name, file=case.file, side=side, setup=plain, cpus=list(cpus))
 
     def sample(self, calls: int, warm_calls: int) -> float:
         """See timing.Sampler."""
@@ -93,7 +97,7 @@ class Worker:
 
     def cpu_seconds(self) -> float:
         """Processor time that the process and its ended children have used."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # utime, stime, cutime, cstime (proc(5))
 
     def _ask(self, **request: Any) -> dict[str, Any]:
@@ -126,7 +130,7 @@ class NeighbourLoad:
         self._start = self._read()
 
     def _read(self) -> tuple[float, float, float]:
-        busy, total = _busy_seconds(self._cpus)
+        busy, total = busy_seconds(Path("/proc/stat").read_text(), self._cpus)
         return busy, total, sum(worker.cpu_seconds() for worker in self._workers)
 
     def cores(self) -> float:
@@ -136,10 +140,11 @@ class NeighbourLoad:
         return max(0.0, busy - own) / wall if wall else 0.0
 
 
-def _busy_seconds(cpus: Sequence[int]) -> tuple[float, float]:
+def busy_seconds(stat: str, cpus: Sequence[int]) -> tuple[float, float]:
+    """Seconds that `cpus` were busy, and that passed on them in all. stat: the text of /proc/stat."""
     wanted = {f"cpu{cpu}" for cpu in cpus}
     busy = total = 0
-    for line in Path("/proc/stat").read_text().splitlines():
+    for line in stat.splitlines():
         name, *fields = line.split()
         if name in wanted:
             ticks = [int(field) for field in fields[:8]]  # guest time is counted in user time already (proc(5))

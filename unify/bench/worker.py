@@ -1,9 +1,9 @@
 """The process in which one side runs: reads one JSON request a line, answers one JSON line.
 
-    {"do": "build", "case": …, "side": …, "threads": …, "device": …, "model": …}  →  {"ok": true}
-    {"do": "sample", "calls": n, "warm_calls": m}                                →  {"cost": seconds or bytes of one call}
-    {"do": "result"}                                                             →  {"shape": […], "values": [… 512 at most]}
-    {"do": "limits", "threads": n}                                               →  {"limits": {…}}
+    {"do": "build", "case": …, "file": …, "side": …, "setup": {…}, "cpus": […]}  →  {"ok": true}
+    {"do": "sample", "calls": n, "warm_calls": m}                               →  {"cost": seconds or bytes of one call}
+    {"do": "result"}                                                            →  {"shape": […], "values": [… 512 at most]}
+    {"do": "limits", "threads": n, "cpus": […]}                                 →  {"limits": {…}}
 
 A side in a process of its own keeps its thread pool, its allocator and its memory to itself; the parent stops the
 process (SIGSTOP) while the other side is measured, so that spinning threads cannot take the other side's cores.
@@ -64,14 +64,12 @@ class _Server:
     def __init__(self) -> None:
         self.side = Side()
 
-    def do_build(
-        self, case: str, side: str, threads: int, device: str, model: str | None, cpus: list[int]
-    ) -> dict[str, Any]:
-        from .cases import CASES
+    def do_build(self, case: str, file: str, side: str, setup: dict[str, Any], cpus: list[int]) -> dict[str, Any]:
+        from .cases import case_of
 
         os.sched_setaffinity(0, cpus)
-        setup = Setup(threads=threads, device=device, model=Path(model) if model else None)
-        self.side = CASES[case].side(side)(setup)
+        model = setup.pop("model")
+        self.side = case_of(case, file).side(side)(Setup(model=Path(model) if model else None, **setup))
         return {"ok": True}
 
     def do_sample(self, calls: int, warm_calls: int) -> dict[str, Any]:

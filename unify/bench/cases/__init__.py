@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 
 from unify._errors import InvalidArgument
 
@@ -17,13 +21,36 @@ CASES: dict[str, Case] = {
     for case in module.cases()
 }
 
-__all__ = ["CASES", "find_cases"]
+__all__ = ["CASES", "case_of", "find_cases", "load_cases"]
+
+
+def load_cases(file: str) -> list[Case]:
+    """The cases of a Python file of the user's own: what its `cases()` returns, a list of Case.
+
+    Raises InvalidArgument if there is no such file, or if it has no such function.
+    """
+    path = Path(file).absolute()
+    if not path.is_file():
+        raise InvalidArgument(f"bench: there is no file {path}.")
+    spec = importlib.util.spec_from_file_location(f"unify_bench_{path.stem}", path)
+    assert spec is not None and spec.loader is not None, "a name that ends in .py has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and kernels in it look their module up
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "cases", None)):
+        raise InvalidArgument(f"bench: {path} has no function cases() that returns a list of unify.bench.Case.")
+    return [replace(case, file=str(path)) for case in module.cases()]
+
+
+def case_of(name: str, file: str) -> Case:
+    """One case by its exact name, of `file` or of unify's own: how a worker finds what its parent speaks of."""
+    return {case.name: case for case in load_cases(file)}[name] if file else CASES[name]
 
 
 def find_cases(words: Sequence[str]) -> list[Case]:
     """The cases that any of `words` names: by name, by subject ("gemm"), or by a part of the name ("decode").
 
-    No words: all cases. Raises InvalidArgument for a word that names none, with the nearest ones that exist.
+    A word that ends in .py is a file with cases of its own. No words: all cases. Raises InvalidArgument for a word that names none, with the nearest ones that exist.
     """
     if not words:
         return list(CASES.values())
@@ -31,6 +58,8 @@ def find_cases(words: Sequence[str]) -> list[Case]:
 
 
 def _named(word: str) -> list[Case]:
+    if word.endswith(".py"):
+        return load_cases(word)
     plain = _plain(word)
     by_name = [case for case in CASES.values() if plain in map(_plain, (case.name, *case.aliases))]
     by_subject = [case for case in CASES.values() if plain == _plain(case.subject)]

@@ -1,0 +1,80 @@
+"""The table of cases, and how a word finds its cases."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unify._errors import InvalidArgument
+from unify.bench import PEERS, Roofline
+from unify.bench.cases import CASES, find_cases, load_cases
+
+LIMITS = Roofline(1, "made up", fp32_gflops=100, bf16_gflops=200, int8_gops=400, read_gb_s=10, copy_gb_s=10, call_us=1)
+
+
+def names(*words: str) -> list[str]:
+    return [case.name for case in find_cases(words)]
+
+
+@pytest.mark.parametrize("name", ["launch", "import", "gemm-fp32-512", "gemm-bf16-2048", "generate-decode"])
+def test_what_the_project_promises_has_a_case(name: str) -> None:
+    assert name in CASES
+
+
+def test_each_case_has_peers_that_exist_and_a_name_of_its_own() -> None:
+    for case in CASES.values():
+        assert case.peers.keys() <= PEERS.keys()
+        assert case.peers
+
+
+def test_a_name_finds_one_case_and_a_subject_all_of_its_own() -> None:
+    assert names("gemm-bf16-512") == ["gemm-bf16-512"]
+    assert names("gemm") == [f"gemm-{dtype}-{size}" for dtype in ("fp32", "bf16") for size in (512, 1024, 2048)]
+
+
+@pytest.mark.parametrize("word", ["decode", "generate_decode", "Generate Decode"])
+def test_aliases_case_and_separators_do_not_matter(word: str) -> None:
+    assert names(word) == ["generate-decode"]
+
+
+def test_words_add_up_and_repeat_nothing() -> None:
+    assert names("launch", "import", "launch") == ["launch", "import"]
+    assert names() == list(CASES)
+
+
+def test_an_unknown_word_suggests_what_exists() -> None:
+    with pytest.raises(InvalidArgument, match="no case 'gem'. Did you mean 'gemm'.*--list"):
+        find_cases(["gem"])
+
+
+def test_a_file_of_cases_is_a_word_too(case_file: Path) -> None:
+    assert names(str(case_file))[:2] == ["twice", "rate"]
+    assert {case.file for case in load_cases(str(case_file))} == {str(case_file)}
+
+
+def test_a_file_without_cases_says_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(InvalidArgument, match=r"has no function cases\(\)"):
+        find_cases([str(tmp_path / "empty.py")])
+    with pytest.raises(InvalidArgument, match="there is no file"):
+        find_cases([str(tmp_path / "absent.py")])
+
+
+def test_the_limit_is_whichever_of_arithmetic_and_memory_takes_longer() -> None:
+    gemm = CASES["gemm-fp32-512"]
+    assert gemm.limit(LIMITS) == pytest.approx(2 * 512**3 / 100e9)
+    norm = CASES["rms_norm-512x4096"]
+    assert norm.limit(LIMITS) == pytest.approx(norm.bytes / 10e9)
+    assert CASES["launch"].limit(LIMITS) is None
+
+
+def test_listing_the_cases_loads_no_peer_and_no_compiler() -> None:
+    code = (
+        "import sys, unify.bench.cases; "
+        "print([m for m in ('torch', 'triton', 'llvmlite', 'llama_cpp', 'numpy', 'unify._core') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
