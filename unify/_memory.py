@@ -71,10 +71,11 @@ def memory_statistics(device: DeviceLike = None) -> MemoryStatistics:
 
 def memory_snapshot(device: DeviceLike = None) -> list[MemorySegment]:
     """Every segment of `device` and the blocks in it, by address."""
-    return [
+    segments = [
         MemorySegment(s["address"], s["bytes"], tuple(MemoryBlock(**block) for block in s["blocks"]))
         for s in _core.memory_snapshot(device)
     ]
+    return sorted(segments, key=lambda segment: segment.address)
 
 
 def trim_memory(device: DeviceLike = None) -> None:

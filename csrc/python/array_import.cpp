@@ -154,6 +154,10 @@ void describe(Tensor& tensor, const Py_buffer& view) {
     throw Error(ErrorKind::kDType, std::string("array: no dtype of unify is like the buffer format '") + format + "' of " +
                                        std::to_string(view.itemsize) + " bytes. Convert it first, e.g. with .astype().");
   }
+  if (view.strides == nullptr) {  // ctypes leaves them out, also when asked
+    set_contiguous(tensor, std::vector<int64_t>(view.shape, view.shape + view.ndim));
+    return;
+  }
   tensor.ndim = view.ndim;
   for (size_t i = 0; i < static_cast<size_t>(view.ndim); ++i) {
     if (view.strides[i] % view.itemsize != 0) {
@@ -198,7 +202,12 @@ PyObject* call_dlpack(PyObject* object, PyObject* stream) {
   keywords["max_version"] = py::make_tuple(1, 3);
   const py::tuple none(0);
   PyObject* capsule = PyObject_Call(method.object, none.ptr(), keywords.ptr());
-  if (capsule != nullptr || PyErr_ExceptionMatches(PyExc_TypeError) == 0) return require(capsule);
+  if (capsule != nullptr) return capsule;
+  if (PyErr_ExceptionMatches(PyExc_BufferError) != 0) {  // DLPack's way to say that it cannot be described
+    const py::error_already_set refusal;
+    throw Error(ErrorKind::kDType, std::string("array: its library does not hand it out: ") + refusal.what());
+  }
+  if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw_python();
   PyErr_Clear();  // written before DLPack 1.0: it knows no max_version
   PyDict_DelItemString(keywords.ptr(), "max_version");
   return require(PyObject_Call(method.object, none.ptr(), keywords.ptr()));

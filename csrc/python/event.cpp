@@ -30,7 +30,8 @@ double elapsed_ms(Event& event, Event& later) {
 
 void bind_event(py::module_& module) {
   py::class_<Event, std::shared_ptr<Event>>(
-      module, "Event", "A mark in a stream, to wait for or to time. A new event counts as passed.")
+      module, "Event", "A mark in a stream, to wait for or to time. A new event counts as passed.",
+      py::release_gil_before_calling_cpp_dtor())
       .def(py::init([](const py::object& device, bool timing) {
              const std::shared_ptr<Device> opened = device_from_object(device.ptr());
              return without_gil([&] { return Event::create(opened, timing); });

@@ -55,7 +55,8 @@ void bind_graph(py::module_& module) {
       .def("__enter__", &Capture::enter)
       .def("__exit__", &Capture::exit);
   py::class_<Graph, std::shared_ptr<Graph>>(module, "Graph",
-                                            "Work that was recorded once and can be launched often.")
+                                            "Work that was recorded once and can be launched often.",
+                                            py::release_gil_before_calling_cpp_dtor())
       .def_static("capture", &capture, py::arg("stream") = py::none(), py::kw_only(),
                   py::arg("device") = py::none(),
                   "`with Graph.capture() as graph:` records what is enqueued on `stream` (default: a new one, "

@@ -161,7 +161,8 @@ void order_after(Stream& stream, Stream& earlier) {
 void bind_stream(py::module_& module) {
   PyStream(module, "Stream",
            "Work on a stream runs in the order it was enqueued. Usable from any thread; `with stream:` makes it "
-           "the calling thread's current stream of its device.")
+           "the calling thread's current stream of its device.",
+           py::release_gil_before_calling_cpp_dtor())  // it may wait for work that needs the GIL
       .def(py::init([](const py::object& device, int priority) {
              const std::shared_ptr<Device> opened = device_from_object(device.ptr());
              return without_gil([&] { return Stream::create(opened, priority); });

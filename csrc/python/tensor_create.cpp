@@ -25,7 +25,8 @@ std::vector<int64_t> shape_of(PyObject* object, const char* function) {
   if (PyIndex_Check(object) && !PyTuple_Check(object)) {
     shape.push_back(length(object));
   } else {
-    const auto sequence = py::reinterpret_steal<py::object>(PySequence_Fast(object, ""));
+    const bool is_sequence = PySequence_Check(object) != 0 && !PyUnicode_Check(object) && !PyBytes_Check(object);
+    const auto sequence = py::reinterpret_steal<py::object>(is_sequence ? PySequence_Fast(object, "") : nullptr);
     if (!sequence) {
       PyErr_Clear();
       throw Error(ErrorKind::kShape, std::string(function) + ": a shape is one or more integers, not " + text_of(object) + ".");

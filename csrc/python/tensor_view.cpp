@@ -73,7 +73,12 @@ Slice slice_of(PyObject* index, int64_t length, int axis) {
     return {count == 0 ? 0 : start, step, count, false};
   }
   if (PyBool_Check(index) || !PyIndex_Check(index)) throw_bad_index(index);
-  const int64_t given = integer(index, "index");
+  const int64_t given = PyNumber_AsSsize_t(index, PyExc_IndexError);
+  if (given == -1 && PyErr_Occurred() != nullptr) {
+    if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw_python();
+    PyErr_Clear();  // NumPy's arrays claim to be integers until asked
+    throw_bad_index(index);
+  }
   const int64_t normal = given < 0 ? given + length : given;
   if (normal < 0 || normal >= length) {
     throw_index_error("index " + std::to_string(given) + " is out of range for axis " + std::to_string(axis) +

@@ -1,0 +1,358 @@
+/* A whole backend in plain C: two pretend devices whose memory the host must not touch. It shows how little a
+   backend needs, and lets the tests drive the core through a second backend, a broken one and an outdated one.
+
+   Work runs inside the call that enqueues it, so a stream is always idle. Device addresses are host addresses
+   with their top bit changed: whoever dereferences one on the host faults at once.
+
+   set_option("fail", "copy") makes the next call of that verb fail as a kernel fault would, "fail"="lost" loses
+   the device, "memory"="N" limits its memory. TOY_* macros make the variants that must be refused. */
+#define _POSIX_C_SOURCE 200809L
+
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unify/backend.h>
+
+#ifndef TOY_NAME
+#define TOY_NAME "toy"
+#endif
+
+enum { DEVICES = 2, ALIGNMENT = 256 };
+static const uint64_t TAG = UINT64_C(1) << 63;
+static const uint64_t DEFAULT_MEMORY = UINT64_C(256) << 20;
+
+struct unify_device_s {
+  uint32_t index;
+  atomic_uint_least64_t limit;
+  atomic_uint_least64_t used;
+  _Atomic(unify_device_state) state;
+  char fail[32]; /* the verb that fails next */
+};
+struct unify_stream_s {
+  unify_device device;
+  unify_status failure; /* stays until the stream is destroyed */
+};
+struct unify_event_s {
+  unify_device device;
+  uint32_t flags;
+  int recorded;
+  int64_t nanoseconds;
+};
+typedef struct {
+  uint64_t bytes;
+  char padding[ALIGNMENT - sizeof(uint64_t)];
+} Header;
+
+static _Thread_local unify_error failure = {sizeof(unify_error), 0, UNIFY_OK, 0, 0, 0, 0, 0};
+static struct unify_device_s devices[DEVICES];
+
+static unify_status fail(unify_status status, const char* message) {
+  failure.status = status;
+  failure.native_code = status == UNIFY_OK ? 0 : 7000 + (int)status;
+  failure.native_name = "TOY_ERROR";
+  failure.message = message;
+  failure.advice = "This is a toy: try again.";
+  return status;
+}
+
+static unify_status verb(unify_device device, const char* name) {
+  unify_device_state state = atomic_load(&device->state);
+  if (state == UNIFY_DEVICE_GONE) return fail(UNIFY_DEVICE_LOST, "the toy is lost");
+  if (strcmp(device->fail, name) == 0) {
+    device->fail[0] = 0;
+    return fail(UNIFY_KERNEL_FAULT, "the toy was told to fail");
+  }
+  return UNIFY_OK;
+}
+
+static unify_status device_count(uint32_t* out_count) {
+  *out_count = DEVICES;
+  return UNIFY_OK;
+}
+
+static unify_status device_open(const unify_device_open_args* args, unify_device* out_device) {
+  if (args->index >= DEVICES) return fail(UNIFY_NOT_FOUND, "the toy has two devices, 0 and 1");
+  if (args->options && *args->options) return fail(UNIFY_INVALID_ARGUMENT, "the toy knows no options");
+  unify_device device = &devices[args->index];
+  device->index = args->index;
+  atomic_store(&device->limit, DEFAULT_MEMORY);
+  *out_device = device;
+  return UNIFY_OK;
+}
+
+static void device_close(unify_device device) { (void)device; }
+
+static unify_status device_info(unify_device device, unify_device_info* out_info) {
+  size_t size = out_info->struct_size;
+  memset(out_info, 0, size);
+  out_info->struct_size = size;
+  snprintf(out_info->name, sizeof(out_info->name), "Toy %u (simulated)", device->index);
+  snprintf(out_info->target, sizeof(out_info->target), "toy:1");
+  snprintf(out_info->driver_version, sizeof(out_info->driver_version), "1.0");
+  out_info->flags = UNIFY_DEVICE_SIMULATED;
+  out_info->dlpack_type = 12; /* kDLExtDev */
+  out_info->dlpack_id = (int32_t)device->index;
+  out_info->memory_bytes = DEFAULT_MEMORY;
+  out_info->cores = out_info->warp_size = out_info->max_threads = 1;
+  out_info->max_grid[0] = out_info->max_grid[1] = out_info->max_grid[2] = 65535;
+  out_info->alignment = ALIGNMENT;
+  return UNIFY_OK;
+}
+
+static unify_status device_synchronize(unify_device device) { return verb(device, "synchronize"); }
+
+static unify_status device_status(unify_device device, unify_device_state* out_state) {
+  *out_state = atomic_load(&device->state);
+  return UNIFY_OK;
+}
+
+static unify_status device_reset(unify_device device) {
+  atomic_store(&device->state, UNIFY_DEVICE_HEALTHY);
+  atomic_store(&device->used, 0);
+  device->fail[0] = 0;
+  return UNIFY_OK;
+}
+
+static unify_status device_set_option(unify_device device, const char* key, const char* value) {
+  if (strcmp(key, "memory") == 0) {
+    atomic_store(&device->limit, strtoull(value, NULL, 10));
+  } else if (strcmp(key, "fail") == 0 && strcmp(value, "lost") == 0) {
+    atomic_store(&device->state, UNIFY_DEVICE_GONE);
+  } else if (strcmp(key, "fail") == 0) {
+    snprintf(device->fail, sizeof(device->fail), "%s", value);
+  } else {
+    return fail(UNIFY_INVALID_ARGUMENT, "unknown option; the toy knows: memory, fail");
+  }
+  return UNIFY_OK;
+}
+
+static unify_status memory_allocate(unify_device device, const unify_allocate_args* args, unify_address* out_address) {
+  unify_status status = verb(device, "allocate");
+  if (status) return status;
+  if (args->kind != UNIFY_MEMORY_DEVICE) return fail(UNIFY_UNSUPPORTED, "the toy has device memory only");
+  if (atomic_load(&device->used) + args->bytes > atomic_load(&device->limit)) {
+    return fail(UNIFY_OUT_OF_MEMORY, "the toy's memory is full");
+  }
+  size_t bytes = (args->bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  Header* header = aligned_alloc(ALIGNMENT, sizeof(Header) + bytes);
+  if (!header) return fail(UNIFY_OUT_OF_MEMORY, "the host's memory is full");
+  header->bytes = args->bytes;
+  atomic_fetch_add(&device->used, args->bytes);
+  *out_address = (uint64_t)(uintptr_t)(header + 1) ^ TAG;
+  return UNIFY_OK;
+}
+
+static unify_status memory_free(unify_device device, unify_memory_kind kind, unify_address address) {
+  (void)kind;
+  Header* header = (Header*)(uintptr_t)(address ^ TAG) - 1;
+  atomic_fetch_sub(&device->used, header->bytes);
+  free(header);
+  return UNIFY_OK;
+}
+
+static unify_status memory_info(unify_device device, uint64_t* out_free_bytes, uint64_t* out_total_bytes) {
+  *out_total_bytes = atomic_load(&device->limit);
+  *out_free_bytes = *out_total_bytes - atomic_load(&device->used);
+  return UNIFY_OK;
+}
+
+static void* place(unify_device device, unify_address address) {
+  return (void*)(uintptr_t)(device ? address ^ TAG : address);
+}
+
+/* A failed stream does nothing more, as on a chip. */
+static unify_status begin(unify_stream stream, const char* name) {
+  unify_status status = verb(stream->device, name);
+  if (status == UNIFY_KERNEL_FAULT) stream->failure = status;
+  if (!status && stream->failure) status = fail(stream->failure, "an earlier piece of work failed");
+  return status;
+}
+
+__attribute__((unused)) static unify_status copy(unify_stream stream, const unify_copy_args* args) {
+  unify_status status = begin(stream, "copy");
+  if (status) {
+    failure.operation = args->operation;
+    return status;
+  }
+  memcpy(place(args->dst_device, args->dst), place(args->src_device, args->src), args->bytes);
+  return UNIFY_OK;
+}
+
+static unify_status fill(unify_stream stream, const unify_fill_args* args) {
+  unify_status status = begin(stream, "fill");
+  if (status) return status;
+  if (args->value_bytes != 1) return fail(UNIFY_UNSUPPORTED, "the toy fills bytes only");
+  memset(place(stream->device, args->dst), (int)(args->value & 255u), args->count);
+  return UNIFY_OK;
+}
+
+static unify_status stream_create(unify_device device, unify_stream_args* args, unify_stream* out_stream) {
+  unify_status status = verb(device, "stream");
+  if (status) return status;
+  if (args->native) return fail(UNIFY_UNSUPPORTED, "the toy has no streams of others");
+  if (args->priority != 0) return fail(UNIFY_INVALID_ARGUMENT, "the toy has no priorities; use 0");
+  *out_stream = calloc(1, sizeof(**out_stream));
+  if (!*out_stream) return fail(UNIFY_OUT_OF_MEMORY, "the host's memory is full");
+  (*out_stream)->device = device;
+  return UNIFY_OK;
+}
+
+static unify_status stream_destroy(unify_stream stream) {
+  free(stream);
+  return UNIFY_OK;
+}
+
+static unify_status stream_synchronize(unify_stream stream) { return begin(stream, "synchronize"); }
+static unify_status stream_query(unify_stream stream) { return begin(stream, "query"); }
+
+static unify_status stream_wait_event(unify_stream stream, unify_event event) {
+  (void)event; /* what it marks has run already */
+  return begin(stream, "wait");
+}
+
+static unify_status event_create(unify_device device, const unify_event_args* args, unify_event* out_event) {
+  if (args->flags & UNIFY_EVENT_IPC) return fail(UNIFY_UNSUPPORTED, "the toy does not share events");
+  *out_event = calloc(1, sizeof(**out_event));
+  if (!*out_event) return fail(UNIFY_OUT_OF_MEMORY, "the host's memory is full");
+  (*out_event)->device = device;
+  (*out_event)->flags = args->flags;
+  return UNIFY_OK;
+}
+
+static unify_status event_destroy(unify_event event) {
+  free(event);
+  return UNIFY_OK;
+}
+
+static unify_status event_record(unify_event event, unify_stream stream) {
+  if (event->device != stream->device) return fail(UNIFY_INVALID_ARGUMENT, "the event is another toy's");
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  event->nanoseconds = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+  event->recorded = 1;
+  return begin(stream, "record");
+}
+
+static unify_status event_synchronize(unify_event event) { return verb(event->device, "event"); }
+static unify_status event_query(unify_event event) { return verb(event->device, "event"); }
+
+static unify_status event_elapsed(unify_event start, unify_event stop, int64_t* out_nanoseconds) {
+  if (!(start->flags & stop->flags & UNIFY_EVENT_TIMING)) return fail(UNIFY_INVALID_ARGUMENT, "made without timing");
+  if (!start->recorded || !stop->recorded) return fail(UNIFY_INVALID_ARGUMENT, "never recorded");
+  *out_nanoseconds = stop->nanoseconds - start->nanoseconds;
+  return UNIFY_OK;
+}
+
+static unify_status module_load(unify_device device, const unify_module_args* args, unify_module* out_module) {
+  (void)device, (void)args;
+  *out_module = NULL;
+  return fail(UNIFY_UNSUPPORTED, "the toy runs no kernels");
+}
+
+static unify_status module_unload(unify_module module) {
+  (void)module;
+  return UNIFY_OK;
+}
+
+static unify_status function_get(unify_module module, unify_function_args* args, unify_function* out_function) {
+  (void)module, (void)args;
+  *out_function = NULL;
+  return fail(UNIFY_NOT_FOUND, "the toy has no functions");
+}
+
+static unify_status launch(unify_stream stream, unify_function function, const unify_launch_args* args) {
+  (void)stream, (void)function, (void)args;
+  return fail(UNIFY_UNSUPPORTED, "the toy runs no kernels");
+}
+
+static unify_status peer_access(unify_device device, unify_device peer, uint32_t enable, uint32_t* out_can) {
+  (void)device, (void)peer, (void)enable;
+  *out_can = 1;
+  return UNIFY_OK;
+}
+
+static void last_error(unify_error* out_error) {
+  size_t size = out_error->struct_size < sizeof(failure) ? out_error->struct_size : sizeof(failure);
+  memcpy((char*)out_error + sizeof(size_t), (char*)&failure + sizeof(size_t), size - sizeof(size_t));
+}
+
+/* A newer host appends functions: an old core must not mind. */
+typedef struct {
+  unify_backend table;
+  unify_status (*from_the_future)(unify_device device);
+} NewerBackend;
+
+static const NewerBackend backend = {
+    .table =
+        {
+#ifdef TOY_TRUNCATED
+            .struct_size = offsetof(unify_backend, copy),
+#elif defined(TOY_NEWER_MINOR)
+            .struct_size = sizeof(NewerBackend),
+#else
+            .struct_size = sizeof(unify_backend),
+#endif
+#ifdef TOY_OTHER_MAJOR
+            .abi_major = UNIFY_ABI_MAJOR + 1,
+#else
+            .abi_major = UNIFY_ABI_MAJOR,
+#endif
+#ifdef TOY_NEWER_MINOR
+            .abi_minor = UNIFY_ABI_MINOR + 1,
+#else
+            .abi_minor = UNIFY_ABI_MINOR,
+#endif
+            .name = TOY_NAME,
+            .version = "toy 1.0",
+            .device_count = device_count,
+            .device_open = device_open,
+            .device_close = device_close,
+            .device_info = device_info,
+            .device_synchronize = device_synchronize,
+            .device_status = device_status,
+            .device_reset = device_reset,
+            .device_set_option = device_set_option,
+            .memory_allocate = memory_allocate,
+            .memory_free = memory_free,
+            .memory_info = memory_info,
+#ifndef TOY_WITHOUT_COPY
+            .copy = copy,
+#endif
+            .fill = fill,
+            .stream_create = stream_create,
+            .stream_destroy = stream_destroy,
+            .stream_synchronize = stream_synchronize,
+            .stream_query = stream_query,
+            .stream_wait_event = stream_wait_event,
+            .event_create = event_create,
+            .event_destroy = event_destroy,
+            .event_record = event_record,
+            .event_synchronize = event_synchronize,
+            .event_query = event_query,
+            .event_elapsed = event_elapsed,
+            .module_load = module_load,
+            .module_unload = module_unload,
+            .function_get = function_get,
+            .launch = launch,
+            .peer_access = peer_access,
+            .last_error = last_error,
+        },
+};
+
+#ifdef TOY_WITHOUT_SYMBOL
+const void* toy_keep_the_compiler_quiet(void) { return &backend; }
+#else
+const unify_backend* unify_backend_get(unify_backend_get_args* args) {
+#ifdef TOY_ABSENT
+  args->why = "no toy is plugged in";
+  (void)backend;
+  return NULL;
+#else
+  (void)args;
+  return &backend.table;
+#endif
+}
+#endif

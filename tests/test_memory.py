@@ -1,0 +1,37 @@
+"""What the memory functions return in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+import unify as un
+
+
+def test_statistics_are_a_record_that_cannot_be_changed() -> None:
+    statistics = un.memory_statistics("cpu")
+    assert all(isinstance(value, int) and value >= 0 for value in dataclasses.asdict(statistics).values())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        statistics.allocated_bytes = 0  # type: ignore[misc]
+
+
+def test_the_default_device_is_meant_when_none_is_named() -> None:
+    tensor = un.empty(12345, un.uint8, "cpu")
+    assert un.memory_statistics().allocated_bytes >= tensor.nbytes
+    assert un.memory_snapshot() == un.memory_snapshot("cpu")
+
+
+def test_a_snapshot_lists_segments_by_address() -> None:
+    held = [un.empty(size, un.uint8, "cpu") for size in (10, 1 << 22)]
+    segments = un.memory_snapshot("cpu")
+    assert [s.address for s in segments] == sorted(s.address for s in segments)
+    for segment in segments:
+        ends = [block.address + block.bytes for block in segment.blocks]
+        assert [block.address for block in segment.blocks][1:] == ends[:-1]
+    del held
+
+
+def test_a_limit_below_zero_is_an_error() -> None:
+    with pytest.raises((TypeError, ValueError)):
+        un.set_memory_limit(-1, "cpu")

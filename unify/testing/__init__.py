@@ -1,0 +1,1 @@
+"""For those who test what they build on unify: arrays, injected faults, and the conformance suite of backends."""

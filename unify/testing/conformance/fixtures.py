@@ -1,0 +1,94 @@
+"""The fixtures of the suite: the device under test, streams on it, and a gate to hold its work back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import unify as un
+
+__all__ = ["Gate", "device", "gate", "other_device", "pytest_generate_tests", "stream", "two_streams"]
+
+GATE_LIMIT_S = 20.0  # a test that forgets to open its gate fails; it does not hang
+
+
+def first_device_of_each_kind() -> list[str]:
+    """One device tests its backend; its siblings serve as `other_device`."""
+    return [device.name for device in un.devices() if device.index == 0]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs each case on every device that was named, or on one of every backend there is."""
+    if "device" in metafunc.fixturenames:
+        names = metafunc.config.getoption("--device") or first_device_of_each_kind()
+        metafunc.parametrize("device", names, indirect=True, scope="session")
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> Iterator[un.Device]:
+    """The device under test. The only place that skips, with the reason that the device itself gives."""
+    opened = un.device(request.param)
+    for marker in request.node.iter_markers("needs"):
+        capability, accepted = marker.args[0], marker.kwargs.get("support", ("native", "emulated"))
+        support = opened.capabilities.get(capability, "absent")
+        if support not in ((accepted,) if isinstance(accepted, str) else accepted):
+            pytest.skip(f"{opened.name}: {capability} is {support}")
+    yield opened
+    assert opened.state == "healthy", f"the case left {opened.name} {opened.state}"
+    opened.synchronize()
+
+
+@pytest.fixture
+def other_device(device: un.Device) -> un.Device:
+    """A second device, of the same backend if there is one; else the host."""
+    others = [other for other in un.devices() if other is not device]
+    if not others:
+        pytest.skip(f"{device.name} is the only device")
+    return min(others, key=lambda other: other.kind != device.kind)
+
+
+@pytest.fixture
+def stream(device: un.Device) -> un.Stream:
+    """A stream of the device that is nobody else's."""
+    return un.Stream(device)
+
+
+@pytest.fixture
+def two_streams(device: un.Device) -> tuple[un.Stream, un.Stream]:
+    """Two streams of the device that may run side by side."""
+    return un.Stream(device), un.Stream(device)
+
+
+class Gate:
+    """Holds the work of a stream back until it is opened."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._reached = threading.Event()
+
+    def close(self, stream: un.Stream) -> None:
+        """Later work of `stream` waits for open()."""
+        stream.host_call(self._hold)
+
+    def wait_until_reached(self) -> None:
+        """Returns once the stream stands before the gate."""
+        assert self._reached.wait(GATE_LIMIT_S), "the stream did not reach the gate"
+
+    def open(self) -> None:
+        """Lets the stream pass."""
+        self._open.set()
+
+    def _hold(self) -> None:
+        self._reached.set()
+        self._open.wait(GATE_LIMIT_S)
+
+
+@pytest.fixture
+def gate(device: un.Device) -> Iterator[Gate]:
+    """A gate that is opened at the end of the case in any event. Needs native host calls."""
+    made = Gate()
+    yield made
+    made.open()
+    device.synchronize()
