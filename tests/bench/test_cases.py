@@ -12,6 +12,7 @@ from unify._errors import InvalidArgument
 from unify.bench import PEERS, Roofline
 from unify.bench.cases import CASES, find_cases, load_cases
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LIMITS = Roofline(1, "made up", fp32_gflops=100, bf16_gflops=200, int8_gops=400, read_gb_s=10, copy_gb_s=10, call_us=1)
 
 
@@ -78,3 +79,9 @@ def test_listing_the_cases_loads_no_peer_and_no_compiler() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("*.py")), ids=lambda file: file.stem)
+def test_each_question_of_the_repository_loads(file: Path) -> None:
+    assert file.stem in (BENCHMARKS / "README.md").read_text()
+    assert all(case.peers.keys() <= PEERS.keys() for case in load_cases(str(file)))

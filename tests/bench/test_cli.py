@@ -115,3 +115,12 @@ def keep_cases(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def hide(monkeypatch: pytest.MonkeyPatch, peer: str) -> None:
     """Makes a peer look as if it were not installed."""
     monkeypatch.setitem(table.PEERS, peer, dataclasses.replace(table.PEERS[peer], module="no_such_module_here"))
+
+
+def test_roofline_is_a_word_of_its_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from unify.bench import Roofline, cli
+
+    limits = Roofline(1, "made up", 100.0, None, 400.0, 10.0, 9.0, 0.5)
+    monkeypatch.setattr(cli, "measure_limits", lambda threads, cpus: limits)
+    assert run(arguments("roofline", json=True)) == 0
+    assert json.loads(capsys.readouterr().out) == [{"case": "roofline", **dataclasses.asdict(limits)}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Options:
     json: bool = False
     plot: Path | None = None
     model: Path | None = None
-    roofline: bool = False
+    roofline: bool = False  # the machine's limits in place of a comparison
 
     @classmethod
     def of(cls, args: Any) -> Options:
@@ -42,7 +42,8 @@ class Options:
         for name in ("plot", "model"):
             if name in given:
                 given[name] = Path(given[name])
-        return cls(**given)
+        options = cls(**given)
+        return replace(options, cases=(), roofline=True) if tuple(options.cases) == ("roofline",) else options
 
 
 @dataclass
@@ -57,7 +58,7 @@ def run(args: Any) -> int:
     try:
         if options.list:
             return _list(options)
-        chosen = _chosen(options)
+        chosen = [] if options.roofline else _chosen(options)
         cpus = choose_cpus(options.threads)
         if options.plot is not None:
             plot.check_format(options.plot)
@@ -196,4 +197,6 @@ def _list(options: Options) -> int:
     for case in cases:
         peers = ", ".join(name if PEERS[name].is_installed else f"{name} (not installed)" for name in case.peers)
         print(f"{case.name:{width}}  {case.about} [{case.unit.name}; against {peers}]")
+    if not options.cases:
+        print(f"{'roofline':{width}}  what the machine can do at most: arithmetic, memory bandwidth, a native call")
     return 0

@@ -17,7 +17,7 @@ TOLERANCE = {"fp32": 1e-5, "bf16": 2**-7}
 
 def cases() -> list[Case]:
     """Each size and each dtype."""
-    square = [_gemm(dtype, size) for dtype in WIDTH for size in SIZES]
+    square = [gemm(dtype, size) for dtype in WIDTH for size in SIZES]
     return square + [_linear(dtype, *shape) for dtype in WIDTH for shape in LAYERS]
 
 
@@ -27,7 +27,9 @@ def _inputs(rows: int, columns: int, seed: int) -> Any:
     return np.random.default_rng(seed).standard_normal((rows, columns), np.float32)
 
 
-def _gemm(dtype: str, size: int) -> Case:
+def gemm(dtype: str, size: int) -> Case:
+    """The product of two square matrices; any size, for questions beyond the listed ones."""
+
     def unify_side(setup: Setup) -> Side:
         import unify
 
