@@ -1,0 +1,92 @@
+"""Kernels to binaries: look in the cache, else Triton's front end, then the target's compiler."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from unify._config import settings
+
+from . import cache
+from .frontend import Specialization, to_ttir
+from .target import Binary, Options, Parameter, Target, compiler_for, register_target
+
+__all__ = ["Binary", "Options", "Parameter", "Specialization", "Target", "compile", "register_target", "to_ttir"]
+
+
+def compile(kernel: Any, target: Target, specialization: Specialization, options: Options | None = None) -> Binary:
+    """Compiles a Triton kernel (a triton.JITFunction, unify.jit's included) for a target.
+
+    Needs no device. Raises CompileError, TargetError.
+    """
+    options = options or Options()
+    key = _key(kernel, target, specialization, options)
+    binary = None if settings.dump else cache.load(key)
+    if binary is None:
+        ttir = to_ttir(
+            kernel, specialization, num_warps=options.num_warps, num_stages=options.num_stages, debug=options.debug
+        )
+        _dump(kernel, key, "ttir", ttir)
+        binary = compiler_for(target)(ttir, target, options)
+        cache.store(key, binary)
+    return binary
+
+
+def _key(kernel: Any, target: Target, specialization: Specialization, options: Options) -> str:
+    parts = {
+        "source": kernel.cache_key,
+        "types": specialization.types,
+        "constants": {name: _text(value) for name, value in specialization.constants.items()},
+        "aligned": sorted(specialization.aligned),
+        "options": vars(options),
+        "target": str(target),
+        "machine": "" if target.arch else _machine(),
+        "compiler": _compiler_version(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _text(value: Any) -> str:
+    return f"{type(value).__name__}:{getattr(value, 'cache_key', value)!r}"
+
+
+@functools.cache
+def _machine() -> str:
+    """Names this CPU and what it can do: code for one that can do more would not run here."""
+    lines = []
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("model name", "flags", "Features")):
+                lines.append(line)
+            elif not line:
+                break
+    except OSError:
+        lines.append(platform.processor())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@functools.cache
+def _compiler_version() -> str:
+    """A hash of everything that decides which code comes out: our compiler's source, Triton's and LLVM's versions."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    for package in ("triton", "llvmlite"):
+        try:
+            digest.update(f"{package} {version(package)}".encode())
+        except PackageNotFoundError:
+            digest.update(f"no {package}".encode())
+    return digest.hexdigest()
+
+
+def _dump(kernel: Any, key: str, stage: str, text: str) -> None:
+    if stage not in settings.dump:
+        return
+    folder = Path(settings.dump_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{kernel.fn.__name__}.{key[:12]}.{stage}").write_text(text)

@@ -1,0 +1,120 @@
+"""Compiled kernels on disk: one file each, named by what it was compiled from.
+
+A file is written whole or not at all, is readable by its user alone, and carries a checksum: one that is damaged
+counts as absent. A directory that cannot be used costs speed, never correctness.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import tempfile
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+from unify._config import settings
+
+from .target import Binary, Parameter
+
+_MAGIC = b"UNIFYK01"
+_MOST_BYTES = 512 << 20  # all kernels together; the least recently used go first
+_warned: set[str] = set()
+
+
+def load(key: str) -> Binary | None:
+    """Returns the kernel stored under `key`, or None if there is none that can be trusted."""
+    if settings.no_cache:
+        return None
+    path = _path(key)
+    try:
+        if not _is_private(path.parent):
+            return None
+        content = path.read_bytes()
+        os.utime(path)  # for the pruning
+    except OSError:
+        return None
+    return _decode(content)
+
+
+def store(key: str, binary: Binary) -> None:
+    """Keeps the kernel under `key`. Where that is impossible, warns once and goes on."""
+    if settings.no_cache:
+        return
+    path = _path(key)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(path.parent):
+            _warn(f"{path.parent} is writable by others or not yours; compiled kernels are not kept. chmod 700 it.")
+            return
+        _write(path, _encode(binary))
+        _prune(path.parent)
+    except OSError as error:
+        _warn(f"compiled kernels are not kept in {path.parent}: {error.strerror or error}. Set UNIFY_CACHE_DIR.")
+
+
+def _path(key: str) -> Path:
+    return Path(settings.cache_dir) / "kernels" / f"{key}.kernel"
+
+
+def _is_private(folder: Path) -> bool:
+    status = folder.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _encode(binary: Binary) -> bytes:
+    fields = asdict(binary)
+    fields["image"] = None
+    header = json.dumps(fields).encode()
+    payload = len(header).to_bytes(8, "little") + header + binary.image
+    return _MAGIC + hashlib.sha256(payload).digest() + payload
+
+
+def _decode(content: bytes) -> Binary | None:
+    start = len(_MAGIC) + hashlib.sha256().digest_size
+    payload = content[start:]
+    if content[: len(_MAGIC)] != _MAGIC or hashlib.sha256(payload).digest() != content[len(_MAGIC) : start]:
+        return None
+    end = 8 + int.from_bytes(payload[:8], "little")
+    fields = json.loads(payload[8:end])
+    fields["parameters"] = tuple(Parameter(**parameter) for parameter in fields["parameters"])
+    fields["image"] = payload[end:]
+    return Binary(**fields)
+
+
+def _write(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")  # 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _prune(folder: Path) -> None:
+    entries = []
+    for entry in os.scandir(folder):
+        with contextlib.suppress(OSError):  # another process prunes too
+            status = entry.stat()
+            entries.append((status.st_mtime, status.st_size, entry.path))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= _MOST_BYTES:
+            return
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        total -= size
+
+
+def _warn(text: str) -> None:
+    if text not in _warned:
+        _warned.add(text)
+        warnings.warn(text, RuntimeWarning, stacklevel=4)

@@ -1,0 +1,132 @@
+"""A kernel's Python source to TTIR, by upstream Triton's own front end. No Triton driver takes part."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+from unify._errors import CompileError
+
+_FP8 = ("fp8e4b15", "fp8e4b8", "fp8e4nv", "fp8e5", "fp8e5b16")
+
+
+@dataclass(frozen=True)
+class Specialization:
+    """What a kernel is compiled for, argument by argument, in the order of its parameters.
+
+    types: Triton's signature by parameter name, "constexpr" for what is fixed; constants: the values of those;
+    aligned: the parameters that are multiples of 16 (pointers: addresses).
+    """
+
+    types: dict[str, str]
+    constants: dict[str, Any] = field(default_factory=dict)
+    aligned: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class _FrontEndOptions:
+    """The options that Triton's front end reads, of 3.6 to 3.9."""
+
+    num_warps: int = 4
+    num_ctas: int = 1
+    num_stages: int = 3
+    warp_size: int = 32
+    maxnreg: int | None = None
+    enable_fp_fusion: bool = True
+    launch_cooperative_grid: bool = False
+    launch_pdl: bool = False
+    cluster_dims: tuple[int, ...] = (1, 1, 1)
+    supported_fp8_dtypes: tuple[str, ...] = _FP8
+    deprecated_fp8_dot_operand_dtypes: tuple[str, ...] = ()
+    default_dot_input_precision: str = "ieee"
+    allowed_dot_input_precisions: tuple[str, ...] = ("tf32", "tf32x3", "ieee", "bf16x3", "bf16x6")
+    max_num_imprecise_acc_default: int = 0
+    extern_libs: Any = ()
+    debug: bool = False
+    backend_name: str = "unify"
+    sanitize_overflow: bool = False
+    arch: str = ""
+    ir_override: str | None = None
+    instrumentation_mode: str = ""
+    fpsan_homomorphic_casts: bool = False
+    enable_iisan: bool = False
+
+
+def to_ttir(kernel: Any, specialization: Specialization, *, num_warps: int, num_stages: int, debug: bool) -> str:
+    """Returns the kernel's TTIR in MLIR's generic form, with locations, after Triton's own clean-up passes.
+
+    Raises CompileError with the file, line and source line that Triton refused.
+    """
+    from triton._C.libtriton import ir
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler.errors import CompilationError
+
+    place = {name: (index,) for index, name in enumerate(kernel.arg_names)}
+    constants = {place[name]: value for name, value in specialization.constants.items()}
+    attributes = {place[name]: [["tt.divisibility", 16]] for name in specialization.aligned}
+    source = ASTSource(kernel, dict(specialization.types), constants, attributes)
+    options = _FrontEndOptions(num_warps=num_warps, num_stages=num_stages, debug=debug)
+    context = ir.context()
+    ir.load_dialects(context)
+    functions = {"min_dot_size": lambda lhs, rhs: (1, 1, 1), "convert_custom_types": _convert_custom_types}
+    arguments = [options, functions, _module_map(), context]
+    if "target" in inspect.signature(source.make_ir).parameters:  # Triton before 3.8
+        arguments.insert(0, GPUTarget("cpu", "", options.warp_size))
+    try:
+        module = source.make_ir(*arguments)
+    except CompilationError as error:
+        raise _compile_error(kernel, error) from None
+    _run_passes(module)
+    return _generic_text(module, ir.builder(context))
+
+
+def _run_passes(module: Any) -> None:
+    from triton._C.libtriton import ir, passes
+
+    manager = ir.pass_manager(module.context)
+    passes.common.add_inliner(manager)
+    if hasattr(passes.ttir, "add_rewrite_tensor_pointer"):  # block pointers, until 3.7
+        passes.ttir.add_rewrite_tensor_pointer(manager)
+    passes.ttir.add_rewrite_tensor_descriptor_to_pointer(manager)
+    passes.common.add_canonicalizer(manager)
+    passes.ttir.add_combine(manager)
+    passes.ttir.add_reorder_broadcast(manager)
+    passes.common.add_cse(manager)
+    passes.common.add_symbol_dce(manager)
+    passes.ttir.add_loop_unroll(manager)
+    passes.common.add_licm(manager)
+    manager.run(module, "make_ttir")
+
+
+def _generic_text(module: Any, builder: Any) -> str:
+    # MLIR's printer falls back to the generic form when verification fails, and this attribute makes it fail.
+    module.set_attr("llvm.data_layout", builder.get_string_attr("not a layout"))
+    return str(module.str())
+
+
+def _module_map() -> dict[str, Any]:
+    from triton.language.extra.cuda import libdevice
+
+    return {"triton.language.extra.libdevice": libdevice}
+
+
+def _convert_custom_types(*_: Any, **__: Any) -> Any:
+    raise TypeError("fp8e4b15 is converted on Nvidia chips only; use float8e4nv")
+
+
+def _compile_error(kernel: Any, error: Any) -> CompileError:
+    """Triton counts lines from the kernel's first; users count from the file's."""
+    function = kernel.fn
+    file, first = inspect.getsourcefile(function) or "?", inspect.getsourcelines(function)[1]
+    skipped = getattr(kernel, "def_file_line_number", None) or 0
+    node_line = getattr(getattr(error, "node", None), "lineno", 1)
+    start = getattr(kernel, "starting_line_number", first) if not skipped else first
+    line = start + node_line - 1
+    reason = (error.error_message or "it is not valid in a kernel").strip()
+    lines = (error.src or "").splitlines()
+    shown = lines[node_line - 1].strip() if 0 < node_line <= len(lines) else ""
+    name = function.__name__
+    message = f"{file}:{line}: kernel {name}: {reason}" + (f"\n  {shown}" if shown else "")
+    return CompileError(message, file=file, line=line, reason=reason, kernel=name)
