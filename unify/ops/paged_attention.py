@@ -199,7 +199,7 @@ def paged_attention(
     kv_heads = keys.shape[2]
     group = _grouped("paged_attention", heads, kv_heads)
     if splits is None:
-        wanted = -(-2 * query.device.cores // max(1, batch * kv_heads))
+        wanted = -(-2 * query.device.properties["cores"] // max(1, batch * kv_heads))
         splits = 1 << max(0, min(wanted, table.shape[1]) - 1).bit_length()
     if splits < 1 or splits & (splits - 1):
         raise ShapeError(f"paged_attention: splits must be a power of two; it is {splits}.")

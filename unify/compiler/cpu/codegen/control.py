@@ -49,17 +49,22 @@ class Carrier:
         nest.flush_all(k)
         targets = {id(p): p for _, p in tensors}
         copies: list[tuple[Tile, Tile]] = []
+        direct: list[tuple[mlir.Value, Tile]] = []
+        # What reads another place goes first, and through a copy: the others may change then.
         for source, place in tensors:
             if k.bindings.get(source) is place:
                 continue
             read = _tiles_read(k, source)
-            others = [t for t, pointwise in read if id(t) in targets and (t is not place or not pointwise)]
-            if others:
+            if any(id(t) in targets and (t is not place or not pointwise) for t, pointwise in read):
                 copy = k.allocate(place.shape, place.element)
                 nest.fill(k, source, copy)
                 copies.append((copy, place))
             else:
-                nest.fill(k, source, place)
+                direct.append((source, place))
+        if copies:
+            nest.flush_all(k)
+        for source, place in direct:
+            nest.fill(k, source, place)
         nest.flush_all(k)
         for copy, place in copies:
             copy_tile(k, copy, place)
