@@ -68,9 +68,9 @@ def _unify(count: int, kernel: Any) -> Callable[[Setup], Side]:
         import unify
 
         device = unify.device(setup.device)
-        launch = unify.jit(kernel)[(1,)]
+        launch = unify.jit(kernel)
         arguments = [unify.zeros(64, unify.float32, device=device) for _ in range(count // 2)] + _numbers(count)
-        return Side(step=lambda: launch(*arguments), finish=device.synchronize)
+        return Side(step=lambda: launch[(1,)](*arguments), finish=device.synchronize)
 
     return build
 

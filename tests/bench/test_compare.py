@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unify._errors import Error, InvalidArgument, UnsupportedError
-from unify.bench import Comparison, Setup, compare
+from unify.bench import Comparison, Setup, compare_case
 from unify.bench.cases import load_cases
 from unify.bench.peers import PEERS, Peer
 from unify.bench.process import Worker, busy_seconds, choose_cpus, physical_cpus
@@ -16,7 +16,7 @@ from unify.bench.process import Worker, busy_seconds, choose_cpus, physical_cpus
 
 def run(case_file: Path, name: str, peer: Peer = PEERS["numpy"], threads: int = 1) -> Comparison:
     case = {case.name: case for case in load_cases(str(case_file))}[name]
-    return compare(case, peer, Setup(threads=threads), choose_cpus(threads))
+    return compare_case(case, peer, Setup(threads=threads), choose_cpus(threads))
 
 
 def test_half_the_time_is_twice_the_speed(case_file: Path) -> None:

@@ -1,7 +1,7 @@
 """Benchmarks: unify against a peer, paired, with the spread. `unify bench --list` shows the cases."""
 
 from .case import Case, Setup, Side, Unit
-from .compare import Comparison, compare
+from .compare import Comparison, compare_case
 from .peers import PEERS, Peer, find_peer
 from .roofline import Roofline
 from .timing import Pair, Ratio, alternate, ratio_of
@@ -18,7 +18,7 @@ __all__ = [
     "Side",
     "Unit",
     "alternate",
-    "compare",
+    "compare_case",
     "find_peer",
     "ratio_of",
 ]

@@ -14,7 +14,7 @@ from unify._errors import Error, InvalidArgument, UnsupportedError
 from . import plot
 from .case import Case, Setup
 from .cases import find_cases
-from .compare import Comparison, compare, default_model, measure_limits
+from .compare import Comparison, compare_case, default_model, measure_limits
 from .peers import PEERS, Peer, find_peer
 from .process import choose_cpus
 from .roofline import Roofline
@@ -137,7 +137,7 @@ def _run_one(
     case: Case, peer: Peer, options: Options, cpus: Sequence[int], limits: Roofline | None, progress: _Title
 ) -> Comparison:
     setup = _setup(case, options, len(cpus))
-    return compare(case, peer, setup, cpus, repeats=options.repeats, limits=limits, progress=progress)
+    return compare_case(case, peer, setup, cpus, repeats=options.repeats, limits=limits, progress=progress)
 
 
 def _show(report: _Report, options: Options, title: str, limits: Roofline | None) -> int:

@@ -18,7 +18,6 @@ from .timing import Pair, alternate, calls_for, quantile, ratio_of
 
 # Others' use of our cores from which a figure is called disturbed.
 DISTURBED_CORES = 0.10
-# Ours runs first, alone, so that a kernel compiled at the first call is compiled before anything is timed.
 Progress = Callable[[str], object]
 
 
@@ -55,7 +54,7 @@ class Comparison:
         return asdict(self)
 
 
-def compare(
+def compare_case(
     case: Case,
     peer: Peer,
     setup: Setup,
@@ -98,10 +97,18 @@ def _pairs(case: Case, peer: Peer, setup: Setup, cpus: Sequence[int], repeats: i
         theirs = _open(stack, case, peer.name, setup, cpus)
         difference = difference_of(case, ours.result(), theirs.result())
         progress("warming up")
-        calls = (case.calls, case.calls) if case.calls else (calls_for(ours), calls_for(theirs))
+        calls = (_calls(case, ours), _calls(case, theirs))
         load = NeighbourLoad(cpus, (ours, theirs))
         pairs = alternate(ours, theirs, repeats, calls, lambda n: progress(f"pair {n} of {repeats}"))
         return _Taken(pairs, load.cores(), difference)
+
+
+def _calls(case: Case, side: Worker) -> int:
+    """Calls of one sample; whatever is slow only once is behind the side when this returns."""
+    if case.calls is None:
+        return calls_for(side)
+    side.sample(case.calls, 0)
+    return case.calls
 
 
 class _FreshSampler:

@@ -75,7 +75,8 @@ def timed(
 
 
 def calls_for(sampler: Sampler, seconds: float = SAMPLE_SECONDS, *, most: int = 1 << 22) -> int:
-    """How many calls last `seconds`: doubled until they do, so that first calls (compiling, warming) weigh nothing."""
+    """How many calls last `seconds`: doubled until they do, after a first one that may compile or read files."""
+    sampler.sample(1, 0)
     calls = 1
     while True:
         cost = sampler.sample(calls, 0)

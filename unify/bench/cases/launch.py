@@ -26,9 +26,9 @@ def _unify(setup: Setup) -> Side:
     from ._kernels import nothing_kernel
 
     device = unify.device(setup.device)
-    kernel = unify.jit(nothing_kernel)[(1,)]
+    kernel = unify.jit(nothing_kernel)
     a, b, c, out = (unify.zeros(64, unify.float32, device=device) for _ in range(4))
-    return Side(step=lambda: kernel(a, b, c, out, 64, 32, 16, 0.5), finish=device.synchronize)
+    return Side(step=lambda: kernel[(1,)](a, b, c, out, 64, 32, 16, 0.5), finish=device.synchronize)
 
 
 def _triton(setup: Setup) -> Side:
