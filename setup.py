@@ -1,10 +1,15 @@
 """Builds the one extension, unify._core; everything else about the distribution stands in pyproject.toml.
 
-UNIFY_WERROR=1 makes warnings errors; UNIFY_SANITIZE=address|thread|undefined builds with a sanitizer.
+Needs a C++17 compiler and pybind11, and no vendor's toolkit: drivers are opened at run time.
+
+UNIFY_WERROR=1                       warnings are errors
+UNIFY_SANITIZE=address,undefined     builds with sanitizers (or `thread`), in a build folder of its own
+UNIFY_JOBS=2                         compilers at a time; default: one for each core
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -12,29 +17,48 @@ from pathlib import Path
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
 
-sources = sorted(str(path) for folder in ("core", "backends", "python") for path in Path("csrc", folder).rglob("*.cpp"))
-flags = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wno-psabi"]
-link = ["-ldl", "-pthread"]
+FOLDERS = ("core", "backends", "python")
+HEADERS = sorted(str(path) for folder in ("csrc", "unify/include") for path in Path(folder).rglob("*.[hi]*"))
+COMPILE = ["-O3", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wno-psabi"]
+LINK = ["-ldl", "-pthread"]
+
 if os.environ.get("UNIFY_WERROR") == "1":
-    flags.append("-Werror")
+    COMPILE.append("-Werror")
 if sanitizer := os.environ.get("UNIFY_SANITIZE"):
-    flags += [f"-fsanitize={sanitizer}", "-fno-omit-frame-pointer", "-g"]
-    link.append(f"-fsanitize={sanitizer}")
-if shutil.which("ccache") and "CC" not in os.environ and "CXX" not in os.environ:
+    COMPILE += [f"-fsanitize={sanitizer}", "-fno-omit-frame-pointer", "-O1", "-g1"]
+    LINK.append(f"-fsanitize={sanitizer}")
+if shutil.which("ccache") and not {"CC", "CXX"} & os.environ.keys():
     os.environ["CC"], os.environ["CXX"] = "ccache cc", "ccache c++"
 
-ParallelCompile("NPY_NUM_BUILD_JOBS", default=0).install()
+
+def is_outdated(obj: str, source: str) -> bool:
+    """Whether an object must be compiled again: setuptools itself would not look at headers."""
+    if not Path(obj).exists():
+        return True
+    built = Path(obj).stat().st_mtime
+    return any(Path(path).stat().st_mtime > built for path in (source, *HEADERS))
+
+
+class BuildExtension(build_ext):
+    """Keeps objects of different flags apart, so that a sanitizer's build never mixes with the plain one."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.build_temp += "-" + hashlib.sha256(" ".join(COMPILE + LINK).encode()).hexdigest()[:8]
+
+
+ParallelCompile("UNIFY_JOBS", default=0, needs_recompile=is_outdated).install()
 setup(
     ext_modules=[
         Pybind11Extension(
             "unify._core",
-            sources,
+            sorted(str(path) for folder in FOLDERS for path in Path("csrc", folder).rglob("*.cpp")),
             include_dirs=["unify/include", "csrc"],
             cxx_std=17,
-            extra_compile_args=flags,
-            extra_link_args=link,
-            depends=[str(path) for folder in ("csrc", "unify/include") for path in Path(folder).rglob("*.h")],
+            extra_compile_args=COMPILE,
+            extra_link_args=LINK,
+            depends=HEADERS,
         )
     ],
-    cmdclass={"build_ext": build_ext},
+    cmdclass={"build_ext": BuildExtension},
 )

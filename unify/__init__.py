@@ -1,68 +1,140 @@
 """One accelerator abstraction: devices, streams, tensors and kernels on any chip.
 
-Nothing heavy is imported here: the names below are loaded at their first use.
+    import unify as un
+
+    x = un.asarray([1.0, 2.0, 3.0])
+    x.device                              # unify.device('cpu')
+
+Nothing heavy is imported here: a name is loaded from its module at its first use.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os.path
 from typing import TYPE_CHECKING, Any
 
-from . import _errors as errors
-from ._errors import Error
+from . import errors
+from .errors import *  # noqa: F403
+
+if TYPE_CHECKING:  # what a type checker and a reader see; tests compare it with the tables below
+    from . import bench, compiler, models, ops, testing
+    from ._device import (
+        Backend,
+        BackendStatus,
+        Device,
+        add_backend,
+        backends,
+        default_device,
+        device,
+        device_absences,
+        devices,
+        set_default_device,
+    )
+    from ._graph import Graph
+    from ._info import info
+    from ._kernel import Kernel, jit
+    from ._memory import (
+        MemoryBlock,
+        MemorySegment,
+        MemoryStatistics,
+        empty_pinned,
+        memory_snapshot,
+        memory_statistics,
+        reset_memory_peaks,
+        set_memory_limit,
+        trim_memory,
+    )
+    from ._stream import Event, Stream, current_stream, event, stream, synchronize
+    from ._tensor import (
+        DType,
+        Tensor,
+        arange,
+        asarray,
+        bfloat16,
+        bool_,
+        dtype,
+        empty,
+        empty_like,
+        float8_e4m3,
+        float8_e5m2,
+        float16,
+        float32,
+        float64,
+        from_dlpack,
+        from_numpy,
+        full,
+        full_like,
+        int8,
+        int16,
+        int32,
+        int64,
+        ones,
+        ones_like,
+        uint8,
+        uint16,
+        uint32,
+        uint64,
+        zeros,
+        zeros_like,
+    )
+    from ._trace import span, trace
 
 __version__ = "0.1.0"
 
 _PACKAGES = ("bench", "compiler", "models", "ops", "testing")
 _NAMES = {
-    "_device": ("Device", "default_device", "device", "device_absences", "devices", "set_default_device"),
-    "_stream": ("Event", "Stream", "current_stream", "stream", "synchronize"),
-    "_memory": (
-        "empty_pinned",
-        "memory_snapshot",
-        "memory_statistics",
-        "reset_memory_peaks",
-        "set_memory_limit",
-        "trim_memory",
-    ),
-    "_tensor": (
-        "DType", "Tensor", "arange", "asarray", "bfloat16", "bool_", "empty", "empty_like", "float16", "float32",
-        "float64", "float8_e4m3", "float8_e5m2", "from_dlpack", "from_numpy", "full", "int16", "int32", "int64",
-        "int8", "ones", "uint16", "uint32", "uint64", "uint8", "zeros", "zeros_like",
+    "_device": (
+        "Backend", "BackendStatus", "Device", "add_backend", "backends", "default_device", "device", "device_absences",
+        "devices", "set_default_device",
     ),
     "_graph": ("Graph",),
-    "_trace": ("span", "trace"),
-    "_kernel": ("Kernel", "jit"),
     "_info": ("info",),
+    "_kernel": ("Kernel", "jit"),
+    "_memory": (
+        "MemoryBlock", "MemorySegment", "MemoryStatistics", "empty_pinned", "memory_snapshot", "memory_statistics",
+        "reset_memory_peaks", "set_memory_limit", "trim_memory",
+    ),
+    "_stream": ("Event", "Stream", "current_stream", "event", "stream", "synchronize"),
+    "_tensor": (
+        "DType", "Tensor", "arange", "asarray", "bfloat16", "bool_", "dtype", "empty", "empty_like", "float8_e4m3",
+        "float8_e5m2", "float16", "float32", "float64", "from_dlpack", "from_numpy", "full", "full_like", "int8",
+        "int16", "int32", "int64", "ones", "ones_like", "uint8", "uint16", "uint32", "uint64", "zeros", "zeros_like",
+    ),
+    "_trace": ("span", "trace"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = ["Error", "errors", "get_include", *_HOME, *_PACKAGES]  # noqa: PLE0604
+__all__ = ["errors", "get_include", *errors.__all__, *_HOME, *_PACKAGES]  # noqa: PLE0604
 
 
 def get_include() -> str:
-    """The folder to give a compiler with -I, so that <unify/backend.h> is found."""
-    import os.path
-
+    """The folder to give a C compiler with -I, so that it finds <unify/backend.h>."""
     return os.path.join(os.path.dirname(__file__), "include")
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name at its first use."""
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"unify.{_HOME[name]}"), name)
-    elif name in _PACKAGES:
-        value = importlib.import_module(f"unify.{name}")
-    else:
+    """Loads a public name's module at the name's first use."""
+    if name in _PACKAGES:
+        return importlib.import_module(f"unify.{name}")
+    if name not in _HOME:
         raise AttributeError(f"module 'unify' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    _load(_HOME[name])
+    return globals()[name]
+
+
+def _load(home: str) -> None:
+    """Takes over a module's public names; classes and functions then claim to be from `unify`, as users know them."""
+    module = importlib.import_module(f"unify.{home}")
+    for name in _NAMES[home]:
+        value = getattr(module, name)
+        if callable(value) and str(getattr(value, "__module__", "")).startswith("unify._"):
+            with contextlib.suppress(AttributeError, TypeError):  # a few types of the extension cannot be changed
+                value.__module__ = "unify"
+        globals()[name] = value
 
 
 def __dir__() -> list[str]:
-    """Lists the public names, loaded or not."""
+    """The public names, loaded or not."""
     return sorted({*globals(), *__all__})
-
-
-if TYPE_CHECKING:
-    from . import bench, compiler, models, ops, testing

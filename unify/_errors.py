@@ -23,6 +23,26 @@ from __future__ import annotations
 
 from typing import Any
 
+__all__ = [
+    "BackendError",
+    "CacheError",
+    "CompileError",
+    "DTypeError",
+    "DeviceLost",
+    "DeviceMismatchError",
+    "Error",
+    "GraphError",
+    "InvalidArgument",
+    "KernelFault",
+    "LayoutError",
+    "ModelFileError",
+    "OutOfMemory",
+    "ShapeError",
+    "TargetError",
+    "TimeoutExpired",
+    "UnsupportedError",
+]
+
 
 class Error(RuntimeError):
     """What failed, where, with which values, and what to do about it. All of it is in the message.
@@ -126,3 +146,8 @@ class CacheError(Error, OSError):
 
 class ModelFileError(Error, ValueError):
     """A model file that is damaged, hostile or of an unknown kind."""
+
+
+# A traceback names them as users write them: unify.ShapeError.
+for _name in __all__:
+    globals()[_name].__module__ = "unify"
