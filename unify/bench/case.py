@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .roofline import Roofline
 
 
+# What one call moves and the next call moves again is taken for cached up to here: memory is no limit for it then.
+CACHED_BYTES = 64 << 20
+
+
 @dataclass(frozen=True)
 class Setup:
     """What both sides are told: the same for either."""
@@ -101,6 +105,6 @@ class Case:
     def limit(self, roofline: Roofline) -> float | None:
         """The least seconds that the machine could need for one call, None where no limit is known."""
         peak = {"fp32": roofline.fp32_gflops, "bf16": roofline.bf16_gflops, "int8": roofline.int8_gops}[self.dtype]
-        if not (self.flops or self.bytes) or peak is None:
-            return None
-        return max(self.flops / peak, self.bytes / roofline.read_gb_s) / 1e9
+        arithmetic = self.flops / peak if peak is not None else 0.0
+        memory = self.bytes / roofline.read_gb_s if self.bytes > CACHED_BYTES else 0.0
+        return max(arithmetic, memory) / 1e9 or None

@@ -65,8 +65,8 @@ def _layer(kind: str, m: int, n: int, k: int) -> Case:
         ours=unify_side,
         peers={"llama.cpp": ggml_side, "torch": torch_side},
         work=2 * m * n * k if is_prompt else weight_bytes,
-        flops=2 * m * n * k,
-        bytes=weight_bytes if weight_bytes > 32 << 20 else 0,
+        flops=2 * m * n * k if is_prompt else 0,
+        bytes=weight_bytes,
         dtype="int8",
         tolerance=TOLERANCE,
     )
