@@ -70,6 +70,11 @@ TABLE: dict[str, Setting] = {
 }
 
 
+def environment() -> dict[str, str]:
+    """A copy of the environment, for programs that unify starts."""
+    return dict(os.environ)
+
+
 class Settings:
     """The settings as attributes: `settings.cache_dir`. Raises InvalidArgument for a variable that cannot be read."""
 

@@ -1,0 +1,18 @@
+"""Language models over unify.ops: files, tokenizers, caches, and the loop that writes text."""
+
+from .fetch import model_path
+from .generate import Answer, Generator, Sampling
+from .llama import Llama
+from .tokenizer import Tokenizer
+from .weights import ModelFile
+
+__all__ = ["Answer", "Generator", "Llama", "ModelFile", "Sampling", "Tokenizer", "load", "model_path"]
+
+
+def load(name_or_path: str, *, device: str | None = None, dtype: str = "quantized") -> tuple[Llama, Tokenizer]:
+    """Loads a model and its tokenizer from a GGUF file, or by a known name (which fetches it once).
+
+    dtype: "quantized" keeps the file's formats in memory, "float32" dequantises. Raises ModelFileError.
+    """
+    file = ModelFile(model_path(name_or_path))
+    return Llama.load(file, device=device, dtype=dtype), Tokenizer.from_file(file)

