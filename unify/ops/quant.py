@@ -93,16 +93,20 @@ def from_gguf(kind: str, raw: Any, *, device: Any = None) -> QuantizedMatrix:
             f"from_gguf: raw must be uint8 [n, blocks · {layout.row_bytes}] for {kind}; it is {raw.dtype} {raw.shape}."
         )
     rows, blocks = raw.shape[0], raw.shape[1] // layout.row_bytes
-    padded = -(-rows // COLUMNS) * COLUMNS
-    fields = np.zeros((padded, blocks, layout.row_bytes), np.uint8)
-    fields[:rows] = raw.reshape(rows, blocks, layout.row_bytes)
-
-    def side_by_side(values: Any) -> Any:  # [n, x] → [n / COLUMNS, x, COLUMNS]
-        return np.ascontiguousarray(values.reshape(padded // COLUMNS, COLUMNS, -1).transpose(0, 2, 1))
-
+    parts = -(-rows // COLUMNS)
+    lanes = np.zeros((parts, blocks * layout.bits, COLUMNS), np.uint32)  # 32 inputs are `bits` lanes
+    scales = np.zeros((parts, blocks, COLUMNS), np.float16)
+    minimums = np.zeros_like(scales) if layout.has_minimum else None
     head = 4 if layout.has_minimum else 2
-    halves = np.ascontiguousarray(fields[:, :, :head]).view(np.float16)
-    lanes = side_by_side(np.ascontiguousarray(fields[:, :, head:]).view(np.uint32))
+    for part in range(parts):
+        fields = raw[part * COLUMNS : (part + 1) * COLUMNS].reshape(-1, blocks, layout.row_bytes)
+        here = slice(0, fields.shape[0])
+        halves = np.ascontiguousarray(fields[:, :, :head]).view(np.float16)
+        scales[part, :, here] = halves[:, :, 0].T
+        if minimums is not None:
+            minimums[part, :, here] = halves[:, :, 1].T
+        words = np.ascontiguousarray(fields[:, :, head:]).view(np.uint32)
+        lanes[part, :, here] = words.reshape(words.shape[0], -1).T
     if layout.bits == 8:
         lanes ^= np.uint32(0x80808080)  # int8 → uint8 plus 128
     codes = lanes.view(np.uint8).reshape(*lanes.shape, 4)
@@ -110,8 +114,8 @@ def from_gguf(kind: str, raw: Any, *, device: Any = None) -> QuantizedMatrix:
         kind,
         (rows, blocks * BLOCK),
         unify.asarray(codes, device=device),
-        unify.asarray(side_by_side(halves[:, :, 0]), device=device),
-        unify.asarray(side_by_side(halves[:, :, 1]), device=device) if layout.has_minimum else None,
+        unify.asarray(scales, device=device),
+        None if minimums is None else unify.asarray(minimums, device=device),
     )
 
 
