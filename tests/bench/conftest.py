@@ -25,7 +25,8 @@ def dies(setup):
     os._exit(3)
 
 def threads(setup):
-    seen = [len(os.sched_getaffinity(0)), setup.threads, int(os.environ["OMP_NUM_THREADS"]), int(os.environ["UNIFY_CPU_THREADS"])]
+    told = [int(os.environ[name]) for name in ("OMP_NUM_THREADS", "UNIFY_CPU_THREADS")]
+    seen = [len(os.sched_getaffinity(0)), setup.threads, *told]
     return Side(cost=lambda calls: 1.0, result=lambda: seen)
 
 def case(name, ours, peer, **fields):

@@ -47,7 +47,7 @@ def test_words_add_up_and_repeat_nothing() -> None:
 
 
 def test_an_unknown_word_suggests_what_exists() -> None:
-    with pytest.raises(InvalidArgument, match="no case 'gem'. Did you mean 'gemm'.*--list"):
+    with pytest.raises(InvalidArgument, match=r"no case 'gem'\. Did you mean 'gemm'.*--list"):
         find_cases(["gem"])
 
 

@@ -75,7 +75,7 @@ def test_samples_in_fresh_processes_are_paired_too(case_file: Path) -> None:
 
 
 def test_a_peer_that_the_case_does_not_have_names_those_it_has(case_file: Path) -> None:
-    with pytest.raises(UnsupportedError, match="twice has no peer torch. It can be compared with numpy"):
+    with pytest.raises(UnsupportedError, match=r"twice has no peer torch\. It can be compared with numpy"):
         run(case_file, "twice", PEERS["torch"])
 
 

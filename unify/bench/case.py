@@ -1,7 +1,7 @@
 """A case: one question, answered by one function for unify and one for each peer.
 
-Each function builds its side in a process of its own: inputs from a seed, weights, warm caches. What it returns says how
-to do the work once; it never measures.
+Each function builds its side in a process of its own: inputs from a seed, weights, warm caches. What it returns says
+how to do the work once; it never measures.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ TOKENS_A_SECOND = Unit("tokens/s", 1.0, is_rate=True)
 class Case:
     """One benchmark.
 
-    work: what one call does, in the unit's terms (operations, bytes, tokens); flops and bytes: the least it must compute
-    and move, for the machine's limit; dtype: which peak rate applies. tolerance: the largest difference between the
-    sides' results, relative to the largest value, None where there is nothing to compare. calls: fixed calls of a
+    work: what one call does, in the unit's terms (operations, bytes, tokens); flops and bytes: the least it must
+    compute and move, for the machine's limit; dtype: which peak rate applies. tolerance: the largest difference between
+    the sides' results, relative to the largest value, None where there is nothing to compare. calls: fixed calls of a
     sample, None to fit the sample's time; is_fresh: each sample in a new process; file: where it was loaded from, empty
     for one of unify's own.
     """

@@ -14,7 +14,7 @@ from unify._errors import Error, InvalidArgument, UnsupportedError
 from . import plot
 from .case import Case, Setup
 from .cases import find_cases
-from .compare import Comparison, compare_case, default_model, measure_limits
+from .compare import Comparison, compare_case, measure_limits
 from .peers import PEERS, Peer, find_peer
 from .process import choose_cpus
 from .roofline import Roofline
@@ -32,16 +32,15 @@ class Options:
     repeats: int | None = None
     json: bool = False
     plot: Path | None = None
-    model: Path | None = None
+    model: str = "smollm2-135m"
     roofline: bool = False  # the machine's limits in place of a comparison
 
     @classmethod
     def of(cls, args: Any) -> Options:
         """Reads an argparse namespace; what it lacks has its default."""
         given = {name: value for name in cls.__dataclass_fields__ if (value := getattr(args, name, None)) is not None}
-        for name in ("plot", "model"):
-            if name in given:
-                given[name] = Path(given[name])
+        if "plot" in given:
+            given["plot"] = Path(given["plot"])
         options = cls(**given)
         return replace(options, cases=(), roofline=True) if tuple(options.cases) == ("roofline",) else options
 
@@ -76,7 +75,7 @@ def run(args: Any) -> int:
 
 
 def _chosen(options: Options) -> list[tuple[Case, Peer]]:
-    """Pairs each case with its peer. What was asked for by name must be there; of the rest, what is missing is left out."""
+    """Pairs each case with its peer. What was asked for must be there; of the rest, the missing are left out."""
     cases = find_cases(options.cases)
     if options.vs is not None:
         peer = find_peer(options.vs)
@@ -97,13 +96,17 @@ def _chosen(options: Options) -> list[tuple[Case, Peer]]:
 
 
 def _setup(case: Case, options: Options, threads: int) -> Setup:
-    model = (options.model or default_model()) if case.needs_model else None
-    if case.needs_model and (model is None or not model.is_file()):
-        raise UnsupportedError(
-            f"bench: {case.name} needs a model file and there is {'none' if model is None else f'no {model}'}. "
-            "Fetch it with `make demo`, or name one with --model FILE.gguf."
-        )
+    model = _model(options.model) if case.needs_model else None
     return Setup(threads=threads, device=options.device, model=model)
+
+
+def _model(name: str) -> Path:
+    """The file of a model, by path, or by a name that is fetched at its first use."""
+    if (path := Path(name).expanduser()).is_file():
+        return path
+    from unify.models import model_path
+
+    return model_path(name)
 
 
 def _run_all(
@@ -167,8 +170,8 @@ def _footer(rows: Sequence[Comparison], title: str, limits: Roofline | None) -> 
     if any(row.is_noisy for row in rows):
         busiest, threads = max(row.neighbour_cores for row in rows), rows[0].threads
         lines += [
-            "~ noisy: the middle half of the pairs is spread over more than 10 %, or other programs used the same cores",
-            f"  (at most {busiest:.2f} of {threads} here). Repeat it on a quieter machine, or with more --repeats.",
+            "~ noisy: the middle half of the pairs is spread over more than 10 %, or other programs used these cores",
+            f"  (at most {busiest:.2f} of {threads}). Repeat it on a quieter machine, or with more --repeats.",
         ]
     return lines
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from unify._errors import Error, UnsupportedError
@@ -26,8 +25,8 @@ class Comparison:
     """One row of the report, and one object of --json.
 
     ours, peer: medians in `unit`; ratio: the median of the paired ratios, as speed (above 1: ours is faster);
-    ratio_min, ratio_max: the smallest and largest pair; ratio_q1, ratio_q3: the quartiles. limit_fraction: our speed over
-    the machine's limit for this work. neighbour_cores: cores that other programs took meanwhile.
+    ratio_min, ratio_max: the smallest and largest pair; ratio_q1, ratio_q3: the quartiles. limit_fraction: our speed
+    over the machine's limit for this work. neighbour_cores: cores that other programs took meanwhile.
     """
 
     case: str
@@ -144,8 +143,8 @@ def difference_of(case: Case, ours: dict[str, Any], peer: dict[str, Any]) -> flo
     difference = gap / largest if largest else gap
     if not difference <= case.tolerance:  # also true of NaN
         raise Error(
-            f"bench: {case.name}: the sides compute different things: largest difference {difference:.2g} of the largest "
-            f"value, {case.tolerance:.2g} allowed. Speed was not measured; check the op's tests first."
+            f"bench: {case.name}: the sides compute different things: largest difference {difference:.2g} of the "
+            f"largest value, {case.tolerance:.2g} allowed. Speed was not measured; check the op's tests first."
         )
     return difference
 
@@ -180,11 +179,3 @@ def measure_limits(threads: int, cpus: Sequence[int]) -> Roofline:
     """The machine's limits, in a process of its own on the same cores."""
     with Worker("limits", threads) as worker:
         return Roofline(**worker.limits(threads, cpus))
-
-
-def default_model() -> Path | None:
-    """The model that `unify generate` uses, if it has been fetched."""
-    from unify._config import settings
-
-    found = sorted(Path(settings.cache_dir).rglob("SmolLM2-135M-Instruct*.gguf"))
-    return found[0] if found else None

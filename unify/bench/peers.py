@@ -46,7 +46,10 @@ PEERS = {
 
 
 def find_peer(name: str) -> Peer:
-    """Returns a peer that is installed. Raises InvalidArgument for an unknown name, UnsupportedError if it is missing."""
+    """Returns a peer that is installed.
+
+    Raises InvalidArgument for an unknown name, UnsupportedError for a peer that is missing, with what to install.
+    """
     peer = PEERS.get(name)
     if peer is None:
         close = get_close_matches(name, PEERS, n=1, cutoff=0.4)

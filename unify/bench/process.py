@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from unify._config import environment
 from unify._errors import Error, InvalidArgument
 
 from .case import Case, Setup
@@ -47,11 +48,10 @@ class Worker:
     def __init__(self, name: str, threads: int) -> None:
         self._name = name
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
-        # env(1) sets the variables, so that the process starts with them and this one keeps its own.
-        command = ["env", *(f"{variable}={threads}" for variable in _THREAD_VARIABLES)]
-        self._process = subprocess.Popen(
-            [*command, sys.executable, "-m", "unify.bench.worker"],
+        self._process = subprocess.Popen(  # noqa: S603  our own interpreter
+            [sys.executable, "-m", "unify.bench.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True, encoding="utf-8",
+            env=environment() | dict.fromkeys(_THREAD_VARIABLES, str(threads)),
         )  # fmt: skip
 
     @property
@@ -59,7 +59,7 @@ class Worker:
         """The process's number."""
         return self._process.pid
 
-    def __enter__(self) -> Worker:  # noqa: PYI034  typing.Self needs Python 3.11
+    def __enter__(self) -> Worker:
         """Returns itself."""
         return self
 
@@ -101,7 +101,8 @@ class Worker:
         return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # utime, stime, cutime, cstime (proc(5))
 
     def _ask(self, **request: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
             self._process.send_signal(signal.SIGCONT)
             self._process.stdin.write(json.dumps(request) + "\n")

@@ -36,6 +36,7 @@ class Roofline:
     call_us: float
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain data for json.dumps."""
         return asdict(self)
 
 

@@ -1,7 +1,7 @@
 """Paired measurement: two sides take turns, and the ratio is taken within each pair.
 
-Clocks drift, neighbours come and go. Both sides of a pair see nearly the same machine, so the ratio of a pair varies far
-less than either time; the order within a pair alternates (ours first, peer first, …), so that drift favours neither.
+Clocks drift, neighbours come and go. Both sides of a pair see nearly the same machine, so the ratio of a pair varies
+far less than either time; the order within a pair alternates (ours first, peer first, …), so drift favours neither.
 Nothing here touches a clock of its own: tests pass one that they wind by hand.
 """
 

@@ -1,9 +1,9 @@
 """The process in which one side runs: reads one JSON request a line, answers one JSON line.
 
     {"do": "build", "case": …, "file": …, "side": …, "setup": {…}, "cpus": […]}  →  {"ok": true}
-    {"do": "sample", "calls": n, "warm_calls": m}                               →  {"cost": seconds or bytes of one call}
-    {"do": "result"}                                                            →  {"shape": […], "values": [… 512 at most]}
-    {"do": "limits", "threads": n, "cpus": […]}                                 →  {"limits": {…}}
+    {"do": "sample", "calls": n, "warm_calls": m}  →  {"cost": seconds or bytes of one call}
+    {"do": "result"}                               →  {"shape": […], "values": [512 at most]}
+    {"do": "limits", "threads": n, "cpus": […]}    →  {"limits": {…}}
 
 A side in a process of its own keeps its thread pool, its allocator and its memory to itself; the parent stops the
 process (SIGSTOP) while the other side is measured, so that spinning threads cannot take the other side's cores.
@@ -38,7 +38,7 @@ def main() -> None:
         request = json.loads(line)
         try:
             answer = getattr(server, "do_" + request.pop("do"))(**request)
-        except Exception as error:  # noqa: BLE001  whatever a side raises is the parent's to report
+        except Exception as error:
             answer = {"error": _describe(error), "traceback": traceback.format_exc()}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

@@ -33,7 +33,8 @@ def load_cases(file: str) -> list[Case]:
     if not path.is_file():
         raise InvalidArgument(f"bench: there is no file {path}.")
     spec = importlib.util.spec_from_file_location(f"unify_bench_{path.stem}", path)
-    assert spec is not None and spec.loader is not None, "a name that ends in .py has a loader"
+    assert spec is not None, "a name that ends in .py has a loader"
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and kernels in it look their module up
     spec.loader.exec_module(module)
@@ -50,7 +51,8 @@ def case_of(name: str, file: str) -> Case:
 def find_cases(words: Sequence[str]) -> list[Case]:
     """The cases that any of `words` names: by name, by subject ("gemm"), or by a part of the name ("decode").
 
-    A word that ends in .py is a file with cases of its own. No words: all cases. Raises InvalidArgument for a word that names none, with the nearest ones that exist.
+    A word that ends in .py is a file with cases of its own. No words: all cases.
+    Raises InvalidArgument for a word that names none, with the nearest ones that exist.
     """
     if not words:
         return list(CASES.values())

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
 """Kernels that only benchmarks need, in plain Triton: both unify and Triton launch the same functions."""
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""One model with one cache, as either side has it: the same four verbs over each program's own interface."""
+"""One model with one cache, as either side has it: the same three verbs over each program's own interface."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,80 @@ class LlamaCpp:
         self._context = self._model._ctx.ctx
         self._vocabulary = self._model.n_vocab()
 
-    def reset(self) -> None:
-        """Forgets every token."""
-        self._api.llama_memory_clear(self._api.llama_get_memory(self._context), False)
-
     def prefill(self, ids: Any) -> int:
-        """Reads tokens and returns the likeliest next one."""
-        tokens = (ctypes.c_int32 * len(ids))(*ids.tolist())
-        return self._evaluate(tokens)
+        """Reads a prompt from an empty cache and returns the likeliest next token."""
+        self._api.llama_memory_clear(self._api.llama_get_memory(self._context), False)
+        return self._evaluate((ctypes.c_int32 * len(ids))(*ids.tolist()))
 
-    def decode(self, token: int) -> int:
-        """Reads one token and returns the likeliest next one."""
-        return self._evaluate((ctypes.c_int32 * 1)(token))
+    def decode_seconds(self, ids: Any, tokens: int) -> float:
+        """Seconds of one decoding step, of `tokens` after the prompt."""
+        token = self.prefill(ids)
+        start = time.perf_counter()
+        for _ in range(tokens):
+            token = self._evaluate((ctypes.c_int32 * 1)(token))
+        return (time.perf_counter() - start) / tokens
 
     def _evaluate(self, tokens: Any) -> int:
         status = self._api.llama_decode(self._context, self._api.llama_batch_get_one(tokens, len(tokens)))
         if status:
             raise RuntimeError(f"llama_decode returned {status} for {len(tokens)} tokens")
-        return int(self._view().argmax())
+        return int(self._logits().argmax())
 
-    def _view(self) -> Any:
+    def _logits(self) -> Any:
         import numpy as np
 
         return np.ctypeslib.as_array(self._api.llama_get_logits_ith(self._context, -1), (self._vocabulary,))
 
-    def logits(self) -> Any:
-        """The last position's logits."""
-        return self._view().copy()
+    def logits(self, ids: Any) -> Any:
+        """The logits after a prompt."""
+        self.prefill(ids)
+        return self._logits().copy()
+
+
+class Unify:
+    """Our own Generator, with a tokenizer that writes no text: the peer is not asked for any either."""
+
+    def __init__(self, path: Path, threads: int, device: str, context: int) -> None:
+        from unify import models
+
+        self._model, _ = models.load(str(path), device=device)
+        self._clock = _Clock()
+        self._generator: Any = models.Generator(self._model, self._clock, max_context=context)  # type: ignore[arg-type]
+        self._prompts = 0
+
+    def prefill(self, ids: Any) -> int:
+        """Reads a prompt and returns the likeliest next token."""
+        # A Generator keeps what a prompt has in common with the one before: another first token, and it is nothing.
+        self._prompts += 1
+        prompt = [int(ids[0]) + self._prompts % 2, *ids[1:].tolist()]
+        return int(self._generator.generate(prompt, 1).token_ids[0])
+
+    def decode_seconds(self, ids: Any, tokens: int) -> float:
+        """Seconds of one decoding step, of `tokens` after the prompt."""
+        self._clock.ticks.clear()
+        self._generator.generate(ids.tolist(), tokens + 1)
+        return (self._clock.ticks[-1] - self._clock.ticks[0]) / tokens
+
+    def logits(self, ids: Any) -> Any:
+        """The logits after a prompt."""
+        import unify
+
+        tokens = unify.asarray(ids, device=self._model.device)
+        logits = self._model.prefill(tokens, self._model.cache(len(ids)))
+        return logits.to("cpu").to(unify.float32).numpy().reshape(-1)
+
+
+class _Clock:
+    """Stands where a tokenizer does: it never ends a text, and notes when each token came."""
+
+    eos = -1
+
+    def __init__(self) -> None:
+        self.ticks: list[float] = []
+
+    def stream(self) -> _Clock:
+        return self
+
+    def add(self, token: int) -> str:
+        self.ticks.append(time.perf_counter())
+        return ""

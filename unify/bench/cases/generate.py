@@ -10,6 +10,7 @@ from ..case import MEGABYTES, TOKENS_A_SECOND, Case, Setup, Side
 
 PROMPT_TOKENS = 512
 ANSWER_TOKENS = 128
+CONTEXT = 1024
 # llama-bench's "tg" starts from an empty context; a few tokens before it keep every step a decoding one.
 SHORT_PROMPT = 16
 VOCABULARY = 40_000  # below that of the model, so that every token exists
@@ -34,12 +35,12 @@ def prompt(tokens: int) -> Any:
     return np.random.default_rng(tokens).integers(1000, VOCABULARY, tokens).astype(np.int32)
 
 
-def _session(side: str, setup: Setup, context: int) -> Any:
-    """A model with an empty cache on either side; both have reset(), prefill(ids) → token, decode(token) → token."""
+def _session(side: str, setup: Setup) -> Any:
+    """A model with room for a prompt and its answer, on either side."""
     from ._sessions import LlamaCpp, Unify
 
     assert setup.model is not None, "the command line sees to it for a case with needs_model"
-    return (Unify if side == "ours" else LlamaCpp)(setup.model, setup.threads, setup.device, context)
+    return (Unify if side == "ours" else LlamaCpp)(setup.model, setup.threads, setup.device, CONTEXT)
 
 
 def _case(name: str, about: str, build: Any, **fields: Any) -> Case:
@@ -56,17 +57,8 @@ def _case(name: str, about: str, build: Any, **fields: Any) -> Case:
 
 def _prefill() -> Case:
     def build(side: str, setup: Setup) -> Side:
-        session, ids = _session(side, setup, 2 * PROMPT_TOKENS), prompt(PROMPT_TOKENS)
-
-        def step() -> None:
-            session.reset()
-            session.prefill(ids)
-
-        def result() -> Any:
-            step()
-            return session.logits()
-
-        return Side(step=step, result=result)
+        session, ids = _session(side, setup), prompt(PROMPT_TOKENS)
+        return Side(step=lambda: session.prefill(ids), result=lambda: session.logits(ids))
 
     return _case(
         "generate-prefill",
@@ -83,17 +75,8 @@ def _prefill() -> Case:
 
 def _decode(name: str, before: int, aliases: tuple[str, ...]) -> Case:
     def build(side: str, setup: Setup) -> Side:
-        session, ids = _session(side, setup, 2 * PROMPT_TOKENS), prompt(before)
-        state = {"token": 0}
-
-        def start() -> None:
-            session.reset()
-            state["token"] = session.prefill(ids)
-
-        def step() -> None:
-            state["token"] = session.decode(state["token"])
-
-        return Side(step=step, before=start)
+        session, ids = _session(side, setup), prompt(before)
+        return Side(cost=lambda tokens: session.decode_seconds(ids, tokens))
 
     return _case(
         name,
@@ -110,10 +93,7 @@ def _decode(name: str, before: int, aliases: tuple[str, ...]) -> Case:
 def _memory() -> Case:
     def build(side: str, setup: Setup) -> Side:
         def peak(_: int) -> float:
-            session, ids = _session(side, setup, 2 * PROMPT_TOKENS), prompt(PROMPT_TOKENS)
-            token = session.prefill(ids)
-            for _ in range(ANSWER_TOKENS // 4):
-                token = session.decode(token)
+            _session(side, setup).decode_seconds(prompt(PROMPT_TOKENS), ANSWER_TOKENS // 4)
             return _peak_bytes()
 
         return Side(cost=peak)
