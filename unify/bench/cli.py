@@ -39,6 +39,7 @@ class Options:
     def of(cls, args: Any) -> Options:
         """Reads an argparse namespace; what it lacks has its default."""
         given = {name: value for name in cls.__dataclass_fields__ if (value := getattr(args, name, None)) is not None}
+        given.setdefault("cases", getattr(args, "case", None) or ())
         if "plot" in given:
             given["plot"] = Path(given["plot"])
         options = cls(**given)

@@ -48,7 +48,7 @@ class Worker:
     def __init__(self, name: str, threads: int) -> None:
         self._name = name
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
-        self._process = subprocess.Popen(  # noqa: S603  our own interpreter
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "unify.bench.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True, encoding="utf-8",
             env=environment() | dict.fromkeys(_THREAD_VARIABLES, str(threads)),
