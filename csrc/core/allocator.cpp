@@ -108,7 +108,7 @@ Block* Allocator::State::find(Pool& pool, size_t bytes, uint32_t stream) {
   if (best == blocks->second.end()) return nullptr;
   Block* block = *best;
   // A block far too large is better kept for a request of its size.
-  if (bytes > kSmall && block->bytes >= kLargeSegment && block->bytes > 2 * bytes) return nullptr;
+  if (block->bytes > kLargeSegment && block->bytes > 2 * bytes) return nullptr;
   blocks->second.erase(best);
   return block;
 }
