@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
@@ -40,11 +41,12 @@ def is_outdated(obj: str, source: str) -> bool:
 
 
 class BuildExtension(build_ext):
-    """Keeps objects of different flags apart, so that a sanitizer's build never mixes with the plain one."""
+    """Keeps objects for the next build, also from an editable install, and those of different flags apart."""
 
     def finalize_options(self) -> None:
         super().finalize_options()
-        self.build_temp += "-" + hashlib.sha256(" ".join(COMPILE + LINK).encode()).hexdigest()[:8]
+        flags = hashlib.sha256(" ".join([sys.version, *COMPILE, *LINK]).encode()).hexdigest()[:8]
+        self.build_temp = f"build/objects-{flags}"
 
 
 ParallelCompile("UNIFY_JOBS", default=0, needs_recompile=is_outdated).install()

@@ -1,0 +1,90 @@
+# Two commands matter: `make demo` and `make test`. Each makes what it needs and nothing twice.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq
+NATIVE := $(shell find csrc unify/include -name '*.cpp' -o -name '*.h' -o -name '*.inc') setup.py
+CXX_FILES = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.inc' 'unify/include/*.h')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test lint format stubs docs bench sanitize size nightly clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+demo: $(VENV)/.built ## build, fetch a language model, and chat with it
+	@$(BIN)/unify chat --model smollm2-135m
+
+build: $(VENV)/.built ## build into .venv, ready for `.venv/bin/unify`
+
+test: $(VENV)/.dev ## build and run the whole test suite
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev ## ruff, mypy, import contracts, clang-format, stubs
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/python .ci/stubs.py --check
+
+format: $(VENV)/.dev ## let ruff and clang-format rewrite
+	$(BIN)/ruff check --fix-only -q
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+stubs: $(VENV)/.dev ## write unify/_core.pyi anew, after the bindings changed
+	$(BIN)/python .ci/stubs.py
+
+docs: $(VENV)/.docs ## the manual, in docs/_build/html; warnings are errors
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: $(VENV)/.bench ## build the peers (llama.cpp: some minutes) and compare
+	$(BIN)/unify bench
+
+sanitize: $(VENV)/.dev ## conformance and core under AddressSanitizer and ThreadSanitizer
+	.ci/sanitize $(BIN)/python $(SANITIZERS)
+
+size: $(VENV)/pyvenv.cfg ## the longest files and functions
+	@$(BIN)/python .ci/size.py
+
+nightly: $(VENV)/.dev ## everything: slow tests and sanitizers too
+	$(BIN)/pytest -m ''
+	$(MAKE) sanitize
+
+clean: ## remove what was built; keep .venv and the user's caches
+	rm -rf build dist docs/_build *.egg-info unify/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f $(VENV)/.built $(VENV)/.dev
+
+# From here on: what the targets stand on. A stamp says what .venv has; it is renewed when its inputs are newer.
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "unify needs Python 3.10 or newer."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Making $(VENV) failed. On Debian and Ubuntu: apt install python3-venv python3-dev g++"; exit 1; }
+
+$(VENV)/.tools: pyproject.toml | $(VENV)/pyvenv.cfg
+	$(PIP) -U pip 'setuptools>=77' wheel 'pybind11>=2.12'
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.tools
+	@echo "Installing unify and what it needs into $(VENV) (a few minutes the first time) ..."
+	$(PIP) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.built: $(NATIVE) $(VENV)/.installed
+	$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.built
+	$(PIP) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml $(VENV)/.built
+	$(PIP) --no-build-isolation -e '.[docs]'
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml benchmarks/requirements.txt $(VENV)/.built
+	$(PIP) --no-build-isolation -e '.[bench]'
+	$(PIP) -r benchmarks/requirements.txt
+	@touch $@
