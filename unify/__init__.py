@@ -11,7 +11,7 @@ Nothing heavy is imported here: a name is loaded from its module at its first us
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import os.path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +106,7 @@ _NAMES = {
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = ["errors", "get_include", *errors.__all__, *_HOME, *_PACKAGES]  # noqa: PLE0604
+__all__ = ["errors", "get_include", *errors.__all__, *_HOME, *_PACKAGES]
 
 
 def get_include() -> str:
@@ -126,7 +126,12 @@ def __getattr__(name: str) -> Any:
 
 def _load(home: str) -> None:
     """Takes over a module's public names; classes and functions then claim to be from `unify`, as users know them."""
-    module = importlib.import_module(f"unify.{home}")
+    try:
+        module = importlib.import_module(f"unify.{home}")
+    except ImportError as error:
+        if "_core" not in str(error) or importlib.util.find_spec("unify._core") is not None:
+            raise
+        raise ImportError("unify._core, the compiled part of unify, is not built: run `make build`.") from error
     for name in _NAMES[home]:
         value = getattr(module, name)
         if callable(value) and str(getattr(value, "__module__", "")).startswith("unify._"):

@@ -1,22 +1,22 @@
 """Everything that unify raises.
 
-    Error (RuntimeError)
-    ├── InvalidArgument (ValueError)
-    │   ├── ShapeError
-    │   ├── DTypeError (TypeError)
-    │   ├── LayoutError
-    │   └── DeviceMismatchError
-    ├── OutOfMemory (MemoryError)
-    ├── KernelFault
-    ├── DeviceLost
-    ├── TimeoutExpired (TimeoutError)
-    ├── UnsupportedError (NotImplementedError)
-    ├── BackendError
-    ├── GraphError
-    ├── CompileError
-    ├── TargetError (ValueError)
-    ├── CacheError (OSError)
-    └── ModelFileError (ValueError)
+Error (RuntimeError)
+├── InvalidArgument (ValueError)
+│   ├── ShapeError
+│   ├── DTypeError (TypeError)
+│   ├── LayoutError
+│   └── DeviceMismatchError
+├── OutOfMemory (MemoryError)
+├── KernelFault
+├── DeviceLost
+├── TimeoutExpired (TimeoutError)
+├── UnsupportedError (NotImplementedError)
+├── BackendError
+├── GraphError
+├── CompileError
+├── TargetError (ValueError)
+├── CacheError (OSError)
+└── ModelFileError (ValueError)
 """
 
 from __future__ import annotations

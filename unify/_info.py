@@ -62,3 +62,48 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """What `unify info` prints."""
+    packages = (f"{name} {number or 'not installed'}" for name, number in found["packages"].items())
+    lines = [
+        f"unify {found['unify']}, Python {found['python']}, {found['platform']}",
+        f"with {', '.join(packages)}",
+        f"cache: {found['cache_dir']}",
+        "",
+        "devices",
+    ]
+    for device in found["devices"]:
+        lines += _device_lines(device)
+    lines += ["", "backends"]
+    for backend in found["backends"]:
+        state = f"absent: {backend['why']}" if backend["why"] else _count(backend["devices"], "device")
+        lines.append(f"  {backend['name']:10} {backend['version']:8} {backend['library']}; {state}")
+    return "\n".join(lines)
+
+
+def _device_lines(device: dict[str, Any]) -> list[str]:
+    properties, capabilities = device["properties"], device["capabilities"]
+    free, total = (device[f"memory_{which}_bytes"] / 2**30 for which in ("free", "total"))
+    facts = [
+        _count(properties["cores"], "core"),
+        f"{free:.1f} of {total:.1f} GiB free",
+        f"target {properties['target']}",
+        device["state"],
+    ]
+    if properties["driver_version"]:
+        facts.append(f"driver {properties['driver_version']}")
+    if properties["simulated"]:
+        facts.append("simulated")
+    lines = [f"  {device['name']:10} {properties['name']}{' (default)' if device['default'] else ''}"]
+    lines.append(f"{'':13}{'; '.join(facts)}")
+    for support in ("native", "emulated", "absent"):
+        names = [name.replace("_", " ") for name, how in capabilities.items() if how == support]
+        if names:
+            lines.append(f"{'':13}{support}: {', '.join(names)}")
+    return lines
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -1,0 +1,274 @@
+"""The command line: parsing and dispatch. What a command does stands in its own package."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from . import __version__
+from ._config import TABLE, settings
+from .errors import Error
+
+_DEMO_MODEL = "smollm2-135m"
+
+_DESCRIPTION = "One program on every chip: devices, streams, tensors and Triton kernels."
+_EPILOG = """\
+first steps:
+  unify info                                        what this machine has
+  unify chat                                        talk to a small language model (fetched once, 93 MB)
+  unify generate --prompt "The capital of France is" --max-tokens 16 --greedy
+  unify bench --list                                what can be measured, and against whom
+
+Settings from the environment: `unify info --settings`. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+_GENERATE_EPILOG = """\
+examples:
+  unify generate --prompt "Once upon a time" --max-tokens 64 --temperature 0.8 --seed 1
+  unify generate --model ./model.gguf --prompt "2 + 2 =" --max-tokens 8 --greedy --json
+  unify generate --prompt "Hello" --device cpu --threads 2
+
+With --json, standard output is one object: text, token_ids, prompt_tokens, prefill_tokens_per_s, decode_tokens_per_s,
+device, peak_memory_mb. The same seed gives the same text on the same device.
+"""
+_CHAT_EPILOG = """\
+examples:
+  unify chat
+  unify chat --model ./model.gguf --temperature 0 --threads 4
+  echo | unify chat --prompt "What is a stream?"        (no terminal: one question, one answer)
+
+In a chat: an empty line or Ctrl-D ends it, Ctrl-C stops an answer.
+"""
+_INFO_EPILOG = """\
+examples:
+  unify info                 devices, backends, and why one is absent
+  unify info --json          the same for programs and bug reports
+  unify info --settings      every setting: its variable, value and meaning
+"""
+_BENCH_EPILOG = """\
+examples:
+  unify bench --list                         the cases, and which peers are installed
+  unify bench                                every case whose peer is installed
+  unify bench rms-norm --vs torch            one case against one peer
+  unify bench --vs llama.cpp --json --plot out.svg
+  unify bench roofline                       what this machine can do at most
+
+Both sides run in turns on the same cores. ratio: our speed over the peer's, above 1 is faster; its spread is shown.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status. Never shows a traceback for an error of the caller's."""
+    try:
+        args = _parser().parse_args(argv)
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`unify info | head`): nothing is left to say, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Error as error:
+        print(f"unify: {error}", file=sys.stderr)
+        return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong and where help is, in place of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _new(_Parser, "unify", _DESCRIPTION, _EPILOG)
+    parser.add_argument("--version", action="version", version=f"unify {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_info(commands)
+    _add_chat(commands)
+    _add_generate(commands)
+    _add_bench(commands)
+    return parser
+
+
+def _new(make: Any, name: str, description: str, epilog: str, **options: Any) -> argparse.ArgumentParser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser: argparse.ArgumentParser = make(
+        name, description=description, epilog=epilog, formatter_class=style, **options
+    )
+    return parser
+
+
+def _add_info(commands: Any) -> None:
+    about = "Show devices, backends and why one is absent, versions and settings."
+    parser = _new(commands.add_parser, "info", about, _INFO_EPILOG, help="what this machine has, and what is set")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--settings", action="store_true", help="the settings only")
+    parser.set_defaults(run=_info)
+
+
+def _add_chat(commands: Any) -> None:
+    about = "Talk to a language model, computed by unify's own kernels."
+    parser = _new(commands.add_parser, "chat", about, _CHAT_EPILOG, help="talk to a language model")
+    _add_model(parser)
+    parser.add_argument("--prompt", metavar="TEXT", help="the question where standard input is no terminal")
+    parser.add_argument(
+        "--max-tokens", type=_count, default=512, metavar="N", help="of one answer (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-context", type=_count, default=4096, metavar="N", help="of the whole conversation (default: %(default)s)"
+    )
+    _add_sampling(parser, temperature=0.2)
+    parser.set_defaults(run=_chat)
+
+
+def _add_generate(commands: Any) -> None:
+    about = "Continue a text."
+    parser = _new(commands.add_parser, "generate", about, _GENERATE_EPILOG, help="continue a text")
+    _add_model(parser)
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue, taken as it is")
+    parser.add_argument(
+        "--max-tokens", type=_count, default=64, metavar="N", help="stop after N (default: %(default)s)"
+    )
+    _add_sampling(parser, temperature=0.8)
+    parser.add_argument("--json", action="store_true", help="print one JSON object with text, tokens and speed")
+    parser.set_defaults(run=_generate)
+
+
+def _add_bench(commands: Any) -> None:
+    about = "Compare unify with its peers, in one run on the same cores."
+    parser = _new(commands.add_parser, "bench", about, _BENCH_EPILOG, help="compare with torch and llama.cpp")
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help="cases by name or a part of it, or a file of cases; default: all"
+    )
+    parser.add_argument("--list", action="store_true", help="list the cases and run none")
+    parser.add_argument("--vs", metavar="PEER", help="one peer: torch, llama.cpp ... (default: the first installed)")
+    _add_place(parser)
+    parser.add_argument("--model", metavar="FILE", help="the GGUF file of cases that need one")
+    parser.add_argument("--repeats", type=_count, metavar="N", help="pairs to measure (default: as the case says)")
+    parser.add_argument("--plot", metavar="FILE", help="write a plot, as .svg or .png")
+    parser.add_argument("--json", action="store_true", help="print a list of objects, one for each case")
+    parser.set_defaults(run=_bench)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default=_DEMO_MODEL, metavar="NAME|PATH", help="a known model or a GGUF file (default: %(default)s)"
+    )
+    _add_place(parser)
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="D", help="a device of `unify info` (default: UNIFY_DEVICE, else cpu)")
+    parser.add_argument("--threads", type=_count, metavar="T", help="of the cpu device (default: one for each core)")
+
+
+def _add_sampling(parser: argparse.ArgumentParser, temperature: float) -> None:
+    group = parser.add_argument_group("choice of the next token")
+    how = group.add_mutually_exclusive_group()
+    how.add_argument("--greedy", action="store_true", help="always the likeliest")
+    how.add_argument(
+        "--temperature", type=_at_least_zero, default=temperature, metavar="X",
+        help="0 is greedy, 1 is as the model learned (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--top-k", type=_natural, default=40, metavar="K", help="of the K likeliest; 0: all (default: %(default)s)"
+    )
+    group.add_argument(
+        "--top-p",
+        type=_probability,
+        default=0.95,
+        metavar="P",
+        help="of the likeliest that make up P (default: %(default)s)",
+    )
+    group.add_argument(
+        "--seed", type=_natural, default=0, metavar="S", help="the same seed, the same text (default: %(default)s)"
+    )
+
+
+def _natural(text: str) -> int:
+    return _number(text, int, lambda value: value >= 0, "a whole number from 0")
+
+
+def _count(text: str) -> int:
+    return _number(text, int, lambda value: value > 0, "a whole number above 0")
+
+
+def _at_least_zero(text: str) -> float:
+    return _number(text, float, lambda value: 0 <= value < float("inf"), "a number from 0")
+
+
+def _probability(text: str) -> float:
+    return _number(text, float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+
+
+def _number(text: str, kind: Any, accepts: Any, expected: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not accepts(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+    return value
+
+
+# Commands import their package when they run: `unify --help` is instant and works where a part is broken.
+
+
+def _info(args: argparse.Namespace) -> int:
+    if args.settings:
+        _print_settings(as_json=args.json)
+        return 0
+    from . import _info
+
+    if args.json:
+        import json
+
+        print(json.dumps(_info.info(), indent=2))
+    else:
+        print(_info.as_text(_info.info()))
+    return 0
+
+
+def _print_settings(*, as_json: bool) -> None:
+    rows = {setting.variable: (getattr(settings, name), setting.meaning) for name, setting in TABLE.items()}
+    if as_json:
+        import json
+
+        print(
+            json.dumps(
+                {name: {"value": value, "meaning": meaning} for name, (value, meaning) in rows.items()},
+                indent=2,
+                default=str,
+            )
+        )
+        return
+    for variable, (value, meaning) in rows.items():
+        shown = ", ".join(value) if isinstance(value, tuple) else str(value)
+        print(f"{variable:20} {shown or '-':28} {meaning}")
+
+
+def _chat(args: argparse.Namespace) -> int:
+    from .models import cli
+
+    return cli.chat(args)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from .models import cli
+
+    return cli.generate(args)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from .bench import cli
+
+    return cli.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
