@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen import convert
-from unify.compiler.cpu.codegen.emitter import FLOATS, Val
+from unify.compiler.cpu.codegen.emitter import FLOATS, STORED, Val
 from unify.compiler.cpu.codegen.values import (
     ELEMENTWISE,
     Elementwise,
@@ -65,21 +65,23 @@ def constant(k: Kernel, op: mlir.Operation, _: int, at: tuple[Index, ...], block
     # A table: read like a tile, from the image.
     key = ("table", op)
     if key not in k.state:
-        stored = "i8" if element == "i1" else element
-        body = "[" + ", ".join(f"{stored} {literal(v, element)}" for v in values) + "]"
+        stored = STORED.get(element, element)
+        body = "[" + ", ".join(f"{stored} {_stored_literal(v, element)}" for v in values) + "]"
         k.state[key] = k.em.constant_array(f"[{len(values)} x {stored}]", body)  # type: ignore[index]
     from unify.compiler.cpu.codegen.values import linear_pieces, row_major
 
-    shape, stored, parts = shape_of(op.results[0]), "i8" if element == "i1" else element, []
+    shape, stored, parts = shape_of(op.results[0]), STORED.get(element, element), []
     for offset, run in linear_pieces(shape, block):
         index = k.combine([a + o for a, o in zip(at, offset)], row_major(shape))
         address = k.em.assign(f"getelementptr {stored}, ptr {k.state[key]}, i64 {k.em.text(k.number(index))}")  # type: ignore[index]
         type_ = stored if run == 1 else f"<{run} x {stored}>"
         parts.append(k.em.op(stored, run, f"load {type_}, ptr {address}, align 1"))
-    value = k.em.concat(parts)
-    if element == "i1":
-        value = k.em.op("i1", lanes, f"trunc {k.em.typed(value)} to {'i1' if lanes == 1 else f'<{lanes} x i1>'}")
-    return value
+    return k.from_stored(k.em.concat(parts), element)
+
+
+def _stored_literal(value: int | float | bool, element: str) -> str:
+    text = literal(value, element)
+    return str(int(text[3:], 16)) if element in ("half", "bfloat") else text
 
 
 def _integer(instruction: str) -> Elementwise:
@@ -171,7 +173,18 @@ def negate(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
 @elementwise("arith.maxnumf", "arith.minnumf", "arith.maximumf", "arith.minimumf")
 def extremum(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
     a, b = convert.widened(k, v[0]), convert.widened(k, v[1])
-    return convert.narrowed(k, intrinsic_call(k, op.name[6:-1], [a, b]), v[0].element)
+    keeps_nan = "imum" in op.name
+    return convert.narrowed(k, larger(k, a, b, keeps_nan, smaller=op.name.startswith("arith.min")), v[0].element)
+
+
+def larger(k: Kernel, a: Val, b: Val, keeps_nan: bool, smaller: bool = False) -> Val:
+    """The larger (or smaller) of two floats. A NaN on one side wins or loses; llvm.maxnum may end in calls of fmaxf."""
+    em = k.em
+    chosen = em.op("i1", a.lanes, f"fcmp {'olt' if smaller else 'ogt'} {em.typed(a)}, {em.text(b)}")
+    value = em.op(a.element, a.lanes, f"select {em.typed(chosen)}, {em.typed(a)}, {em.typed(b)}")  # b if unordered
+    suspect = a if keeps_nan else b
+    nan = em.op("i1", a.lanes, f"fcmp uno {em.typed(suspect)}, {em.text(suspect)}")
+    return em.op(a.element, a.lanes, f"select {em.typed(nan)}, {em.typed(a)}, {em.typed(value)}")
 
 
 _ICMP = ("eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge")
@@ -217,8 +230,8 @@ def clamp(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
     """min(max(x, low), high); a NaN stays only if the program asked for it."""
     x, low, high = (convert.widened(k, value) for value in v)
     keeps = op.integer("propagateNan") != 0
-    lower = intrinsic_call(k, "maximum" if keeps else "maxnum", [x, low])
-    return convert.narrowed(k, intrinsic_call(k, "minimum" if keeps else "minnum", [lower, high]), v[0].element)
+    lower = larger(k, x, low, keeps)
+    return convert.narrowed(k, larger(k, lower, high, keeps, smaller=True), v[0].element)
 
 
 @elementwise("tt.addptr")

@@ -44,15 +44,18 @@ def accumulate(k: Kernel, op: mlir.Operation, start: Val, at: Position, block: B
         return _instruction(k, start, a, b)
     if b_unsigned and a_signed:
         return _instruction(k, start, b, a)
-    flip = _bytes(k, a.lanes, -128)
-    moved = k.em.op("i8", a.lanes, f"xor {k.em.typed(a if a_signed else b)}, {flip}")
+    zero = k.em.splat(Val("i32", 1, "0"), start.lanes)
     if a_signed:  # both signed: (a + 128) · b - 128 · b
+        flip = _bytes(k, a.lanes, -128)
+        moved = k.em.op("i8", a.lanes, f"xor {k.em.typed(a)}, {flip}")
         wrong = _instruction(k, start, moved, b)
-        extra = _instruction(k, k.em.splat(Val("i32", 1, "0"), start.lanes), Val("i8", a.lanes, flip), b)
-        return k.em.op("i32", start.lanes, f"sub {k.em.typed(wrong)}, {k.em.text(extra)}")
-    right = _instruction(k, start, a, moved)  # both unsigned: a · (b - 128) + 2 · 64 · a
-    half = Val("i8", a.lanes, _bytes(k, a.lanes, 64))
-    return _instruction(k, _instruction(k, right, a, half), a, half)
+        return k.em.op("i32", start.lanes, f"sub {k.em.typed(wrong)}, {k.em.text(_instruction(k, zero, Val('i8', a.lanes, flip), b))}")
+    # Both unsigned: a is its low seven bits, and twice its top bit taken as 64.
+    low = k.em.op("i8", a.lanes, f"and {k.em.typed(a)}, {_bytes(k, a.lanes, 127)}")
+    half = k.em.op("i8", a.lanes, f"lshr {k.em.typed(a)}, {_bytes(k, a.lanes, 1)}")
+    top = _instruction(k, zero, b, k.em.op("i8", a.lanes, f"and {k.em.typed(half)}, {_bytes(k, a.lanes, 64)}"))
+    twice = k.em.op("i32", start.lanes, f"add {k.em.typed(top)}, {k.em.text(top)}")
+    return k.em.op("i32", start.lanes, f"add {k.em.typed(_instruction(k, start, b, low))}, {k.em.text(twice)}")
 
 
 def _bytes(k: Kernel, lanes: int, value: int) -> str:

@@ -24,7 +24,7 @@ def widened(k: Kernel, value: Val) -> Val:
     key = ("widened", value)
     found = k.em.find(key)
     if found is None:
-        found = cast(k, "fpext", value, "float")
+        found = _from_bfloat(k, value) if value.element == "bfloat" else cast(k, "fpext", value, "float")
         k.em.remember(key, found)
     return found  # type: ignore[return-value]
 
@@ -38,6 +38,12 @@ def narrowed(k: Kernel, value: Val, element: str) -> Val:
     if element == "bfloat" and not k.features.has("avx512bf16"):
         return _to_bfloat(k, value)
     return cast(k, "fptrunc", value, element)
+
+
+def _from_bfloat(k: Kernel, value: Val) -> Val:
+    bits = cast(k, "zext", cast(k, "bitcast", value, "i16"), "i32")
+    shifted = k.em.op("i32", value.lanes, f"shl {k.em.typed(bits)}, {_splat(k, 'i32', 16, value.lanes)}")
+    return cast(k, "bitcast", shifted, "float")
 
 
 def _splat(k: Kernel, element: str, number: int, lanes: int) -> str:
@@ -104,7 +110,7 @@ def index_cast(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
 def convert_float(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
     element = element_of(op.results[0].type)
     if BYTES[element] > BYTES[v[0].element]:
-        return cast(k, "fpext", v[0], element)
+        return cast(k, "fpext", widened(k, v[0]), element)
     if op.integer("rounding", 1) == 0 and op.attributes.get("rounding") is not None:
         raise Unsupported("rounding towards zero", "leave fp_downcast_rounding at its default, 'rtne'")
     if BYTES[element] == BYTES[v[0].element] and element != v[0].element:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen import nest
-from unify.compiler.cpu.codegen.convert import cast
+from unify.compiler.cpu.codegen.convert import cast, narrowed, widened
 from unify.compiler.cpu.codegen.arith import intrinsic_call
 from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Index, Val
 from unify.compiler.cpu.codegen.values import Kernel, Tile, Unsupported, element_of, shape_of, statement
@@ -220,7 +220,7 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
             for c in range(across):
                 here = (row + r, column + c * lanes)
                 start = k.block(accumulator, here, (1, lanes))
-                acc.append(cast(k, "fpext", start, how.accumulator) if start.element != how.accumulator else start)
+                acc.append(widened(k, start))
         unroll = min(4, words)
 
         def step(index: Index, acc: list[Val]) -> list[Val]:
@@ -245,8 +245,6 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
             for c in range(across):
                 value = acc[r * across + c]
                 if value.element != target.element:
-                    from unify.compiler.cpu.codegen.convert import narrowed
-
                     value = narrowed(k, value, target.element)
                 k.tile_store(target, (row + r, column + c * lanes), (1, lanes), value)
 

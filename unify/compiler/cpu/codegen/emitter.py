@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 # Bytes of one element in memory; i1 takes a byte there.
 BYTES = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8}
+# What a load or store moves: 16-bit floats as integers, since x86 without AVX512-FP16 takes them apart otherwise.
+STORED = {"i1": "i8", "half": "i16", "bfloat": "i16"}
 FLOATS = ("half", "bfloat", "float", "double")
 
 

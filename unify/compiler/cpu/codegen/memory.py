@@ -8,7 +8,7 @@ import numpy as np
 
 from unify.compiler import mlir
 from unify.compiler.cpu.axis import Linear, Polynomial
-from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Index, Val
+from unify.compiler.cpu.codegen.emitter import BYTES, STORED, ZERO, Index, Val
 from unify.compiler.cpu.codegen.values import Kernel, element_of, inline, statement
 
 Block = tuple[int, ...]
@@ -16,11 +16,6 @@ Position = tuple[Index, ...]
 
 # A run of lanes with a stride up to this is read as whole registers and sorted out, which beats a gather.
 _LARGEST_STRIDE = 4
-
-
-def _memory_type(element: str, lanes: int) -> str:
-    element = "i8" if element == "i1" else element
-    return element if lanes == 1 else f"<{lanes} x {element}>"
 
 
 # ---------------------------------------------------------------- addresses
@@ -63,7 +58,7 @@ class Access:
     def __init__(self, k: Kernel, pointer: mlir.Value, at: Position, block: Block) -> None:
         self.k, self.block = k, block
         self.element = element_of(_pointee(pointer))
-        self.stored = "i8" if self.element == "i1" else self.element
+        self.stored = STORED.get(self.element, self.element)
         self.lanes = int(np.prod(block, dtype=np.int64)) if block else 1
         linear = k.plan.axes.linear(pointer)
         self.distances: np.ndarray | None = None
@@ -268,10 +263,12 @@ def load(k: Kernel, op: mlir.Operation, _: int, at: Position, block: Block) -> V
     else:
         other = k.block(other_value, at, block) if other_value is not None else None
         loaded = _load(k, access, mask, other)
-    if access.element == "i1" and loaded.element != "i1":
+    if access.element == "i1":
         zero = "0" if loaded.lanes == 1 else "zeroinitializer"
-        loaded = k.em.op("i1", loaded.lanes, f"icmp ne {k.em.typed(loaded)}, {zero}")
-    return loaded
+        return k.em.op("i1", loaded.lanes, f"icmp ne {k.em.typed(loaded)}, {zero}")
+    if loaded.repeats is not None:
+        return k.em.splat(k.from_stored(loaded.repeats, access.element), loaded.lanes)
+    return k.from_stored(loaded, access.element)
 
 
 def _mask(k: Kernel, mask: mlir.Value | None, at: Position, block: Block) -> Val | None:
@@ -284,9 +281,10 @@ def _mask(k: Kernel, mask: mlir.Value | None, at: Position, block: Block) -> Val
 
 def _load(k: Kernel, access: Access, mask: Val | None, other: Val | None) -> Val:
     em, lanes = k.em, access.lanes
-    if other is not None and access.element == "i1":
-        wide = "i8" if lanes == 1 else f"<{lanes} x i8>"
-        other = em.op("i8", lanes, f"zext {em.typed(other)} to {wide}")
+    if other is not None and other.repeats is not None:
+        other = em.splat(k.to_stored(other.repeats), lanes)
+    elif other is not None:
+        other = k.to_stored(other)
     if lanes == 1:
         return _load_scalar(k, access, mask, other)
     if access.distances is not None and not access.distances.any() and (mask is None or mask.repeats is not None):
@@ -390,8 +388,7 @@ def prepare_store(k: Kernel, op: mlir.Operation, at: Position, block: Block) -> 
     value = k.block(value_operand, at, block)
     mask = _mask(k, mask_value, at, block)
     access = Access(k, pointer, at, block)
-    if value.element == "i1":
-        value = k.em.op("i8", value.lanes, f"zext {k.em.typed(value)} to {_memory_type('i8', value.lanes)}")
+    value = k.to_stored(value)
     return lambda: _store(k, access, value, mask)
 
 

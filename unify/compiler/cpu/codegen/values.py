@@ -14,7 +14,7 @@ import numpy as np
 
 from unify._errors import CompileError
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Counter, Emitter, Index, Val
+from unify.compiler.cpu.codegen.emitter import BYTES, STORED, ZERO, Counter, Emitter, Index, Val
 
 if TYPE_CHECKING:
     from unify.compiler.cpu.codegen.memory import Linear
@@ -38,7 +38,7 @@ class Tile:
 
     @property
     def stored(self) -> str:
-        return "i8" if self.element == "i1" else self.element
+        return STORED.get(self.element, self.element)
 
     @property
     def bytes(self) -> int:
@@ -190,7 +190,7 @@ class Kernel:
             known = self.em.counters[counter]
             if factor * known.stop <= stride or factor * known.step >= stride * extent:
                 continue
-            if factor * known.step >= stride and factor * known.stop <= stride * extent:
+            if factor % stride == 0 and factor * known.stop <= stride * extent:
                 terms.append((counter, factor // stride))
             else:
                 terms.append((self._bits(counter, factor, stride, extent), 1))
@@ -302,15 +302,28 @@ class Kernel:
         aligned = min(64, BYTES[tile.element] * min(lanes, self.alignment(index)) if index.constant or index.terms else 64)
         aligned = max(aligned & -aligned, BYTES[tile.element])
         type_ = tile.stored if lanes == 1 else f"<{lanes} x {tile.stored}>"
-        loaded = em.op(tile.stored, lanes, f"load {type_}, ptr {address}, align {aligned}")
-        if tile.element == "i1":
-            return em.op("i1", lanes, f"trunc {em.typed(loaded)} to {'i1' if lanes == 1 else f'<{lanes} x i1>'}")
-        return loaded
+        return self.from_stored(em.op(tile.stored, lanes, f"load {type_}, ptr {address}, align {aligned}"), tile.element)
+
+    def from_stored(self, value: Val, element: str) -> Val:
+        """A value as memory has it → as the program sees it."""
+        if value.element == element:
+            return value
+        how = "trunc" if element == "i1" else "bitcast"
+        type_ = element if value.lanes == 1 else f"<{value.lanes} x {element}>"
+        return self.em.op(element, value.lanes, f"{how} {self.em.typed(value)} to {type_}")
+
+    def to_stored(self, value: Val) -> Val:
+        """The other way."""
+        element = STORED.get(value.element)
+        if element is None:
+            return value
+        how = "zext" if value.element == "i1" else "bitcast"
+        type_ = element if value.lanes == 1 else f"<{value.lanes} x {element}>"
+        return self.em.op(element, value.lanes, f"{how} {self.em.typed(value)} to {type_}")
 
     def tile_store(self, tile: Tile, at: Sequence[Index], block: Sequence[int], value: Val) -> None:
         em = self.em
-        if tile.element == "i1":
-            value = em.op("i8", value.lanes, f"zext {em.typed(value)} to {'i8' if value.lanes == 1 else f'<{value.lanes} x i8>'}")
+        value = self.to_stored(value)
         strides, start = row_major(tile.shape), 0
         for offset, lanes in linear_pieces(tile.shape, block):
             index = self.combine([a + o for a, o in zip(at, offset)], strides)

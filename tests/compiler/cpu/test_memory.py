@@ -1,0 +1,174 @@
+"""Loads and stores: masks, strides, gathers, and the order of what touches the same memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import triton
+import triton.language as tl
+
+from .harness import run
+
+
+@triton.jit
+def copy_kernel(x, out, rows, columns, x_row, x_column, o_row, o_column, M: tl.constexpr, N: tl.constexpr):
+    i = (tl.program_id(0) * M + tl.arange(0, M))[:, None]
+    j = (tl.program_id(1) * N + tl.arange(0, N))[None, :]
+    inside = (i < rows) & (j < columns)
+    value = tl.load(x + i * x_row + j * x_column, mask=inside, other=-1)
+    tl.store(out + i * o_row + j * o_column, value, mask=inside)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "int64", "float16"])
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("shape", [(64, 64), (37, 50), (5, 100)])
+def test_strided_copy_moves_each_element(dtype, turned, shape):
+    rng = np.random.default_rng(0)
+    x = rng.integers(-100, 100, shape).astype(dtype)
+    source = np.asfortranarray(x) if turned[0] else x
+    out = np.full((shape[0] + 1, shape[1] + 1), 77, dtype, order="F" if turned[1] else "C")
+    strides = [s // x.itemsize for s in (*source.strides, *out.strides)]
+    arguments = dict(zip(["x_row", "x_column", "o_row", "o_column"], strides))
+    run(copy_kernel, (-(-shape[0] // 32), -(-shape[1] // 32)),
+        {"x": source, "out": out, "rows": shape[0], "columns": shape[1], **arguments}, M=32, N=32)  # fmt: skip
+    np.testing.assert_array_equal(out[:-1, :-1], x)
+    assert (out[-1] == 77).all() and (out[:, -1] == 77).all()
+
+
+@triton.jit
+def gather_kernel(x, index, out, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    place = tl.load(index + i, mask=i < n, other=0)
+    tl.store(out + place, tl.load(x + place, mask=i < n), mask=i < n)
+
+
+def test_indirect_load_and_store():
+    rng = np.random.default_rng(1)
+    x, index, out = rng.standard_normal(100).astype(np.float32), rng.permutation(100).astype(np.int32), np.zeros(100, np.float32)
+    run(gather_kernel, (1,), {"x": x, "index": index, "out": out, "n": 70}, BLOCK=128)
+    want = np.zeros_like(x)
+    want[index[:70]] = x[index[:70]]
+    np.testing.assert_array_equal(out, want)
+
+
+@triton.jit
+def pairs_kernel(x, out, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    a = tl.load(x + 2 * i, mask=i < n, other=0.0)
+    b = tl.load(x + 2 * i + 1, mask=i < n, other=0.0)
+    tl.store(out + 2 * i, a - b, mask=i < n)
+    tl.store(out + 2 * i + 1, a + b, mask=i < n)
+
+
+def test_interleaved_pairs_in_place():
+    x = np.arange(60, dtype=np.float32) ** 1.5
+    a, b = x[0::2].copy(), x[1::2].copy()
+    run(pairs_kernel, (1,), {"x": x, "out": x, "n": 30}, BLOCK=32)
+    np.testing.assert_array_equal(x[0::2], a - b)
+    np.testing.assert_array_equal(x[1::2], a + b)
+
+
+@triton.jit
+def swap_kernel(x, y, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    a = tl.load(x + i)
+    b = tl.load(y + i)
+    tl.store(x + i, b)
+    tl.store(y + i, a)
+
+
+def test_loads_keep_their_values_past_stores():
+    x, y = np.arange(64, dtype=np.float32), -np.arange(64, dtype=np.float32)
+    run(swap_kernel, (1,), {"x": x, "y": y}, BLOCK=64)
+    np.testing.assert_array_equal(x, -np.arange(64))
+    np.testing.assert_array_equal(y, np.arange(64))
+
+
+@triton.jit
+def reuse_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    a = tl.load(x + i)
+    tl.store(x + i, a + 1)
+    b = tl.load(x + i)
+    tl.store(x + i, tl.sum(a, 0) + tl.zeros([BLOCK], tl.float32))
+    tl.store(out + i, a + b)
+
+
+def test_load_between_two_stores_sees_the_first():
+    x, out = np.arange(32, dtype=np.float32), np.zeros(32, np.float32)
+    run(reuse_kernel, (1,), {"x": x, "out": out}, BLOCK=32)
+    np.testing.assert_array_equal(out, 2 * np.arange(32) + 1)
+    np.testing.assert_array_equal(x, np.full(32, 31 * 16))
+
+
+@triton.jit
+def loop_store_kernel(x, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    first = tl.load(x + i)
+    for step in range(n):
+        value = tl.load(x + i)
+        tl.store(x + i, value + first)
+
+
+def test_load_before_a_loop_that_stores_keeps_its_value():
+    x = np.arange(32, dtype=np.float32)
+    run(loop_store_kernel, (1,), {"x": x, "n": 5}, BLOCK=32)
+    np.testing.assert_array_equal(x, np.arange(32) * 6)
+
+
+@triton.jit
+def wrapped_kernel(x, out, start, modulus, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    place = (start + i) % modulus
+    tl.store(out + i, tl.load(x + place))
+
+
+@pytest.mark.parametrize(("start", "modulus"), [(0, 64), (48, 64), (16, 48), (7, 50), (-16, 64), (-5, 33)])
+def test_wrapped_index_reads_the_element_it_names(start, modulus):
+    base = np.arange(200, dtype=np.float32)
+    out = np.zeros(64, np.float32)
+    run(wrapped_kernel, (1,), {"x": base[100:], "out": out, "start": start, "modulus": modulus}, BLOCK=64)
+    want = [100 + np.fmod(start + i, modulus) for i in range(64)]
+    np.testing.assert_array_equal(out, want)
+
+
+@triton.jit
+def scalar_kernel(x, out, n):
+    pid = tl.program_id(0)
+    value = tl.load(x + pid, mask=pid < n, other=-5.0)
+    tl.store(out + pid, value * 2)
+    tl.store(out + 100 + pid, value, mask=pid % 2 == 0)
+
+
+def test_scalar_loads_and_stores_with_masks():
+    x, out = np.arange(10, dtype=np.float32), np.full(200, 9, np.float32)
+    run(scalar_kernel, (12,), {"x": x, "out": out, "n": 10})
+    np.testing.assert_array_equal(out[:12], np.concatenate([np.arange(10) * 2, [-10, -10]]))
+    np.testing.assert_array_equal(out[100:112], [0, 9, 2, 9, 4, 9, 6, 9, 8, 9, -5, 9])
+
+
+@triton.jit
+def grid_kernel(out):
+    x, y, z = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    place = x + tl.num_programs(0) * (y + tl.num_programs(1) * z)
+    tl.store(out + place, x + 10 * y + 100 * z)
+
+
+def test_program_numbers_run_x_fastest():
+    out = np.zeros(24, np.int32)
+    run(grid_kernel, (4, 3, 2), {"out": out})
+    np.testing.assert_array_equal(out, [x + 10 * y + 100 * z for z in range(2) for y in range(3) for x in range(4)])
+
+
+@triton.jit
+def flags_kernel(x, out, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    value = tl.load(x + i, mask=i < n, other=True)
+    tl.store(out + i, value ^ (i % 3 == 0), mask=i < n)
+
+
+def test_booleans_are_bytes_in_memory():
+    x = np.random.default_rng(2).integers(0, 2, 50).astype(bool)
+    out = np.zeros(50, bool)
+    run(flags_kernel, (1,), {"x": x, "out": out, "n": 50}, BLOCK=64)
+    np.testing.assert_array_equal(out, x ^ (np.arange(50) % 3 == 0))
