@@ -1,6 +1,6 @@
 """Measures everything on this machine and writes what docs/benchmarks.md shows: python benchmarks/results/record.py
 
-For each number of threads up to the cores there are (1, 2, 4, …): the machine's limits, all cases as `unify bench --json`
+For each number of threads up to the cores there are (1, 2, 4, …): the limits, all cases as `unify bench --json`
 prints them, a figure, and one table for the page. Takes some five minutes a number of threads.
 """
 

@@ -61,7 +61,7 @@ def run(args: Any) -> int:
         chosen = [] if options.roofline else _chosen(options)
         cpus = choose_cpus(options.threads)
         if options.plot is not None:
-            plot.check_format(options.plot)
+            plot.check(options.plot)
         needs_limits = options.roofline or any(case.flops or case.bytes for case, _ in chosen)
         limits = measure_limits(len(cpus), cpus) if needs_limits else None
     except (InvalidArgument, UnsupportedError) as error:
@@ -154,11 +154,7 @@ def _show(report: _Report, options: Options, title: str, limits: Roofline | None
         console.print(plot.table(report.rows))
         console.print("\n".join(_footer(report.rows, title, limits)), highlight=False)
     if options.plot is not None and report.rows:
-        try:
-            plot.save(report.rows, options.plot, title)
-        except UnsupportedError as error:
-            print(error, file=sys.stderr)
-            return 1
+        plot.save(report.rows, options.plot, title)
     return 1 if report.failures else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,15 +73,11 @@ def number(value: float) -> str:
 def save(rows: Sequence[Comparison], path: Path, title: str) -> None:
     """Draws the paired ratios: a dot for the median, a box for the middle half, whiskers over all pairs.
 
-    Raises InvalidArgument for another ending than .png, .svg or .pdf, UnsupportedError if matplotlib is missing.
+    Raises what `check` does.
     """
-    check_format(path)
-    try:
-        import matplotlib
-    except ImportError:
-        raise UnsupportedError(
-            "bench: --plot needs matplotlib. Install it with `make bench`, or with `pip install unify-runtime[bench]`."
-        ) from None
+    check(path)
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -92,12 +89,20 @@ def save(rows: Sequence[Comparison], path: Path, title: str) -> None:
     pyplot.close(figure)
 
 
-def check_format(path: Path) -> None:
-    """Raises InvalidArgument at once, before minutes of measuring."""
+def check(path: Path) -> None:
+    """Tells at once, before minutes of measuring, whether a figure can be drawn there.
+
+    Raises InvalidArgument for another ending than .png, .svg or .pdf and for a folder that does not exist,
+    UnsupportedError if matplotlib is missing.
+    """
     if path.suffix.lower() not in FORMATS:
         raise InvalidArgument(f"bench: --plot {path}: the ending says the format; use one of {', '.join(FORMATS)}.")
     if not path.absolute().parent.is_dir():
         raise InvalidArgument(f"bench: --plot {path}: there is no folder {path.absolute().parent}.")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UnsupportedError(
+            "bench: --plot needs matplotlib. Install it with `make bench`, or with `pip install unify-runtime[bench]`."
+        )
 
 
 def _draw(axes: Any, rows: Sequence[Comparison]) -> None:
