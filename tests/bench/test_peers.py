@@ -7,8 +7,7 @@ import dataclasses
 import pytest
 
 from unify._errors import InvalidArgument, UnsupportedError
-from unify.bench import PEERS, find_peer
-from unify.bench import peers as table
+from unify.bench import PEERS, find_peer, peers as table
 
 
 def test_an_installed_peer_tells_its_version() -> None:
