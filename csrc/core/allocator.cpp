@@ -16,6 +16,12 @@
 namespace unify {
 namespace {
 
+// An event that has to pass before a block comes back. The stream may be another device's: a copy across.
+struct Wait {
+  const unify_backend* table;
+  unify_event event;
+};
+
 constexpr size_t kGranule = 512;                     // what sizes are rounded to: fewer classes, more reuse
 constexpr size_t kSmall = size_t{1} << 20;           // below, blocks share segments of kSmallSegment
 constexpr size_t kSmallSegment = size_t{2} << 20;
@@ -47,7 +53,7 @@ struct Block {
   Block* previous = nullptr;  // neighbours in the segment
   Block* next = nullptr;
   std::vector<std::shared_ptr<Stream>> used_on;  // other streams
-  std::vector<unify_event> waits_for;            // freed, and these streams have still to pass
+  std::vector<Wait> waits_for;                   // freed, and these have still to pass
   std::shared_ptr<Pool> keeps;                   // a graph's pool lives as long as its blocks
 };
 
@@ -87,7 +93,8 @@ struct Allocator::State {
   uint64_t limit = 0;
 
   Block* find(Pool& pool, size_t bytes, uint32_t stream);
-  Block* find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream);
+  // `let_go`: streams to be dropped without the lock, since the end of one comes back to retire().
+  Block* find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream, std::vector<std::shared_ptr<Stream>>& let_go);
   Block* grow(Pool& pool, size_t bytes, uint32_t stream, const std::shared_ptr<Pool>& keeps);
   void split(Pool& pool, Block* block, size_t bytes);
   void release(Block* block);  // to the free blocks, merged with its neighbours
@@ -114,10 +121,11 @@ Block* Allocator::State::find(Pool& pool, size_t bytes, uint32_t stream) {
 }
 
 // Blocks freed on another stream are safe once that stream has nothing left to do.
-Block* Allocator::State::find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream) {
+Block* Allocator::State::find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream,
+                                            std::vector<std::shared_ptr<Stream>>& let_go) {
   for (auto& [id, blocks] : bytes <= kSmall ? pool.free_small : pool.free_large) {
     if (id == stream || blocks.empty()) continue;
-    const std::shared_ptr<Stream> other = streams[id].lock();
+    const std::shared_ptr<Stream>& other = let_go.emplace_back(streams[id].lock());
     if (other != nullptr && device.table().stream_query(other->handle()) != UNIFY_OK) continue;
     if (Block* block = find(pool, bytes, id)) {
       // Neighbours follow the other stream still: only a whole segment may change sides.
@@ -190,7 +198,6 @@ Block* Allocator::State::merge(Pool& pool, Block* left, Block* right) {
 void Allocator::State::release(Block* block) {
   Pool& pool = *block->pool;
   block->is_free = true;
-  block->used_on.clear();
   const auto joins = [&](const Block* other) {
     return other != nullptr && other->is_free && other->waits_for.empty() && other->stream == block->stream;
   };
@@ -209,14 +216,15 @@ void Allocator::State::release(Block* block) {
 void Allocator::State::collect(bool wait) {
   for (auto it = waiting.begin(); it != waiting.end();) {
     Block* block = *it;
-    auto& events = block->waits_for;
-    while (!events.empty()) {
-      if (wait) device.table().event_synchronize(events.back());
-      if (device.table().event_query(events.back()) == UNIFY_NOT_READY) break;
-      device.table().event_destroy(events.back());
-      events.pop_back();
+    auto& waits = block->waits_for;
+    while (!waits.empty()) {
+      const auto [table, event] = waits.back();
+      if (wait) table->event_synchronize(event);
+      if (table->event_query(event) == UNIFY_NOT_READY) break;
+      table->event_destroy(event);
+      waits.pop_back();
     }
-    if (!events.empty()) {
+    if (!waits.empty()) {
       ++it;
       continue;
     }
@@ -276,6 +284,7 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
   if (bytes == 0) return std::make_shared<Storage>(stream.device_ptr(), 0, 0, std::shared_ptr<void>());
   if (bytes > SIZE_MAX / 2) state.throw_out_of_memory(bytes, stream);
   const size_t rounded = round_up(bytes, std::max<size_t>(kGranule, state.device.info().alignment));
+  std::vector<std::shared_ptr<Stream>> let_go;
   std::unique_lock<std::mutex> lock(state.mutex);
   if (!state.waiting.empty()) state.collect(false);
   std::shared_ptr<Pool> own;
@@ -289,7 +298,7 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
     ++state.statistics.cache_hits;
   } else {
     state.streams[stream.id()] = stream.weak_from_this();
-    if (own == nullptr) block = state.find_of_dry_stream(pool, rounded, stream.id());
+    if (own == nullptr) block = state.find_of_dry_stream(pool, rounded, stream.id(), let_go);
     if (block == nullptr) block = state.grow(pool, rounded, stream.id(), own);
     if (block == nullptr) {  // out of memory: give back what is idle, then wait for what is nearly
       ++state.statistics.trims;
@@ -318,7 +327,9 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
 
 void Allocator::give_back(Block* block) noexcept {
   State& state = *state_;
-  std::shared_ptr<Pool> last;  // a graph's pool may go with its last block, outside the lock
+  // Let go after the lock: a graph's pool may go with its last block, a stream with its last user.
+  std::shared_ptr<Pool> last;
+  const std::vector<std::shared_ptr<Stream>> streams = std::move(block->used_on);
   const std::lock_guard<std::mutex> lock(state.mutex);
   if (block->generation != state.device.generation()) {
     delete block;
@@ -326,24 +337,23 @@ void Allocator::give_back(Block* block) noexcept {
   }
   last = std::move(block->keeps);
   state.statistics.allocated_bytes -= block->bytes;
-  for (const std::shared_ptr<Stream>& other : block->used_on) {
+  for (const std::shared_ptr<Stream>& other : streams) {
     unify_event event = nullptr;
     unify_event_args args{};
     args.struct_size = sizeof args;
-    const unify_backend& table = state.device.table();
+    const unify_backend& table = other->device().table();
     const std::lock_guard<std::mutex> order(other->mutex());
     if (table.stream_query(other->handle()) == UNIFY_OK) continue;
-    if (table.event_create(state.device.handle(), &args, &event) != UNIFY_OK ||
+    if (table.event_create(other->device().handle(), &args, &event) != UNIFY_OK ||
         table.event_record(event, other->handle()) != UNIFY_OK) {
       table.stream_synchronize(other->handle());  // cannot be marked: then be sure
       continue;
     }
-    block->waits_for.push_back(event);
+    block->waits_for.push_back({&table, event});
   }
   if (block->waits_for.empty()) {
     state.release(block);
   } else {
-    block->used_on.clear();
     state.statistics.waiting_bytes += block->bytes;
     state.waiting.push_back(block);
   }
@@ -351,7 +361,7 @@ void Allocator::give_back(Block* block) noexcept {
 
 // Never under a stream's mutex: give_back takes one under ours.
 void Allocator::note_use(Block* block, Stream& stream) {
-  if (block->stream == stream.id()) return;
+  if (block->stream == stream.id() && &stream.device() == &state_->device) return;
   const std::lock_guard<std::mutex> lock(state_->mutex);
   const auto is_same = [&](const std::shared_ptr<Stream>& other) { return other.get() == &stream; };
   if (std::any_of(block->used_on.begin(), block->used_on.end(), is_same)) return;

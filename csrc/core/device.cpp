@@ -13,8 +13,9 @@
 namespace unify {
 
 struct Device::Private {
-  std::mutex mutex;   // of what follows
-  std::string cause;  // of the fault or loss
+  std::mutex stream_mutex;  // of default_stream_
+  std::mutex mutex;         // of what follows
+  std::string cause;        // of the fault or loss
 };
 
 namespace {
@@ -74,7 +75,7 @@ std::vector<std::pair<std::string, std::string>> Device::capabilities() const {
 }
 
 const std::shared_ptr<Stream>& Device::default_stream() {
-  const std::lock_guard<std::mutex> lock(private_->mutex);
+  const std::lock_guard<std::mutex> lock(private_->stream_mutex);
   if (default_stream_ == nullptr) default_stream_ = Stream::create(shared_from_this(), 0, nullptr, true);
   return default_stream_;
 }
@@ -133,7 +134,7 @@ void Device::reset() {
   // First: whoever holds a handle of the old generation must not use it while it goes away.
   generation_.fetch_add(1, std::memory_order_acq_rel);
   {
-    const std::lock_guard<std::mutex> lock(private_->mutex);
+    const std::lock_guard<std::mutex> lock(private_->stream_mutex);
     default_stream_.reset();
   }
   allocator_->forget();

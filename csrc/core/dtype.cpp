@@ -41,6 +41,7 @@ struct Small {
   static Small from(double value) {
     const uint32_t sign = std::signbit(value) ? 1U << (kExponent + kMantissa) : 0;
     const double magnitude = std::fabs(value);
+    if (magnitude == 0) return {static_cast<Bits>(sign)};
     if (std::isnan(value)) return {static_cast<Bits>(sign | kNaN)};
     if (std::isinf(value)) return {static_cast<Bits>(sign | kOverflow)};
     int exponent = 0;

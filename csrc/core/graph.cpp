@@ -112,6 +112,7 @@ struct Graph::Private {
   std::shared_ptr<Recording> recording;
   unify_graph native = nullptr;
   bool is_recording = false;
+  bool is_whole = false;  // the recording ended well
   uint32_t generation = 0;
   std::shared_ptr<Stream> last_stream;  // of the last launch: what it uses is let go after it
 
@@ -164,6 +165,7 @@ void Graph::end() {
       launch->args.args = p.recording->packed.data() + launch->offset;
     }
   }
+  p.is_whole = true;
 }
 
 void Graph::abandon() noexcept {
@@ -188,6 +190,7 @@ Graph::~Graph() {
 void Graph::launch(Stream& stream) {
   Private& p = *private_;
   if (p.is_recording) throw_graph(*p.origin, "the graph is still being recorded.");
+  if (!p.is_whole) throw_graph(*p.origin, "the recording failed; record the graph again.");
   if (&stream.device() != p.device.get()) {
     throw Error(ErrorKind::kDeviceMismatch, "a graph of " + p.device->name() + " cannot run on " +
                                                 stream.device().name() + ".");

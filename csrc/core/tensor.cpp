@@ -127,40 +127,52 @@ Tensor broadcast(const Tensor& src, const Tensor& dst) {
   return wide;
 }
 
-Tensor host_staging(Stream& stream, const Tensor& like, DType dtype) {
-  Tensor staging = like;
-  staging.dtype = dtype;
-  staging.offset_bytes = 0;
-  set_contiguous_strides(staging);
-  staging.storage = allocate_pinned(stream.device_ptr(), staging.bytes());
-  return staging;
+// The bytes from a tensor's first element in memory to its last.
+struct Span {
+  int64_t begin;  // relative to the tensor's address
+  int64_t end;
+};
+
+Span span_of(const Tensor& tensor) {
+  const int64_t width = itemsize(tensor.dtype);
+  Span span{0, width};
+  for (size_t i = 0; i < static_cast<size_t>(tensor.ndim); ++i) {
+    const int64_t reach = (tensor.shape[i] - 1) * tensor.strides[i] * width;
+    (reach < 0 ? span.begin : span.end) += reach;
+  }
+  return span;
 }
 
-// Between memory that the host cannot see: contiguous bytes are copied, the rest is done on a host copy.
-void copy_through_host(Stream& stream, const Tensor& dst, const Tensor& src) {
-  const auto place = [](const Tensor& tensor) { return Place{&tensor.device(), tensor.address()}; };
-  Tensor values = src;
-  if (!src.device().is_host_visible()) {
-    if (!src.is_contiguous()) {
-      throw Error(ErrorKind::kLayout, "a strided or broadcast copy from " + src.device().name() +
-                                          " is not done yet. Copy the whole array to the host first.");
-    }
-    values = host_staging(stream, src, src.dtype);
-    copy(stream, {nullptr, values.address()}, place(src), src.bytes());
+// The same tensor over host memory: its span, copied there if asked for. Waits for a copy.
+Tensor on_host(Stream& stream, const Tensor& tensor, bool with_contents) {
+  const Span span = span_of(tensor);
+  const auto bytes = static_cast<size_t>(span.end - span.begin);
+  Tensor staged = tensor;
+  staged.storage = allocate_pinned(stream.device_ptr(), bytes);
+  staged.offset_bytes = static_cast<uint64_t>(-span.begin);
+  if (with_contents) {
+    const unify_address first = tensor.address() + static_cast<uint64_t>(span.begin);
+    copy(stream, {nullptr, staged.storage->address()}, {&tensor.device(), first}, bytes);
     stream.synchronize();
   }
+  return staged;
+}
+
+// Between memory that the host cannot see, strided or of two dtypes: on host copies of what lies between first and
+// last element. What lies in the gaps is read and written back as it was, in the order of the stream.
+void copy_through_host(Stream& stream, const Tensor& dst, const Tensor& src) {
+  const Tensor values = src.device().is_host_visible() ? src : on_host(stream, src, true);
   if (dst.device().is_host_visible()) {
     copy_on_host(stream, dst, values);
     return;
   }
-  if (!dst.is_contiguous()) {
-    throw Error(ErrorKind::kLayout, "a strided copy to " + dst.device().name() +
-                                        " is not done yet. Copy into a contiguous array.");
-  }
-  const Tensor staging = host_staging(stream, dst, dst.dtype);
-  copy_nest(folded(staging, values), 0, dst.dtype, host_pointer(staging), values.dtype, host_pointer(values));
-  copy(stream, place(dst), {nullptr, staging.address()}, dst.bytes());
-  stream.keep_alive(staging.storage);
+  if (src.device().is_host_visible()) stream.synchronize();  // the host reads it now
+  const Tensor staged = on_host(stream, dst, !dst.is_contiguous());
+  copy_nest(folded(staged, values), 0, dst.dtype, host_pointer(staged), values.dtype, host_pointer(values));
+  const Span span = span_of(dst);
+  copy(stream, {&dst.device(), dst.address() + static_cast<uint64_t>(span.begin)}, {nullptr, staged.storage->address()},
+       static_cast<size_t>(span.end - span.begin));
+  stream.keep_alive(staged.storage);
 }
 
 }  // namespace
