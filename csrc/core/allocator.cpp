@@ -11,6 +11,7 @@
 #include "device.h"
 #include "error.h"
 #include "event.h"
+#include "graph.h"
 #include "stream.h"
 
 namespace unify {
@@ -368,6 +369,7 @@ void Allocator::note_use(Block* block, Stream& stream) {
   block->used_on.push_back(stream.shared_from_this());
 }
 
+uint32_t Allocator::generation_of(const Block* block) noexcept { return block->generation; }
 bool Allocator::is_private(const Block* block) noexcept { return block->keeps != nullptr; }
 unify_address Allocator::address_of(const Block* block) noexcept { return block->address; }
 size_t Allocator::bytes_of(const Block* block) noexcept { return block->requested; }
@@ -480,7 +482,10 @@ Storage::~Storage() {
 }
 
 void Storage::used_on(Stream& stream) {
-  if (block_ != nullptr) {
+  if (block_ != nullptr) device_->require_generation(Allocator::generation_of(block_), "this tensor's memory");
+  if (Recording* recording = stream.recording()) {
+    if (!is_private()) record_keep(*recording, shared_from_this());
+  } else if (block_ != nullptr) {
     device_->allocator().note_use(block_, stream);
   } else if (owner_ != nullptr) {
     stream.keep_alive(owner_);

@@ -38,7 +38,8 @@ class Storage : public std::enable_shared_from_this<Storage> {
 
   [[nodiscard]] bool is_private() const noexcept;  // of a graph's own pool, which the graph keeps
 
-  // Notes that work using this memory was enqueued on `stream`. Free for the stream it was allocated on.
+  // Notes that work using this memory is enqueued on `stream`: it lives until that has run, or as long as the graph
+  // that the stream records. Free for the stream it was allocated on. Throws DeviceLost after a reset.
   void used_on(Stream& stream);
 
  private:
@@ -96,6 +97,7 @@ class Allocator {
   friend class Storage;
   void give_back(Block* block) noexcept;
   void note_use(Block* block, Stream& stream);
+  static uint32_t generation_of(const Block* block) noexcept;
   static bool is_private(const Block* block) noexcept;
   static unify_address address_of(const Block* block) noexcept;
   static size_t bytes_of(const Block* block) noexcept;

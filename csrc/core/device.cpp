@@ -127,6 +127,13 @@ void Device::throw_unusable() const {
   throw error;
 }
 
+void Device::throw_outdated(const char* what) const {
+  Error error(ErrorKind::kDeviceLost,
+              name_ + ": " + what + " was made before a reset of the device, which took it away. Make a new one.");
+  error.device = name_;
+  throw error;
+}
+
 void Device::reset() {
   if (table_->device_reset == nullptr) {
     throw Error(ErrorKind::kUnsupported, name_ + ": this backend cannot reset a device.");

@@ -59,10 +59,15 @@ class Device : public std::enable_shared_from_this<Device> {
   // Forgets all streams, events, modules and blocks (their owners get errors when they use them) and resets the
   // chip. `generation` tells old handles from new ones.
   void reset();
+  // Throws DeviceLost for what was made before a reset. `what` in words: "this stream".
+  void require_generation(uint32_t made_in, const char* what) const {
+    if (made_in != generation()) throw_outdated(what);
+  }
   [[nodiscard]] uint32_t generation() const noexcept { return generation_.load(std::memory_order_acquire); }
 
  private:
   [[noreturn]] void throw_unusable() const;
+  [[noreturn]] void throw_outdated(const char* what) const;
 
   const Backend& backend_;
   const unify_backend* table_;

@@ -113,7 +113,7 @@ std::string format_bytes(uint64_t bytes) {
     ++unit;
   }
   char text[32];
-  std::snprintf(text, sizeof text, value == static_cast<double>(static_cast<uint64_t>(value)) ? "%.0f %s" : "%.1f %s",
+  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s",
                 value, kUnits.at(unit));
   return text;
 }

@@ -65,6 +65,8 @@ void Event::record(Stream& stream) {
                 "event of " + device_->name() + " cannot be recorded on a stream of " + stream.device().name() + ".");
   }
   device_->require_usable();
+  device_->require_generation(generation_, "this event");
+  stream.require_current();
   const std::lock_guard<std::mutex> lock(stream.mutex());
   if (stream.recording() != nullptr) {
     record_event(*stream.recording(), shared_from_this());
@@ -76,15 +78,17 @@ void Event::record(Stream& stream) {
 }
 
 void Event::synchronize(double timeout_s) {
+  device_->require_generation(generation_, "this event");
   const unify_backend& table = device_->table();
   if (timeout_s < 0) {
     check(*device_, nullptr, table.event_synchronize(handle_), "waiting for an event");
   } else {
-    poll_until(timeout_s, "the event of " + device_->name(), [&] { return query(); });
+    poll_until(timeout_s, device_->name(), "the event", [&] { return query(); });
   }
 }
 
 bool Event::query() {
+  device_->require_generation(generation_, "this event");
   const unify_status status = device_->table().event_query(handle_);
   if (status == UNIFY_NOT_READY) return false;
   check(*device_, nullptr, status, "asking an event");

@@ -29,11 +29,6 @@ class Recording : public std::enable_shared_from_this<Recording> {
 
   explicit Recording(bool is_native) : is_native(is_native) {}
 
-  void keep(Storage& storage) {
-    if (storage.is_private()) return;  // the graph keeps its pool
-    if (std::shared_ptr<Storage> owner = storage.weak_from_this().lock()) owners.push_back(std::move(owner));
-  }
-
   const bool is_native;
   std::vector<Node> nodes;
   std::vector<char> packed;
@@ -50,8 +45,7 @@ namespace {
 }  // namespace
 
 void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<Function>& function,
-                   const unify_launch_args& args, Storage* const* touched, size_t touched_count,
-                   std::shared_ptr<void>* foreign, size_t foreign_count) {
+                   const unify_launch_args& args, std::shared_ptr<void>* foreign, size_t foreign_count) {
   if (recording.is_native) {
     check(stream.device(), &stream, stream.device().table().launch(stream.handle(), function->handle, &args),
           "recording a launch");
@@ -61,7 +55,6 @@ void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<F
   recording.packed.resize(offset + args.args_bytes);
   if (args.args_bytes > 0) std::memcpy(recording.packed.data() + offset, args.args, args.args_bytes);
   recording.nodes.emplace_back(Recording::Launch{function, args, offset});
-  for (size_t i = 0; i < touched_count; ++i) recording.keep(*touched[i]);
   for (size_t i = 0; i < foreign_count; ++i) recording.owners.push_back(foreign[i]);
 }
 

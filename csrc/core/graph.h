@@ -18,8 +18,7 @@ class Stream;
 
 // What a stream that records does with work in place of enqueuing it. The caller holds the stream's mutex.
 void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<Function>& function,
-                   const unify_launch_args& args, Storage* const* touched, size_t touched_count,
-                   std::shared_ptr<void>* foreign, size_t foreign_count);
+                   const unify_launch_args& args, std::shared_ptr<void>* foreign, size_t foreign_count);
 void record_copy(Recording& recording, Stream& stream, const unify_copy_args& args);
 void record_fill(Recording& recording, Stream& stream, const unify_fill_args& args);
 void record_host_call(Recording& recording, Stream& stream, std::function<void()> function);

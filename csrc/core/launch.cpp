@@ -67,11 +67,13 @@ void launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
             size_t foreign_count) {
   Device& device = stream.device();
   device.require_usable();
+  stream.require_current();
   check_sizes(device, *function, grid, args_bytes);
   if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0) return;
   if (&function->module->device() != &device) {
     throw_bad_launch(device, *function, "it was loaded on " + function->module->device().name() + ".");
   }
+  device.require_generation(function->module->generation(), "this kernel");
   for (size_t i = 0; i < touched_count; ++i) touched[i]->used_on(stream);
   unify_launch_args launch_args{};
   launch_args.struct_size = sizeof launch_args;
@@ -86,7 +88,7 @@ void launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
 
   const std::lock_guard<std::mutex> lock(stream.mutex());
   if (stream.recording() != nullptr) {
-    record_launch(*stream.recording(), stream, function, launch_args, touched, touched_count, foreign, foreign_count);
+    record_launch(*stream.recording(), stream, function, launch_args, foreign, foreign_count);
     return;
   }
   const TraceScope span(stream, function->label);

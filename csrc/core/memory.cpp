@@ -55,6 +55,7 @@ void copy(Stream& stream, Place dst, Place src, size_t bytes) {
   if (bytes == 0) return;
   Device& device = stream.device();
   device.require_usable();
+  stream.require_current();
   dst = seen_from(device, dst);
   src = seen_from(device, src);
   const bool is_reachable = (dst.device == nullptr || can_reach(device, *dst.device)) &&
@@ -86,6 +87,7 @@ void fill(Stream& stream, Place dst, uint64_t value, uint32_t value_bytes, size_
   if (count == 0) return;
   Device& device = stream.device();
   device.require_usable();
+  stream.require_current();
   unify_fill_args args{};
   args.struct_size = sizeof args;
   args.dst = dst.address;

@@ -65,11 +65,14 @@ void require_not_recording(const Stream& stream, const char* what) {
 
 }  // namespace
 
+void Stream::require_current() const { device_->require_generation(generation_, "this stream"); }
+
 void Stream::synchronize(double timeout_s) {
+  require_current();
   require_not_recording(*this, "cannot wait");
   device_->require_usable();
   if (timeout_s >= 0) {
-    poll_until(timeout_s, device_->name() + ", " + name(), [this] { return query(); });
+    poll_until(timeout_s, device_->name(), name(), [this] { return query(); });
     return;
   }
   check(*device_, this, device_->table().stream_synchronize(handle_), "waiting for the stream");
@@ -81,6 +84,7 @@ void Stream::synchronize(double timeout_s) {
 }
 
 bool Stream::query() {
+  require_current();
   require_not_recording(*this, "cannot ask");
   const unify_status status = device_->table().stream_query(handle_);
   if (status == UNIFY_NOT_READY) return false;
@@ -90,6 +94,7 @@ bool Stream::query() {
 
 void Stream::wait(Event& event) {
   device_->require_usable();
+  require_current();
   if (&event.device().backend() != &device_->backend()) {
     throw Error(ErrorKind::kUnsupported, device_->name() + ", " + name() + " cannot wait for an event of " +
                                              event.device().name() +
@@ -113,6 +118,7 @@ void Stream::wait(Stream& other) {
 
 void Stream::host_call(std::function<void()> function) {
   device_->require_usable();
+  require_current();
   const std::lock_guard<std::mutex> lock(mutex_);
   if (recording_ != nullptr) {
     record_host_call(*recording_, *this, std::move(function));

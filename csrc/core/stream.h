@@ -32,6 +32,9 @@ class Stream : public std::enable_shared_from_this<Stream> {
   [[nodiscard]] std::string name() const;                         // "stream 2"
   [[nodiscard]] int priority() const noexcept { return priority_; }
 
+  // Throws DeviceLost when the stream was made before a reset of its device.
+  void require_current() const;
+
   // Waits for everything enqueued so far, at most `timeout_s` (negative: for ever; else polls, throws Timeout).
   void synchronize(double timeout_s = -1);
   [[nodiscard]] bool query();  // true when it has run dry

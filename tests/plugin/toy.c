@@ -33,7 +33,6 @@ struct unify_device_s {
 };
 struct unify_stream_s {
   unify_device device;
-  unify_status failure; /* stays until the stream is destroyed */
 };
 struct unify_event_s {
   unify_device device;
@@ -55,14 +54,17 @@ static unify_status fail(unify_status status, const char* message) {
   failure.native_name = "TOY_ERROR";
   failure.message = message;
   failure.advice = "This is a toy: try again.";
+  failure.operation = 0;
   return status;
 }
 
 static unify_status verb(unify_device device, const char* name) {
   unify_device_state state = atomic_load(&device->state);
   if (state == UNIFY_DEVICE_GONE) return fail(UNIFY_DEVICE_LOST, "the toy is lost");
+  if (state == UNIFY_DEVICE_FAULTED) return fail(UNIFY_KERNEL_FAULT, "the toy failed earlier");
   if (strcmp(device->fail, name) == 0) {
     device->fail[0] = 0;
+    atomic_store(&device->state, UNIFY_DEVICE_FAULTED);
     return fail(UNIFY_KERNEL_FAULT, "the toy was told to fail");
   }
   return UNIFY_OK;
@@ -163,13 +165,7 @@ static void* place(unify_device device, unify_address address) {
   return (void*)(uintptr_t)(device ? address ^ TAG : address);
 }
 
-/* A failed stream does nothing more, as on a chip. */
-static unify_status begin(unify_stream stream, const char* name) {
-  unify_status status = verb(stream->device, name);
-  if (status == UNIFY_KERNEL_FAULT) stream->failure = status;
-  if (!status && stream->failure) status = fail(stream->failure, "an earlier piece of work failed");
-  return status;
-}
+static unify_status begin(unify_stream stream, const char* name) { return verb(stream->device, name); }
 
 __attribute__((unused)) static unify_status copy(unify_stream stream, const unify_copy_args* args) {
   unify_status status = begin(stream, "copy");
@@ -183,7 +179,10 @@ __attribute__((unused)) static unify_status copy(unify_stream stream, const unif
 
 static unify_status fill(unify_stream stream, const unify_fill_args* args) {
   unify_status status = begin(stream, "fill");
-  if (status) return status;
+  if (status) {
+    failure.operation = args->operation;
+    return status;
+  }
   if (args->value_bytes != 1) return fail(UNIFY_UNSUPPORTED, "the toy fills bytes only");
   memset(place(stream->device, args->dst), (int)(args->value & 255u), args->count);
   return UNIFY_OK;
