@@ -117,16 +117,22 @@ def _convert_custom_types(*_: Any, **__: Any) -> Any:
 
 
 def _compile_error(kernel: Any, error: Any) -> CompileError:
-    """Triton counts lines from the kernel's first; users count from the file's."""
-    function = kernel.fn
-    file, first = inspect.getsourcefile(function) or "?", inspect.getsourcelines(function)[1]
-    skipped = getattr(kernel, "def_file_line_number", None) or 0
-    node_line = getattr(getattr(error, "node", None), "lineno", 1)
-    start = getattr(kernel, "starting_line_number", first) if not skipped else first
-    line = start + node_line - 1
-    reason = (error.error_message or "it is not valid in a kernel").strip()
+    """Triton counts lines from the function's `def`; users count from the file's first."""
+    function = _function_of(kernel, error.src)
+    file = inspect.getsourcefile(function) or "?"
+    source, first = inspect.getsourcelines(function)
+    first += next((i for i, text in enumerate(source) if text.lstrip().startswith("def ")), 0)  # after the decorators
+    offset = max(getattr(error.node, "lineno", 1) - 1, 0)
     lines = (error.src or "").splitlines()
-    shown = lines[node_line - 1].strip() if 0 < node_line <= len(lines) else ""
-    name = function.__name__
-    message = f"{file}:{line}: kernel {name}: {reason}" + (f"\n  {shown}" if shown else "")
-    return CompileError(message, file=file, line=line, reason=reason, kernel=name)
+    shown = f"\n  {lines[offset].strip()}" if offset < len(lines) else ""
+    reason = (error.error_message or "it is not valid in a kernel").strip()
+    message = f"{file}:{first + offset}: kernel {kernel.fn.__name__}: {reason}{shown}"
+    return CompileError(message, file=file, line=first + offset, reason=reason, kernel=kernel.fn.__name__)
+
+
+def _function_of(kernel: Any, source: str | None) -> Any:
+    """The function that the error is in: the kernel's, or one that it calls."""
+    for value in kernel.fn.__globals__.values():
+        if getattr(value, "src", None) == source and hasattr(value, "fn"):
+            return value.fn
+    return kernel.fn

@@ -1,0 +1,170 @@
+"""unify.jit: arguments, specialisation, grids, errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+import unify as un
+
+SCALE = tl.constexpr(3)
+
+
+@un.jit
+def affine(x, out, n, factor, BLOCK: tl.constexpr, SHIFT: tl.constexpr = 0):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i, mask=i < n) * factor + SHIFT, mask=i < n)
+
+
+@un.jit
+def tripled(x):
+    return x * SCALE
+
+
+@un.jit
+def calls_another(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tripled(tl.load(x + i)))
+
+
+@pytest.mark.parametrize("make", [un.asarray, torch.from_numpy, np.asarray], ids=["unify", "torch", "numpy"])
+@pytest.mark.parametrize("n", [1, 2, 16, 1000, 1024])
+def test_takes_any_array_without_a_copy(n: int, make) -> None:
+    x = np.random.default_rng(n).standard_normal(n).astype(np.float32)
+    out = np.zeros(n, np.float32)
+    affine[(-(-n // 128),)](make(x), make(out), n, 2.0, BLOCK=128)
+    np.testing.assert_array_equal(out, x * 2)
+
+
+def test_a_grid_is_a_number_a_tuple_or_a_function_of_the_arguments() -> None:
+    x = un.ones((256,))
+    for grid in (2, (2,), [2], (2, 1, 1), lambda meta: (256 // meta["BLOCK"],)):
+        out = un.zeros((256,))
+        affine[grid](x, out, 256, 1.0, BLOCK=128)
+        assert out.numpy().sum() == 256
+
+
+def test_an_empty_grid_launches_nothing() -> None:
+    out = un.zeros((4,))
+    affine[(0,)](un.ones((4,)), out, 4, 1.0, BLOCK=16)
+    assert out.numpy().sum() == 0
+
+
+def test_keywords_defaults_and_constexprs() -> None:
+    x, out = un.ones((16,)), un.zeros((16,))
+    affine[1](out=out, x=x, n=16, factor=5, BLOCK=16, SHIFT=1)
+    assert out.numpy().tolist() == [6.0] * 16
+    affine[1](x, out, 16, 5.0, 16)
+    assert out.numpy().tolist() == [5.0] * 16
+
+
+def test_one_and_multiples_of_sixteen_get_code_of_their_own_and_the_same_result() -> None:
+    x = np.arange(64, dtype=np.float32)
+    for n in (1, 3, 16, 48, 64):
+        out = np.zeros(64, np.float32)
+        affine[1](x, out, n, 1.0, BLOCK=64)
+        np.testing.assert_array_equal(out, np.where(np.arange(64) < n, x, 0))
+
+
+def test_an_unaligned_view_is_read_where_it_lies() -> None:
+    x, out = np.arange(65, dtype=np.float32), np.zeros(64, np.float32)
+    affine[1](x[1:], out, 64, 1.0, BLOCK=64)
+    np.testing.assert_array_equal(out, x[1:])
+
+
+def test_a_kernel_can_be_called_from_another_one() -> None:
+    out = np.zeros(16, np.float32)
+    calls_another[1](np.ones(16, np.float32), out, BLOCK=16)
+    assert out.tolist() == [3.0] * 16
+
+
+def test_a_triton_jit_function_is_taken_as_it_is() -> None:
+    @triton.jit
+    def plus_one(x, BLOCK: tl.constexpr):
+        i = tl.arange(0, BLOCK)
+        tl.store(x + i, tl.load(x + i) + 1)
+
+    x = np.zeros(32, np.int32)
+    un.jit(plus_one)[1](x, BLOCK=32)
+    assert x.tolist() == [1] * 32
+
+
+def test_an_autotuned_kernel_keeps_the_fastest_configuration() -> None:
+    @triton.autotune(configs=[triton.Config({"BLOCK": size}) for size in (16, 256)], key=["n"])
+    @triton.jit
+    def double(x, out, n, BLOCK: tl.constexpr):
+        i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        tl.store(out + i, tl.load(x + i, mask=i < n) * 2, mask=i < n)
+
+    kernel = un.jit(double)
+    x, out = np.ones(5000, np.float32), np.zeros(5000, np.float32)
+    kernel[lambda meta: (-(-5000 // meta["BLOCK"]),)](x, out, 5000)
+    assert out.sum() == 10000
+    assert kernel.best_config.kwargs["BLOCK"] in (16, 256)
+
+
+def test_heuristics_are_computed_at_each_launch() -> None:
+    @triton.heuristics({"BLOCK": lambda args: triton.next_power_of_2(args["n"])})
+    @triton.jit
+    def fill(out, n, BLOCK: tl.constexpr):
+        i = tl.arange(0, BLOCK)
+        tl.store(out + i, tl.full([BLOCK], 7, tl.int32), mask=i < n)
+
+    for n in (3, 17):
+        out = np.zeros(n, np.int32)
+        un.jit(fill)[(1,)](out, n)
+        assert out.tolist() == [7] * n
+
+
+def test_wrong_arguments_are_named() -> None:
+    x = un.ones((16,))
+    with pytest.raises(un.errors.InvalidArgument, match="'factor' is missing"):
+        affine[1](x, x, 16, BLOCK=16)
+    with pytest.raises(un.errors.InvalidArgument, match="no argument 'BLOKC'.*BLOCK"):
+        affine[1](x, x, 16, 1.0, BLOKC=16)
+    with pytest.raises(un.errors.InvalidArgument, match="takes 6 arguments, 7"):
+        affine[1](x, x, 16, 1.0, 16, 0, 1)
+    with pytest.raises(un.errors.DTypeError, match="'x'.*constexpr"):
+        affine[1]("text", x, 16, 1.0, BLOCK=16)
+    with pytest.raises(un.errors.DTypeError, match="'BLOCK'.*hashable"):
+        affine[1](x, x, 16, 1.0, BLOCK=[16])
+    with pytest.raises(un.errors.InvalidArgument, match="64 bits"):
+        affine[1](x, x, 1 << 70, 1.0, BLOCK=16)
+    with pytest.raises(un.errors.InvalidArgument, match="grid"):
+        affine["wide"](x, x, 16, 1.0, BLOCK=16)
+
+
+def test_a_kernel_that_does_not_compile_names_file_line_and_reason() -> None:
+    @un.jit
+    def broken(x):
+        tl.store(x, no_such_name)  # noqa: F821
+
+    line = broken.fn.__code__.co_firstlineno + 2
+    with pytest.raises(un.errors.CompileError, match="no_such_name") as raised:
+        broken[1](un.ones((4,)))
+    assert raised.value.line == line
+    assert raised.value.file == __file__
+    assert f"{__file__}:{line}" in str(raised.value)
+
+
+def test_an_invalid_access_is_an_error_and_the_process_goes_on() -> None:
+    @un.jit
+    def far_away(x):
+        tl.store(x + (1 << 46), 1.0)
+
+    out = un.zeros((4,))
+    with pytest.raises(un.errors.KernelFault, match="far_away"):
+        far_away[1](out)
+    affine[1](un.ones((4,)), out, 4, 1.0, BLOCK=16)
+    assert out.numpy().tolist() == [1.0] * 4
+
+
+def test_a_stream_may_be_named() -> None:
+    stream = un.Stream()
+    x, out = un.ones((1 << 16,)), un.zeros((1 << 16,))
+    affine[(64,)](x, out, 1 << 16, 4.0, BLOCK=1024, stream=stream)
+    stream.synchronize()
+    assert out.numpy().sum() == 4 << 16
