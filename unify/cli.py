@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from . import __version__
 from ._config import TABLE, settings
 from .errors import Error
+
+_Number = TypeVar("_Number", int, float)
 
 _DEMO_MODEL = "smollm2-135m"
 
@@ -206,14 +208,15 @@ def _probability(text: str) -> float:
     return _number(text, float, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
 
-def _number(text: str, kind: Any, accepts: Any, expected: str) -> Any:
+def _number(text: str, kind: Callable[[str], _Number], accepts: Callable[[_Number], bool], expected: str) -> _Number:
     try:
         value = kind(text)
     except ValueError:
-        value = None
-    if value is None or not accepts(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
-    return value
+        pass
+    else:
+        if accepts(value):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
 
 
 # Commands import their package when they run: `unify --help` is instant and works where a part is broken.

@@ -1,0 +1,32 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository, or the unpacked source distribution."""
+    return ROOT
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Run:
+    """Runs Python afresh, away from the source tree: `python("-c", "import unify")`. Returns the finished process."""
+
+    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *arguments]
+        settings = {"capture_output": True, "text": True, "cwd": tmp_path, "timeout": 300, "check": False, **options}
+        return subprocess.run(command, **settings)  # type: ignore[call-overload]
+
+    return run
