@@ -199,7 +199,7 @@ def walk(operation: Operation) -> Iterator[Operation]:
 # ---------------------------------------------------------------- reading
 
 _TOKEN = re.compile(
-    r"""\s*(?:
+    r"""\s*(?://[^\n]*\s*)*(?:
       (?P<string>"(?:[^"\\]|\\.)*")
     | (?P<value>%[\w$.-]+(?:\#\d+)?)
     | (?P<block>\^[\w$.-]+)
