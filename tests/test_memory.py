@@ -19,7 +19,7 @@ def test_statistics_are_a_record_that_cannot_be_changed() -> None:
 def test_the_default_device_is_meant_when_none_is_named() -> None:
     tensor = un.empty(12345, un.uint8, "cpu")
     assert un.memory_statistics().allocated_bytes >= tensor.nbytes
-    assert un.memory_snapshot() == un.memory_snapshot("cpu")
+    assert tensor.address in {block.address for segment in un.memory_snapshot() for block in segment.blocks}
 
 
 def test_a_snapshot_lists_segments_by_address() -> None:

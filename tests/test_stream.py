@@ -25,7 +25,12 @@ class WithAttribute:
 
 
 @pytest.mark.parametrize(
-    "foreign", [WithCudaStream(4096), *(WithAttribute(name, 4096) for name in ("native", "cuda_stream", "npu_stream", "ptr")), 4096]
+    "foreign",
+    [
+        WithCudaStream(4096),
+        *(WithAttribute(name, 4096) for name in ("native", "cuda_stream", "npu_stream", "ptr")),
+        4096,
+    ],
 )
 def test_a_foreign_stream_is_recognised_and_refused_by_the_cpu(foreign: Any) -> None:
     with pytest.raises(Error, match="cpu"):

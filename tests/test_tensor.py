@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import unify as un
-from unify._tensor import as_tensor, dtype as dtype_of, wrap_like
 from unify._errors import DTypeError, Error, InvalidArgument, LayoutError, ShapeError, UnsupportedError
+from unify._tensor import as_tensor, dtype as dtype_of, wrap_like
 from unify.testing.arrays import NUMPY_DTYPES, assert_same, random_array, random_index
 
 torch = pytest.importorskip("torch")
@@ -235,7 +235,15 @@ def test_memoryview_of_a_tensor() -> None:
 
 @pytest.mark.parametrize(
     ("values", "dtype"),
-    [([1, 2, 3], "int64"), ([1.5, 2], "float32"), ([True, False], "bool"), ([[1], [2]], "int64"), (3, "int64"), (2.5, "float32"), ([], "float32")],
+    [
+        ([1, 2, 3], "int64"),
+        ([1.5, 2], "float32"),
+        ([True, False], "bool"),
+        ([[1], [2]], "int64"),
+        (3, "int64"),
+        (2.5, "float32"),
+        ([], "float32"),
+    ],
 )
 def test_lists_and_numbers(values: Any, dtype: str) -> None:
     tensor = un.asarray(values)

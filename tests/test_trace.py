@@ -42,11 +42,11 @@ def test_work_appears_with_its_time(tmp_path: Path) -> None:
 
 def test_spans_of_the_program_appear_by_name(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
-    with un.trace(path), un.span("prefill"), un.span("layer \"0\"\n"):
+    with un.trace(path), un.span("prefill"), un.span('layer "0"\n'):
         un.zeros(10)
     names = [span["name"] for span in complete(path)]
     assert "prefill" in names
-    assert "layer \"0\"\n" in names
+    assert 'layer "0"\n' in names
 
 
 def test_spans_nest(tmp_path: Path) -> None:
@@ -75,7 +75,11 @@ def test_the_trace_is_written_when_the_block_raises(tmp_path: Path) -> None:
 
 
 def test_two_traces_at_once_are_an_error(tmp_path: Path) -> None:
-    with un.trace(tmp_path / "first.json"), pytest.raises(InvalidArgument, match="second"), un.trace(tmp_path / "second.json"):
+    with (
+        un.trace(tmp_path / "first.json"),
+        pytest.raises(InvalidArgument, match="second"),
+        un.trace(tmp_path / "second.json"),
+    ):
         pass
     assert events(tmp_path / "first.json") is not None
     assert not (tmp_path / "second.json").exists()

@@ -19,67 +19,84 @@ from . import errors
 from .errors import *  # noqa: F403
 
 if TYPE_CHECKING:  # what a type checker and a reader see; tests compare it with the tables below
-    from . import bench, compiler, models, ops, testing
+    from . import bench as bench, compiler as compiler, models as models, ops as ops, testing as testing
     from ._device import (
-        Backend,
-        BackendStatus,
-        Device,
-        add_backend,
-        backends,
-        default_device,
-        device,
-        device_absences,
-        devices,
-        set_default_device,
+        Backend as Backend,
+        BackendStatus as BackendStatus,
+        Device as Device,
+        add_backend as add_backend,
+        backends as backends,
+        default_device as default_device,
+        device as device,
+        device_absences as device_absences,
+        devices as devices,
+        set_default_device as set_default_device,
     )
-    from ._graph import Graph
-    from ._info import info
-    from ._kernel import Kernel, jit
+    from ._graph import (
+        Graph as Graph,
+    )
+    from ._info import (
+        info as info,
+    )
+    from ._kernel import (
+        Kernel as Kernel,
+        jit as jit,
+    )
     from ._memory import (
-        MemoryBlock,
-        MemorySegment,
-        MemoryStatistics,
-        empty_pinned,
-        memory_snapshot,
-        memory_statistics,
-        reset_memory_peaks,
-        set_memory_limit,
-        trim_memory,
+        MemoryBlock as MemoryBlock,
+        MemorySegment as MemorySegment,
+        MemoryStatistics as MemoryStatistics,
+        empty_pinned as empty_pinned,
+        memory_snapshot as memory_snapshot,
+        memory_statistics as memory_statistics,
+        reset_memory_peaks as reset_memory_peaks,
+        set_memory_limit as set_memory_limit,
+        trim_memory as trim_memory,
     )
-    from ._stream import Event, Stream, current_stream, event, stream, synchronize
+    from ._stream import (
+        Event as Event,
+        Stream as Stream,
+        current_stream as current_stream,
+        event as event,
+        stream as stream,
+        synchronize as synchronize,
+    )
     from ._tensor import (
-        DType,
-        Tensor,
-        arange,
-        asarray,
-        bfloat16,
-        bool_,
-        dtype,
-        empty,
-        empty_like,
-        float8_e4m3,
-        float8_e5m2,
-        float16,
-        float32,
-        float64,
-        from_dlpack,
-        from_numpy,
-        full,
-        full_like,
-        int8,
-        int16,
-        int32,
-        int64,
-        ones,
-        ones_like,
-        uint8,
-        uint16,
-        uint32,
-        uint64,
-        zeros,
-        zeros_like,
+        DType as DType,
+        Tensor as Tensor,
+        arange as arange,
+        asarray as asarray,
+        bfloat16 as bfloat16,
+        bool_ as bool_,
+        dtype as dtype,
+        empty as empty,
+        empty_like as empty_like,
+        float8_e4m3 as float8_e4m3,
+        float8_e5m2 as float8_e5m2,
+        float16 as float16,
+        float32 as float32,
+        float64 as float64,
+        from_dlpack as from_dlpack,
+        from_numpy as from_numpy,
+        full as full,
+        full_like as full_like,
+        int8 as int8,
+        int16 as int16,
+        int32 as int32,
+        int64 as int64,
+        ones as ones,
+        ones_like as ones_like,
+        uint8 as uint8,
+        uint16 as uint16,
+        uint32 as uint32,
+        uint64 as uint64,
+        zeros as zeros,
+        zeros_like as zeros_like,
     )
-    from ._trace import span, trace
+    from ._trace import (
+        span as span,
+        trace as trace,
+    )
 
 __version__ = "0.1.0"
 

@@ -1,8 +1,8 @@
 """Graphs: work recorded once, launched often.
 
-    with unify.Graph.capture() as graph:
-        step(x, out=y)
-    graph.launch()
+with unify.Graph.capture() as graph:
+    step(x, out=y)
+graph.launch()
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ def trace(path: str | os.PathLike[str], *, max_events: int = 1_000_000) -> Itera
     """
     target = Path(path)
     if _core.trace_is_on():
-        raise InvalidArgument(f"trace: one is being collected already; {target} would get a part of it. End that one first.")
+        raise InvalidArgument(
+            f"trace: one is being collected already; {target} would get a part of it. End that one first."
+        )
     with target.open("a"):  # an unwritable path is said now, not after the work
         pass
     _core.trace_start(max_events)

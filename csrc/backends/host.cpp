@@ -3,9 +3,9 @@
 // Work on the default stream runs in the thread that enqueues it while nothing is queued there, so that a launch costs
 // no thread switch. Other streams, and the default stream behind something unfinished, run on a thread each.
 #include <sys/mman.h>
-#include <unistd.h>
 #include <unify/backend.h>
 #include <unify/host_kernel.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -96,7 +96,7 @@ struct Stream {
   std::atomic<uint64_t> pending{0};  // queued or running
   bool is_closing = false;
   bool has_thread = false;
-  Failure failure;                   // the first one that nobody was told of
+  Failure failure;  // the first one that nobody was told of
   std::atomic<bool> has_failed{false};
 };
 
@@ -457,8 +457,12 @@ void run_programs(void* context, uint64_t begin, uint64_t end) {
 }
 
 void run_launch(Stream& stream, unify_function function, const unify_launch_args& args) {
-  Launch launch{reinterpret_cast<unify_host_kernel>(function), args.args, {args.grid[0], args.grid[1], args.grid[2]},
-                args.shared_bytes, {}, {}};
+  Launch launch{reinterpret_cast<unify_host_kernel>(function),
+                args.args,
+                {args.grid[0], args.grid[1], args.grid[2]},
+                args.shared_bytes,
+                {},
+                {}};
   const uint64_t programs = uint64_t{args.grid[0]} * args.grid[1] * args.grid[2];
   stream.device->pool.run(run_programs, &launch, programs);
   if (launch.has_failed.load(std::memory_order_relaxed)) {

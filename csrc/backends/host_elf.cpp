@@ -16,15 +16,15 @@ namespace {
 
 // What compiled kernels may call besides the vector functions of libmvec (_ZGV…).
 constexpr const char* kAllowed[] = {
-    "acos",  "acosf",  "acosh",  "acoshf", "asin",   "asinf",  "asinh", "asinhf",    "atan",       "atanf",
-    "atan2", "atan2f", "atanh",  "atanhf", "cbrt",   "cbrtf",  "ceil",  "ceilf",     "copysign",   "copysignf",
-    "cos",   "cosf",   "cosh",   "coshf",  "erf",    "erff",   "erfc",  "erfcf",     "exp",        "expf",
-    "exp2",  "exp2f",  "expm1",  "expm1f", "floor",  "floorf", "fma",   "fmaf",      "fmod",       "fmodf",
-    "hypot", "hypotf", "j0",     "j0f",    "j1",     "j1f",    "ldexp", "ldexpf",    "lgamma",     "lgammaf",
-    "log",   "logf",   "log10",  "log10f", "log1p",  "log1pf", "log2",  "log2f",     "nearbyint",  "nearbyintf",
-    "pow",   "powf",   "rint",   "rintf",  "round",  "roundf", "sin",   "sinf",      "sinh",       "sinhf",
-    "sqrt",  "sqrtf",  "tan",    "tanf",   "tanh",   "tanhf",  "tgamma", "tgammaf",  "trunc",      "truncf",
-    "y0",    "y0f",    "y1",     "y1f",    "ilogb",  "ilogbf", "nextafter", "nextafterf",
+    "acos",  "acosf",  "acosh", "acoshf", "asin",  "asinf",  "asinh",     "asinhf",     "atan",      "atanf",
+    "atan2", "atan2f", "atanh", "atanhf", "cbrt",  "cbrtf",  "ceil",      "ceilf",      "copysign",  "copysignf",
+    "cos",   "cosf",   "cosh",  "coshf",  "erf",   "erff",   "erfc",      "erfcf",      "exp",       "expf",
+    "exp2",  "exp2f",  "expm1", "expm1f", "floor", "floorf", "fma",       "fmaf",       "fmod",      "fmodf",
+    "hypot", "hypotf", "j0",    "j0f",    "j1",    "j1f",    "ldexp",     "ldexpf",     "lgamma",    "lgammaf",
+    "log",   "logf",   "log10", "log10f", "log1p", "log1pf", "log2",      "log2f",      "nearbyint", "nearbyintf",
+    "pow",   "powf",   "rint",  "rintf",  "round", "roundf", "sin",       "sinf",       "sinh",      "sinhf",
+    "sqrt",  "sqrtf",  "tan",   "tanf",   "tanh",  "tanhf",  "tgamma",    "tgammaf",    "trunc",     "truncf",
+    "y0",    "y0f",    "y1",    "y1f",    "ilogb", "ilogbf", "nextafter", "nextafterf",
 };
 
 void* resolve(const std::string& name) {

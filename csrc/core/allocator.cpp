@@ -23,12 +23,12 @@ struct Wait {
   unify_event event;
 };
 
-constexpr size_t kGranule = 512;                     // what sizes are rounded to: fewer classes, more reuse
-constexpr size_t kSmall = size_t{1} << 20;           // below, blocks share segments of kSmallSegment
+constexpr size_t kGranule = 512;            // what sizes are rounded to: fewer classes, more reuse
+constexpr size_t kSmall = size_t{1} << 20;  // below, blocks share segments of kSmallSegment
 constexpr size_t kSmallSegment = size_t{2} << 20;
-constexpr size_t kLargeSegment = size_t{20} << 20;   // medium blocks share these
-constexpr size_t kOwnSegment = size_t{10} << 20;     // from here on a block has a segment of its own size
-constexpr size_t kSplitRest = size_t{1} << 20;       // a large block is split only if this much is left
+constexpr size_t kLargeSegment = size_t{20} << 20;  // medium blocks share these
+constexpr size_t kOwnSegment = size_t{10} << 20;    // from here on a block has a segment of its own size
+constexpr size_t kSplitRest = size_t{1} << 20;      // a large block is split only if this much is left
 
 size_t round_up(size_t value, size_t to) { return (value + to - 1) / to * to; }
 

@@ -54,7 +54,7 @@ struct MemoryStatistics {
   uint64_t allocated_bytes = 0, allocated_bytes_peak = 0;  // asked for and not given back yet
   uint64_t reserved_bytes = 0, reserved_bytes_peak = 0;    // taken from the device
   uint64_t allocations = 0, segments = 0, cache_hits = 0, trims = 0, out_of_memory = 0;
-  uint64_t waiting_bytes = 0;                              // freed, still used by some stream
+  uint64_t waiting_bytes = 0;  // freed, still used by some stream
 };
 
 struct BlockSnapshot {

@@ -19,10 +19,21 @@ struct Names {
 };
 
 constexpr std::array<Names, 15> kNames = {{
-    {"bool", "i1", 1},      {"int8", "i8", 1},      {"int16", "i16", 2},     {"int32", "i32", 4},
-    {"int64", "i64", 8},    {"uint8", "u8", 1},     {"uint16", "u16", 2},    {"uint32", "u32", 4},
-    {"uint64", "u64", 8},   {"float16", "fp16", 2}, {"bfloat16", "bf16", 2}, {"float32", "fp32", 4},
-    {"float64", "fp64", 8}, {"float8_e4m3", "fp8e4nv", 1},                   {"float8_e5m2", "fp8e5", 1},
+    {"bool", "i1", 1},
+    {"int8", "i8", 1},
+    {"int16", "i16", 2},
+    {"int32", "i32", 4},
+    {"int64", "i64", 8},
+    {"uint8", "u8", 1},
+    {"uint16", "u16", 2},
+    {"uint32", "u32", 4},
+    {"uint64", "u64", 8},
+    {"float16", "fp16", 2},
+    {"bfloat16", "bf16", 2},
+    {"float32", "fp32", 4},
+    {"float64", "fp64", 8},
+    {"float8_e4m3", "fp8e4nv", 1},
+    {"float8_e5m2", "fp8e5", 1},
 }};
 
 const Names& names_of(DType dtype) noexcept { return kNames[static_cast<size_t>(dtype)]; }
@@ -45,8 +56,8 @@ struct Small {
     if (std::isnan(value)) return {static_cast<Bits>(sign | kNaN)};
     if (std::isinf(value)) return {static_cast<Bits>(sign | kOverflow)};
     int exponent = 0;
-    std::frexp(magnitude, &exponent);                         // magnitude < 2^exponent
-    const int place = std::max(exponent - 1, 1 - kBias);      // subnormals share the smallest exponent
+    std::frexp(magnitude, &exponent);                     // magnitude < 2^exponent
+    const int place = std::max(exponent - 1, 1 - kBias);  // subnormals share the smallest exponent
     const double units = std::nearbyint(std::ldexp(magnitude, kMantissa - place));  // to nearest even
     // A carry out of the mantissa goes into the exponent by plain addition.
     const double code = units + std::ldexp(static_cast<double>(place + kBias - 1), kMantissa);
@@ -81,21 +92,36 @@ using Float8E5M2 = Small<uint8_t, 5, 2, true>;
 template <typename Use>
 void with_type(DType dtype, Use use) {
   switch (dtype) {
-    case DType::kBool: return use(static_cast<bool*>(nullptr));
-    case DType::kInt8: return use(static_cast<int8_t*>(nullptr));
-    case DType::kInt16: return use(static_cast<int16_t*>(nullptr));
-    case DType::kInt32: return use(static_cast<int32_t*>(nullptr));
-    case DType::kInt64: return use(static_cast<int64_t*>(nullptr));
-    case DType::kUInt8: return use(static_cast<uint8_t*>(nullptr));
-    case DType::kUInt16: return use(static_cast<uint16_t*>(nullptr));
-    case DType::kUInt32: return use(static_cast<uint32_t*>(nullptr));
-    case DType::kUInt64: return use(static_cast<uint64_t*>(nullptr));
-    case DType::kFloat16: return use(static_cast<Float16*>(nullptr));
-    case DType::kBFloat16: return use(static_cast<BFloat16*>(nullptr));
-    case DType::kFloat32: return use(static_cast<float*>(nullptr));
-    case DType::kFloat64: return use(static_cast<double*>(nullptr));
-    case DType::kFloat8E4M3: return use(static_cast<Float8E4M3*>(nullptr));
-    case DType::kFloat8E5M2: return use(static_cast<Float8E5M2*>(nullptr));
+    case DType::kBool:
+      return use(static_cast<bool*>(nullptr));
+    case DType::kInt8:
+      return use(static_cast<int8_t*>(nullptr));
+    case DType::kInt16:
+      return use(static_cast<int16_t*>(nullptr));
+    case DType::kInt32:
+      return use(static_cast<int32_t*>(nullptr));
+    case DType::kInt64:
+      return use(static_cast<int64_t*>(nullptr));
+    case DType::kUInt8:
+      return use(static_cast<uint8_t*>(nullptr));
+    case DType::kUInt16:
+      return use(static_cast<uint16_t*>(nullptr));
+    case DType::kUInt32:
+      return use(static_cast<uint32_t*>(nullptr));
+    case DType::kUInt64:
+      return use(static_cast<uint64_t*>(nullptr));
+    case DType::kFloat16:
+      return use(static_cast<Float16*>(nullptr));
+    case DType::kBFloat16:
+      return use(static_cast<BFloat16*>(nullptr));
+    case DType::kFloat32:
+      return use(static_cast<float*>(nullptr));
+    case DType::kFloat64:
+      return use(static_cast<double*>(nullptr));
+    case DType::kFloat8E4M3:
+      return use(static_cast<Float8E4M3*>(nullptr));
+    case DType::kFloat8E5M2:
+      return use(static_cast<Float8E5M2*>(nullptr));
   }
 }
 

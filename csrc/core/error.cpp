@@ -113,8 +113,7 @@ std::string format_bytes(uint64_t bytes) {
     ++unit;
   }
   char text[32];
-  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s",
-                value, kUnits.at(unit));
+  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s", value, kUnits.at(unit));
   return text;
 }
 

@@ -45,7 +45,7 @@ class Error : public std::exception {
   int64_t native_code = 0;  // the vendor's own
   std::string native_name;
   std::string advice;
-  std::string recent;       // the last operations of the device, a line each, newest last
+  std::string recent;  // the last operations of the device, a line each, newest last
 };
 
 // Composes and throws from a backend's answer: asks its last_error, names the operation that caused it, appends

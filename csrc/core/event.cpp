@@ -73,7 +73,8 @@ void Event::record(Stream& stream) {
     return;
   }
   recording_.reset();
-  device_->operations().push({device_->operations().next_number(), Operation::Kind::kRecord, stream.id(), nullptr, {}, 0});
+  device_->operations().push(
+      {device_->operations().next_number(), Operation::Kind::kRecord, stream.id(), nullptr, {}, 0});
   check(*device_, &stream, device_->table().event_record(handle_, stream.handle()), "recording an event");
 }
 

@@ -18,14 +18,14 @@ class EventPool {
  public:
   explicit EventPool(Device& device) : device_(device) {}
   ~EventPool();
-  unify_event acquire(uint32_t flags);                         // UNIFY_EVENT_*
+  unify_event acquire(uint32_t flags);  // UNIFY_EVENT_*
   void release(unify_event event, uint32_t flags) noexcept;
-  void forget() noexcept;                                      // after a reset: handles are gone already
+  void forget() noexcept;  // after a reset: handles are gone already
 
  private:
   Device& device_;
   std::mutex mutex_;
-  std::vector<unify_event> idle_[4];                           // by flags
+  std::vector<unify_event> idle_[4];  // by flags
 };
 
 class Event : public std::enable_shared_from_this<Event> {
@@ -37,8 +37,8 @@ class Event : public std::enable_shared_from_this<Event> {
 
   void record(Stream& stream);
   void synchronize(double timeout_s = -1);
-  [[nodiscard]] bool query();                                  // true when passed, or never recorded
-  [[nodiscard]] double elapsed_ms(Event& later);               // both made with timing, recorded and passed
+  [[nodiscard]] bool query();                     // true when passed, or never recorded
+  [[nodiscard]] double elapsed_ms(Event& later);  // both made with timing, recorded and passed
   [[nodiscard]] Device& device() const noexcept { return *device_; }
   [[nodiscard]] unify_event handle() const noexcept { return handle_; }
   // The recording that its last record belongs to, or null.

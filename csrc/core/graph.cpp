@@ -185,8 +185,8 @@ void Graph::launch(Stream& stream) {
   if (p.is_recording) throw_graph(*p.origin, "the graph is still being recorded.");
   if (!p.is_whole) throw_graph(*p.origin, "the recording failed; record the graph again.");
   if (&stream.device() != p.device.get()) {
-    throw Error(ErrorKind::kDeviceMismatch, "a graph of " + p.device->name() + " cannot run on " +
-                                                stream.device().name() + ".");
+    throw Error(ErrorKind::kDeviceMismatch,
+                "a graph of " + p.device->name() + " cannot run on " + stream.device().name() + ".");
   }
   p.device->require_usable();
   if (p.generation != p.device->generation()) throw_graph(stream, "the graph went with a reset. Record it again.");
@@ -217,7 +217,8 @@ void Graph::launch(Stream& stream) {
       status = table.copy(stream.handle(), copy);
     } else if (auto* fill = std::get_if<unify_fill_args>(&node)) {
       fill->operation = operations.next_number();
-      operations.push({fill->operation, Operation::Kind::kFill, stream.id(), nullptr, {}, fill->count * fill->value_bytes});
+      operations.push(
+          {fill->operation, Operation::Kind::kFill, stream.id(), nullptr, {}, fill->count * fill->value_bytes});
       status = table.fill(stream.handle(), fill);
     } else if (table.host_call != nullptr) {
       const auto run = [](void* user) { (*static_cast<std::function<void()>*>(user))(); };
@@ -238,8 +239,8 @@ std::string Graph::describe() const {
   std::string text;
   for (const Recording::Node& node : private_->recording->nodes) {
     if (const auto* launch = std::get_if<Recording::Launch>(&node)) {
-      text += std::string("kernel ") + launch->function->label + ", grid " + std::to_string(launch->args.grid[0]) + "×" +
-              std::to_string(launch->args.grid[1]) + "×" + std::to_string(launch->args.grid[2]) + "\n";
+      text += std::string("kernel ") + launch->function->label + ", grid " + std::to_string(launch->args.grid[0]) +
+              "×" + std::to_string(launch->args.grid[1]) + "×" + std::to_string(launch->args.grid[2]) + "\n";
     } else if (const auto* copy = std::get_if<unify_copy_args>(&node)) {
       text += "copy of " + format_bytes(copy->bytes) + "\n";
     } else if (const auto* fill = std::get_if<unify_fill_args>(&node)) {

@@ -32,7 +32,7 @@ class Graph {
   // Records what is enqueued on `stream` until end(). Allocations made meanwhile come from a pool that lives as
   // long as the graph; synchronising a recording stream throws GraphError.
   static std::shared_ptr<Graph> begin(const std::shared_ptr<Stream>& stream);
-  void end();           // throws GraphError and leaves the stream usable when the recording is not valid
+  void end();  // throws GraphError and leaves the stream usable when the recording is not valid
   void abandon() noexcept;
   ~Graph();
   Graph(const Graph&) = delete;
@@ -41,9 +41,9 @@ class Graph {
   // Enqueues all of it on `stream` (of the same device).
   void launch(Stream& stream);
   [[nodiscard]] Device& device() const noexcept;
-  [[nodiscard]] size_t size() const noexcept;       // recorded operations
+  [[nodiscard]] size_t size() const noexcept;  // recorded operations
   [[nodiscard]] bool is_native() const noexcept;
-  [[nodiscard]] std::string describe() const;       // a line per operation
+  [[nodiscard]] std::string describe() const;  // a line per operation
 
  private:
   Graph();

@@ -34,8 +34,9 @@ void check_sizes(const Device& device, const Function& function, const Grid& gri
     }
   }
   if (args_bytes != function.args_bytes) {
-    throw_bad_launch(device, function, std::to_string(args_bytes) + " bytes of arguments given, " +
-                                           std::to_string(function.args_bytes) + " needed.");
+    throw_bad_launch(
+        device, function,
+        std::to_string(args_bytes) + " bytes of arguments given, " + std::to_string(function.args_bytes) + " needed.");
   }
 }
 
@@ -83,8 +84,7 @@ void launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
   launch_args.args = args;
   launch_args.args_bytes = args_bytes;
   launch_args.operation = device.operations().next_number();
-  device.operations().push(
-      {launch_args.operation, Operation::Kind::kLaunch, stream.id(), function->label, grid, 0});
+  device.operations().push({launch_args.operation, Operation::Kind::kLaunch, stream.id(), function->label, grid, 0});
 
   const std::lock_guard<std::mutex> lock(stream.mutex());
   if (stream.recording() != nullptr) {

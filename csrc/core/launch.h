@@ -24,13 +24,13 @@ using Grid = std::array<uint32_t, 3>;
 // dropped at once where the stream is already idle again. Recorded if the stream records.
 // A grid with a 0 launches nothing. Throws InvalidArgument for sizes beyond the device's, naming both.
 void launch(Stream& stream, const std::shared_ptr<Function>& function, const Grid& grid, const void* args,
-            size_t args_bytes, Storage* const* touched, size_t touched_count,
-            std::shared_ptr<void>* foreign = nullptr, size_t foreign_count = 0);
+            size_t args_bytes, Storage* const* touched, size_t touched_count, std::shared_ptr<void>* foreign = nullptr,
+            size_t foreign_count = 0);
 
 // What was enqueued, for errors and traces.
 struct Operation {
   enum class Kind : uint8_t { kLaunch, kCopy, kFill, kRecord, kWait, kHostCall, kGraph };
-  uint64_t number = 0;          // unify_launch_args.operation; from 1
+  uint64_t number = 0;  // unify_launch_args.operation; from 1
   Kind kind = Kind::kLaunch;
   uint32_t stream = 0;
   const char* label = nullptr;  // launches: the kernel, a string that is never freed

@@ -101,8 +101,7 @@ void fill(Stream& stream, Place dst, uint64_t value, uint32_t value_bytes, size_
   }
   if (args.value_bytes != 8) {
     args.operation = device.operations().next_number();
-    device.operations().push(
-        {args.operation, Operation::Kind::kFill, stream.id(), nullptr, {}, count * value_bytes});
+    device.operations().push({args.operation, Operation::Kind::kFill, stream.id(), nullptr, {}, count * value_bytes});
     const std::lock_guard<std::mutex> lock(stream.mutex());
     if (stream.recording() != nullptr) {
       record_fill(*stream.recording(), stream, args);

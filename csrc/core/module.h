@@ -37,11 +37,11 @@ struct Function {
                                        const std::string& location = {});
   std::shared_ptr<Module> module;
   unify_function handle = nullptr;
-  std::string name;          // as people know it
-  const char* label = "";    // "rms_norm (norm.py:12)", for errors; interned
+  std::string name;        // as people know it
+  const char* label = "";  // "rms_norm (norm.py:12)", for errors; interned
   uint64_t shared_bytes = 0;
   uint32_t threads = 1;
-  size_t args_bytes = 0;     // what launch() must be given
+  size_t args_bytes = 0;  // what launch() must be given
 };
 
 }  // namespace unify

@@ -21,15 +21,35 @@ struct Required {
   const char* name;
   size_t offset;
 };
-#define REQUIRED(name) Required{#name, offsetof(unify_backend, name)}
+#define REQUIRED(name) \
+  Required { #name, offsetof(unify_backend, name) }
 constexpr Required kRequired[] = {
-    REQUIRED(device_count),      REQUIRED(device_open),        REQUIRED(device_close),  REQUIRED(device_info),
-    REQUIRED(device_synchronize), REQUIRED(memory_allocate),   REQUIRED(memory_free),   REQUIRED(memory_info),
-    REQUIRED(copy),              REQUIRED(fill),               REQUIRED(stream_create), REQUIRED(stream_destroy),
-    REQUIRED(stream_synchronize), REQUIRED(stream_query),      REQUIRED(stream_wait_event), REQUIRED(event_create),
-    REQUIRED(event_destroy),     REQUIRED(event_record),       REQUIRED(event_synchronize), REQUIRED(event_query),
-    REQUIRED(event_elapsed),     REQUIRED(module_load),        REQUIRED(module_unload), REQUIRED(function_get),
-    REQUIRED(launch),            REQUIRED(last_error),
+    REQUIRED(device_count),
+    REQUIRED(device_open),
+    REQUIRED(device_close),
+    REQUIRED(device_info),
+    REQUIRED(device_synchronize),
+    REQUIRED(memory_allocate),
+    REQUIRED(memory_free),
+    REQUIRED(memory_info),
+    REQUIRED(copy),
+    REQUIRED(fill),
+    REQUIRED(stream_create),
+    REQUIRED(stream_destroy),
+    REQUIRED(stream_synchronize),
+    REQUIRED(stream_query),
+    REQUIRED(stream_wait_event),
+    REQUIRED(event_create),
+    REQUIRED(event_destroy),
+    REQUIRED(event_record),
+    REQUIRED(event_synchronize),
+    REQUIRED(event_query),
+    REQUIRED(event_elapsed),
+    REQUIRED(module_load),
+    REQUIRED(module_unload),
+    REQUIRED(function_get),
+    REQUIRED(launch),
+    REQUIRED(last_error),
 };
 #undef REQUIRED
 
@@ -47,8 +67,9 @@ std::string open_table(Get get, const std::string& vendor_library, unify_backend
   constexpr size_t kHead = offsetof(unify_backend, device_count);
   if (table->struct_size < kHead) return "its table is cut off: " + std::to_string(table->struct_size) + " bytes";
   if (table->abi_major != UNIFY_ABI_MAJOR) {
-    return "it was made for version " + std::to_string(table->abi_major) + " of the backend interface, this is version " +
-           std::to_string(UNIFY_ABI_MAJOR) + ". Build it again with this unify's header.";
+    return "it was made for version " + std::to_string(table->abi_major) +
+           " of the backend interface, this is version " + std::to_string(UNIFY_ABI_MAJOR) +
+           ". Build it again with this unify's header.";
   }
   out = unify_backend{};
   std::memcpy(&out, table, std::min(table->struct_size, sizeof out));
@@ -81,8 +102,8 @@ size_t edit_distance(const std::string& a, const std::string& b) {
 
 struct Registry::State {
   std::mutex mutex;
-  std::deque<Backend> backends;       // addresses stay
-  std::deque<unify_backend> tables;   // likewise
+  std::deque<Backend> backends;      // addresses stay
+  std::deque<unify_backend> tables;  // likewise
   std::map<std::string, std::string> options;
   std::map<std::string, std::shared_ptr<Device>> devices;
   std::vector<std::string> layers;

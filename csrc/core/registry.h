@@ -14,9 +14,9 @@ class Device;
 // One backend, available or not. Lives as long as the process.
 struct Backend {
   std::string name;
-  std::string library;                  // path, or "built in"
-  const unify_backend* table = nullptr; // null when unavailable; may be wrapped by layers
-  std::string why;                      // why it is unavailable, in words
+  std::string library;                   // path, or "built in"
+  const unify_backend* table = nullptr;  // null when unavailable; may be wrapped by layers
+  std::string why;                       // why it is unavailable, in words
   uint32_t device_count = 0;
 };
 

@@ -18,8 +18,8 @@ class Recording;
 class Stream : public std::enable_shared_from_this<Stream> {
  public:
   // A new stream, or with `native` one that wraps a vendor's (e.g. torch's current stream) without owning it.
-  static std::shared_ptr<Stream> create(const std::shared_ptr<Device>& device, int priority = 0,
-                                        void* native = nullptr, bool is_default = false);
+  static std::shared_ptr<Stream> create(const std::shared_ptr<Device>& device, int priority = 0, void* native = nullptr,
+                                        bool is_default = false);
   ~Stream();
   Stream(const Stream&) = delete;  // it owns the backend's handle
   Stream& operator=(const Stream&) = delete;
@@ -28,8 +28,8 @@ class Stream : public std::enable_shared_from_this<Stream> {
   [[nodiscard]] const std::shared_ptr<Device>& device_ptr() const noexcept { return device_; }
   [[nodiscard]] unify_stream handle() const noexcept { return handle_; }
   [[nodiscard]] void* native() const noexcept { return native_; }
-  [[nodiscard]] uint32_t id() const noexcept { return id_; }      // 0 is the default stream
-  [[nodiscard]] std::string name() const;                         // "stream 2"
+  [[nodiscard]] uint32_t id() const noexcept { return id_; }  // 0 is the default stream
+  [[nodiscard]] std::string name() const;                     // "stream 2"
   [[nodiscard]] int priority() const noexcept { return priority_; }
 
   // Throws DeviceLost when the stream was made before a reset of its device.

@@ -116,12 +116,14 @@ Tensor broadcast(const Tensor& src, const Tensor& dst) {
     const int64_t extent = from < 0 ? 1 : src.shape[static_cast<size_t>(from)];
     wide.strides[to] = extent == 1 ? 0 : src.strides[static_cast<size_t>(from)];
     if (extent != 1 && extent != dst.shape[to]) {
-      throw Error(ErrorKind::kShape, "an array of shape " + shape_of(src) + " does not broadcast to " + shape_of(dst) + ".");
+      throw Error(ErrorKind::kShape,
+                  "an array of shape " + shape_of(src) + " does not broadcast to " + shape_of(dst) + ".");
     }
   }
   for (int axis = 0; axis < src.ndim - dst.ndim; ++axis) {
     if (src.shape[static_cast<size_t>(axis)] != 1) {
-      throw Error(ErrorKind::kShape, "an array of shape " + shape_of(src) + " does not broadcast to " + shape_of(dst) + ".");
+      throw Error(ErrorKind::kShape,
+                  "an array of shape " + shape_of(src) + " does not broadcast to " + shape_of(dst) + ".");
     }
   }
   return wide;
@@ -218,7 +220,9 @@ Tensor reshape(const Tensor& tensor, const std::vector<int64_t>& wanted) {
   if (unknown != shape.end()) *unknown = known == 0 ? 0 : tensor.size() / known;
   int64_t count = 1;
   for (const int64_t extent : shape) {
-    if (extent < 0) throw Error(ErrorKind::kShape, "reshape to " + text_of(wanted) + ": at most one -1, and no other negative length.");
+    if (extent < 0)
+      throw Error(ErrorKind::kShape,
+                  "reshape to " + text_of(wanted) + ": at most one -1, and no other negative length.");
     count *= extent;
   }
   if (count != tensor.size()) {
@@ -289,7 +293,8 @@ Tensor slice(const Tensor& tensor, const std::vector<Slice>& slices) {
     view.shape[to] = part.length;
     view.strides[to] = tensor.strides[i] * part.step;
   }
-  view.offset_bytes = tensor.offset_bytes + static_cast<uint64_t>(offset * static_cast<int64_t>(itemsize(tensor.dtype)));
+  view.offset_bytes =
+      tensor.offset_bytes + static_cast<uint64_t>(offset * static_cast<int64_t>(itemsize(tensor.dtype)));
   return view;
 }
 

@@ -24,7 +24,7 @@ struct Tensor {
   std::array<int64_t, kMaxDims> strides{};  // in elements
 
   [[nodiscard]] unify_address address() const noexcept { return storage->address() + offset_bytes; }
-  [[nodiscard]] int64_t size() const noexcept;   // elements
+  [[nodiscard]] int64_t size() const noexcept;  // elements
   [[nodiscard]] uint64_t bytes() const noexcept { return static_cast<uint64_t>(size()) * itemsize(dtype); }
   [[nodiscard]] bool is_contiguous() const noexcept;
   [[nodiscard]] Device& device() const noexcept { return storage->device(); }
@@ -32,9 +32,13 @@ struct Tensor {
 
 Tensor empty(Stream& stream, const std::vector<int64_t>& shape, DType dtype);
 // Views; throw ShapeError or LayoutError with the shapes on both sides.
-Tensor reshape(const Tensor& tensor, const std::vector<int64_t>& shape);  // one -1 allowed; LayoutError if it needs a copy
+Tensor reshape(const Tensor& tensor,
+               const std::vector<int64_t>& shape);  // one -1 allowed; LayoutError if it needs a copy
 Tensor permute(const Tensor& tensor, const std::vector<int>& axes);
-struct Slice { int64_t start, step, length; bool drop; };                  // per axis, already normalised
+struct Slice {
+  int64_t start, step, length;
+  bool drop;
+};  // per axis, already normalised
 Tensor slice(const Tensor& tensor, const std::vector<Slice>& slices);
 
 // dst[...] = src, with broadcasting, casting and any strides, across devices: enqueued on `stream`. Strided and

@@ -82,8 +82,9 @@ std::string escaped(const std::string& text) {
 void add_event(std::string& json, const std::string& name, const char* category, size_t process, uint32_t thread,
                double begin_us, double duration_us) {
   char numbers[160];
-  std::snprintf(numbers, sizeof numbers, "\",\"cat\":\"%s\",\"ph\":\"X\",\"pid\":%zu,\"tid\":%u,\"ts\":%.3f,\"dur\":%.3f}",
-                category, process, thread, begin_us, duration_us);
+  std::snprintf(numbers, sizeof numbers,
+                "\",\"cat\":\"%s\",\"ph\":\"X\",\"pid\":%zu,\"tid\":%u,\"ts\":%.3f,\"dur\":%.3f}", category, process,
+                thread, begin_us, duration_us);
   json += ",\n{\"name\":\"" + escaped(name) + numbers;
 }
 

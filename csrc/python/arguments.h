@@ -32,9 +32,8 @@ std::array<PyObject*, N> parse_arguments(const Signature<N>& signature, PyObject
   std::array<PyObject*, N> values{};
   const auto count = static_cast<size_t>(nargs);
   if (count > signature.positional) {
-    throw_type_error(std::string(signature.function) + "() takes at most " +
-                     std::to_string(signature.positional) + " positional arguments, " + std::to_string(count) +
-                     " were given");
+    throw_type_error(std::string(signature.function) + "() takes at most " + std::to_string(signature.positional) +
+                     " positional arguments, " + std::to_string(count) + " were given");
   }
   for (size_t i = 0; i < count; ++i) values[i] = args[i];
   const Py_ssize_t keyword_count = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);

@@ -31,13 +31,16 @@ void require_dtype(const Tensor& tensor, PyObject* wanted, PyObject* name) {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(wanted); ++i) {
       const DType candidate = dtype_from_object(PyTuple_GET_ITEM(wanted, i));
       if (candidate == tensor.dtype) return;
-      known += (known.empty() ? "" : i + 1 == PyTuple_GET_SIZE(wanted) ? " or " : ", ") + std::string(unify::name(candidate));
+      known += (known.empty()                       ? ""
+                : i + 1 == PyTuple_GET_SIZE(wanted) ? " or "
+                                                    : ", ") +
+               std::string(unify::name(candidate));
     }
   } else {
     known = unify::name(dtype_from_object(wanted));
   }
-  throw Error(ErrorKind::kDType, argument_name(name) + ": must be " + known + ", not " + unify::name(tensor.dtype) + " (shape " +
-                                     shape_text(tensor) + "). Convert it with .to().");
+  throw Error(ErrorKind::kDType, argument_name(name) + ": must be " + known + ", not " + unify::name(tensor.dtype) +
+                                     " (shape " + shape_text(tensor) + "). Convert it with .to().");
 }
 
 void require_device(const Tensor& tensor, const Device& wanted, PyObject* name) {
@@ -112,8 +115,9 @@ PyObject* asarray(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* 
     const bool must_copy = is_given(copy) && is_true(copy);
     if (same_dtype && same_device && !must_copy) return source.release().ptr();
     if (copy == Py_False) {
-      throw Error(ErrorKind::kInvalidArgument, std::string("asarray: copy=False, but the array is ") + unify::name(tensor.dtype) +
-                                                   " on " + tensor.device().name() + " and must be converted.");
+      throw Error(ErrorKind::kInvalidArgument, std::string("asarray: copy=False, but the array is ") +
+                                                   unify::name(tensor.dtype) + " on " + tensor.device().name() +
+                                                   " and must be converted.");
     }
     const py::dict options;
     if (is_given(dtype)) options["dtype"] = py::handle(dtype);
@@ -131,7 +135,8 @@ PyObject* wrap_like(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject
   return guarded([&]() -> PyObject* {
     static const Signature<2> signature{"wrap_like", 2, 2, {"tensor", "like"}};
     const auto [tensor, like] = parse_arguments(signature, args, nargs, keywords);
-    if (tensor_from_pyobject(tensor) == nullptr) throw_type_error("wrap_like: a unify.Tensor is needed, not " + text_of(tensor));
+    if (tensor_from_pyobject(tensor) == nullptr)
+      throw_type_error("wrap_like: a unify.Tensor is needed, not " + text_of(tensor));
     if (tensor_from_pyobject(like) != nullptr) {
       Py_INCREF(tensor);
       return tensor;
@@ -140,7 +145,8 @@ PyObject* wrap_like(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject
   });
 }
 
-PyMethodDef function(const char* name, PyObject* (*body)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*), const char* doc) {
+PyMethodDef function(const char* name, PyObject* (*body)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*),
+                     const char* doc) {
   return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(body)), METH_FASTCALL | METH_KEYWORDS, doc};
 }
 
@@ -153,11 +159,12 @@ PyMethodDef* import_functions() {
                "copy: bool | None = None, stream: StreamLike = None) -> Tensor\n\n"
                "A tensor over any array, list or number: zero-copy where dtype and device allow it.\n"
                "Arrays stay where they are unless `device` says otherwise; lists of floats become float32."),
-      function("as_tensor", as_tensor,
-               "as_tensor(array: ArrayLike, *, name: str | None = None, dtype: DTypeLike | tuple[DTypeLike, ...] | None = "
-               "None, device: DeviceLike = None, ndim: int | None = None, contiguous: bool = False) -> Tensor\n\n"
-               "A zero-copy tensor over an argument of an op, which must be as asked: DTypeError, DeviceMismatchError,\n"
-               "ShapeError or LayoutError name the argument. Nothing is converted."),
+      function(
+          "as_tensor", as_tensor,
+          "as_tensor(array: ArrayLike, *, name: str | None = None, dtype: DTypeLike | tuple[DTypeLike, ...] | None = "
+          "None, device: DeviceLike = None, ndim: int | None = None, contiguous: bool = False) -> Tensor\n\n"
+          "A zero-copy tensor over an argument of an op, which must be as asked: DTypeError, DeviceMismatchError,\n"
+          "ShapeError or LayoutError name the argument. Nothing is converted."),
       function("wrap_like", wrap_like,
                "wrap_like(tensor: Tensor, like: object) -> Any\n\n"
                "The tensor as an array of `like`'s library, zero-copy: torch in, torch out."),

@@ -33,7 +33,8 @@ std::shared_ptr<Device>& host_device() {
 bool is_host(int32_t dlpack_type) { return dlpack_type == kDLCPU || dlpack_type == kDLCUDAHost; }
 
 // Storage covers what the tensor touches, also where strides run backwards.
-void attach_storage(Tensor& tensor, const std::shared_ptr<Device>& device, unify_address first, std::shared_ptr<void> owner) {
+void attach_storage(Tensor& tensor, const std::shared_ptr<Device>& device, unify_address first,
+                    std::shared_ptr<void> owner) {
   int64_t low = 0;
   int64_t high = 0;
   bool is_empty = false;
@@ -50,16 +51,16 @@ void attach_storage(Tensor& tensor, const std::shared_ptr<Device>& device, unify
 }
 
 [[noreturn]] void throw_many_axes(int64_t ndim) {
-  throw Error(ErrorKind::kShape, "array: it has " + std::to_string(ndim) + " axes, at most " + std::to_string(kMaxDims) +
-                                     " are possible. Reshape it first.");
+  throw Error(ErrorKind::kShape, "array: it has " + std::to_string(ndim) + " axes, at most " +
+                                     std::to_string(kMaxDims) + " are possible. Reshape it first.");
 }
 
 void describe(Tensor& tensor, const DLTensor& dl) {
   if (dl.ndim < 0 || dl.ndim > kMaxDims) throw_many_axes(dl.ndim);
   if (dl.dtype.lanes != 1 || !dtype_from_dlpack(dl.dtype.code, dl.dtype.bits, &tensor.dtype)) {
-    throw Error(ErrorKind::kDType, "array: no dtype of unify has DLPack's code " + std::to_string(dl.dtype.code) + " with " +
-                                       std::to_string(dl.dtype.bits) + " bits × " + std::to_string(dl.dtype.lanes) +
-                                       ". Convert it in its own library first.");
+    throw Error(ErrorKind::kDType, "array: no dtype of unify has DLPack's code " + std::to_string(dl.dtype.code) +
+                                       " with " + std::to_string(dl.dtype.bits) + " bits × " +
+                                       std::to_string(dl.dtype.lanes) + ". Convert it in its own library first.");
   }
   if (dl.strides == nullptr) {
     set_contiguous(tensor, std::vector<int64_t>(dl.shape, dl.shape + dl.ndim));
@@ -151,8 +152,9 @@ void describe(Tensor& tensor, const Py_buffer& view) {
   if (view.ndim > kMaxDims) throw_many_axes(view.ndim);
   const char* format = view.format == nullptr ? "B" : view.format;
   if (!dtype_from_format(format, view.itemsize, &tensor.dtype)) {
-    throw Error(ErrorKind::kDType, std::string("array: no dtype of unify is like the buffer format '") + format + "' of " +
-                                       std::to_string(view.itemsize) + " bytes. Convert it first, e.g. with .astype().");
+    throw Error(ErrorKind::kDType, std::string("array: no dtype of unify is like the buffer format '") + format +
+                                       "' of " + std::to_string(view.itemsize) +
+                                       " bytes. Convert it first, e.g. with .astype().");
   }
   if (view.strides == nullptr) {  // ctypes leaves them out, also when asked
     set_contiguous(tensor, std::vector<int64_t>(view.shape, view.shape + view.ndim));
@@ -161,9 +163,9 @@ void describe(Tensor& tensor, const Py_buffer& view) {
   tensor.ndim = view.ndim;
   for (size_t i = 0; i < static_cast<size_t>(view.ndim); ++i) {
     if (view.strides[i] % view.itemsize != 0) {
-      throw Error(ErrorKind::kLayout, "array: axis " + std::to_string(i) + " steps by " + std::to_string(view.strides[i]) +
-                                          " bytes, no multiple of its elements' " + std::to_string(view.itemsize) +
-                                          ". Copy it first.");
+      throw Error(ErrorKind::kLayout, "array: axis " + std::to_string(i) + " steps by " +
+                                          std::to_string(view.strides[i]) + " bytes, no multiple of its elements' " +
+                                          std::to_string(view.itemsize) + ". Copy it first.");
     }
     tensor.shape[i] = view.shape[i];
     tensor.strides[i] = view.strides[i] / view.itemsize;
@@ -230,7 +232,8 @@ ImportedArray from_dlpack_method(PyObject* object) {
   const py::object where = py::handle(object).attr("__dlpack_device__")();
   int type = 0;
   int id = 0;
-  if (!PyTuple_Check(where.ptr()) || PyTuple_GET_SIZE(where.ptr()) != 2) throw_type_error("__dlpack_device__ must return a pair");
+  if (!PyTuple_Check(where.ptr()) || PyTuple_GET_SIZE(where.ptr()) != 2)
+    throw_type_error("__dlpack_device__ must return a pair");
   type = py::int_(where.cast<py::tuple>()[0]).cast<int>();  // NumPy and torch answer with an enum
   id = py::int_(where.cast<py::tuple>()[1]).cast<int>();
   py::object stream = py::none();
@@ -240,8 +243,7 @@ ImportedArray from_dlpack_method(PyObject* object) {
   }
   const Reference capsule(call_dlpack(object, stream.ptr()));
   if (PyCapsule_IsValid(capsule.object, "dltensor_versioned") != 0) {
-    auto* managed =
-        static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.object, "dltensor_versioned"));
+    auto* managed = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.object, "dltensor_versioned"));
     PyCapsule_SetName(capsule.object, "used_dltensor_versioned");
     return tensor_from_dlpack(managed);
   }
@@ -273,7 +275,8 @@ ImportedArray from_interface(PyObject* object, const py::dict& interface, const 
     const auto strides = interface["strides"].cast<py::tuple>();
     for (size_t i = 0; i < strides.size(); ++i) {
       const auto step = strides[i].cast<int64_t>();
-      if (step % width != 0) throw Error(ErrorKind::kLayout, "array: strides are no multiples of its elements. Copy it first.");
+      if (step % width != 0)
+        throw Error(ErrorKind::kLayout, "array: strides are no multiples of its elements. Copy it first.");
       tensor.strides[i] = step / width;
     }
   }

@@ -82,8 +82,8 @@ py::dict capabilities(const Device& device) {
 py::tuple memory_info(Device& device) {
   uint64_t free_bytes = 0;
   uint64_t total_bytes = 0;
-  const unify_status status = without_gil(
-      [&] { return device.table().memory_info(device.handle(), &free_bytes, &total_bytes); });
+  const unify_status status =
+      without_gil([&] { return device.table().memory_info(device.handle(), &free_bytes, &total_bytes); });
   check(device, nullptr, status, "asking for free memory");
   return py::make_tuple(free_bytes, total_bytes);
 }
@@ -116,8 +116,8 @@ void bind_registry(py::module_& module) {
   module.def(
       "add_library",
       [](const std::string& path, const std::string& name) {
-        return backend_record(without_gil(
-            [&]() -> const Backend& { return Registry::instance().add_library(path, name); }));
+        return backend_record(
+            without_gil([&]() -> const Backend& { return Registry::instance().add_library(path, name); }));
       },
       py::arg("path"), py::arg("name") = "",
       "Opens a backend's shared library; `why` of the result says why it cannot be used, if so.");
@@ -133,15 +133,13 @@ void bind_registry(py::module_& module) {
       "All backends, also those that cannot be used here.");
   module.def(
       "open_device",
-      [](const std::string& name) {
-        return without_gil([&] { return Registry::instance().device(name); });
-      },
+      [](const std::string& name) { return without_gil([&] { return Registry::instance().device(name); }); },
       py::arg("name"), "Opens a device by its name; the same object from then on.");
-  module.def("device_names", [] { return Registry::instance().device_names(); },
-             "The names of all devices that can be opened.");
   module.def(
-      "set_layers",
-      [](const std::vector<std::string>& layers) { Registry::instance().set_layers(layers); },
+      "device_names", [] { return Registry::instance().device_names(); },
+      "The names of all devices that can be opened.");
+  module.def(
+      "set_layers", [](const std::vector<std::string>& layers) { Registry::instance().set_layers(layers); },
       py::arg("layers"), "Wraps backends that are added afterwards.");
   module.def(
       "set_open_options",
@@ -149,8 +147,9 @@ void bind_registry(py::module_& module) {
         Registry::instance().set_open_options(backend, options);
       },
       py::arg("backend"), py::arg("options"), "Options for devices that are opened later.");
-  module.def("set_default_device", [](std::shared_ptr<Device> device) { set_default_device(std::move(device)); },
-             py::arg("device").none(true), "The device that None stands for.");
+  module.def(
+      "set_default_device", [](std::shared_ptr<Device> device) { set_default_device(std::move(device)); },
+      py::arg("device").none(true), "The device that None stands for.");
   // Work that calls back into Python must not outlive the interpreter.
   module.def(
       "shutdown",
@@ -196,43 +195,48 @@ std::shared_ptr<Device> device_from_object(PyObject* object) {
         require(PyObject_CallOneArg(python_function(open_device, "unify._device", "device"), object)));
     return found.cast<std::shared_ptr<Device>>();
   }
-  throw Error(ErrorKind::kInvalidArgument, "device: a unify.Device, a name such as 'cpu' or 'cuda:0', or None is needed, not " +
-                                               text_of(object) + ".");
+  throw Error(
+      ErrorKind::kInvalidArgument,
+      "device: a unify.Device, a name such as 'cpu' or 'cuda:0', or None is needed, not " + text_of(object) + ".");
 }
 
 void bind_device(py::module_& module) {
   PyDevice(module, "Device", "A chip that was opened. Made by unify.device(name); one object per device.")
-      .def_property_readonly("name", [](const Device& d) { return d.name(); }, "As in unify.device(name).")
+      .def_property_readonly(
+          "name", [](const Device& d) { return d.name(); }, "As in unify.device(name).")
       .def_property_readonly("kind", &kind_of, "The name of its backend: 'cpu', 'cuda', 'ascend'.")
       .def_property_readonly("index", &index_of, "Its number among the devices of its kind.")
-      .def_property_readonly("target", [](const Device& d) { return std::string(d.info().target); },
-                             "What kernels are compiled for: 'cpu:znver5', 'cuda:90'.")
+      .def_property_readonly(
+          "target", [](const Device& d) { return std::string(d.info().target); },
+          "What kernels are compiled for: 'cpu:znver5', 'cuda:90'.")
       .def_property_readonly("properties", &properties, "What the chip is: memory, cores, limits.")
-      .def_property_readonly("capabilities", &capabilities,
-                             "What it can do: each 'native', 'emulated' or 'absent'.")
+      .def_property_readonly("capabilities", &capabilities, "What it can do: each 'native', 'emulated' or 'absent'.")
       .def_property_readonly("is_host_visible", &Device::is_host_visible,
                              "Whether the host can read and write its memory.")
-      .def_property_readonly("dlpack_device",
-                             [](const Device& d) {
-                               return py::make_tuple(d.info().dlpack_type, d.info().dlpack_id);
-                             },
-                             "(device_type, device_id) as in DLPack.")
+      .def_property_readonly(
+          "dlpack_device", [](const Device& d) { return py::make_tuple(d.info().dlpack_type, d.info().dlpack_id); },
+          "(device_type, device_id) as in DLPack.")
       .def_property_readonly("state", &state_name, "'healthy', 'faulted' (reset() helps) or 'gone'.")
-      .def_property_readonly("default_stream", [](Device& d) { return d.default_stream(); },
-                             "The stream that work goes to when nobody names one.")
-      .def_property_readonly("current_stream", [](Device& d) { return d.current_stream(); },
-                             "The calling thread's: what `with stream:` set, or the default stream.")
-      .def_property_readonly("recent_operations", [](Device& d) { return d.operations().recent(); },
-                             "The last operations, a line each, newest last.")
+      .def_property_readonly(
+          "default_stream", [](Device& d) { return d.default_stream(); },
+          "The stream that work goes to when nobody names one.")
+      .def_property_readonly(
+          "current_stream", [](Device& d) { return d.current_stream(); },
+          "The calling thread's: what `with stream:` set, or the default stream.")
+      .def_property_readonly(
+          "recent_operations", [](Device& d) { return d.operations().recent(); },
+          "The last operations, a line each, newest last.")
       .def("memory_info", &memory_info, "(free, total) bytes as the device's driver reports them.")
       .def("synchronize", &synchronize, "Waits for all work of all its streams. Raises its failures.")
-      .def("set_option",
-           [](Device& d, const std::string& key, const std::string& value) {
-             without_gil([&] { d.set_option(key, value); });
-           },
-           py::arg("key"), py::arg("value"), "Sets something only this backend knows, e.g. 'threads' on cpu.")
-      .def("reset", [](Device& d) { without_gil([&] { d.reset(); }); },
-           "Brings a faulted device back. Its tensors, streams and events are lost.")
+      .def(
+          "set_option",
+          [](Device& d, const std::string& key, const std::string& value) {
+            without_gil([&] { d.set_option(key, value); });
+          },
+          py::arg("key"), py::arg("value"), "Sets something only this backend knows, e.g. 'threads' on cpu.")
+      .def(
+          "reset", [](Device& d) { without_gil([&] { d.reset(); }); },
+          "Brings a faulted device back. Its tensors, streams and events are lost.")
       .def("__eq__", &is_equal, py::arg("other"), py::is_operator())
       .def("__hash__", [](const Device& d) { return py::hash(py::str(d.name())); })
       .def("__str__", [](const Device& d) { return d.name(); })

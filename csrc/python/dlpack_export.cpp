@@ -77,8 +77,8 @@ void make_ready(const Tensor& tensor, PyObject* stream) {
   if (number == -1 && PyErr_Occurred() != nullptr) throw_python();
   if (number == -1) return;  // the consumer orders by itself
   if (type == kDLCPU) {
-    throw Error(ErrorKind::kInvalidArgument, "__dlpack__: cpu memory has no streams, stream " + std::to_string(number) +
-                                                 " was given. Pass None.");
+    throw Error(ErrorKind::kInvalidArgument,
+                "__dlpack__: cpu memory has no streams, stream " + std::to_string(number) + " was given. Pass None.");
   }
   order_after(*foreign_stream(device, static_cast<uintptr_t>(number)), ours);
 }
@@ -115,7 +115,8 @@ PyObject* dlpack(PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyObje
     Tensor source = tensor;
     if (must_copy) {
       source = without_gil([&] {
-        return empty(*target->current_stream(), {tensor.shape.begin(), tensor.shape.begin() + tensor.ndim}, tensor.dtype);
+        return empty(*target->current_stream(), {tensor.shape.begin(), tensor.shape.begin() + tensor.ndim},
+                     tensor.dtype);
       });
       copy_ordered(source, tensor, nullptr);
     }
@@ -141,11 +142,12 @@ int table_allocate(DLTensor* prototype, DLManagedTensorVersioned** out, void* co
                    void (*set_error)(void*, const char*, const char*)) {
   try {
     const py::gil_scoped_acquire gil;
-    const std::shared_ptr<Device> device = device_from_dlpack(prototype->device.device_type, prototype->device.device_id);
+    const std::shared_ptr<Device> device =
+        device_from_dlpack(prototype->device.device_type, prototype->device.device_id);
     DType dtype;
     if (prototype->dtype.lanes != 1 || !dtype_from_dlpack(prototype->dtype.code, prototype->dtype.bits, &dtype)) {
-      throw Error(ErrorKind::kDType, "dlpack: no dtype of unify has code " + std::to_string(prototype->dtype.code) + " and " +
-                                         std::to_string(prototype->dtype.bits) + " bits.");
+      throw Error(ErrorKind::kDType, "dlpack: no dtype of unify has code " + std::to_string(prototype->dtype.code) +
+                                         " and " + std::to_string(prototype->dtype.bits) + " bits.");
     }
     const std::vector<int64_t> shape(prototype->shape, prototype->shape + prototype->ndim);
     const Tensor tensor = without_gil([&] { return empty(*device->current_stream(), shape, dtype); });
@@ -176,9 +178,8 @@ int table_borrow(void* object, DLTensor* out) {
 }
 
 int table_stream(int32_t type, int32_t id, void** out_stream) {
-  return guarded_status([&] {
-    *out_stream = type == kDLCPU ? nullptr : device_from_dlpack(type, id)->current_stream()->native();
-  });
+  return guarded_status(
+      [&] { *out_stream = type == kDLCPU ? nullptr : device_from_dlpack(type, id)->current_stream()->native(); });
 }
 
 }  // namespace
@@ -186,7 +187,8 @@ int table_stream(int32_t type, int32_t id, void** out_stream) {
 DLManagedTensorVersioned* dlpack_of(const Tensor& tensor) { return exported_versioned(tensor, false, false); }
 
 PyObject* dlpack_exchange_api() {
-  static DLPackExchangeAPI table = {{kVersion, nullptr}, table_allocate, table_export, table_import, table_borrow, table_stream};
+  static DLPackExchangeAPI table = {{kVersion, nullptr}, table_allocate, table_export,
+                                    table_import,        table_borrow,   table_stream};
   return require(PyCapsule_New(&table, "dlpack_exchange_api", nullptr));
 }
 

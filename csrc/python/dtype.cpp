@@ -128,10 +128,9 @@ PyType_Slot slots[] = {
 PyType_Spec spec = {"unify._core.DType", sizeof(DTypeObject), 0,
                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE, slots};
 
-PyMethodDef dtype_function = {
-    "dtype", make_dtype, METH_O,
-    "dtype(object: object) -> DType\n\n"
-    "An element type from its name, from bool, int or float, or from another library's."};
+PyMethodDef dtype_function = {"dtype", make_dtype, METH_O,
+                              "dtype(object: object) -> DType\n\n"
+                              "An element type from its name, from bool, int or float, or from another library's."};
 
 // "float32" from "torch.float32", numpy.dtype('float32'), numpy.float32, ml_dtypes.bfloat16.
 std::string name_of_foreign(const py::handle object) {

@@ -54,8 +54,7 @@ void set_error(const Error& error) {
   fields["device"] = text_or_none(error.device);
   fields["stream"] = text_or_none(error.stream);
   fields["kernel"] = text_or_none(error.kernel);
-  fields["native_code"] =
-      error.native_code == 0 ? py::object(py::none()) : py::object(py::int_(error.native_code));
+  fields["native_code"] = error.native_code == 0 ? py::object(py::none()) : py::object(py::int_(error.native_code));
   fields["native_name"] = text_or_none(error.native_name);
   fields["advice"] = text_or_none(error.advice);
   fields["recent"] = text_or_none(error.recent);

@@ -29,24 +29,25 @@ double elapsed_ms(Event& event, Event& later) {
 }  // namespace
 
 void bind_event(py::module_& module) {
-  py::class_<Event, std::shared_ptr<Event>>(
-      module, "Event", "A mark in a stream, to wait for or to time. A new event counts as passed.",
-      py::release_gil_before_calling_cpp_dtor())
+  py::class_<Event, std::shared_ptr<Event>>(module, "Event",
+                                            "A mark in a stream, to wait for or to time. A new event counts as passed.",
+                                            py::release_gil_before_calling_cpp_dtor())
       .def(py::init([](const py::object& device, bool timing) {
              const std::shared_ptr<Device> opened = device_from_object(device.ptr());
              return without_gil([&] { return Event::create(opened, timing); });
            }),
            py::arg("device") = py::none(), py::kw_only(), py::arg("timing") = false,
            "A new event; `timing` is needed for elapsed_ms.")
-      .def_property_readonly("device",
-                             [](const Event& e) {
-                               return py::reinterpret_borrow<py::object>(
-                                   device_object(e.device().shared_from_this()));
-                             },
-                             "The device it belongs to.")
+      .def_property_readonly(
+          "device",
+          [](const Event& e) {
+            return py::reinterpret_borrow<py::object>(device_object(e.device().shared_from_this()));
+          },
+          "The device it belongs to.")
       .def_property_readonly("has_timing", &Event::has_timing, "Whether elapsed_ms can be asked.")
-      .def_property_readonly("is_done", [](Event& e) { return without_gil([&] { return e.query(); }); },
-                             "Whether the mark was passed. Raises the marked work's failure.")
+      .def_property_readonly(
+          "is_done", [](Event& e) { return without_gil([&] { return e.query(); }); },
+          "Whether the mark was passed. Raises the marked work's failure.")
       .def("record", &record, py::arg("stream") = py::none(),
            "Marks the work enqueued so far on `stream` (default: the current one). Moves an earlier mark.")
       .def("synchronize", &synchronize, py::arg("timeout_s") = py::none(),

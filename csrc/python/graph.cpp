@@ -54,33 +54,30 @@ void bind_graph(py::module_& module) {
   py::class_<Capture, std::shared_ptr<Capture>>(module, "GraphCapture", "What Graph.capture() returns.")
       .def("__enter__", &Capture::enter)
       .def("__exit__", &Capture::exit);
-  py::class_<Graph, std::shared_ptr<Graph>>(module, "Graph",
-                                            "Work that was recorded once and can be launched often.",
+  py::class_<Graph, std::shared_ptr<Graph>>(module, "Graph", "Work that was recorded once and can be launched often.",
                                             py::release_gil_before_calling_cpp_dtor())
-      .def_static("capture", &capture, py::arg("stream") = py::none(), py::kw_only(),
-                  py::arg("device") = py::none(),
+      .def_static("capture", &capture, py::arg("stream") = py::none(), py::kw_only(), py::arg("device") = py::none(),
                   "`with Graph.capture() as graph:` records what is enqueued on `stream` (default: a new one, "
                   "which is the current one inside) in place of running it.")
-      .def("launch",
-           [](Graph& graph, const py::object& stream) {
-             const std::shared_ptr<Stream> target =
-                 py::isinstance<Stream>(stream)
-                     ? stream.cast<std::shared_ptr<Stream>>()
-                     : stream_from_object(stream.ptr(), graph.device());
-             without_gil([&] { graph.launch(*target); });
-           },
-           py::arg("stream") = py::none(),
-           "Enqueues all of it on `stream` (default: the device's current one). Returns before it is done.")
-      .def("replay",
-           [](const py::object& self, const py::object& stream) { self.attr("launch")(stream); },
-           py::arg("stream") = py::none(), "The same as launch().")
+      .def(
+          "launch",
+          [](Graph& graph, const py::object& stream) {
+            const std::shared_ptr<Stream> target = py::isinstance<Stream>(stream)
+                                                       ? stream.cast<std::shared_ptr<Stream>>()
+                                                       : stream_from_object(stream.ptr(), graph.device());
+            without_gil([&] { graph.launch(*target); });
+          },
+          py::arg("stream") = py::none(),
+          "Enqueues all of it on `stream` (default: the device's current one). Returns before it is done.")
+      .def(
+          "replay", [](const py::object& self, const py::object& stream) { self.attr("launch")(stream); },
+          py::arg("stream") = py::none(), "The same as launch().")
       .def_property_readonly("is_native", &Graph::is_native,
                              "Whether the device replays it, or the core launches the recorded work again.")
       .def("__len__", &Graph::size)
       .def("__str__", &Graph::describe)
-      .def("__repr__", [](const Graph& graph) {
-        return "unify.Graph(" + std::to_string(graph.size()) + " operations)";
-      });
+      .def("__repr__",
+           [](const Graph& graph) { return "unify.Graph(" + std::to_string(graph.size()) + " operations)"; });
 }
 
 }  // namespace unify::python

@@ -30,8 +30,8 @@ struct Parameter {
   PyObject* default_value;  // null: none
   std::string forced_type;  // from an annotation, or empty
   bool is_constexpr;
-  bool is_specialized;      // by being 1 or divisible
-  bool is_aligned;          // by being divisible
+  bool is_specialized;  // by being 1 or divisible
+  bool is_aligned;      // by being divisible
 };
 
 // How an argument goes into the packed struct.
@@ -139,9 +139,7 @@ struct Call {
   [[nodiscard]] bool fits(const Entry& entry) const;
 };
 
-bool is_same_name(PyObject* a, PyObject* b) {
-  return a == b || PyUnicode_Compare(a, b) == 0;
-}
+bool is_same_name(PyObject* a, PyObject* b) { return a == b || PyUnicode_Compare(a, b) == 0; }
 
 bool is_option(PyObject* name) {
   for (const char* known : {"num_warps", "num_stages", "num_ctas", "debug"}) {
@@ -230,8 +228,7 @@ void Call::classify_tensor(size_t index, const Tensor& tensor) {
   argument.tag = Tag::kPointer;
   argument.bits = tensor.address();
   argument.type = triton_name(tensor.dtype);
-  argument.is_divisible =
-      parameter.is_specialized && parameter.is_aligned && argument.bits % kAlignment == 0;
+  argument.is_divisible = parameter.is_specialized && parameter.is_aligned && argument.bits % kAlignment == 0;
   set_device(index, tensor.device());
   push(static_cast<uint64_t>(tensor.dtype) << 8 | static_cast<uint64_t>(argument.is_divisible) << 4 |
        static_cast<uint64_t>(Tag::kPointer));
@@ -404,7 +401,8 @@ Entry* compile(Call& call) {
   }
   const py::object device = py::reinterpret_borrow<py::object>(device_object(call.device->shared_from_this()));
   // → (function, [(parameter, type, offset)], [(dict, name, value)])
-  const py::tuple compiled = py::reinterpret_borrow<py::object>(dispatcher.miss)(device, values, types, aligned, options);
+  const py::tuple compiled =
+      py::reinterpret_borrow<py::object>(dispatcher.miss)(device, values, types, aligned, options);
   if (Entry* other = find(dispatcher, call)) return other;  // another thread was faster
 
   auto entry = std::make_unique<Entry>();
@@ -516,11 +514,13 @@ Grid grid_from_object(PyObject* object) {
   }
   if (!PyTuple_Check(object) && !PyList_Check(object)) {
     throw Error(ErrorKind::kInvalidArgument,
-                "a grid is a number, a tuple of one to three numbers, or a function of the arguments; not " + text_of(object) + ".");
+                "a grid is a number, a tuple of one to three numbers, or a function of the arguments; not " +
+                    text_of(object) + ".");
   }
   const Py_ssize_t size = PySequence_Fast_GET_SIZE(object);
   if (size < 1 || size > 3) {
-    throw Error(ErrorKind::kInvalidArgument, "a grid has one to three numbers; " + text_of(object) + " has " + std::to_string(size) + ".");
+    throw Error(ErrorKind::kInvalidArgument,
+                "a grid has one to three numbers; " + text_of(object) + " has " + std::to_string(size) + ".");
   }
   for (Py_ssize_t i = 0; i < size; ++i) grid[static_cast<size_t>(i)] = extent_of(PySequence_Fast_GET_ITEM(object, i));
   return grid;
@@ -533,8 +533,8 @@ Grid grid_of(const Launcher& launcher, const Call& call) {
     meta[py::reinterpret_borrow<py::object>((*call.dispatcher.parameters)[i].name)] =
         py::reinterpret_borrow<py::object>(call.arguments[i].value);
   }
-  const py::object grid = py::reinterpret_steal<py::object>(
-      require(PyObject_CallOneArg(launcher.grid_function, meta.ptr())));
+  const py::object grid =
+      py::reinterpret_steal<py::object>(require(PyObject_CallOneArg(launcher.grid_function, meta.ptr())));
   return grid_from_object(grid.ptr());
 }
 
@@ -706,9 +706,8 @@ PyMethodDef dispatcher_methods[] = {
     {"size", dispatcher_size, METH_NOARGS, "size() -> int\n\nCompiled variants that are loaded."},
     {nullptr, nullptr, 0, nullptr}};
 
-PyMemberDef launcher_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Launcher, call), READONLY, nullptr},
-    {nullptr, 0, 0, 0, nullptr}};
+PyMemberDef launcher_members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(Launcher, call), READONLY, nullptr},
+                                  {nullptr, 0, 0, 0, nullptr}};
 
 template <typename T>
 PyType_Slot slot(int id, T* function) {
@@ -716,12 +715,9 @@ PyType_Slot slot(int id, T* function) {
 }
 
 void add_types() {
-  PyType_Slot dispatcher_slots[] = {slot(Py_tp_new, dispatcher_new),
-                                    slot(Py_tp_dealloc, dispatcher_dealloc),
-                                    slot(Py_tp_traverse, dispatcher_traverse),
-                                    slot(Py_tp_clear, dispatcher_clear),
-                                    slot(Py_tp_methods, dispatcher_methods),
-                                    {0, nullptr}};
+  PyType_Slot dispatcher_slots[] = {slot(Py_tp_new, dispatcher_new),           slot(Py_tp_dealloc, dispatcher_dealloc),
+                                    slot(Py_tp_traverse, dispatcher_traverse), slot(Py_tp_clear, dispatcher_clear),
+                                    slot(Py_tp_methods, dispatcher_methods),   {0, nullptr}};
   PyType_Spec dispatcher_spec = {"unify._core.Dispatcher", sizeof(Dispatcher), 0,
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, dispatcher_slots};
   dispatcher_type = reinterpret_cast<PyTypeObject*>(require(PyType_FromSpec(&dispatcher_spec)));
@@ -762,7 +758,7 @@ void bind_kernel(pybind11::module_& module) {
   using namespace unify::python;
   add_types();
   module.add_object("Dispatcher", reinterpret_cast<PyObject*>(dispatcher_type));
-  module.def("load_function", load_function, py::arg("device"), py::arg("image"), py::arg("name"), py::arg("shared_bytes"),
-             py::arg("threads"), py::arg("args_bytes"), py::arg("location") = "",
+  module.def("load_function", load_function, py::arg("device"), py::arg("image"), py::arg("name"),
+             py::arg("shared_bytes"), py::arg("threads"), py::arg("args_bytes"), py::arg("location") = "",
              "Loads a compiled image onto a device and finds its kernel.");
 }

@@ -133,9 +133,9 @@ std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device) {
   if (py::isinstance<Stream>(handle)) {
     auto stream = handle.cast<std::shared_ptr<Stream>>();
     if (&stream->device() != &device) {
-      throw Error(ErrorKind::kDeviceMismatch, "stream: " + stream->name() + " belongs to " +
-                                                  stream->device().name() + ", the work to " + device.name() +
-                                                  ". Pass a stream of " + device.name() + ".");
+      throw Error(ErrorKind::kDeviceMismatch, "stream: " + stream->name() + " belongs to " + stream->device().name() +
+                                                  ", the work to " + device.name() + ". Pass a stream of " +
+                                                  device.name() + ".");
     }
     return stream;
   }
@@ -177,22 +177,21 @@ void bind_stream(py::module_& module) {
           py::arg("stream"), py::arg("device") = py::none(),
           "Another library's stream as one of ours: an object with __cuda_stream__, .native, .cuda_stream, "
           ".npu_stream or .ptr, or an address. It stays its owner's and must outlive the result.")
-      .def_property_readonly("device",
-                             [](const Stream& s) {
-                               return py::reinterpret_borrow<py::object>(device_object(s.device_ptr()));
-                             },
-                             "The device it belongs to.")
+      .def_property_readonly(
+          "device", [](const Stream& s) { return py::reinterpret_borrow<py::object>(device_object(s.device_ptr())); },
+          "The device it belongs to.")
       .def_property_readonly("id", &Stream::id, "Its number on the device; 0 is the default stream.")
       .def_property_readonly("name", &Stream::name, "As errors call it: 'stream 2'.")
       .def_property_readonly("priority", &Stream::priority, "Lower runs first.")
-      .def_property_readonly("native",
-                             [](const Stream& s) { return reinterpret_cast<uintptr_t>(s.native()); },
-                             "The vendor's stream as an address; 0 where there is none.")
-      .def_property_readonly("is_capturing", [](const Stream& s) { return s.recording() != nullptr; },
-                             "Whether a graph records what is enqueued.")
-      .def_property_readonly("is_idle",
-                             [](Stream& s) { return without_gil([&] { return s.query(); }); },
-                             "Whether everything enqueued so far has run. Raises its failures.")
+      .def_property_readonly(
+          "native", [](const Stream& s) { return reinterpret_cast<uintptr_t>(s.native()); },
+          "The vendor's stream as an address; 0 where there is none.")
+      .def_property_readonly(
+          "is_capturing", [](const Stream& s) { return s.recording() != nullptr; },
+          "Whether a graph records what is enqueued.")
+      .def_property_readonly(
+          "is_idle", [](Stream& s) { return without_gil([&] { return s.query(); }); },
+          "Whether everything enqueued so far has run. Raises its failures.")
       .def("synchronize", &synchronize, py::arg("timeout_s") = py::none(),
            "Waits for everything enqueued so far. Raises its failures, or TimeoutExpired.")
       .def("wait", &wait, py::arg("other"),
@@ -206,8 +205,10 @@ void bind_stream(py::module_& module) {
       .def("__cuda_stream__", &cuda_stream, "(version, address), for other libraries.")
       .def("__enter__", &enter)
       .def("__exit__", &leave)
-      .def("__eq__", [](const Stream& s, const Stream& other) { return &s == &other; }, py::is_operator())
-      .def("__eq__", [](const Stream&, const py::object&) { return false; }, py::is_operator())
+      .def(
+          "__eq__", [](const Stream& s, const Stream& other) { return &s == &other; }, py::is_operator())
+      .def(
+          "__eq__", [](const Stream&, const py::object&) { return false; }, py::is_operator())
       .def("__hash__", [](const Stream& s) { return reinterpret_cast<uintptr_t>(&s); })
       .def("__repr__", [](const Stream& s) {
         return "unify.Stream(" + s.name() + " of " + s.device().name() +

@@ -50,9 +50,7 @@ PyObject* new_reference(PyObject* object) {
 }
 
 PyObject* get_shape(PyObject* self, void*) { return int_tuple(tensor_of(self).shape.data(), tensor_of(self).ndim); }
-PyObject* get_strides(PyObject* self, void*) {
-  return int_tuple(tensor_of(self).strides.data(), tensor_of(self).ndim);
-}
+PyObject* get_strides(PyObject* self, void*) { return int_tuple(tensor_of(self).strides.data(), tensor_of(self).ndim); }
 PyObject* get_ndim(PyObject* self, void*) { return PyLong_FromLong(tensor_of(self).ndim); }
 PyObject* get_size(PyObject* self, void*) { return PyLong_FromLongLong(tensor_of(self).size()); }
 PyObject* get_nbytes(PyObject* self, void*) { return PyLong_FromUnsignedLongLong(tensor_of(self).bytes()); }
@@ -76,7 +74,10 @@ py::dict array_interface(PyObject* self) {
                  itemsize(tensor.dtype) * 8);
     throw_python();
   }
-  const char kind = tensor.dtype == DType::kBool ? 'b' : is_floating(tensor.dtype) ? 'f' : is_signed(tensor.dtype) ? 'i' : 'u';
+  const char kind = tensor.dtype == DType::kBool ? 'b'
+                    : is_floating(tensor.dtype)  ? 'f'
+                    : is_signed(tensor.dtype)    ? 'i'
+                                                 : 'u';
   const uint32_t width = itemsize(tensor.dtype);
   py::tuple strides(static_cast<size_t>(tensor.ndim));
   for (int i = 0; i < tensor.ndim; ++i) {
@@ -109,7 +110,8 @@ PyObject* get_cuda_array_interface(PyObject* self, void*) {
   return guarded([self]() -> PyObject* {
     const Tensor& tensor = tensor_of(self);
     if (tensor.device().info().dlpack_type != 2) {
-      PyErr_Format(PyExc_AttributeError, "a tensor on %s has no __cuda_array_interface__", tensor.device().name().c_str());
+      PyErr_Format(PyExc_AttributeError, "a tensor on %s has no __cuda_array_interface__",
+                   tensor.device().name().c_str());
       return nullptr;
     }
     py::dict result = array_interface(self);
@@ -124,7 +126,8 @@ PyObject* scalar_of(const Tensor& tensor) {
     throw Error(ErrorKind::kShape, "item: one element is needed, the shape is " + shape_text(tensor) +
                                        ". Index it, or use .numpy() or .tolist().");
   }
-  const bool is_small_float = is_floating(tensor.dtype) && tensor.dtype != DType::kFloat32 && tensor.dtype != DType::kFloat64;
+  const bool is_small_float =
+      is_floating(tensor.dtype) && tensor.dtype != DType::kFloat32 && tensor.dtype != DType::kFloat64;
   Tensor source = tensor;
   if (is_small_float) {  // the core knows how they are laid out
     const std::shared_ptr<Stream>& stream = tensor.device().current_stream();
@@ -262,8 +265,7 @@ PyMethodDef own_methods[] = {
     {"numpy", to_numpy, METH_NOARGS,
      "numpy(self) -> numpy.ndarray\n\n"
      "Shares memory where the host can see it, else copies. Waits for the device's current stream."},
-    {"__array__", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(to_array)),
-     METH_FASTCALL | METH_KEYWORDS,
+    {"__array__", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(to_array)), METH_FASTCALL | METH_KEYWORDS,
      "__array__(self, dtype: object = None, copy: bool | None = None) -> numpy.ndarray"},
     {"__reduce__", reduce, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr}};
@@ -280,14 +282,14 @@ std::vector<PyMethodDef>& all_methods() {
   return *methods;
 }
 
-PyMemberDef members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(TensorObject, weakrefs), READONLY, nullptr},
-    {nullptr, 0, 0, 0, nullptr}};
+PyMemberDef members[] = {{"__weaklistoffset__", T_PYSSIZET, offsetof(TensorObject, weakrefs), READONLY, nullptr},
+                         {nullptr, 0, 0, 0, nullptr}};
 
 void make_type() {
   PyType_Slot slots[] = {
-      {Py_tp_doc, const_cast<char*>("Elements of one type on a device: a shape over shared memory. Views share it. Made by "
-                                    "unify.empty, zeros, asarray …")},
+      {Py_tp_doc,
+       const_cast<char*>("Elements of one type on a device: a shape over shared memory. Views share it. Made by "
+                         "unify.empty, zeros, asarray …")},
       {Py_tp_dealloc, reinterpret_cast<void*>(deallocate)},
       {Py_tp_getset, attributes},
       {Py_tp_methods, all_methods().data()},

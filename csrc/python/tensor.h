@@ -59,7 +59,7 @@ PyMethodDef* copy_methods();
 PyMethodDef* dlpack_methods();
 PyMethodDef* creation_functions();
 PyMethodDef* import_functions();
-PyObject* dlpack_exchange_api();  // a new capsule
+PyObject* dlpack_exchange_api();                            // a new capsule
 DLManagedTensorVersioned* dlpack_of(const Tensor& tensor);  // the consumer deletes it
 
 // Waits for the current stream's work when the host can see the memory, else copies it to the host.

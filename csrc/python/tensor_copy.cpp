@@ -28,7 +28,8 @@ std::pair<uint64_t, uint64_t> extent(const Tensor& tensor) {
     (reach < 0 ? low : high) += reach;
   }
   const int64_t width = itemsize(tensor.dtype);
-  return {tensor.address() + static_cast<uint64_t>(low * width), tensor.address() + static_cast<uint64_t>((high + 1) * width)};
+  return {tensor.address() + static_cast<uint64_t>(low * width),
+          tensor.address() + static_cast<uint64_t>((high + 1) * width)};
 }
 
 bool overlap(const Tensor& a, const Tensor& b) {
@@ -38,7 +39,9 @@ bool overlap(const Tensor& a, const Tensor& b) {
   return a_begin < b_end && b_begin < a_end;
 }
 
-std::vector<int64_t> shape_of(const Tensor& tensor) { return {tensor.shape.begin(), tensor.shape.begin() + tensor.ndim}; }
+std::vector<int64_t> shape_of(const Tensor& tensor) {
+  return {tensor.shape.begin(), tensor.shape.begin() + tensor.ndim};
+}
 
 // Which stream carries a copy when the caller named none: that of the device the host cannot see, since its
 // driver is the one that can reach both memories.
@@ -64,9 +67,8 @@ void copy_on_one_device(Stream& stream, const Tensor& dst, const Tensor& src) {
 }
 
 Tensor contiguous_copy(const Tensor& tensor, DType dtype, Device& device, PyObject* stream) {
-  const std::shared_ptr<Stream> on = &device == &tensor.device() && is_given(stream)
-                                         ? stream_from_object(stream, device)
-                                         : device.current_stream();
+  const std::shared_ptr<Stream> on =
+      &device == &tensor.device() && is_given(stream) ? stream_from_object(stream, device) : device.current_stream();
   const Tensor result = without_gil([&] { return empty(*on, shape_of(tensor), dtype); });
   copy_ordered(result, tensor, stream);
   return result;
@@ -124,9 +126,7 @@ PyObject* contiguous(PyObject* self, PyObject* const* args, Py_ssize_t nargs, Py
   return copy_method(self, args, nargs, keywords);
 }
 
-bool is_number(PyObject* value) {
-  return PyBool_Check(value) || PyLong_Check(value) || PyFloat_Check(value);
-}
+bool is_number(PyObject* value) { return PyBool_Check(value) || PyLong_Check(value) || PyFloat_Check(value); }
 
 void assign(PyObject* self, const Tensor& dst, PyObject* value, PyObject* stream) {
   require_writable(self, "copy_");
@@ -223,7 +223,8 @@ int tensor_get_buffer(PyObject* self, Py_buffer* view, int flags) {
     const Tensor& tensor = tensor_of(self);
     const char* format = buffer_format(tensor.dtype);
     if (!tensor.device().is_host_visible()) {
-      throw_buffer_error("the host cannot see the memory of " + tensor.device().name() + "; use .numpy(), which copies");
+      throw_buffer_error("the host cannot see the memory of " + tensor.device().name() +
+                         "; use .numpy(), which copies");
     }
     if (format == nullptr) {
       throw_buffer_error(std::string(name(tensor.dtype)) + " has no buffer format; view it as uint" +
@@ -261,7 +262,8 @@ void tensor_release_buffer(PyObject*, Py_buffer* view) { delete static_cast<Buff
 PyMethodDef* copy_methods() {
   static PyMethodDef methods[] = {
       {"to", with_keywords(to), METH_FASTCALL | METH_KEYWORDS,
-       "to(self, first: DeviceLike | DTypeLike = None, second: DeviceLike | DTypeLike = None, *, device: DeviceLike = None, "
+       "to(self, first: DeviceLike | DTypeLike = None, second: DeviceLike | DTypeLike = None, *, device: DeviceLike = "
+       "None, "
        "dtype: DTypeLike | None = None, stream: StreamLike = None, copy: bool = False) -> Tensor\n\n"
        "On another device, as another dtype, or both; itself when it is so already and copy is false.\n"
        "Between two backends it returns when the copy is done, or at once if `stream` is given."},

@@ -17,7 +17,8 @@ std::vector<int64_t> shape_of(PyObject* object, const char* function) {
     const Py_ssize_t value = PyNumber_AsSsize_t(entry, PyExc_OverflowError);
     if (value == -1 && PyErr_Occurred() != nullptr) {
       PyErr_Clear();
-      throw Error(ErrorKind::kShape, std::string(function) + ": a shape is one or more integers, not " + text_of(entry) + ".");
+      throw Error(ErrorKind::kShape,
+                  std::string(function) + ": a shape is one or more integers, not " + text_of(entry) + ".");
     }
     return value;
   };
@@ -29,7 +30,8 @@ std::vector<int64_t> shape_of(PyObject* object, const char* function) {
     const auto sequence = py::reinterpret_steal<py::object>(is_sequence ? PySequence_Fast(object, "") : nullptr);
     if (!sequence) {
       PyErr_Clear();
-      throw Error(ErrorKind::kShape, std::string(function) + ": a shape is one or more integers, not " + text_of(object) + ".");
+      throw Error(ErrorKind::kShape,
+                  std::string(function) + ": a shape is one or more integers, not " + text_of(object) + ".");
     }
     const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence.ptr());
     for (Py_ssize_t i = 0; i < count; ++i) shape.push_back(length(PySequence_Fast_GET_ITEM(sequence.ptr(), i)));
@@ -116,7 +118,8 @@ PyObject* zeros_function(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyO
   });
 }
 
-PyObject* filled(const char* function, PyObject* shape, PyObject* value, PyObject* dtype, PyObject* device, PyObject* stream) {
+PyObject* filled(const char* function, PyObject* shape, PyObject* value, PyObject* dtype, PyObject* device,
+                 PyObject* stream) {
   const Placed placed = make_empty(function, shape, dtype, device, stream);
   fill_tensor(*placed.stream, placed.tensor, value);
   return tensor_to_pyobject(placed.tensor);
@@ -157,8 +160,10 @@ PyObject* empty_pinned_function(PyObject*, PyObject* const* args, Py_ssize_t nar
   });
 }
 
-PyMethodDef method(const char* name, PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*), const char* doc) {
-  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL | METH_KEYWORDS, doc};
+PyMethodDef method(const char* name, PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*),
+                   const char* doc) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL | METH_KEYWORDS,
+          doc};
 }
 
 }  // namespace
@@ -177,7 +182,8 @@ void fill_tensor(Stream& stream, const Tensor& tensor, PyObject* value) {
     }
     return fill_by_copy(stream, tensor, DType::kFloat64, bits_of(number));
   }
-  const uint64_t bits = tensor.dtype == DType::kBool ? static_cast<uint64_t>(is_true(value)) : integer_bits(value, tensor.dtype);
+  const uint64_t bits =
+      tensor.dtype == DType::kBool ? static_cast<uint64_t>(is_true(value)) : integer_bits(value, tensor.dtype);
   if (tensor.is_contiguous()) return fill_bits(stream, tensor, bits);
   fill_by_copy(stream, tensor, tensor.dtype, bits);
 }
@@ -206,9 +212,10 @@ PyMethodDef* creation_functions() {
       method("ones", ones_function,
              "ones(shape: int | Sequence[int], dtype: DTypeLike | None = None, device: DeviceLike = None, *, "
              "stream: StreamLike = None) -> Tensor\n\nA new tensor of ones, filled on `stream`."),
-      method("full", full_function,
-             "full(shape: int | Sequence[int], value: float, dtype: DTypeLike | None = None, device: DeviceLike = None, "
-             "*, stream: StreamLike = None) -> Tensor\n\nA new tensor of one value, filled on `stream`."),
+      method(
+          "full", full_function,
+          "full(shape: int | Sequence[int], value: float, dtype: DTypeLike | None = None, device: DeviceLike = None, "
+          "*, stream: StreamLike = None) -> Tensor\n\nA new tensor of one value, filled on `stream`."),
       method("empty_pinned", empty_pinned_function,
              "empty_pinned(shape: int | Sequence[int], dtype: DTypeLike | None = None, device: DeviceLike = None) -> "
              "Tensor\n\nA new tensor on the cpu, in memory that copies to and from `device` need not stage."),

@@ -21,7 +21,8 @@ int64_t integer(PyObject* object, const char* what) {
   const auto value = py::reinterpret_steal<py::object>(PyNumber_Index(object));
   if (!value) {
     PyErr_Clear();
-    throw Error(ErrorKind::kInvalidArgument, std::string(what) + ": an integer is needed, not " + text_of(object) + ".");
+    throw Error(ErrorKind::kInvalidArgument,
+                std::string(what) + ": an integer is needed, not " + text_of(object) + ".");
   }
   const long long result = PyLong_AsLongLong(value.ptr());
   if (result == -1 && PyErr_Occurred() != nullptr) throw_python();
@@ -44,8 +45,8 @@ std::vector<int64_t> integers(PyObject* const* args, Py_ssize_t nargs, const cha
 int axis_index(int64_t axis, int ndim, const char* what) {
   const int64_t normal = axis < 0 ? axis + ndim : axis;
   if (normal < 0 || normal >= ndim) {
-    throw Error(ErrorKind::kShape, std::string(what) + ": there is no axis " + std::to_string(axis) + ", the tensor has " +
-                                       std::to_string(ndim) + ".");
+    throw Error(ErrorKind::kShape, std::string(what) + ": there is no axis " + std::to_string(axis) +
+                                       ", the tensor has " + std::to_string(ndim) + ".");
   }
   return static_cast<int>(normal);
 }
@@ -238,20 +239,24 @@ Tensor viewed_as(const Tensor& tensor, DType dtype) {
   result.dtype = dtype;
   if (from == to) return result;
   const auto explain = [&](const std::string& what) {
-    return Error(ErrorKind::kLayout, std::string("view: ") + name(tensor.dtype) + " " + shape_text(tensor) + " as " + name(dtype) +
-                                         ": " + what + ".");
+    return Error(ErrorKind::kLayout, std::string("view: ") + name(tensor.dtype) + " " + shape_text(tensor) + " as " +
+                                         name(dtype) + ": " + what + ".");
   };
   if (tensor.ndim == 0) throw explain("a tensor without axes keeps its width");
   const auto last = static_cast<size_t>(tensor.ndim - 1);
-  if (tensor.strides[last] != 1 && tensor.shape[last] != 1) throw explain("the last axis must be contiguous; use .contiguous()");
-  if (tensor.shape[last] * from % to != 0) throw explain("the last axis is no multiple of " + std::to_string(to) + " bytes");
+  if (tensor.strides[last] != 1 && tensor.shape[last] != 1)
+    throw explain("the last axis must be contiguous; use .contiguous()");
+  if (tensor.shape[last] * from % to != 0)
+    throw explain("the last axis is no multiple of " + std::to_string(to) + " bytes");
   result.shape[last] = tensor.shape[last] * from / to;
   result.strides[last] = 1;
   for (size_t i = 0; i < last; ++i) {
-    if (tensor.strides[i] * from % to != 0) throw explain("its rows do not start at multiples of " + std::to_string(to) + " bytes");
+    if (tensor.strides[i] * from % to != 0)
+      throw explain("its rows do not start at multiples of " + std::to_string(to) + " bytes");
     result.strides[i] = tensor.strides[i] * from / to;
   }
-  if (tensor.address() % static_cast<uint64_t>(to) != 0) throw explain("it does not start at a multiple of " + std::to_string(to) + " bytes");
+  if (tensor.address() % static_cast<uint64_t>(to) != 0)
+    throw explain("it does not start at a multiple of " + std::to_string(to) + " bytes");
   return result;
 }
 

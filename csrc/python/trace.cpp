@@ -10,8 +10,8 @@ namespace unify::python {
 
 void bind_trace(py::module_& module) {
   module.def(
-      "trace_start", [](size_t max_events) { Trace::instance().start(max_events); },
-      py::arg("max_events") = 1'000'000, "Starts collecting; later events than `max_events` are counted only.");
+      "trace_start", [](size_t max_events) { Trace::instance().start(max_events); }, py::arg("max_events") = 1'000'000,
+      "Starts collecting; later events than `max_events` are counted only.");
   module.def(
       "trace_stop",
       [] {

@@ -11,7 +11,7 @@ pytest.register_assert_rewrite("unify.testing.conformance", "unify.testing.array
 
 from unify._device import add_backend
 from unify.testing.backends import compile_backend
-from unify.testing.conformance.fixtures import *  # noqa: F403
+from unify.testing.conformance.fixtures import *
 
 _folder = tempfile.TemporaryDirectory(prefix="unify-toy-")
 _status = add_backend(

@@ -1,3 +1,3 @@
 """The suite's cases on every backend here: unify/testing/conformance/test_plugin_abi.py."""
 
-from unify.testing.conformance.test_plugin_abi import *  # noqa: F403
+from unify.testing.conformance.test_plugin_abi import *

@@ -1,3 +1,3 @@
 """The suite's cases on every backend here: unify/testing/conformance/test_stream.py."""
 
-from unify.testing.conformance.test_stream import *  # noqa: F403
+from unify.testing.conformance.test_stream import *

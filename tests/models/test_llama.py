@@ -70,9 +70,7 @@ def test_quantized_top_tokens_agree_with_transformers(
     assert agreeing >= 0.95
 
 
-def test_a_recorded_decode_step_gives_what_a_prefill_gives(
-    file: models.ModelFile, tokenizer: models.Tokenizer
-) -> None:
+def test_a_recorded_decode_step_gives_what_a_prefill_gives(file: models.ModelFile, tokenizer: models.Tokenizer) -> None:
     model = models.Llama.load(file)
     ids = tokenizer.encode("Once upon a time")
     answer = models.Generator(model, tokenizer, max_context=128).generate(ids, 12)

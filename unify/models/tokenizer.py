@@ -16,7 +16,9 @@ _CONTROL, _USER_DEFINED = 3, 4  # token types of GGUF
 class Tokenizer:
     """A byte-level BPE tokenizer with the model's own special tokens."""
 
-    def __init__(self, backend: Any, *, eos: int, bos: int | None, chat_template: str | None, names: dict[str, str]) -> None:
+    def __init__(
+        self, backend: Any, *, eos: int, bos: int | None, chat_template: str | None, names: dict[str, str]
+    ) -> None:
         self._backend = backend
         self._template = chat_template
         self._names = names
@@ -26,8 +28,7 @@ class Tokenizer:
     @staticmethod
     def from_file(file: ModelFile) -> Tokenizer:
         """Builds the tokenizer of a GGUF file. Raises ModelFileError for kinds that are not known."""
-        from tokenizers import AddedToken, decoders, models, pre_tokenizers
-        from tokenizers import Tokenizer as Backend
+        from tokenizers import AddedToken, Tokenizer as Backend, decoders, models, pre_tokenizers
 
         model = file.require("tokenizer.ggml.model", str)
         pre = file.metadata.get("tokenizer.ggml.pre", "gpt-2")

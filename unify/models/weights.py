@@ -59,7 +59,9 @@ class ModelFile:
 
         info = self.tensors.get(name)
         if info is None:
-            raise ModelFileError(f"{self.path}: no tensor '{name}'; {len(self.tensors)} others are there. Is it a llama?")
+            raise ModelFileError(
+                f"{self.path}: no tensor '{name}'; {len(self.tensors)} others are there. Is it a llama?"
+            )
         with self.path.open("rb") as file:
             data = np.fromfile(file, np.uint8, info.nbytes, offset=info.offset)
         if data.size != info.nbytes:

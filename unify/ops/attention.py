@@ -98,9 +98,7 @@ def attention_kernel(
     tl.store(out + row[:, None] * o_token + d[None, :], total / mass[:, None], mask=inside)
 
 
-def attention(
-    q: Any, k: Any, v: Any, *, causal: bool = True, scale: float | None = None, stream: Any = None
-) -> Any:
+def attention(q: Any, k: Any, v: Any, *, causal: bool = True, scale: float | None = None, stream: Any = None) -> Any:
     """Softmax attention, softmax(q·kᵀ·scale)·v, without storing the scores (Dao et al. 2022).
 
     q: [t, h, d] or [b, t, h, d]; k, v: [s, kv_heads, d] or [b, s, kv_heads, d]; h a multiple of kv_heads (grouped

@@ -38,7 +38,7 @@ def quantized_embedding_kernel(
     group = (row // COLUMNS).to(tl.int64)
     column = row % COLUMNS
     i = tl.arange(0, 32)
-    for block in range(0, k // 32):
+    for block in range(k // 32):
         if BITS == 4:
             lane = group * (k // 8) + block * 4 + (i % 16) // 4
         else:

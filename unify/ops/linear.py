@@ -57,7 +57,9 @@ def matmul_kernel(
         total = tl.dot(left, right, total, input_precision="ieee")
     inside = row_inside & column_inside
     if residual is not None:
-        total += tl.load(residual + row.to(tl.int64)[:, None] * r_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
+        total += tl.load(residual + row.to(tl.int64)[:, None] * r_row + column[None, :], mask=inside, other=0.0).to(
+            tl.float32
+        )
     tl.store(out + row.to(tl.int64)[:, None] * o_row + column[None, :], total, mask=inside)
 
 
@@ -111,7 +113,7 @@ def quantized_linear_kernel(
         minimums += group * (k // 32) * COLUMNS + shift + feature
     x = row[:, None, None] * k + byte[None, None, :]
     total = tl.zeros([ROWS, N], dtype=tl.float32)
-    for block in range(0, k // 32):
+    for block in range(k // 32):
         upper = tl.zeros([ROWS, N], dtype=tl.int32)
         lower = tl.zeros([ROWS, N], dtype=tl.int32)
         if BITS == 4:
@@ -191,9 +193,7 @@ def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
     """
     left, right = as_tensor(a, name="matmul: a"), as_tensor(b, name="matmul: b")
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
-        raise ShapeError(
-            f"matmul: a must be [m, k] and b [k, n]; they are {list(left.shape)} and {list(right.shape)}."
-        )
+        raise ShapeError(f"matmul: a must be [m, k] and b [k, n]; they are {list(left.shape)} and {list(right.shape)}.")
     if left.dtype != right.dtype:
         raise DTypeError(f"matmul: a is {left.dtype}, b {right.dtype}; cast one with .to().")
     if left.device != right.device:

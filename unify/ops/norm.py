@@ -64,7 +64,5 @@ def rms_norm(x: Any, weight: Any, *, eps: float = 1e-6, out: Any = None, stream:
         raise ShapeError(f"rms_norm: out must be {list(source.shape)}, as x; it is {list(result.shape)}.")
     block = column_block(columns)
     rows = source.size // columns if columns else 0
-    rms_norm_kernel[(rows,)](
-        source, scale, result, columns, eps, BLOCK=block, EVEN=columns % block == 0, stream=stream
-    )
+    rms_norm_kernel[(rows,)](source, scale, result, columns, eps, BLOCK=block, EVEN=columns % block == 0, stream=stream)
     return wrap_like(result, x) if out is None else out

@@ -57,7 +57,9 @@ def sample_kernel(
     largest = tl.full([BLOCK], float("-inf"), dtype=tl.float32)
     for start in range(0, vocabulary, BLOCK):
         token = start + lane
-        largest = tl.maximum(largest, tl.load(logits + token, mask=token < vocabulary, other=float("-inf")).to(tl.float32))
+        largest = tl.maximum(
+            largest, tl.load(logits + token, mask=token < vocabulary, other=float("-inf")).to(tl.float32)
+        )
     top = tl.max(largest, axis=0)
     cut = tl.full([], -2147483648, dtype=tl.int64)
     if TOP_K:
@@ -144,5 +146,3 @@ def sample(
         TOP_K=0 < top_k < vocabulary, TOP_P=top_p < 1.0, BLOCK=_BLOCK, stream=stream,
     )  # fmt: skip
     return wrap_like(result, logits)
-
-

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import unify as un
-from unify._tensor import dtype as dtype_of
 from unify import DType, Tensor
+from unify._tensor import dtype as dtype_of
 
 Array = npt.NDArray[Any]
 

@@ -12,7 +12,9 @@ import unify
 from unify._errors import BackendError
 
 
-def compile_backend(source: str | os.PathLike[str], library: str | os.PathLike[str], defines: Sequence[str] = ()) -> Path:
+def compile_backend(
+    source: str | os.PathLike[str], library: str | os.PathLike[str], defines: Sequence[str] = ()
+) -> Path:
     """Compiles a backend written in plain C into a shared library and returns its path.
 
     Warnings are errors, so that the header stays clean for plugin authors. Raises BackendError with the compiler's

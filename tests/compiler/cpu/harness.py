@@ -18,7 +18,13 @@ _TYPES = {
     "float32": "fp32", "float64": "fp64", "float16": "fp16", "uint16": "bf16", "int8": "i8", "uint8": "u8", "int16": "i16",
     "int32": "i32", "int64": "i64", "uint32": "u32", "uint64": "u64", "bool": "i1",
 }  # fmt: skip
-_C = {"i1": ctypes.c_bool, "i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float, "fp64": ctypes.c_double}
+_C = {
+    "i1": ctypes.c_bool,
+    "i32": ctypes.c_int32,
+    "i64": ctypes.c_int64,
+    "fp32": ctypes.c_float,
+    "fp64": ctypes.c_double,
+}
 
 
 class _Options:
@@ -39,7 +45,9 @@ def ttir(fn: Any, signature: dict[str, str], constants: dict[str, Any], aligned:
     names = fn.arg_names
     place = {name: (i,) for i, name in enumerate(names)}
     attributes = {place[name]: [["tt.divisibility", 16]] for name in aligned}
-    source = ASTSource(fn, signature=signature, constexprs={place[n]: v for n, v in constants.items()}, attrs=attributes)
+    source = ASTSource(
+        fn, signature=signature, constexprs={place[n]: v for n, v in constants.items()}, attrs=attributes
+    )
     options = _Options()
     options.debug = debug
     functions = {"min_dot_size": lambda a, b: (1, 1, 1), "convert_custom_types": None}
@@ -150,7 +158,10 @@ def compile_kernel(
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
         else:
             signature[name] = "fp32"
-        if aligned and ((isinstance(value, np.ndarray) and value.ctypes.data % 16 == 0) or (isinstance(value, int) and not isinstance(value, bool) and value % 16 == 0)):
+        if aligned and (
+            (isinstance(value, np.ndarray) and value.ctypes.data % 16 == 0)
+            or (isinstance(value, int) and not isinstance(value, bool) and value % 16 == 0)
+        ):
             hinted.add(name)
     return Compiled(ttir(fn, signature, constants, hinted - set(constants), debug), arch)
 

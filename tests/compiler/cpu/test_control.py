@@ -9,7 +9,6 @@ import triton.language as tl
 
 from .harness import compile_kernel, run
 
-
 # Triton 3.9 warns of an argument that 3.6 wants.
 pytestmark = pytest.mark.filterwarnings("ignore:.*can_reorder")
 
@@ -123,7 +122,7 @@ def nested_kernel(x, out, n, m, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     base = tl.exp(tl.load(x + i))
     total = tl.zeros([BLOCK], tl.float32)
-    for a in range(0, n):
+    for a in range(n):
         part = tl.zeros([BLOCK], tl.float32)
         for b in range(a, m, 2):
             part += base * b
@@ -159,7 +158,9 @@ def test_pointers_that_advance_are_right_after_the_loop_too(n):
     x = np.random.default_rng(2).standard_normal(1000).astype(np.float32)
     out = np.zeros(64, np.float32)
     run(advance_kernel, (1,), {"x": x, "out": out, "n": n, "stride": 37}, BLOCK=32)
-    np.testing.assert_allclose(out[:32], sum((x[37 * s : 37 * s + 32] for s in range(n)), np.zeros(32)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        out[:32], sum((x[37 * s : 37 * s + 32] for s in range(n)), np.zeros(32)), rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_array_equal(out[32:], x[37 * n : 37 * n + 32])
 
 

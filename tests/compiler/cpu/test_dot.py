@@ -13,7 +13,19 @@ from .harness import compile_kernel, run
 
 @triton.jit
 def dot_kernel(
-    a, b, c, out, am, ak, bk, bn, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, TRANS: tl.constexpr, ADD: tl.constexpr
+    a,
+    b,
+    c,
+    out,
+    am,
+    ak,
+    bk,
+    bn,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    TRANS: tl.constexpr,
+    ADD: tl.constexpr,
 ):
     m, n, k = tl.arange(0, M), tl.arange(0, N), tl.arange(0, K)
     x = tl.load(a + m[:, None] * am + k[None, :] * ak)
@@ -45,7 +57,9 @@ def _operand(rng, shape, dtype, turned):
 
 @pytest.mark.parametrize("arch", ["", "x86-64-v3"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8", "float64"])
-@pytest.mark.parametrize("shape", [(64, 64, 64), (16, 128, 32), (1, 64, 64), (4, 16, 16), (2, 8, 4), (32, 4, 2), (64, 2, 16)])
+@pytest.mark.parametrize(
+    "shape", [(64, 64, 64), (16, 128, 32), (1, 64, 64), (4, 16, 16), (2, 8, 4), (32, 4, 2), (64, 2, 16)]
+)
 @pytest.mark.parametrize("layout", ["rows", "turned_a", "turned_b", "trans", "add"])
 def test_dot_agrees_with_numpy(arch, dtype, shape, layout):
     rng = np.random.default_rng(0)
@@ -80,7 +94,7 @@ def matmul_kernel(
         pa = a + m[:, None] * am + k[None, :] * ak
         pb = b + k[:, None] * bk + n[None, :] * bn
     total = tl.zeros((BM, BN), dtype=tl.float32)
-    for step in range(0, tl.cdiv(K, BK)):
+    for step in range(tl.cdiv(K, BK)):
         inside = k < K - step * BK
         if WRAP:
             x = tl.load(pa, mask=inside[None, :], other=0.0)
@@ -103,7 +117,15 @@ def test_matmul_of_odd_shapes(wrap, shape, block):
     a, b = rng.standard_normal((m, k)).astype(np.float32), rng.standard_normal((k, n)).astype(np.float32)
     c = np.zeros((m, n), np.float32)
     arguments = {"a": a, "b": b, "c": c, "M": m, "N": n, "K": k, "am": k, "ak": 1, "bk": n, "bn": 1, "cm": n, "cn": 1}
-    run(matmul_kernel, (-(-m // block[0]) * -(-n // block[1]),), arguments, BM=block[0], BN=block[1], BK=block[2], WRAP=wrap)
+    run(
+        matmul_kernel,
+        (-(-m // block[0]) * -(-n // block[1]),),
+        arguments,
+        BM=block[0],
+        BN=block[1],
+        BK=block[2],
+        WRAP=wrap,
+    )
     np.testing.assert_allclose(c, a.astype(np.float64) @ b, rtol=1e-5, atol=1e-4)
 
 

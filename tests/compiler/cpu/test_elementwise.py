@@ -192,11 +192,16 @@ def test_math_function_is_within_4_ulp(op, arch):
 def test_special_values_of_exp_and_log(arch):
     from .harness import compile_kernel
 
-    x = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 88.0, -87.5, -100, -103, 200, 1e-40, -1.0, 1.0, 1e38, 150, -149], np.float32)
+    x = np.array(
+        [np.inf, -np.inf, np.nan, 0.0, -0.0, 88.0, -87.5, -100, -103, 200, 1e-40, -1.0, 1.0, 1e38, 150, -149],
+        np.float32,
+    )
     for op in ("exp", "exp2", "log", "log2"):
         out = np.zeros_like(x)
         arguments = {"x": x, "out": out, "n": 16}
-        assert compile_kernel(unary_kernel, arguments, {"OP": op, "BLOCK": 16}, arch=arch).prepare((1,), arguments)() == 0
+        assert (
+            compile_kernel(unary_kernel, arguments, {"OP": op, "BLOCK": 16}, arch=arch).prepare((1,), arguments)() == 0
+        )
         with np.errstate(all="ignore"):
             want = _REFERENCE[op](x.astype(np.float64)).astype(np.float32)
         np.testing.assert_allclose(out, want, rtol=1e-6, atol=1.2e-38, err_msg=op)

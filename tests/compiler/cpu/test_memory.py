@@ -44,7 +44,11 @@ def gather_kernel(x, index, out, n, BLOCK: tl.constexpr):
 
 def test_indirect_load_and_store():
     rng = np.random.default_rng(1)
-    x, index, out = rng.standard_normal(100).astype(np.float32), rng.permutation(100).astype(np.int32), np.zeros(100, np.float32)
+    x, index, out = (
+        rng.standard_normal(100).astype(np.float32),
+        rng.permutation(100).astype(np.int32),
+        np.zeros(100, np.float32),
+    )
     run(gather_kernel, (1,), {"x": x, "index": index, "out": out, "n": 70}, BLOCK=128)
     want = np.zeros_like(x)
     want[index[:70]] = x[index[:70]]

@@ -97,7 +97,9 @@ def _multiply_add(a1, b1, a2, b2):
 
 
 @triton.jit
-def scan_kernel(x, y, out, M: tl.constexpr, N: tl.constexpr, AXIS: tl.constexpr, OP: tl.constexpr, REVERSE: tl.constexpr):
+def scan_kernel(
+    x, y, out, M: tl.constexpr, N: tl.constexpr, AXIS: tl.constexpr, OP: tl.constexpr, REVERSE: tl.constexpr
+):
     place = tl.arange(0, M)[:, None] * N + tl.arange(0, N)[None, :]
     value = tl.load(x + place)
     if OP == "sum":
@@ -155,6 +157,8 @@ def test_sum_of_byte_products_is_exact(a_type, b_type, nibble, arch, n):
     a = (codes & 15 if nibble else codes).astype(np.int64)
     want = out + (a * x.astype(np.int64)).sum(1)
     arguments = {"codes": codes, "x": x, "out": out}
-    kernel = compile_kernel(byte_dot_kernel, arguments, {"N": n, "A_UNSIGNED": a_type == "uint8", "NIBBLE": nibble}, arch=arch)
+    kernel = compile_kernel(
+        byte_dot_kernel, arguments, {"N": n, "A_UNSIGNED": a_type == "uint8", "NIBBLE": nibble}, arch=arch
+    )
     assert kernel.prepare((1,), arguments)() == 0
     np.testing.assert_array_equal(out, want)

@@ -190,7 +190,11 @@ def _add(a: Linear, b: Linear, sign: int) -> Linear:
 
 def _scale(a: Linear, factor: Polynomial) -> Linear:
     terms = [
-        Term(tuple(sorted(poly_mul(dict(t.factor), factor).items(), key=lambda e: [id(v) for v in e[0]])), t.value, t.axes)
+        Term(
+            tuple(sorted(poly_mul(dict(t.factor), factor).items(), key=lambda e: [id(v) for v in e[0]])),
+            t.value,
+            t.axes,
+        )
         for t in a.terms
     ]
     return Linear(poly_mul(a.offset, factor), [poly_mul(s, factor) for s in a.strides], terms)
@@ -253,9 +257,7 @@ def _lin_expand(axes: Axes, op: mlir.Operation) -> Linear:
     inner, axis = axes.linear(op.operands[0]), op.integer("axis")
     strides = list(inner.strides)
     strides.insert(axis, {})
-    terms = [
-        Term(t.factor, t.value, tuple(a if a is None or a < axis else a + 1 for a in t.axes)) for t in inner.terms
-    ]
+    terms = [Term(t.factor, t.value, tuple(a if a is None or a < axis else a + 1 for a in t.axes)) for t in inner.terms]
     return Linear(inner.offset, strides, terms, inner.base)
 
 
@@ -364,7 +366,8 @@ def _info_remainder(axes: Axes, op: mlir.Operation, shape: tuple[int, ...]) -> I
     a, b = axes.of(op.operands[0]), axes.of(op.operands[1])
     # A run does not wrap inside if its start and the modulus are both multiples of its length (Triton's RemOp rule).
     run = tuple(
-        gcd(gcd(ca, da), gcd(db, kb)) for ca, da, db, kb in zip(a.contiguity, a.divisibility, b.divisibility, b.constancy)
+        gcd(gcd(ca, da), gcd(db, kb))
+        for ca, da, db, kb in zip(a.contiguity, a.divisibility, b.divisibility, b.constancy)
     )
     if not axes.bounds.is_non_negative(op.operands[0]):  # rounding towards zero breaks runs below it
         run = (1,) * len(shape)

@@ -74,7 +74,9 @@ class Bounds:
 
 def _constant(bounds: Bounds, op: mlir.Operation) -> Range:
     value = op.attributes.get("value")
-    values = value.values if isinstance(value, mlir.Dense) else (value.value,) if isinstance(value, mlir.Typed) else (value,)
+    values = (
+        value.values if isinstance(value, mlir.Dense) else (value.value,) if isinstance(value, mlir.Typed) else (value,)
+    )
     numbers = [abs(v) if isinstance(v, bool) else v for v in values if isinstance(v, (int, bool))]
     if len(numbers) != len(values):
         return _whole(op.results[0].type)

@@ -13,16 +13,64 @@ from unify._errors import CompileError
 
 # What an object may call: include/unify/host_kernel.h. Anything else would be an unresolved jump at run time.
 _LIBM = frozenset(
-    "acos acosh asin asinh atan atanh cbrt cos cosh erf erfc exp exp2 expm1 fma fmod log log10 log1p log2 pow sin sinh tan "
-    "tanh atan2 hypot lgamma tgamma floor ceil trunc round rint nearbyint ldexp copysign exp10".split()
+    [
+        "acos",
+        "acosh",
+        "asin",
+        "asinh",
+        "atan",
+        "atanh",
+        "cbrt",
+        "cos",
+        "cosh",
+        "erf",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "fma",
+        "fmod",
+        "log",
+        "log10",
+        "log1p",
+        "log2",
+        "pow",
+        "sin",
+        "sinh",
+        "tan",
+        "tanh",
+        "atan2",
+        "hypot",
+        "lgamma",
+        "tgamma",
+        "floor",
+        "ceil",
+        "trunc",
+        "round",
+        "rint",
+        "nearbyint",
+        "ldexp",
+        "copysign",
+        "exp10",
+    ]
 )
 _MEMORY = frozenset({"memcpy", "memset", "memmove"})
 _SYMBOL = re.compile(r"^_ZGV[bcde]N\d+v+_(\w+)$")
 
 # Features by name of architecture, beside "" for this machine and LLVM's own CPU names.
-_LEVELS = {"x86-64-v3": "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe", "x86-64-v4": "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe,+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl"}
+_LEVELS = {
+    "x86-64-v3": "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe",
+    "x86-64-v4": "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe,+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl",
+}
 _AVX512 = "+avx512vnni,+avx512vbmi,+avx512bitalg,+avx512vpopcntdq"
-_MODELS = {"znver3": "x86-64-v3", "znver4": "x86-64-v4", "znver5": "x86-64-v4", "haswell": "x86-64-v3", "skylake-avx512": "x86-64-v4", "sapphirerapids": "x86-64-v4"}
+_MODELS = {
+    "znver3": "x86-64-v3",
+    "znver4": "x86-64-v4",
+    "znver5": "x86-64-v4",
+    "haswell": "x86-64-v3",
+    "skylake-avx512": "x86-64-v4",
+    "sapphirerapids": "x86-64-v4",
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +114,9 @@ def features(arch: str) -> Features:
         level = _MODELS.get(name, name)
         if level not in _LEVELS:
             known = ", ".join([*_LEVELS, *_MODELS])
-            raise CompileError(f"cpu target: unknown architecture '{arch}'. Known: {known}; or nothing, for this machine.")
+            raise CompileError(
+                f"cpu target: unknown architecture '{arch}'. Known: {known}; or nothing, for this machine."
+            )
         text, cpu = _LEVELS[level], name
         if name in ("znver4", "znver5", "sapphirerapids"):
             text += f",{_AVX512},+avx512bf16"
@@ -110,7 +160,9 @@ def optimise(text: str, target: Features) -> Any:
         module.data_layout = str(machine.target_data)
         module.verify()
     except RuntimeError as problem:
-        raise CompileError(f"cpu target: LLVM refuses the code generated for it: {problem}. This is a bug of unify.") from None
+        raise CompileError(
+            f"cpu target: LLVM refuses the code generated for it: {problem}. This is a bug of unify."
+        ) from None
     tuning = llvm.create_pipeline_tuning_options(speed_level=2)
     tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = tuning.loop_interleaving = False
     builder = llvm.create_pass_builder(machine, tuning)

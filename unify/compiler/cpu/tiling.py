@@ -14,12 +14,46 @@ from unify.compiler.cpu.bounds import Bounds
 
 # Operations that run a loop nest of their own over their operands.
 ROOTS = frozenset(
-    "tt.store tt.reduce tt.scan tt.dot tt.dot_scaled tt.histogram tt.gather tt.atomic_rmw tt.atomic_cas tt.assert "
-    "tt.print scf.yield scf.for scf.if scf.while scf.condition cf.br cf.cond_br tt.return tt.call".split()
+    [
+        "tt.store",
+        "tt.reduce",
+        "tt.scan",
+        "tt.dot",
+        "tt.dot_scaled",
+        "tt.histogram",
+        "tt.gather",
+        "tt.atomic_rmw",
+        "tt.atomic_cas",
+        "tt.assert",
+        "tt.print",
+        "scf.yield",
+        "scf.for",
+        "scf.if",
+        "scf.while",
+        "scf.condition",
+        "cf.br",
+        "cf.cond_br",
+        "tt.return",
+        "tt.call",
+    ]
 )
 # Their results are in memory from the start.
-STORED = frozenset("tt.reduce tt.scan tt.dot tt.dot_scaled tt.histogram tt.atomic_rmw tt.atomic_cas scf.for scf.if scf.while tt.call".split())
-WRITES = frozenset("tt.store tt.atomic_rmw tt.atomic_cas tt.call ttg.barrier gpu.barrier".split())
+STORED = frozenset(
+    [
+        "tt.reduce",
+        "tt.scan",
+        "tt.dot",
+        "tt.dot_scaled",
+        "tt.histogram",
+        "tt.atomic_rmw",
+        "tt.atomic_cas",
+        "scf.for",
+        "scf.if",
+        "scf.while",
+        "tt.call",
+    ]
+)
+WRITES = frozenset(["tt.store", "tt.atomic_rmw", "tt.atomic_cas", "tt.call", "ttg.barrier", "gpu.barrier"])
 _COST = {
     "tt.load": 4, "tt.gather": 30, "arith.divf": 6, "arith.divsi": 12, "arith.remsi": 12, "arith.divui": 12, "arith.remui": 12,
     "math.exp": 12, "math.exp2": 10, "math.log": 14, "math.log2": 14, "math.sin": 20, "math.cos": 20, "math.erf": 20,
@@ -103,7 +137,9 @@ def _is_invariant(value: mlir.Value, loop: mlir.Operation, depth: int = 0) -> bo
     if not _defined_inside(value, loop):
         return True
     op = value.owner
-    pure = isinstance(op, mlir.Operation) and (op.name.startswith("arith.") or op.name in _COST) and op.name != "tt.load"
+    pure = (
+        isinstance(op, mlir.Operation) and (op.name.startswith("arith.") or op.name in _COST) and op.name != "tt.load"
+    )
     return bool(pure and depth < 16 and all(_is_invariant(v, loop, depth + 1) for v in op.operands))  # type: ignore[union-attr]
 
 

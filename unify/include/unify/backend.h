@@ -78,22 +78,23 @@ typedef struct unify_error {
   uint64_t operation;      /* which enqueued operation failed, see unify_launch_args.operation; 0 if unknown */
 } unify_error;
 
-enum {                              /* unify_device_info.flags */
-  UNIFY_DEVICE_HOST_VISIBLE = 1u,   /* the host may dereference device addresses */
-  UNIFY_DEVICE_SIMULATED = 2u,      /* not a chip; the name says so too */
-  UNIFY_DEVICE_INTEGRATED = 4u      /* shares its memory with the host */
+/* unify_device_info.flags */
+enum {
+  UNIFY_DEVICE_HOST_VISIBLE = 1u, /* the host may dereference device addresses */
+  UNIFY_DEVICE_SIMULATED = 2u,    /* not a chip; the name says so too */
+  UNIFY_DEVICE_INTEGRATED = 4u    /* shares its memory with the host */
 };
 
 typedef struct unify_device_info {
   size_t struct_size;
   const unify_extension* extension;
-  char name[128];             /* as the vendor calls it */
-  char target[64];            /* what kernels are compiled for: "cpu:znver5", "cuda:90", "ascend:910B3" */
+  char name[128];  /* as the vendor calls it */
+  char target[64]; /* what kernels are compiled for: "cpu:znver5", "cuda:90", "ascend:910B3" */
   char driver_version[64];
-  char bus_id[32];            /* PCI address, or empty */
-  uint8_t uuid[16];           /* zeros if unknown */
-  uint32_t flags;             /* UNIFY_DEVICE_* */
-  int32_t dlpack_type;        /* DLDeviceType: 1 CPU, 2 CUDA, 21 Ascend … */
+  char bus_id[32];     /* PCI address, or empty */
+  uint8_t uuid[16];    /* zeros if unknown */
+  uint32_t flags;      /* UNIFY_DEVICE_* */
+  int32_t dlpack_type; /* DLDeviceType: 1 CPU, 2 CUDA, 21 Ascend … */
   int32_t dlpack_id;
   uint64_t memory_bytes;
   uint64_t cache_bytes;       /* of the last level */
@@ -103,11 +104,11 @@ typedef struct unify_device_info {
   uint32_t warp_size;         /* threads in lockstep; 1 where there is no such thing */
   uint32_t max_threads;       /* in a block; 1 where a program is one thread */
   uint32_t max_grid[3];
-  uint64_t shared_bytes;      /* the most that one program can have, see unify_launch_args.shared_bytes */
-  uint32_t alignment;         /* of what memory_allocate returns, in bytes, a power of two */
+  uint64_t shared_bytes;        /* the most that one program can have, see unify_launch_args.shared_bytes */
+  uint32_t alignment;           /* of what memory_allocate returns, in bytes, a power of two */
   uint32_t virtual_granularity; /* of virtual_commit, in bytes; 0 without virtual memory */
-  int32_t priority_least;     /* the range of stream priorities; lower numbers run first, */
-  int32_t priority_greatest;  /* as in CUDA and ACL. Both 0: no priorities. */
+  int32_t priority_least;       /* the range of stream priorities; lower numbers run first, */
+  int32_t priority_greatest;    /* as in CUDA and ACL. Both 0: no priorities. */
 } unify_device_info;
 
 typedef enum unify_device_state {
@@ -166,9 +167,10 @@ typedef struct unify_stream_args {
                           out: the vendor's stream, or null if there is no such thing */
 } unify_stream_args;
 
-enum {                      /* unify_event_args.flags */
-  UNIFY_EVENT_TIMING = 1u,  /* event_elapsed is wanted */
-  UNIFY_EVENT_IPC = 2u      /* ipc_export is wanted */
+/* unify_event_args.flags */
+enum {
+  UNIFY_EVENT_TIMING = 1u, /* event_elapsed is wanted */
+  UNIFY_EVENT_IPC = 2u     /* ipc_export is wanted */
 };
 
 typedef struct unify_event_args {
@@ -182,17 +184,17 @@ typedef struct unify_module_args {
   const unify_extension* extension;
   const void* image; /* what the target's compiler made: an ELF object, a cubin … */
   size_t bytes;
-  const char* name;  /* for profilers and errors, or null */
+  const char* name; /* for profilers and errors, or null */
 } unify_module_args;
 
 typedef struct unify_function_args {
   size_t struct_size;
   const unify_extension* extension;
   const char* name;
-  uint64_t shared_bytes;  /* per program, at most; some chips must be told before the launch */
-  uint32_t max_threads;   /* out: the most threads a block may have; 0 unknown */
-  uint32_t registers;     /* out: per thread; 0 unknown */
-  uint64_t local_bytes;   /* out: spilled per thread; 0 unknown */
+  uint64_t shared_bytes; /* per program, at most; some chips must be told before the launch */
+  uint32_t max_threads;  /* out: the most threads a block may have; 0 unknown */
+  uint32_t registers;    /* out: per thread; 0 unknown */
+  uint64_t local_bytes;  /* out: spilled per thread; 0 unknown */
 } unify_function_args;
 
 typedef struct unify_launch_args {
@@ -203,7 +205,7 @@ typedef struct unify_launch_args {
   uint64_t shared_bytes; /* scratch memory per program */
   const void* args;      /* the kernel's parameters as one C struct, naturally aligned, without padding at its end */
   size_t args_bytes;
-  uint64_t operation;    /* the core's number for this launch; unify_error.operation names it if it fails */
+  uint64_t operation; /* the core's number for this launch; unify_error.operation names it if it fails */
 } unify_launch_args;
 
 typedef enum unify_ipc_kind { UNIFY_IPC_MEMORY = 0, UNIFY_IPC_EVENT = 1 } unify_ipc_kind;
@@ -212,9 +214,9 @@ typedef struct unify_ipc_args {
   size_t struct_size;
   const unify_extension* extension;
   unify_ipc_kind kind;
-  unify_address address;   /* MEMORY: of a whole allocation. In for export, out for import */
-  unify_event event;       /* EVENT: in for export, out for import */
-  uint8_t token[128];      /* what travels to the other process. Out for export, in for import */
+  unify_address address; /* MEMORY: of a whole allocation. In for export, out for import */
+  unify_event event;     /* EVENT: in for export, out for import */
+  uint8_t token[128];    /* what travels to the other process. Out for export, in for import */
 } unify_ipc_args;
 
 typedef void (*unify_host_function)(void* user);
@@ -578,9 +580,11 @@ typedef struct unify_backend_get_args {
    Threads: one.
    Errors:  null with `why` set when the vendor's library is absent or unusable: that is no failure of unify. */
 #if defined(__GNUC__)
-__attribute__((visibility("default")))
+#define UNIFY_EXPORT __attribute__((visibility("default")))
+#else
+#define UNIFY_EXPORT
 #endif
-const unify_backend* unify_backend_get(unify_backend_get_args* args);
+UNIFY_EXPORT const unify_backend* unify_backend_get(unify_backend_get_args* args);
 typedef const unify_backend* (*unify_backend_get_function)(unify_backend_get_args* args);
 /* [entry.end] */
 

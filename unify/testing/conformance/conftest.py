@@ -1,3 +1,3 @@
 """Makes the suite's fixtures known to pytest when it runs from the installed package."""
 
-from unify.testing.conformance.fixtures import *  # noqa: F403
+from unify.testing.conformance.fixtures import *

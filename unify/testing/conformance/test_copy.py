@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import unify as un
-from unify._tensor import dtype as dtype_of
 from unify._errors import Error, InvalidArgument, ShapeError
+from unify._tensor import dtype as dtype_of
 from unify.testing.arrays import (
     ALL_DTYPES,
     FLOATS,
@@ -279,7 +279,9 @@ def test_copy_from_another_device_into_a_view(device: un.Device, other_device: u
     assert_same(tensor, expected)
 
 
-def test_copies_between_devices_on_a_given_stream(device: un.Device, other_device: un.Device, stream: un.Stream) -> None:
+def test_copies_between_devices_on_a_given_stream(
+    device: un.Device, other_device: un.Device, stream: un.Stream
+) -> None:
     array = random_array((1000,), "float32", seed=14)
     there = un.asarray(array, device=other_device)
     here = un.empty(1000, un.float32, device, stream=stream)

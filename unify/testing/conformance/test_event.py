@@ -8,8 +8,8 @@ import time
 import pytest
 
 import unify as un
-from unify._stream import event as new_event
 from unify._errors import Error, InvalidArgument, TimeoutExpired
+from unify._stream import event as new_event
 from unify.testing.conformance.fixtures import GATE_LIMIT_S, Gate
 
 native_host_calls = pytest.mark.needs("host_calls", support="native")

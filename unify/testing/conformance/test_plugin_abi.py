@@ -8,8 +8,8 @@ import re
 import pytest
 
 import unify as un
-from unify._errors import Error
 from unify._device import BackendStatus, add_backend, backends
+from unify._errors import Error
 
 
 def status_of(device: un.Device) -> BackendStatus:

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import unify as un
-from unify._tensor import dtype as dtype_of
-from unify._tensor import full_like, ones_like
 from unify._errors import LayoutError, ShapeError, UnsupportedError
+from unify._tensor import dtype as dtype_of, full_like, ones_like
 from unify.testing.arrays import ALL_DTYPES, assert_same, random_array, random_views
 
 
@@ -114,7 +113,9 @@ def test_broadcast_to_repeats_without_memory(device: un.Device) -> None:
         tensor.broadcast_to(2, 4)
 
 
-@pytest.mark.parametrize(("source", "target"), [("float32", "uint32"), ("int64", "int16"), ("uint8", "float64"), ("int16", "uint8")])
+@pytest.mark.parametrize(
+    ("source", "target"), [("float32", "uint32"), ("int64", "int16"), ("uint8", "float64"), ("int16", "uint8")]
+)
 def test_a_view_as_another_dtype_agrees_with_numpy(device: un.Device, source: str, target: str) -> None:
     array = random_array((3, 16), source, seed=6)
     view = un.asarray(array, device=device).view(target)

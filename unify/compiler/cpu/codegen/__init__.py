@@ -8,7 +8,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen import arith, atomic, bytedot, control, convert, debug, dot, layout, math, memory, nest, program, reduce, scan
+from unify.compiler.cpu.codegen import (
+    arith,
+    atomic,
+    bytedot,
+    control,
+    convert,
+    debug,
+    dot,
+    layout,
+    math,
+    memory,
+    nest,
+    program,
+    reduce,
+    scan,
+)
 from unify.compiler.cpu.codegen.emitter import BYTES, Emitter, Val
 from unify.compiler.cpu.codegen.values import (
     ELEMENTWISE,
@@ -110,7 +125,9 @@ def _module(k: Kernel, name: str, parameters: tuple[tuple[str, str, int], ...]) 
     lines += [f'define internal i32 @"{name}.program"({", ".join(signature)}) #0 {{', "entry:", *k.em.allocas]
     lines += [*k.em.scopes[0].lines, "}", ""]
     lines += _entry(name, arguments, parameters)
-    lines += [f'attributes #0 = {{ nounwind "target-cpu"="{k.features.cpu}" "target-features"="{k.features.text}" "prefer-vector-width"="{k.features.vector_bytes * 8}" "min-legal-vector-width"="{k.features.vector_bytes * 8}" }}']
+    lines += [
+        f'attributes #0 = {{ nounwind "target-cpu"="{k.features.cpu}" "target-features"="{k.features.text}" "prefer-vector-width"="{k.features.vector_bytes * 8}" "min-legal-vector-width"="{k.features.vector_bytes * 8}" }}'
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -166,5 +183,3 @@ def _entry(name: str, arguments: list[mlir.Value], parameters: tuple[tuple[str, 
         "}",
     ]
     return lines
-
-

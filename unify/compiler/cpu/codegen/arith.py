@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen import convert
-from unify.compiler.cpu.codegen.emitter import FLOATS, STORED, Val
+from unify.compiler.cpu.codegen.emitter import FLOATS, STORED, Index, Val
 from unify.compiler.cpu.codegen.values import (
     ELEMENTWISE,
     Elementwise,
@@ -13,9 +15,10 @@ from unify.compiler.cpu.codegen.values import (
     element_of,
     elementwise,
     inline,
+    linear_pieces,
+    row_major,
     shape_of,
 )
-from unify.compiler.cpu.codegen.emitter import Index
 
 # Triton fuses products and sums (enable_fp_fusion); nothing else may be reordered.
 _FAST = "contract "
@@ -23,16 +26,14 @@ _FAST = "contract "
 
 def literal(value: int | float | bool, element: str) -> str:
     """A number as LLVM writes it: floats by their exact bits."""
-    import struct
-
     if element == "ptr":
         return "null"
     if element not in FLOATS:
         return str(int(value))
     if element == "double" or element == "float":
         number = float(value)
-        if element == "float":
-            number = struct.unpack("<f", struct.pack("<f", number))[0] if abs(number) < 3.5e38 or number != number else number
+        if element == "float" and (abs(number) < 3.5e38 or number != number):
+            number = struct.unpack("<f", struct.pack("<f", number))[0]
         return "0x" + struct.pack(">d", number).hex().upper()
     if element == "half":
         return "0xH" + struct.pack(">e", float(value)).hex().upper()
@@ -67,13 +68,11 @@ def constant(k: Kernel, op: mlir.Operation, _: int, at: tuple[Index, ...], block
     if key not in k.state:
         stored = STORED.get(element, element)
         body = "[" + ", ".join(f"{stored} {_stored_literal(v, element)}" for v in values) + "]"
-        k.state[key] = k.em.constant_array(f"[{len(values)} x {stored}]", body)  # type: ignore[index]
-    from unify.compiler.cpu.codegen.values import linear_pieces, row_major
-
+        k.state[key] = k.em.constant_array(f"[{len(values)} x {stored}]", body)
     shape, stored, parts = shape_of(op.results[0]), STORED.get(element, element), []
     for offset, run in linear_pieces(shape, block):
         index = k.combine([a + o for a, o in zip(at, offset)], row_major(shape))
-        address = k.em.assign(f"getelementptr {stored}, ptr {k.state[key]}, i64 {k.em.text(k.number(index))}")  # type: ignore[index]
+        address = k.em.assign(f"getelementptr {stored}, ptr {k.state[key]}, i64 {k.em.text(k.number(index))}")
         type_ = stored if run == 1 else f"<{run} x {stored}>"
         parts.append(k.em.op(stored, run, f"load {type_}, ptr {address}, align 1"))
     return k.from_stored(k.em.concat(parts), element)
@@ -104,9 +103,9 @@ def divide(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
     em, kind = k.em, op.name[6:]
     instruction = {"divsi": "sdiv", "divui": "udiv", "remsi": "srem", "remui": "urem"}[kind]
     divisor = v[1].repeats or v[1]
-    if kind in ("divsi", "remsi") and k.plan.bounds.is_non_negative(op.operands[0]):
-        if k.plan.bounds.of(op.operands[1])[0] > 0:
-            instruction = {"divsi": "udiv", "remsi": "urem"}[kind]
+    never_negative = k.plan.bounds.is_non_negative(op.operands[0]) and k.plan.bounds.of(op.operands[1])[0] > 0
+    if kind in ("divsi", "remsi") and never_negative:
+        instruction = {"divsi": "udiv", "remsi": "urem"}[kind]
     if v[0].lanes == 1 or v[0].element not in ("i32", "i16", "i8") or not str(divisor.text).startswith("%"):
         return em.op(v[0].element, v[0].lanes, f"{instruction} {em.typed(v[0])}, {em.text(v[1])}")
     signed, lanes, element = instruction[0] == "s", v[0].lanes, v[0].element

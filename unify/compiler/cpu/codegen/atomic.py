@@ -23,7 +23,9 @@ def read_modify_write(k: Kernel, op: mlir.Operation) -> None:
     order = _ORDER.get(op.integer("sem", 4), "acq_rel")
 
     def one(pointer: Val, operands: list[Val]) -> Val:
-        instruction = f"atomicrmw {kind} ptr {k.em.text(pointer)}, {k.em.typed(operands[0])} {order}, align {BYTES[element]}"
+        instruction = (
+            f"atomicrmw {kind} ptr {k.em.text(pointer)}, {k.em.typed(operands[0])} {order}, align {BYTES[element]}"
+        )
         return k.em.op(element, 1, instruction)
 
     _each_lane(k, op, op.operands[1:2], op.operands[2] if len(op.operands) > 2 else None, one)
@@ -38,8 +40,12 @@ def compare_and_swap(k: Kernel, op: mlir.Operation) -> None:
 
     def one(pointer: Val, operands: list[Val]) -> Val:
         em = k.em
-        expected, new = (em.text(v) if element == bits else em.assign(f"bitcast {em.typed(v)} to {bits}") for v in operands)
-        pair = em.assign(f"cmpxchg ptr {em.text(pointer)}, {bits} {expected}, {bits} {new} {order} {failure}, align {BYTES[element]}")
+        expected, new = (
+            em.text(v) if element == bits else em.assign(f"bitcast {em.typed(v)} to {bits}") for v in operands
+        )
+        pair = em.assign(
+            f"cmpxchg ptr {em.text(pointer)}, {bits} {expected}, {bits} {new} {order} {failure}, align {BYTES[element]}"
+        )
         old = em.op(bits, 1, f"extractvalue {{ {bits}, i1 }} {pair}, 0")
         return old if element == bits else em.op(element, 1, f"bitcast {em.typed(old)} to {element}")
 
@@ -77,7 +83,9 @@ def _each_lane(k: Kernel, op: mlir.Operation, operands: list[mlir.Value], mask: 
         k.bindings[result] = tile
 
 
-def _keep(k: Kernel, tile: Tile | None, at: tuple[Index, ...], ones: tuple[int, ...], op: mlir.Operation, old: Val) -> None:
+def _keep(
+    k: Kernel, tile: Tile | None, at: tuple[Index, ...], ones: tuple[int, ...], op: mlir.Operation, old: Val
+) -> None:
     if tile is None:
         k.bindings[op.results[0]] = old
     else:

@@ -49,7 +49,11 @@ def accumulate(k: Kernel, op: mlir.Operation, start: Val, at: Position, block: B
         flip = _bytes(k, a.lanes, -128)
         moved = k.em.op("i8", a.lanes, f"xor {k.em.typed(a)}, {flip}")
         wrong = _instruction(k, start, moved, b)
-        return k.em.op("i32", start.lanes, f"sub {k.em.typed(wrong)}, {k.em.text(_instruction(k, zero, Val('i8', a.lanes, flip), b))}")
+        return k.em.op(
+            "i32",
+            start.lanes,
+            f"sub {k.em.typed(wrong)}, {k.em.text(_instruction(k, zero, Val('i8', a.lanes, flip), b))}",
+        )
     # Both unsigned: a is its low seven bits, and twice its top bit taken as 64.
     low = k.em.op("i8", a.lanes, f"and {k.em.typed(a)}, {_bytes(k, a.lanes, 127)}")
     half = k.em.op("i8", a.lanes, f"lshr {k.em.typed(a)}, {_bytes(k, a.lanes, 1)}")

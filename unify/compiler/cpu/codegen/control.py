@@ -238,8 +238,9 @@ def while_(k: Kernel, op: mlir.Operation) -> None:
 def _block_carrier(k: Kernel, block: mlir.Block) -> tuple[str, Carrier]:
     key = ("block", block)
     if key not in k.state:
-        k.state[key] = (k.em.label("bb"), Carrier(k, block.arguments))  # type: ignore[index]
-    return k.state[key]  # type: ignore[index]
+        k.state[key] = (k.em.label("bb"), Carrier(k, block.arguments))
+    found: tuple[str, Carrier] = k.state[key]
+    return found
 
 
 def enter_block(k: Kernel, block: mlir.Block) -> None:
@@ -288,4 +289,3 @@ def run_block(k: Kernel, block: mlir.Block, last: bool = True) -> None:
     for op in block.operations if last else block.operations[:-1]:
         run_operation(k, op)
         k.state["done"].add(op)
-

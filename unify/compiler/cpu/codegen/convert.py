@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen.emitter import BYTES, FLOATS, Val
+from unify.compiler.cpu.codegen.emitter import BYTES, Val
 from unify.compiler.cpu.codegen.values import Elementwise, Kernel, Unsupported, element_of, elementwise
 
 
@@ -149,6 +149,3 @@ def bitcast(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
 @elementwise("tt.int_to_ptr", "tt.ptr_to_int")
 def pointer_cast(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
     return cast(k, "inttoptr" if op.name == "tt.int_to_ptr" else "ptrtoint", v[0], element_of(op.results[0].type))
-
-
-assert FLOATS

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen import nest
-from unify.compiler.cpu.codegen.convert import cast, narrowed, widened
 from unify.compiler.cpu.codegen.arith import intrinsic_call
-from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Index, Val
+from unify.compiler.cpu.codegen.convert import cast, narrowed, widened
+from unify.compiler.cpu.codegen.emitter import BYTES, Index, Val
 from unify.compiler.cpu.codegen.values import Kernel, Tile, Unsupported, element_of, shape_of, statement
 
 
@@ -97,7 +97,9 @@ def _pack_pairs(k: Kernel, source: mlir.Value, tile: Tile) -> None:
             first = Index(tuple((c, 2 * f) for c, f in at[0].terms), 2 * at[0].constant)
             a, b = k.block(source, (first, at[1]), block), k.block(source, (first + 1, at[1]), block)
             low, high = (cast(k, "zext", cast(k, "bitcast", v, "i16"), "i32") for v in (a, b))
-            shifted = k.em.op("i32", lanes, f"shl {k.em.typed(high)}, {k.em.text(k.em.splat(Val('i32', 1, '16'), lanes))}")
+            shifted = k.em.op(
+                "i32", lanes, f"shl {k.em.typed(high)}, {k.em.text(k.em.splat(Val('i32', 1, '16'), lanes))}"
+            )
             word = k.em.op("i32", lanes, f"or {k.em.typed(low)}, {k.em.text(shifted)}")
             k.tile_store(words, (at[0], at[1]), block, word)
 
@@ -148,7 +150,12 @@ def _target(k: Kernel, op: mlir.Operation) -> Tile:
     element = element_of(op.results[0].type)
     for value, pointwise in nest.sources(k, [accumulator]):
         tile = k.bindings.get(value)
-        if not isinstance(tile, Tile) or not pointwise or tile.shape != shape_of(op.results[0]) or tile.element != element:
+        if (
+            not isinstance(tile, Tile)
+            or not pointwise
+            or tile.shape != shape_of(op.results[0])
+            or tile.element != element
+        ):
             continue
         if _dies_at(k, value, op):
             return tile
@@ -162,7 +169,9 @@ def _dies_at(k: Kernel, value: mlir.Value, op: mlir.Operation) -> bool:
         block = block.parent
     if block is not op.parent or block is None:
         return False
-    if isinstance(value.owner, mlir.Block) and (block.parent is None or block.parent.parent is None or block.parent.parent.name == "tt.func"):
+    if isinstance(value.owner, mlir.Block) and (
+        block.parent is None or block.parent.parent is None or block.parent.parent.name == "tt.func"
+    ):
         return False
     order = {o: i for i, o in enumerate(block.operations)}
     here, work, seen = order[op], [value], set()
@@ -299,6 +308,3 @@ def _integer_pairs(k: Kernel, x: Val, y: Val, acc: Val) -> Val:
         product = em.op("i32", lanes, f"mul {em.typed(parts[0])}, {em.text(parts[1])}")
         acc = em.op("i32", lanes, f"add {em.typed(acc)}, {em.text(product)}")
     return acc
-
-
-assert ZERO is not None

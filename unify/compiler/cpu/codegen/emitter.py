@@ -129,9 +129,7 @@ class Emitter:
             return f"splat ({scalar.element} {text})"
         vector = f"<{lanes} x {scalar.element}>"
         first = self.assign(f"insertelement {vector} poison, {scalar.element} {text}, i64 0")
-        return self.assign(
-            f"shufflevector {vector} {first}, {vector} poison, <{lanes} x i32> zeroinitializer"
-        )
+        return self.assign(f"shufflevector {vector} {first}, {vector} poison, <{lanes} x i32> zeroinitializer")
 
     def typed(self, value: Val) -> str:
         return f"{value.type} {self.text(value)}"

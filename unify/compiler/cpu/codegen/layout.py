@@ -122,14 +122,17 @@ def cat(k: Kernel, op: mlir.Operation, _: int, at: Position, block: Block) -> Va
     left, right = op.operands
     extent = shape_of(left)[0]
     if block[0] > extent:
-        return k.em.concat([k.block(left, (ZERO, *at[1:]), (extent, *block[1:])), k.block(right, (ZERO, *at[1:]), (extent, *block[1:]))])
+        return k.em.concat(
+            [
+                k.block(left, (ZERO, *at[1:]), (extent, *block[1:])),
+                k.block(right, (ZERO, *at[1:]), (extent, *block[1:])),
+            ]
+        )
     if not at[0].terms:
         side, index = (left, at[0]) if at[0].constant < extent else (right, at[0] + -extent)
         return k.block(side, (index, *at[1:]), block)
     inside = k.divide(at[0], 1, extent)
-    if k.combine([at[0]], [1]).constant >= extent and all(
-        f * k.em.counters[c].stop <= extent for c, f in at[0].terms
-    ):
+    if k.combine([at[0]], [1]).constant >= extent and all(f * k.em.counters[c].stop <= extent for c, f in at[0].terms):
         return k.block(right, (inside, *at[1:]), block)
     a, b = k.block(left, (inside, *at[1:]), block), k.block(right, (inside, *at[1:]), block)
     first = k.em.assign(f"icmp ult i64 {k.em.text(k.number(at[0]))}, {extent}")

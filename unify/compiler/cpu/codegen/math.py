@@ -145,8 +145,34 @@ def log2(k: Kernel, x: Val) -> Val:
 # ---------------------------------------------------------------- from libm
 
 _MVEC32 = frozenset(
-    "acos acosh asin asinh atan atanh cbrt cos cosh erfc erf exp10 exp2 exp expm1 log10 log1p log2 log sin sinh tan tanh "
-    "atan2 hypot pow".split()
+    [
+        "acos",
+        "acosh",
+        "asin",
+        "asinh",
+        "atan",
+        "atanh",
+        "cbrt",
+        "cos",
+        "cosh",
+        "erfc",
+        "erf",
+        "exp10",
+        "exp2",
+        "exp",
+        "expm1",
+        "log10",
+        "log1p",
+        "log2",
+        "log",
+        "sin",
+        "sinh",
+        "tan",
+        "tanh",
+        "atan2",
+        "hypot",
+        "pow",
+    ]
 )
 
 
@@ -165,7 +191,9 @@ def library_call(k: Kernel, name: str, v: list[Val]) -> Val:
         isa = {64: "e", 32: "d", 16: "b"}.get(lanes * (4 if element == "float" else 8))
         if isa is not None:
             symbol = f"@_ZGV{isa}N{lanes}{'v' * len(v)}_{name}{'f' if element == 'float' else ''}"
-            em.declare(symbol, f"declare {v[0].type} {symbol}({', '.join(x.type for x in v)}) nounwind willreturn memory(none)")
+            em.declare(
+                symbol, f"declare {v[0].type} {symbol}({', '.join(x.type for x in v)}) nounwind willreturn memory(none)"
+            )
             return em.op(element, lanes, f"call {v[0].type} {symbol}({', '.join(em.typed(x) for x in v)})")
     symbol = f"@{name}{'f' if element == 'float' else ''}"
     em.declare(symbol, f"declare {element} {symbol}({', '.join(element for _ in v)}) nounwind willreturn memory(none)")
@@ -188,9 +216,31 @@ def _function(name: str) -> Elementwise:
     return emit
 
 
-for _name in (
-    "acos acosh asin asinh atan atanh cbrt cos cosh erfc erf exp2 exp expm1 log10 log1p log2 log sin sinh tan tanh atan2"
-).split():
+for _name in [
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atanh",
+    "cbrt",
+    "cos",
+    "cosh",
+    "erfc",
+    "erf",
+    "exp2",
+    "exp",
+    "expm1",
+    "log10",
+    "log1p",
+    "log2",
+    "log",
+    "sin",
+    "sinh",
+    "tan",
+    "tanh",
+    "atan2",
+]:
     ELEMENTWISE[f"math.{_name}"] = _function(_name)
 ELEMENTWISE["math.powf"] = _function("pow")
 
@@ -215,7 +265,9 @@ for _name, _llvm in {
 def rsqrt(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
     root = intrinsic_call(k, "sqrt", [convert.widened(k, v[0])])
     one = k.em.splat(Val(root.element, 1, "1.0"), root.lanes)
-    return convert.narrowed(k, k.em.op(root.element, root.lanes, f"fdiv {k.em.typed(one)}, {k.em.text(root)}"), v[0].element)
+    return convert.narrowed(
+        k, k.em.op(root.element, root.lanes, f"fdiv {k.em.typed(one)}, {k.em.text(root)}"), v[0].element
+    )
 
 
 @elementwise("math.absi")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from unify.compiler import mlir
-from unify.compiler.cpu.axis import Linear, Polynomial
+from unify.compiler.cpu.axis import Linear, Polynomial, Term
 from unify.compiler.cpu.codegen.emitter import BYTES, STORED, ZERO, Index, Val
 from unify.compiler.cpu.codegen.values import Kernel, element_of, inline, statement
 
@@ -92,8 +92,9 @@ class Access:
                 continue
             uniform.append(term)
             for axis, extra in zip(term.axes, lane_strides):
-                if axis is not None and extra and strides[axis] is not None:
-                    strides[axis] += extra  # type: ignore[operator]
+                before = strides[axis] if axis is not None else None
+                if axis is not None and before is not None:
+                    strides[axis] = before + (extra or 0)
         self.base = self._scalar_part(linear, uniform, at)
         self.distances = np.zeros(self.lanes, dtype=np.int64)
         grid = np.indices(block).reshape(len(block), -1) if block else np.zeros((0, 1), dtype=np.int64)
@@ -117,43 +118,43 @@ class Access:
             )
             self.distances = None
 
-    def _term_stride(self, term: object, i: int, at: Position, block: Block) -> int | None:
+    def _term_stride(self, term: Term, i: int, at: Position, block: Block) -> int | None:
         """How much the term grows from lane to lane along its axis i; None if that is not known."""
-        axis = term.axes[i]  # type: ignore[attr-defined]
+        axis = term.axes[i]
         if axis is None or block[axis] == 1:
             return 0
-        info = self.k.plan.axes.of(term.value)  # type: ignore[attr-defined]
+        info = self.k.plan.axes.of(term.value)
         if self.k.alignment(at[axis]) % block[axis]:
             return None
         if info.constancy[i] >= block[axis]:
             return 0
-        factor = dict(term.factor)  # type: ignore[attr-defined]
+        factor = dict(term.factor)
         if info.contiguity[i] >= block[axis] and set(factor) <= {()}:
             return factor.get((), 0)
         return None
 
-    def _term_value(self, term: object, at: Position, block: Block) -> Val:
-        axes = term.axes  # type: ignore[attr-defined]
+    def _term_value(self, term: Term, at: Position, block: Block) -> Val:
+        axes = term.axes
         where = tuple(ZERO if a is None else at[a] for a in axes)
-        return self.k.block(term.value, where, tuple(1 if a is None else block[a] for a in axes))  # type: ignore[attr-defined]
+        return self.k.block(term.value, where, tuple(1 if a is None else block[a] for a in axes))
 
-    def _term_vector(self, term: object, at: Position, block: Block) -> Val:
+    def _term_vector(self, term: Term, at: Position, block: Block) -> Val:
         k = self.k
         value = _wide(k, self._term_value(term, at, block))
-        factor = dict(term.factor)  # type: ignore[attr-defined]
+        factor = dict(term.factor)
         if factor != {(): 1}:
             scale = k.em.splat(polynomial(k, factor), value.lanes)
             value = k.em.op("i64", value.lanes, f"mul {k.em.typed(value)}, {k.em.text(scale)}")
-        axes = [a for a in term.axes if a is not None and block[a] > 1]  # type: ignore[attr-defined]
+        axes = [a for a in term.axes if a is not None and block[a] > 1]
         grid = np.indices(block).reshape(len(block), -1)
         own = [block[a] for a in axes]
         mask = np.ravel_multi_index([grid[a] for a in axes], own) if axes else np.zeros(self.lanes, dtype=int)
         if axes != sorted(axes):
-            order = [block[a] for a in (x for x in term.axes if x is not None and block[x] > 1)]  # type: ignore[attr-defined]
+            order = [block[a] for a in (x for x in term.axes if x is not None and block[x] > 1)]
             mask = np.ravel_multi_index([grid[a] for a in axes], order)
         return k.em.shuffle(value, [int(m) for m in mask])
 
-    def _scalar_part(self, linear: Linear, uniform: Sequence[object], at: Position) -> str:
+    def _scalar_part(self, linear: Linear, uniform: Sequence[Term], at: Position) -> str:
         """The address of the block's first element, each part computed in front of the loops that it does not need."""
         k, em = self.k, self.k.em
         assert linear.base is not None
@@ -172,15 +173,15 @@ class Access:
                 fixed += number * index.constant
             elif index.constant:
                 scaled = {key: f * index.constant for key, f in poly.items()}
-                parts.append((em.floor, ("c", axis, index.constant), lambda scaled=scaled: polynomial(k, scaled)))  # type: ignore[misc]
+                parts.append((em.floor, ("c", axis, index.constant), lambda scaled=scaled: polynomial(k, scaled)))
             for counter, factor in index.terms:
                 scaled = {key: f * factor for key, f in poly.items()}
                 depth = em.counters[counter].depth
-                parts.append((depth, ("t", axis, counter, factor), lambda s=scaled, c=counter: self._times(s, c)))  # type: ignore[misc]
+                parts.append((depth, ("t", axis, counter, factor), lambda s=scaled, c=counter: self._times(s, c)))
         for term in uniform:
-            where = tuple(ZERO if a is None else at[a] for a in term.axes)  # type: ignore[attr-defined]
-            key = ("u", term.value, where, term.factor)  # type: ignore[attr-defined]
-            parts.append((em.depth_of(where), key, lambda term=term: self._term_scalar(term, at)))  # type: ignore[misc]
+            where = tuple(ZERO if a is None else at[a] for a in term.axes)
+            key = ("u", term.value, where, term.factor)
+            parts.append((em.depth_of(where), key, lambda term=term: self._term_scalar(term, at)))
         for depth, key, make in sorted(parts, key=lambda part: part[0]):
             memo = ("gep", self.stored, pointer, key)
             found = em.find(memo)
@@ -197,11 +198,11 @@ class Access:
         factor = polynomial(self.k, poly) if set(poly) != {()} else self.k.em.integer(poly[()])
         return self.k.em.op("i64", 1, f"mul i64 {counter}, {self.k.em.text(factor)}")
 
-    def _term_scalar(self, term: object, at: Position) -> Val:
+    def _term_scalar(self, term: Term, at: Position) -> Val:
         k = self.k
-        where = tuple(ZERO if a is None else at[a] for a in term.axes)  # type: ignore[attr-defined]
-        value = _wide(k, k.block(term.value, where, tuple(1 for _ in where)))  # type: ignore[attr-defined]
-        factor = dict(term.factor)  # type: ignore[attr-defined]
+        where = tuple(ZERO if a is None else at[a] for a in term.axes)
+        value = _wide(k, k.block(term.value, where, tuple(1 for _ in where)))
+        factor = dict(term.factor)
         if factor == {(): 1}:
             return value
         return k.em.op("i64", 1, f"mul i64 {k.em.text(value)}, {k.em.text(polynomial(k, factor))}")

@@ -82,7 +82,9 @@ def _fits(group: list[Root], root: Root) -> bool:
 
 
 def _produces(k: Kernel, group: list[Root], value: mlir.Value) -> bool:
-    return any((r.op is not None and value in r.op.results) or k.bindings.get(value) is r.tile is not None for r in group)
+    return any(
+        (r.op is not None and value in r.op.results) or k.bindings.get(value) is r.tile is not None for r in group
+    )
 
 
 def _is_filling(k: Kernel, group: list[Root], value: mlir.Value) -> bool:
@@ -103,7 +105,11 @@ def sources(k: Kernel, values: Sequence[mlir.Value]) -> list[tuple[mlir.Value, b
         if value in k.bindings or not isinstance(op, mlir.Operation) or is_pending(k, value):
             found[value] = found.get(value, True) and pointwise
             continue
-        same = pointwise and (op.name not in INLINE or op in k.plan.accumulations) or op.name in ("tt.load", "tt.splat", "arith.constant")
+        same = (pointwise and (op.name not in INLINE or op in k.plan.accumulations)) or op.name in (
+            "tt.load",
+            "tt.splat",
+            "arith.constant",
+        )
         work += [(operand, same) for operand in op.operands]
     return list(found.items())
 
@@ -333,7 +339,7 @@ def _vote(k: Kernel, value: mlir.Value, axes: list[int | None], votes: list[int]
             width = max(width, _vote(k, op.operands[0], inner, votes, seen))
         elif op.name == "tt.trans":
             order = op.integers("order") or ()
-            inner = [None] * len(order)
+            inner: list[int | None] = [None] * len(order)
             for target, source_axis in enumerate(order):
                 inner[source_axis] = axes[target]
             width = max(width, _vote(k, op.operands[0], inner, votes, seen))
@@ -343,7 +349,7 @@ def _vote(k: Kernel, value: mlir.Value, axes: list[int | None], votes: list[int]
                     width = max(width, _vote(k, operand, axes, votes, seen))
         elif op.name in ("tt.reshape", "tt.join", "tt.split", "tt.cat"):
             for operand in op.operands:
-                inner = [None] * (len(shape_of(operand)) - 1) + [axes[-1] if axes else None]
+                inner = [*[None] * (len(shape_of(operand)) - 1), axes[-1] if axes else None]
                 width = max(width, _vote(k, operand, inner[: len(shape_of(operand))], votes, seen))
     seen[value] = width
     return width

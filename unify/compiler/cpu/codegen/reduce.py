@@ -234,7 +234,12 @@ def _result(k: Kernel, op: mlir.Operation, i: int) -> Tile | None:
 
 
 def _finish(
-    k: Kernel, op: mlir.Operation, targets: list[Tile | None], at: tuple[Index, ...], block: tuple[int, ...], acc: list[Val]
+    k: Kernel,
+    op: mlir.Operation,
+    targets: list[Tile | None],
+    at: tuple[Index, ...],
+    block: tuple[int, ...],
+    acc: list[Val],
 ) -> None:
     for i, (tile, value) in enumerate(zip(targets, acc)):
         if tile is None:
@@ -242,4 +247,3 @@ def _finish(
             k.bindings[op.results[i]] = value
         else:
             k.tile_store(tile, at, block, value)
-

@@ -48,5 +48,3 @@ def scan(k: Kernel, op: mlir.Operation) -> None:
         nest.for_each(k, [(shape[a], block[a]) for a in others], body, unrolled=1)
     for value, tile in zip(op.results, tiles):
         k.bindings[value] = tile
-
-

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from unify.compiler import mlir
 from unify.compiler.cpu.codegen.emitter import BYTES, STORED, ZERO, Counter, Emitter, Index, Val
 
 if TYPE_CHECKING:
-    from unify.compiler.cpu.codegen.memory import Linear
     from unify.compiler.cpu.codegen.nest import Root
     from unify.compiler.cpu.link import Features
     from unify.compiler.cpu.tiling import Plan
@@ -77,8 +76,8 @@ def is_tensor(value: mlir.Value) -> bool:
     return isinstance(value.type, mlir.Tensor)
 
 
-class Unsupported(Exception):  # noqa: N818 - becomes a CompileError where the operation is known
-    """What cannot be compiled, and what to write in its place."""
+class Unsupported(Exception):
+    """What cannot be compiled, and what to write in its place; becomes a CompileError where the operation is known."""
 
     def __init__(self, what: str, advice: str = "") -> None:
         super().__init__(what)
@@ -89,6 +88,8 @@ Inline = Callable[["Kernel", mlir.Operation, int, tuple[Index, ...], tuple[int, 
 Elementwise = Callable[["Kernel", mlir.Operation, list[Val]], Val]
 Statement = Callable[["Kernel", mlir.Operation], None]
 
+Rule = TypeVar("Rule")
+
 # Operation name → how it is evaluated for a block of its result; on equal blocks of its operands; as a statement.
 INLINE: dict[str, Inline] = {}
 ELEMENTWISE: dict[str, Elementwise] = {}
@@ -96,15 +97,26 @@ STATEMENT: dict[str, Statement] = {}
 
 
 def inline(*names: str) -> Callable[[Inline], Inline]:
-    return lambda f: [INLINE.__setitem__(name, f) for name in names] and f  # type: ignore[return-value]
+    """Registers the function that evaluates these operations for a block of their result."""
+    return _registrar(INLINE, names)
 
 
 def elementwise(*names: str) -> Callable[[Elementwise], Elementwise]:
-    return lambda f: [ELEMENTWISE.__setitem__(name, f) for name in names] and f  # type: ignore[return-value]
+    """Registers the function that computes these operations from equal blocks of their operands."""
+    return _registrar(ELEMENTWISE, names)
 
 
 def statement(*names: str) -> Callable[[Statement], Statement]:
-    return lambda f: [STATEMENT.__setitem__(name, f) for name in names] and f  # type: ignore[return-value]
+    """Registers the function that writes these operations where they stand."""
+    return _registrar(STATEMENT, names)
+
+
+def _registrar(table: dict[str, Rule], names: tuple[str, ...]) -> Callable[[Rule], Rule]:
+    def register(rule: Rule) -> Rule:
+        table.update(dict.fromkeys(names, rule))
+        return rule
+
+    return register
 
 
 @dataclass(eq=False)
@@ -118,12 +130,10 @@ class Kernel:
     packed: dict[tuple[mlir.Value, str], Tile] = field(default_factory=dict)
     pending: list[list[Root]] = field(default_factory=list)
     evaluating: set[mlir.Value] = field(default_factory=set)
-    linear_forms: dict[mlir.Value, Linear] = field(default_factory=dict)
-    messages: dict[str, str] = field(default_factory=dict)
     arguments: dict[mlir.Value, int] = field(default_factory=dict)
     scratch_top: int = 64  # the first line takes the loads that a mask switched off
     scratch_bytes: int = 64
-    state: dict[str, Any] = field(default_factory=dict)
+    state: dict[object, Any] = field(default_factory=dict)
 
     # ------------------------------------------------ memory
 
@@ -266,23 +276,23 @@ class Kernel:
             raise self.error(op, f"{op.name}: {problem.what}", problem.advice) from None
 
     def _advanced(self, value: mlir.Value, bound: Advance, at: tuple[Index, ...], block: tuple[int, ...]) -> Val:
-        em = self.em
-        element = element_of(value.type)
+        """start + rounds · step, element by element; loads of such pointers use the linear form instead."""
+        em, element = self.em, element_of(value.type)
         start, step = self.block(bound.start, at, block), self.block(bound.step, at, block)
-        wide = Val("i64", 1, em.assign(f"sext i32 {em.text(self.scalar(bound.round))} to i64"))
-        if element == "ptr":
-            size = BYTES[element_of(value.type.element.pointee)]  # type: ignore[union-attr]
-            steps = em.op("i64", step.lanes, f"sext {em.typed(step)} to <{step.lanes} x i64>") if step.lanes > 1 and step.element != "i64" else step
-            if step.lanes == 1 and step.element != "i64":
-                steps = em.op("i64", 1, f"sext {em.typed(step)} to i64")
-            moved = em.op("i64", step.lanes, f"mul {em.typed(steps)}, {em.text(em.splat(wide, step.lanes))}")
-            moved = em.op("i64", step.lanes, f"mul {em.typed(moved)}, {em.text(em.splat(em.integer(size), step.lanes))}")
-            return em.op("ptr", step.lanes, f"getelementptr i8, {em.typed(start)}, {em.typed(moved)}")
-        rounds = self.scalar(bound.round) if element == "i32" else wide
-        if element not in ("i32", "i64"):
-            raise AssertionError(element)
-        moved = em.op(element, step.lanes, f"mul {em.typed(step)}, {em.text(em.splat(rounds, step.lanes))}")
-        return em.op(element, step.lanes, f"add {em.typed(start)}, {em.text(moved)}")
+        rounds, width = self.scalar(bound.round), element if element != "ptr" else "i64"
+        if width == "i64":
+            rounds = em.op("i64", 1, f"sext {em.typed(rounds)} to i64")
+            if step.element != "i64":
+                to = "i64" if step.lanes == 1 else f"<{step.lanes} x i64>"
+                step = em.op("i64", step.lanes, f"sext {em.typed(step)} to {to}")
+        moved = em.op(width, step.lanes, f"mul {em.typed(step)}, {em.text(em.splat(rounds, step.lanes))}")
+        if element != "ptr":
+            return em.op(element, step.lanes, f"add {em.typed(start)}, {em.text(moved)}")
+        assert isinstance(value.type, mlir.Tensor) and isinstance(value.type.element, mlir.Pointer)
+        pointee = element_of(value.type.element.pointee)
+        return em.op(
+            "ptr", step.lanes, f"getelementptr {STORED.get(pointee, pointee)}, {em.typed(start)}, {em.typed(moved)}"
+        )
 
     # ------------------------------------------------ blocks of tiles
 
@@ -299,10 +309,11 @@ class Kernel:
     def _tile_load(self, tile: Tile, index: Index, lanes: int) -> Val:
         em = self.em
         address = self.tile_address(tile, self.number(index) if index.terms else index.constant)
-        aligned = min(64, BYTES[tile.element] * min(lanes, self.alignment(index)) if index.constant or index.terms else 64)
-        aligned = max(aligned & -aligned, BYTES[tile.element])
+        aligned = self._tile_alignment(tile, index, lanes)
         type_ = tile.stored if lanes == 1 else f"<{lanes} x {tile.stored}>"
-        return self.from_stored(em.op(tile.stored, lanes, f"load {type_}, ptr {address}, align {aligned}"), tile.element)
+        return self.from_stored(
+            em.op(tile.stored, lanes, f"load {type_}, ptr {address}, align {aligned}"), tile.element
+        )
 
     def from_stored(self, value: Val, element: str) -> Val:
         """A value as memory has it → as the program sees it."""
@@ -330,8 +341,12 @@ class Kernel:
             part = value if lanes == value.lanes else em.slice(value, start, lanes)
             start += lanes
             address = self.tile_address(tile, self.number(index) if index.terms else index.constant)
-            aligned = min(64, BYTES[tile.element] * (min(lanes, self.alignment(index))))
-            em.line(f"store {em.typed(part)}, ptr {address}, align {max(aligned & -aligned, BYTES[tile.element])}")
+            em.line(f"store {em.typed(part)}, ptr {address}, align {self._tile_alignment(tile, index, lanes)}")
+
+    def _tile_alignment(self, tile: Tile, index: Index, lanes: int) -> int:
+        """Of an element and what follows it; a tile starts at a cache line."""
+        size = BYTES[tile.element]
+        return max(size, min(64, size * min(lanes, self.alignment(index))))
 
     # ------------------------------------------------ errors
 
