@@ -1,4 +1,4 @@
-"""The pytest plugin: `pytest --pyargs unify.testing.conformance --device NAME`. Loads nothing of unify by itself."""
+"""The pytest plugin: `pytest --pyargs unify.testing.conformance --unify-device NAME`. Loads nothing of unify by itself."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds --device, which the conformance suite reads."""
+    """Adds --unify-device, which the conformance suite reads."""
     parser.getgroup("unify").addoption(
-        "--device",
+        "--unify-device",  # others have a --device of their own
         action="append",
         default=None,
         metavar="NAME",

@@ -22,7 +22,7 @@ def first_device_of_each_kind() -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs each case on every device that was named, or on one of every backend there is."""
     if "device" in metafunc.fixturenames:
-        names = metafunc.config.getoption("--device") or first_device_of_each_kind()
+        names = metafunc.config.getoption("--unify-device") or first_device_of_each_kind()
         metafunc.parametrize("device", names, indirect=True)
 
 
