@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -16,20 +17,23 @@ namespace {
 
 // What compiled kernels may call besides the vector functions of libmvec (_ZGV…).
 constexpr const char* kAllowed[] = {
-    "acos",  "acosf",  "acosh", "acoshf", "asin",  "asinf",  "asinh",     "asinhf",     "atan",      "atanf",
-    "atan2", "atan2f", "atanh", "atanhf", "cbrt",  "cbrtf",  "ceil",      "ceilf",      "copysign",  "copysignf",
-    "cos",   "cosf",   "cosh",  "coshf",  "erf",   "erff",   "erfc",      "erfcf",      "exp",       "expf",
-    "exp2",  "exp2f",  "expm1", "expm1f", "floor", "floorf", "fma",       "fmaf",       "fmod",      "fmodf",
-    "hypot", "hypotf", "j0",    "j0f",    "j1",    "j1f",    "ldexp",     "ldexpf",     "lgamma",    "lgammaf",
-    "log",   "logf",   "log10", "log10f", "log1p", "log1pf", "log2",      "log2f",      "nearbyint", "nearbyintf",
-    "pow",   "powf",   "rint",  "rintf",  "round", "roundf", "sin",       "sinf",       "sinh",      "sinhf",
-    "sqrt",  "sqrtf",  "tan",   "tanf",   "tanh",  "tanhf",  "tgamma",    "tgammaf",    "trunc",     "truncf",
-    "y0",    "y0f",    "y1",    "y1f",    "ilogb", "ilogbf", "nextafter", "nextafterf",
+    "acos",      "acosf",      "acosh",  "acoshf", "asin",      "asinf",      "asinh",      "asinhf", "atan",
+    "atanf",     "atan2",      "atan2f", "atanh",  "atanhf",    "cbrt",       "cbrtf",      "ceil",   "ceilf",
+    "copysign",  "copysignf",  "cos",    "cosf",   "cosh",      "coshf",      "erf",        "erff",   "erfc",
+    "erfcf",     "exp",        "expf",   "exp2",   "exp2f",     "expm1",      "expm1f",     "floor",  "floorf",
+    "fma",       "fmaf",       "fmod",   "fmodf",  "hypot",     "hypotf",     "j0",         "j0f",    "j1",
+    "j1f",       "ldexp",      "ldexpf", "lgamma", "lgammaf",   "log",        "logf",       "log10",  "log10f",
+    "log1p",     "log1pf",     "log2",   "log2f",  "nearbyint", "nearbyintf", "pow",        "powf",   "rint",
+    "rintf",     "round",      "roundf", "sin",    "sinf",      "sinh",       "sinhf",      "sqrt",   "sqrtf",
+    "tan",       "tanf",       "tanh",   "tanhf",  "tgamma",    "tgammaf",    "trunc",      "truncf", "y0",
+    "y0f",       "y1",         "y1f",    "ilogb",  "ilogbf",    "nextafter",  "nextafterf", "logb",   "logbf",
+    "remainder", "remainderf",
 };
 
 void* resolve(const std::string& name) {
   if (name == "memcpy") return reinterpret_cast<void*>(&std::memcpy);
   if (name == "memmove") return reinterpret_cast<void*>(&std::memmove);
+  if (name == "printf") return reinterpret_cast<void*>(&std::printf);  // tl.device_print
   if (name == "memset") return reinterpret_cast<void*>(&std::memset);
   static void* const libm = dlopen("libm.so.6", RTLD_NOW | RTLD_LOCAL);
   static void* const libmvec = dlopen("libmvec.so.1", RTLD_NOW | RTLD_LOCAL);

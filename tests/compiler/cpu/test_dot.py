@@ -135,7 +135,7 @@ def two_dots_kernel(x, y, out, n, M: tl.constexpr):
     i, j = tl.arange(0, M)[:, None], tl.arange(0, M)[None, :]
     a, b = tl.load(x + i * M + j), tl.load(y + i * M + j)
     total, other = tl.zeros([M, M], tl.float32), tl.zeros([M, M], tl.float32)
-    for step in range(n):
+    for _step in range(n):
         before = total
         total = tl.dot(a, b, total)
         other += before * 2

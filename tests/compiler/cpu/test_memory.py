@@ -32,7 +32,8 @@ def test_strided_copy_moves_each_element(dtype, turned, shape):
     run(copy_kernel, (-(-shape[0] // 32), -(-shape[1] // 32)),
         {"x": source, "out": out, "rows": shape[0], "columns": shape[1], **arguments}, M=32, N=32)  # fmt: skip
     np.testing.assert_array_equal(out[:-1, :-1], x)
-    assert (out[-1] == 77).all() and (out[:, -1] == 77).all()
+    assert (out[-1] == 77).all()
+    assert (out[:, -1] == 77).all()
 
 
 @triton.jit
@@ -109,7 +110,7 @@ def test_load_between_two_stores_sees_the_first():
 def loop_store_kernel(x, n, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     first = tl.load(x + i)
-    for step in range(n):
+    for _step in range(n):
         value = tl.load(x + i)
         tl.store(x + i, value + first)
 

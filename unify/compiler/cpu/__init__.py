@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from unify._errors import CompileError
 from unify.compiler import mlir
-from unify.compiler.cpu import codegen, link, tiling
+from unify.compiler.cpu import calls, codegen, link, tiling
 
 if TYPE_CHECKING:
     from unify.compiler.target import Binary, Options, Target
@@ -29,7 +29,9 @@ class Image:
 def build(ttir: str, arch: str = "", dump: dict[str, str] | None = None) -> Image:
     """Compiles the module's kernel for `arch` ("" is this machine); `dump` receives LLVM IR and assembly."""
     features = link.features(arch)
-    function = _kernel(mlir.parse(ttir))
+    module = mlir.parse(ttir)
+    function = _kernel(module)
+    calls.expand(function, module)
     plan = tiling.plan(function)
     generated = codegen.generate(function, plan, features)
     if dump is not None:

@@ -12,49 +12,14 @@ from typing import Any
 from unify._errors import CompileError
 
 # What an object may call: include/unify/host_kernel.h. Anything else would be an unresolved jump at run time.
-_LIBM = frozenset(
-    [
-        "acos",
-        "acosh",
-        "asin",
-        "asinh",
-        "atan",
-        "atanh",
-        "cbrt",
-        "cos",
-        "cosh",
-        "erf",
-        "erfc",
-        "exp",
-        "exp2",
-        "expm1",
-        "fma",
-        "fmod",
-        "log",
-        "log10",
-        "log1p",
-        "log2",
-        "pow",
-        "sin",
-        "sinh",
-        "tan",
-        "tanh",
-        "atan2",
-        "hypot",
-        "lgamma",
-        "tgamma",
-        "floor",
-        "ceil",
-        "trunc",
-        "round",
-        "rint",
-        "nearbyint",
-        "ldexp",
-        "copysign",
-        "exp10",
-    ]
-)
-_MEMORY = frozenset({"memcpy", "memset", "memmove"})
+_LIBM = frozenset([
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "copysign", "cos", "cosh", "erf",
+    "erfc",
+    "exp", "exp2", "expm1", "floor", "fma", "fmod", "hypot", "j0", "j1", "ldexp", "lgamma", "log", "log10", "log1p",
+    "log2", "logb", "nearbyint", "nextafter", "pow", "remainder", "rint", "round", "sin", "sinh", "tan", "tanh",
+    "tgamma", "trunc", "y0", "y1",
+])  # fmt: skip
+_OTHERS = frozenset({"memcpy", "memset", "memmove", "printf"})
 _SYMBOL = re.compile(r"^_ZGV[bcde]N\d+v+_(\w+)$")
 
 # Features by name of architecture, beside "" for this machine and LLVM's own CPU names.
@@ -171,7 +136,7 @@ def optimise(text: str, target: Features) -> Any:
 
 
 def link(text: str, target: Features, dump: dict[str, str] | None = None) -> bytes:
-    """Object bytes that call nothing but libm, libmvec and the memory functions."""
+    """Object bytes that call nothing but libm, libmvec, the memory functions and printf."""
     module = optimise(text, target)
     machine = _machine(target.cpu, target.text)
     if dump is not None:
@@ -180,7 +145,7 @@ def link(text: str, target: Features, dump: dict[str, str] | None = None) -> byt
     for symbol in undefined_symbols(image):
         vector = _SYMBOL.match(symbol)
         name = vector.group(1) if vector else symbol
-        if symbol not in _MEMORY and name not in _LIBM and name.removesuffix("f") not in _LIBM:
+        if symbol not in _OTHERS and name not in _LIBM and name.removesuffix("f") not in _LIBM:
             raise CompileError(
                 f"cpu target: the compiled kernel would call '{symbol}', which is in no library that it may use. "
                 "This is a bug of unify; a cast to float32 around the operation avoids it."

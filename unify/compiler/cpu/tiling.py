@@ -22,6 +22,7 @@ ROOTS = frozenset(
         "tt.dot_scaled",
         "tt.histogram",
         "tt.gather",
+        "tt.map_elementwise",
         "tt.atomic_rmw",
         "tt.atomic_cas",
         "tt.assert",
@@ -45,6 +46,8 @@ STORED = frozenset(
         "tt.dot",
         "tt.dot_scaled",
         "tt.histogram",
+        "tt.gather",
+        "tt.map_elementwise",
         "tt.atomic_rmw",
         "tt.atomic_cas",
         "scf.for",
@@ -55,9 +58,11 @@ STORED = frozenset(
 )
 WRITES = frozenset(["tt.store", "tt.atomic_rmw", "tt.atomic_cas", "tt.call", "ttg.barrier", "gpu.barrier"])
 _COST = {
-    "tt.load": 4, "tt.gather": 30, "arith.divf": 6, "arith.divsi": 12, "arith.remsi": 12, "arith.divui": 12, "arith.remui": 12,
+    "tt.load": 4, "tt.gather": 30, "arith.divf": 6, "arith.divsi": 12, "arith.remsi": 12, "arith.divui": 12,
+    "arith.remui": 12,
     "math.exp": 12, "math.exp2": 10, "math.log": 14, "math.log2": 14, "math.sin": 20, "math.cos": 20, "math.erf": 20,
-    "math.tanh": 20, "math.sqrt": 8, "math.rsqrt": 8, "tt.precise_divf": 6, "tt.precise_sqrt": 8, "tt.extern_elementwise": 30,
+    "math.tanh": 20, "math.sqrt": 8, "math.rsqrt": 8, "tt.precise_divf": 6, "tt.precise_sqrt": 8,
+    "tt.extern_elementwise": 30,
     "tt.make_range": 0, "tt.splat": 0, "tt.broadcast": 0, "tt.expand_dims": 0, "arith.constant": 0, "tt.addptr": 0,
     "tt.reshape": 0, "tt.trans": 1, "tt.bitcast": 0, "arith.cmpi": 1, "tt.join": 2, "tt.split": 1, "tt.cat": 2,
 }  # fmt: skip
@@ -238,7 +243,7 @@ class _Chooser:
         self.order = {op: i for i, op in enumerate(mlir.walk(function))}
         self.last = {op: max([self.order[o] for o in mlir.walk(op)]) for op in self.order}
         self.writes = [i for op, i in self.order.items() if op.name in WRITES]
-        self.unstructured = len(function.regions[0].blocks) > 1
+        self.unstructured = any(len(region.blocks) > 1 for op in self.order for region in op.regions)
         self.consumers: dict[mlir.Value, set[mlir.Operation]] = {}
         self.costs: dict[mlir.Value, int] = {}
 
@@ -248,9 +253,10 @@ class _Chooser:
                 if not isinstance(value.type, mlir.Tensor):
                     continue
                 self.consumers[value] = self._consumers(value)
-                if not self.plan.is_stored(op) and op.name not in ("arith.constant", "tt.make_range", "tt.splat"):
-                    if self._is_worth_storing(op, value):
-                        self.plan.stored.add(value)
+                if self.plan.is_stored(op) or op.name in ("arith.constant", "tt.make_range", "tt.splat"):
+                    continue
+                if self._is_worth_storing(op, value):
+                    self.plan.stored.add(value)
 
     def _consumers(self, value: mlir.Value) -> set[mlir.Operation]:
         """The operations whose loop nests compute `value`, if it is not stored."""
@@ -322,7 +328,7 @@ class _Chooser:
         return False
 
     def _start_of_run(self, user: mlir.Operation) -> int:
-        """The first of the stores that end up in one loop nest with this one: there all values come before all stores."""
+        """The first of the stores that end up in one loop nest with this one: all values there precede all stores."""
         start = self.order[user]
         if user.name != "tt.store" or user.parent is None:
             return start

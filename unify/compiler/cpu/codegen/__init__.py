@@ -16,7 +16,10 @@ from unify.compiler.cpu.codegen import (
     convert,
     debug,
     dot,
+    gather,
     layout,
+    libdevice,
+    map,
     math,
     memory,
     nest,
@@ -39,7 +42,25 @@ from unify.compiler.cpu.link import Features
 from unify.compiler.cpu.tiling import Plan
 
 __all__ = ["Generated", "generate", "run_operation"]
-_MODULES = (arith, atomic, bytedot, control, convert, debug, dot, layout, math, memory, nest, program, reduce, scan)
+_MODULES = (
+    arith,
+    atomic,
+    bytedot,
+    control,
+    convert,
+    debug,
+    dot,
+    gather,
+    layout,
+    libdevice,
+    map,
+    math,
+    memory,
+    nest,
+    program,
+    reduce,
+    scan,
+)
 
 
 @dataclass(frozen=True)
@@ -87,10 +108,7 @@ def generate(function: mlir.Operation, plan: Plan, features: Features) -> Genera
     for i, argument in enumerate(body.entry.arguments):
         k.bindings[argument] = Val(element_of(argument.type), 1, f"%arg{i}")
         k.arguments[argument] = i
-    for i, block in enumerate(body.blocks):
-        if i:
-            control.enter_block(k, block)
-        control.run_block(k, block)
+    control.run_blocks(k, body)
     text = _module(k, name, parameters)
     return Generated(name, text, (k.scratch_bytes + 63) // 64 * 64, parameters, args_bytes)
 
@@ -125,8 +143,10 @@ def _module(k: Kernel, name: str, parameters: tuple[tuple[str, str, int], ...]) 
     lines += [f'define internal i32 @"{name}.program"({", ".join(signature)}) #0 {{', "entry:", *k.em.allocas]
     lines += [*k.em.scopes[0].lines, "}", ""]
     lines += _entry(name, arguments, parameters)
+    bits = k.features.vector_bytes * 8
     lines += [
-        f'attributes #0 = {{ nounwind "target-cpu"="{k.features.cpu}" "target-features"="{k.features.text}" "prefer-vector-width"="{k.features.vector_bytes * 8}" "min-legal-vector-width"="{k.features.vector_bytes * 8}" }}'
+        f'attributes #0 = {{ nounwind "target-cpu"="{k.features.cpu}" "target-features"="{k.features.text}"'
+        f' "prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}" }}'
     ]
     return "\n".join(lines) + "\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen import convert
+from unify.compiler.cpu.codegen import convert, float8
 from unify.compiler.cpu.codegen.emitter import FLOATS, STORED, Index, Val
 from unify.compiler.cpu.codegen.values import (
     ELEMENTWISE,
@@ -46,12 +46,16 @@ def literal(value: int | float | bool, element: str) -> str:
 def constant_of(op: mlir.Operation) -> tuple[tuple[int | float | bool, ...], str]:
     value = op.attributes.get("value")
     element = element_of(op.results[0].type)
+    values: tuple[int | float | bool, ...] | None = None
     if isinstance(value, mlir.Dense):
-        return value.values, element
-    if isinstance(value, mlir.Typed):
-        return (value.value,), element
-    if isinstance(value, bool):
-        return (value,), element
+        values = value.values
+    elif isinstance(value, mlir.Typed):
+        values = (value.value,)
+    elif isinstance(value, bool):
+        values = (value,)
+    how = float8.format_of(op.results[0].type)
+    if values is not None:
+        return tuple(float8.code_of(float(v), how) for v in values) if how else values, element
     raise Unsupported("a constant of this kind")
 
 
@@ -91,7 +95,8 @@ def _integer(instruction: str) -> Elementwise:
 
 
 for _name, _instruction in {
-    "addi": "add", "subi": "sub", "muli": "mul", "andi": "and", "ori": "or", "xori": "xor", "shli": "shl", "shrsi": "ashr",
+    "addi": "add", "subi": "sub", "muli": "mul", "andi": "and", "ori": "or", "xori": "xor", "shli": "shl",
+    "shrsi": "ashr",
     "shrui": "lshr",
 }.items():  # fmt: skip
     ELEMENTWISE[f"arith.{_name}"] = _integer(_instruction)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen import nest
+from unify.compiler.cpu.codegen.convert import narrowed, widened
 from unify.compiler.cpu.codegen.emitter import BYTES, Index, Val
 from unify.compiler.cpu.codegen.values import Kernel, Tile, Unsupported, element_of, is_tensor, shape_of, statement
 
@@ -18,17 +19,42 @@ def read_modify_write(k: Kernel, op: mlir.Operation) -> None:
     element = element_of(op.operands[1].type)
     if kind is None:
         raise Unsupported("this atomic operation")
-    if element in ("half", "bfloat") and kind == "fadd":
-        raise Unsupported(f"an atomic add of {element}", "accumulate in float32")
     order = _ORDER.get(op.integer("sem", 4), "acq_rel")
 
     def one(pointer: Val, operands: list[Val]) -> Val:
+        if element in ("half", "bfloat") and kind == "fadd":
+            return _add_narrow(k, pointer, operands[0], order)
         instruction = (
             f"atomicrmw {kind} ptr {k.em.text(pointer)}, {k.em.typed(operands[0])} {order}, align {BYTES[element]}"
         )
         return k.em.op(element, 1, instruction)
 
     _each_lane(k, op, op.operands[1:2], op.operands[2] if len(op.operands) > 2 else None, one)
+
+
+def _add_narrow(k: Kernel, pointer: Val, value: Val, order: str) -> Val:
+    """16-bit floats: the sum is formed in float, and tried until nobody came in between."""
+    em, element = k.em, value.element
+    failure = "monotonic" if order in ("monotonic", "release") else "acquire"
+    slot, head, done = em.name("seen"), em.label("try"), em.label("added")
+    em.allocas.append(f"  {slot} = alloca i16")
+    wide = widened(k, value)
+    address = em.text(pointer)
+    em.line(f"store i16 {em.assign(f'load atomic i16, ptr {address} monotonic, align 2')}, ptr {slot}")
+    em.branch(head)
+    em.start(head)
+    before = em.op("i16", 1, f"load i16, ptr {slot}")
+    total = em.op("float", 1, f"fadd {em.typed(_float_of(k, before, element))}, {em.text(wide)}")
+    bits = em.assign(f"bitcast {em.typed(narrowed(k, total, element))} to i16")
+    pair = em.assign(f"cmpxchg ptr {address}, i16 {before.text}, i16 {bits} {order} {failure}, align 2")
+    em.line(f"store i16 {em.assign(f'extractvalue {{ i16, i1 }} {pair}, 0')}, ptr {slot}")
+    em.line(f"br i1 {em.assign(f'extractvalue {{ i16, i1 }} {pair}, 1')}, label %{done}, label %{head}")
+    em.start(done)
+    return em.op(element, 1, f"bitcast i16 {before.text} to {element}")
+
+
+def _float_of(k: Kernel, bits: Val, element: str) -> Val:
+    return widened(k, k.em.op(element, 1, f"bitcast i16 {k.em.text(bits)} to {element}"))
 
 
 @statement("tt.atomic_cas")

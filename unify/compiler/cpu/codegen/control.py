@@ -275,11 +275,39 @@ def conditional_branch(k: Kernel, op: mlir.Operation) -> None:
 
 @statement("tt.return")
 def return_(k: Kernel, op: mlir.Operation) -> None:
+    calls = k.state.get("calls")
+    if calls:
+        carrier, after = calls[-1]
+        carrier.give(op.operands)
+        k.em.branch(after)
+        return
     nest.flush_all(k)
     k.em.line("ret i32 0")
 
 
+@statement("tt.call")
+def call(k: Kernel, op: mlir.Operation) -> None:
+    """The callee's body stands here (calls.py); its returns lead to the end."""
+    body = op.regions[0]
+    carrier, arguments, after = Carrier(k, op.results), Carrier(k, body.entry.arguments), k.em.label("called")
+    arguments.give(op.operands)
+    arguments.take(body.entry.arguments)
+    k.state.setdefault("calls", []).append((carrier, after))
+    run_blocks(k, body)
+    k.state["calls"].pop()
+    k.em.start(after)
+    carrier.take(op.results)
+
+
 # ---------------------------------------------------------------- walking a block
+
+
+def run_blocks(k: Kernel, region: mlir.Region) -> None:
+    """Writes all blocks of a region; its entry's arguments are bound already."""
+    for i, block in enumerate(region.blocks):
+        if i:
+            enter_block(k, block)
+        run_block(k, block)
 
 
 def run_block(k: Kernel, block: mlir.Block, last: bool = True) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from unify.compiler import mlir
+from unify.compiler.cpu.codegen import float8
 from unify.compiler.cpu.codegen.emitter import BYTES, Val
-from unify.compiler.cpu.codegen.values import Elementwise, Kernel, Unsupported, element_of, elementwise
+from unify.compiler.cpu.codegen.values import Elementwise, Kernel, element_of, elementwise
 
 
 def vector(element: str, lanes: int) -> str:
@@ -108,14 +109,41 @@ def index_cast(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
 
 @elementwise("arith.extf", "arith.truncf", "tt.fp_to_fp")
 def convert_float(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+    source, target = float8.format_of(op.operands[0].type), float8.format_of(op.results[0].type)
     element = element_of(op.results[0].type)
-    if BYTES[element] > BYTES[v[0].element]:
-        return cast(k, "fpext", widened(k, v[0]), element)
-    if op.integer("rounding", 1) == 0 and op.attributes.get("rounding") is not None:
-        raise Unsupported("rounding towards zero", "leave fp_downcast_rounding at its default, 'rtne'")
-    if BYTES[element] == BYTES[v[0].element] and element != v[0].element:
-        return narrowed(k, widened(k, v[0]), element)
-    return narrowed(k, v[0], element)
+    to_zero = op.attributes.get("rounding") is not None and op.integer("rounding", 1) == 0
+    value = float8.decoded(k, v[0], source) if source else v[0]
+    if target:
+        return float8.encoded(k, _as_float(k, value), target, to_zero)
+    if BYTES[element] > BYTES[value.element]:
+        return cast(k, "fpext", widened(k, value), element)
+    if element == value.element:
+        return value
+    if BYTES[element] == BYTES[value.element]:
+        value = widened(k, value)
+    near = narrowed(k, value, element)
+    return _towards_zero(k, value, near) if to_zero else near
+
+
+def _as_float(k: Kernel, value: Val) -> Val:
+    return _round_to_odd(k, value) if value.element == "double" else widened(k, value)
+
+
+def _towards_zero(k: Kernel, value: Val, near: Val) -> Val:
+    """What was rounded away from zero, one step back; an overflow to infinity becomes the largest number."""
+    em, lanes = k.em, near.lanes
+    bits = "i16" if BYTES[near.element] == 2 else "i32"
+    back = cast(k, "fpext", widened(k, near), value.element)
+    further = f"fcmp ogt {em.typed(_magnitude(k, back))}, {em.text(_magnitude(k, value))}"
+    finite = em.op("i1", lanes, f"fcmp one {em.typed(_magnitude(k, value))}, {em.text(_infinity(k, value))}")
+    step = em.op("i1", lanes, f"and {em.typed(em.op('i1', lanes, further))}, {em.text(finite)}")
+    number = cast(k, "bitcast", near, bits)
+    moved = em.op(bits, lanes, f"sub {em.typed(number)}, {em.text(cast(k, 'zext', step, bits))}")
+    return cast(k, "bitcast", moved, near.element)
+
+
+def _infinity(k: Kernel, like: Val) -> Val:
+    return k.em.splat(Val(like.element, 1, "0x7FF0000000000000"), like.lanes)
 
 
 @elementwise("arith.sitofp", "arith.uitofp")

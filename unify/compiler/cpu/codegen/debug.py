@@ -1,10 +1,11 @@
-"""tt.assert: a failed assertion ends the program and says where."""
+"""tt.assert: a failed assertion ends the program and says where. tt.print: a line an element, on standard output."""
 
 from __future__ import annotations
 
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen import nest
-from unify.compiler.cpu.codegen.emitter import Index, Val
+from unify.compiler.cpu.codegen.convert import cast, widened
+from unify.compiler.cpu.codegen.emitter import BYTES, FLOATS, Index, Val
 from unify.compiler.cpu.codegen.values import Kernel, is_tensor, shape_of, statement
 
 
@@ -52,3 +53,58 @@ def _report(k: Kernel, op: mlir.Operation) -> None:
     for offset, value in fields:
         address = k.em.assign(f"getelementptr i8, ptr %fault, i64 {offset}")
         k.em.line(f"store {value}, ptr {address}")
+
+
+# ---------------------------------------------------------------- printing
+
+
+@statement("tt.print")
+def print_(k: Kernel, op: mlir.Operation) -> None:
+    """Lines as on Triton's other targets: pid (x, y, z) idx (i, …) prefix (operand n) value."""
+    nest.settle(k, op.operands)
+    nest.flush_all(k)
+    k.em.declare("@printf", "declare i32 @printf(ptr, ...)")
+    signed = op.integers("isSigned") or ()
+    for i, value in enumerate(op.operands):
+        which = f"(operand {i}) " if len(op.operands) > 1 else ""
+        _print_operand(k, op, value, which, not signed or bool(signed[i]))
+    if not op.operands:
+        _printf(k, op.string("prefix") + "\n", [], [])
+
+
+def _print_operand(k: Kernel, op: mlir.Operation, value: mlir.Value, which: str, signed: bool) -> None:
+    shape = shape_of(value)
+    widths = [len(str(extent)) for extent in shape]
+
+    def body(at: list[Index]) -> None:
+        places = [k.number(index) for index in at]
+        scalar = k.block(value, tuple(at), (1,) * len(shape))
+        format_, shown = _format(k, scalar, op.boolean("hex"), signed)
+        idx = "idx (" + ", ".join(f"%{width}lld" for width in widths) + ")" if shape else "idx ()"
+        _printf(k, f"{idx}{op.string('prefix')}{which}{format_}\n", places, [shown])
+
+    with k.em.nest():
+        nest.for_each(k, [(extent, 1) for extent in shape], body, unrolled=1)
+
+
+def _format(k: Kernel, value: Val, as_hex: bool, signed: bool) -> tuple[str, Val]:
+    if value.element == "ptr":
+        return "%p", value
+    if value.element in FLOATS:
+        return ("%f", cast(k, "fpext", widened(k, value), "double")) if not as_hex else _hex(k, value)
+    if as_hex:
+        return _hex(k, value)
+    wide = cast(k, "sext" if signed and value.element != "i1" else "zext", value, "i64")
+    return ("%lld" if signed else "%llu"), wide
+
+
+def _hex(k: Kernel, value: Val) -> tuple[str, Val]:
+    size = BYTES[value.element]
+    bits = cast(k, "bitcast", value, f"i{8 * size}") if value.element in FLOATS else value
+    return f"0x%0{2 * size}llx", cast(k, "zext", bits, "i64")
+
+
+def _printf(k: Kernel, text: str, places: list[Val], values: list[Val]) -> None:
+    format_ = _string(k, "pid (%d, %d, %d) " + text)
+    arguments = ["i32 %pid0", "i32 %pid1", "i32 %pid2", *(k.em.typed(v) for v in [*places, *values])]
+    k.em.line(f"call i32 (ptr, ...) @printf(ptr {format_}, {', '.join(arguments)})")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen import nest
+from unify.compiler.cpu.codegen import float8, nest, scaled
 from unify.compiler.cpu.codegen.arith import intrinsic_call
 from unify.compiler.cpu.codegen.convert import cast, narrowed, widened
 from unify.compiler.cpu.codegen.emitter import BYTES, Index, Val
@@ -28,15 +28,18 @@ class Scheme:
 
 
 def scheme(k: Kernel, op: mlir.Operation) -> Scheme:
+    if op.name == "tt.dot_scaled":
+        return Scheme("float", False, "float")
     a, b, c = (element_of(v.type) for v in op.operands[:3])
     if a == b == "bfloat" and c == "float" and k.features.has("avx512bf16") and shape_of(op.operands[0])[-1] % 2 == 0:
         return Scheme("bfloat", True, "float")
-    if a in ("half", "bfloat", "float") and b in ("half", "bfloat", "float") and c in ("half", "float", "bfloat"):
+    floats = [e in ("half", "bfloat", "float") or float8.format_of(v.type) for e, v in zip((a, b), op.operands)]
+    if all(floats) and c in ("half", "float", "bfloat"):
         return Scheme("float", False, "float")
-    if a == b == c == "double":
+    if c == "double" and a == b and a in ("float", "double"):
         return Scheme("double", False, "double")
-    if a == b == "i8" and c == "i32" and shape_of(op.operands[0])[-1] % 2 == 0:
-        return Scheme("i16", True, "i32")
+    if a == b == "i8" and c == "i32" and not any(floats):
+        return Scheme("i16", True, "i32") if shape_of(op.operands[0])[-1] % 2 == 0 else Scheme("i32", False, "i32")
     raise Unsupported(f"tt.dot of {a} and {b} into {c}", "cast the operands to float32 or the accumulator's type")
 
 
@@ -45,7 +48,7 @@ def scheme(k: Kernel, op: mlir.Operation) -> Scheme:
 
 def pack(k: Kernel, op: mlir.Operation, side: int) -> Tile:
     """Operand 0 or 1 of a dot as the kernel reads it; kept for later dots and rounds of a loop around it."""
-    how, value = scheme(k, op), op.operands[side]
+    how, value = scheme(k, op), _operand(k, op, side)
     layout = f"{how.element}{'-pairs' if side and how.pairs else ''}"
     key = (value, layout)
     found = k.packed.get(key)
@@ -67,13 +70,19 @@ def pack(k: Kernel, op: mlir.Operation, side: int) -> Tile:
     return tile
 
 
+def _operand(k: Kernel, op: mlir.Operation, side: int) -> mlir.Value:
+    return scaled.operand(k, op, side) if op.name == "tt.dot_scaled" else op.operands[side]
+
+
 def _converted(k: Kernel, value: mlir.Value, element: str) -> mlir.Value:
     """The value in the element type of the scheme, as an operation that nobody wrote."""
-    if element_of(value.type) == element:
+    narrow = float8.format_of(value.type)
+    if element_of(value.type) == element and not narrow:
         return value
     names = {"bfloat": "bf16", "float": "f32", "double": "f64"}
     type_ = mlir.Tensor(shape_of(value), mlir.Scalar(names.get(element, element)))
-    op = mlir.Operation("arith.extsi" if element[0] == "i" else "arith.extf", [value])
+    name = "arith.extsi" if element[0] == "i" else "tt.fp_to_fp" if narrow else "arith.extf"
+    op = mlir.Operation(name, [value])
     op.results = [mlir.Value("converted", type_, op)]
     owner = value.owner
     op.location = owner.location if isinstance(owner, mlir.Operation) else op.location
@@ -81,53 +90,54 @@ def _converted(k: Kernel, value: mlir.Value, element: str) -> mlir.Value:
 
 
 def _pack_pairs(k: Kernel, source: mlir.Value, tile: Tile) -> None:
-    """[k][n] → [k/2][n][2]."""
-    depth, columns = tile.shape
+    """[…][k][n] → […][k/2][n][2]."""
+    *batch, depth, columns = tile.shape
     probe = nest.choose(k, [nest.Root(tile.shape, [source], tile=tile)], tile.shape)
     side = min(16, columns, depth // 2)
-    words = Tile(tile.offset, (depth // 2, columns), "i32")
+    words = Tile(tile.offset, (*batch, depth // 2, columns), "i32")
     with k.em.nest():
-        if probe.axis == 0 and side > 1:
+        if probe.axis == len(batch) and side > 1:
             _pack_pairs_turned(k, source, words, side)
             return
         lanes = min(16, columns)
 
-        def body(at: list[Index]) -> None:
-            block = (1, lanes)
-            first = Index(tuple((c, 2 * f) for c, f in at[0].terms), 2 * at[0].constant)
-            a, b = k.block(source, (first, at[1]), block), k.block(source, (first + 1, at[1]), block)
+        def body(position: list[Index]) -> None:
+            *outer, row, column = position
+            block = (*(1 for _ in outer), 1, lanes)
+            first = Index(tuple((c, 2 * f) for c, f in row.terms), 2 * row.constant)
+            a, b = k.block(source, (*outer, first, column), block), k.block(source, (*outer, first + 1, column), block)
             low, high = (cast(k, "zext", cast(k, "bitcast", v, "i16"), "i32") for v in (a, b))
-            shifted = k.em.op(
-                "i32", lanes, f"shl {k.em.typed(high)}, {k.em.text(k.em.splat(Val('i32', 1, '16'), lanes))}"
-            )
+            sixteen = k.em.text(k.em.splat(Val("i32", 1, "16"), lanes))
+            shifted = k.em.op("i32", lanes, f"shl {k.em.typed(high)}, {sixteen}")
             word = k.em.op("i32", lanes, f"or {k.em.typed(low)}, {k.em.text(shifted)}")
-            k.tile_store(words, (at[0], at[1]), block, word)
+            k.tile_store(words, position, block, word)
 
-        nest.for_each(k, [(depth // 2, 1), (columns, lanes)], body)
+        nest.for_each(k, [*((extent, 1) for extent in batch), (depth // 2, 1), (columns, lanes)], body)
 
 
 def _pack_pairs_turned(k: Kernel, source: mlir.Value, words: Tile, side: int) -> None:
     """The source runs on along k: pairs are words already, squares of words are turned."""
+    *batch, depth, width = words.shape
+    ones = tuple(1 for _ in batch)
 
-    def body(at: list[Index]) -> None:
-        first = Index(tuple((c, 2 * f) for c, f in at[0].terms), 2 * at[0].constant)
+    def body(position: list[Index]) -> None:
+        *outer, row, column = position
+        first = Index(tuple((c, 2 * f) for c, f in row.terms), 2 * row.constant)
         columns = []
         for j in range(side):
-            value = k.block(source, (first, at[1] + j), (2 * side, 1))
+            value = k.block(source, (*outer, first, column + j), (*ones, 2 * side, 1))
             columns.append(k.em.op("i32", side, f"bitcast {k.em.typed(value)} to <{side} x i32>"))
-        for i, row in enumerate(nest.transpose(k, columns)):
-            k.tile_store(words, (at[0] + i, at[1]), (1, side), row)
+        for i, turned in enumerate(nest.transpose(k, columns)):
+            k.tile_store(words, (*outer, row + i, column), (*ones, 1, side), turned)
 
-    nest.for_each(k, [(words.shape[0], side), (words.shape[1], side)], body, unrolled=1)
+    nest.for_each(k, [*((extent, 1) for extent in batch), (depth, side), (width, side)], body, unrolled=1)
 
 
 # ---------------------------------------------------------------- the kernel
 
 
-@statement("tt.dot")
+@statement("tt.dot", "tt.dot_scaled")
 def dot(k: Kernel, op: mlir.Operation) -> None:
-    if len(shape_of(op.operands[0])) != 2:
-        raise k.error(op, "tt.dot of more than two axes is not supported by the CPU target yet", "loop over the batch")
     how = scheme(k, op)
     kept = dict(k.packed)
     a, b = pack(k, op, 0), pack(k, op, 1)
@@ -163,7 +173,7 @@ def _target(k: Kernel, op: mlir.Operation) -> Tile:
 
 
 def _dies_at(k: Kernel, value: mlir.Value, op: mlir.Operation) -> bool:
-    """Nobody reads `value` after `op`: it is carried by the loop that `op` stands in, and all its readers come before."""
+    """Nobody reads `value` after `op`: the loop that `op` stands in carries it, and all its readers come before."""
     block = value.owner
     if isinstance(block, mlir.Operation):
         block = block.parent
@@ -185,7 +195,7 @@ def _dies_at(k: Kernel, value: mlir.Value, op: mlir.Operation) -> bool:
                 return False
             if user.name in ("scf.yield", "tt.store") or user.regions or place is not user:
                 return False
-            if user.name in ("tt.dot", "tt.reduce"):
+            if user.name in ("tt.dot", "tt.dot_scaled", "tt.reduce"):
                 if order[place] > here:
                     return False
                 continue
@@ -214,29 +224,29 @@ def _shape_of_block(k: Kernel, m: int, n: int, lanes: int) -> tuple[int, int]:
 
 def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, target: Tile) -> None:
     em = k.em
-    m, n = target.shape
-    words = a.shape[1] // (2 if how.pairs else 1)
+    *batch, m, n = target.shape
+    words = a.shape[-1] // (2 if how.pairs else 1)
     lanes = min(n, k.features.vector_bytes // BYTES[how.accumulator])
     rows, across = _shape_of_block(k, m, n, lanes)
     word = "i32" if how.pairs else how.element
-    a_words, b_words = Tile(a.offset, (m, words), word), Tile(b.offset, (words, n), word)
+    a_words, b_words = Tile(a.offset, (*batch, m, words), word), Tile(b.offset, (*batch, words, n), word)
     accumulator = op.operands[2]
+    ones = tuple(1 for _ in batch)
+    wide, single = (*ones, 1, lanes), (*ones, 1, 1)
 
     def block(at: list[Index]) -> None:
-        column, row = at
+        *outer, column, row = at
         acc = []
         for r in range(rows):
             for c in range(across):
-                here = (row + r, column + c * lanes)
-                start = k.block(accumulator, here, (1, lanes))
-                acc.append(widened(k, start))
+                acc.append(widened(k, k.block(accumulator, (*outer, row + r, column + c * lanes), wide)))
         unroll = min(4, words)
 
         def step(index: Index, acc: list[Val]) -> list[Val]:
-            across_b = [k.tile_block(b_words, (index, column + c * lanes), (1, lanes)) for c in range(across)]
+            across_b = [k.tile_block(b_words, (*outer, index, column + c * lanes), wide) for c in range(across)]
             out = []
             for r in range(rows):
-                x = em.splat(k.tile_block(a_words, (row + r, index), (1, 1)), lanes)
+                x = em.splat(k.tile_block(a_words, (*outer, row + r, index), single), lanes)
                 out += [_fma(k, how, x, across_b[c], acc[r * across + c]) for c in range(across)]
             return out
 
@@ -255,14 +265,17 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
                 value = acc[r * across + c]
                 if value.element != target.element:
                     value = narrowed(k, value, target.element)
-                k.tile_store(target, (row + r, column + c * lanes), (1, lanes), value)
+                k.tile_store(target, (*outer, row + r, column + c * lanes), wide, value)
 
     with em.nest():
-        nest.for_each(k, [(n, across * lanes), (m, rows)], block, unrolled=1)
+        nest.for_each(k, [*((extent, 1) for extent in batch), (n, across * lanes), (m, rows)], block, unrolled=1)
 
 
 def _fma(k: Kernel, how: Scheme, x: Val, y: Val, acc: Val) -> Val:
     em, lanes = k.em, acc.lanes
+    if not how.pairs and how.accumulator == "i32":
+        product = em.op("i32", lanes, f"mul {em.typed(x)}, {em.text(y)}")
+        return em.op("i32", lanes, f"add {em.typed(acc)}, {em.text(product)}")
     if not how.pairs:
         return intrinsic_call(k, "fma", [x, y, acc])
     if how.element == "bfloat":

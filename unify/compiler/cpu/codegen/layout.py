@@ -6,7 +6,7 @@ import numpy as np
 
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Index, Val
-from unify.compiler.cpu.codegen.values import Kernel, Unsupported, inline, linear_pieces, row_major, shape_of
+from unify.compiler.cpu.codegen.values import Kernel, inline, linear_pieces, row_major, shape_of
 
 Position = tuple[Index, ...]
 Block = tuple[int, ...]
@@ -137,8 +137,3 @@ def cat(k: Kernel, op: mlir.Operation, _: int, at: Position, block: Block) -> Va
     a, b = k.block(left, (inside, *at[1:]), block), k.block(right, (inside, *at[1:]), block)
     first = k.em.assign(f"icmp ult i64 {k.em.text(k.number(at[0]))}, {extent}")
     return k.em.op(a.element, a.lanes, f"select i1 {first}, {k.em.typed(a)}, {k.em.typed(b)}")
-
-
-@inline("tt.histogram", "tt.dot_scaled")
-def later(k: Kernel, op: mlir.Operation, _: int, at: Position, block: Block) -> Val:
-    raise Unsupported(f"{op.name} is not supported by the CPU target yet")

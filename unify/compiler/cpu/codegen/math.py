@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen import convert
+from unify.compiler.cpu.codegen import convert, float8
 from unify.compiler.cpu.codegen.arith import intrinsic_call
 from unify.compiler.cpu.codegen.emitter import Val
 from unify.compiler.cpu.codegen.values import ELEMENTWISE, Elementwise, Kernel, Unsupported, elementwise
@@ -144,36 +144,10 @@ def log2(k: Kernel, x: Val) -> Val:
 
 # ---------------------------------------------------------------- from libm
 
-_MVEC32 = frozenset(
-    [
-        "acos",
-        "acosh",
-        "asin",
-        "asinh",
-        "atan",
-        "atanh",
-        "cbrt",
-        "cos",
-        "cosh",
-        "erfc",
-        "erf",
-        "exp10",
-        "exp2",
-        "exp",
-        "expm1",
-        "log10",
-        "log1p",
-        "log2",
-        "log",
-        "sin",
-        "sinh",
-        "tan",
-        "tanh",
-        "atan2",
-        "hypot",
-        "pow",
-    ]
-)
+_MVEC32 = frozenset([
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "cos", "cosh", "erf", "erfc", "exp", "exp2",
+    "expm1", "hypot", "log", "log10", "log1p", "log2", "pow", "sin", "sinh", "tan", "tanh",
+])  # fmt: skip
 
 
 def library_call(k: Kernel, name: str, v: list[Val]) -> Val:
@@ -216,31 +190,7 @@ def _function(name: str) -> Elementwise:
     return emit
 
 
-for _name in [
-    "acos",
-    "acosh",
-    "asin",
-    "asinh",
-    "atan",
-    "atanh",
-    "cbrt",
-    "cos",
-    "cosh",
-    "erfc",
-    "erf",
-    "exp2",
-    "exp",
-    "expm1",
-    "log10",
-    "log1p",
-    "log2",
-    "log",
-    "sin",
-    "sinh",
-    "tan",
-    "tanh",
-    "atan2",
-]:
+for _name in sorted(_MVEC32 - {"hypot", "pow"}):
     ELEMENTWISE[f"math.{_name}"] = _function(_name)
 ELEMENTWISE["math.powf"] = _function("pow")
 
@@ -254,7 +204,7 @@ def _intrinsic(name: str) -> Elementwise:
 
 
 for _name, _llvm in {
-    "math.sqrt": "sqrt", "math.absf": "fabs", "math.floor": "floor", "math.ceil": "ceil", "math.trunc": "trunc",
+    "math.sqrt": "sqrt", "math.floor": "floor", "math.ceil": "ceil", "math.trunc": "trunc",
     "math.round": "round", "math.roundeven": "roundeven", "math.fma": "fma", "tt.precise_sqrt": "sqrt",
     "math.copysign": "copysign",
 }.items():  # fmt: skip
@@ -268,6 +218,14 @@ def rsqrt(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
     return convert.narrowed(
         k, k.em.op(root.element, root.lanes, f"fdiv {k.em.typed(one)}, {k.em.text(root)}"), v[0].element
     )
+
+
+@elementwise("math.absf")
+def magnitude(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
+    if float8.format_of(op.operands[0].type):
+        mask = k.em.text(k.em.splat(Val("i8", 1, "127"), v[0].lanes))
+        return k.em.op("i8", v[0].lanes, f"and {k.em.typed(v[0])}, {mask}")
+    return convert.narrowed(k, intrinsic_call(k, "fabs", [convert.widened(k, v[0])]), v[0].element)
 
 
 @elementwise("math.absi")

@@ -226,7 +226,7 @@ def _for_each(
 
 
 def run_transposed(k: Kernel, group: list[Root], walk: Walk) -> None:
-    """Fills tiles from sources that are contiguous along another axis than the last: squares are turned in registers."""
+    """Fills tiles from sources that are contiguous along another axis than the last: registers turn them."""
     shape, last = walk.shape, len(walk.shape) - 1
     side = min(walk.block[walk.axis], shape[last])
     block = tuple(side if a == walk.axis else 1 for a in range(len(shape)))

@@ -23,6 +23,6 @@ def barrier(k: Kernel, op: mlir.Operation) -> None:
     nest.flush_all(k)
 
 
-@statement("llvm.intr.assume", "tt.print")
+@statement("llvm.intr.assume")
 def ignored(k: Kernel, op: mlir.Operation) -> None:
     nest.flush_all(k)

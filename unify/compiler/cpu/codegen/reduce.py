@@ -38,6 +38,9 @@ def combine(k: Kernel, op: mlir.Operation, a: list[Val], b: list[Val]) -> list[V
     lanes = a[0].lanes
     for inner in block.operations[:-1]:
         function = ELEMENTWISE.get(inner.name)
+        if inner.name == "arith.constant":
+            values[inner.results[0]] = k.em.splat(k.scalar(inner.results[0]), lanes)
+            continue
         if function is None:
             raise k.error(inner, f"{inner.name} inside a {op.name[3:]} is not supported by the CPU target")
         operands = [values[v] if v in values else k.em.splat(k.scalar(v), lanes) for v in inner.operands]
