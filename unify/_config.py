@@ -66,6 +66,9 @@ TABLE: dict[str, Setting] = {
     "layers": Setting("UNIFY_LAYERS", _names, lambda: (), "Layers around each backend: validation, tracing."),
     "check_bounds": Setting("UNIFY_CHECK_BOUNDS", _flag, lambda: False, "Check each access of a CPU kernel."),
     "dump": Setting("UNIFY_DUMP", _names, lambda: (), "Stages to write for each compiled kernel: ttir, llvm, asm."),
+    "triton_default_backend": Setting(
+        "TRITON_DEFAULT_BACKEND", str, lambda: "", "Triton's own: `cpu` runs unmodified Triton programs on the CPU."
+    ),
     "dump_dir": Setting("UNIFY_DUMP_DIR", _path, lambda: Path("unify-dump"), "Where UNIFY_DUMP writes to."),
 }
 

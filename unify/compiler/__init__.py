@@ -45,8 +45,8 @@ def _key(kernel: Any, target: Target, specialization: Specialization, options: O
         "aligned": sorted(specialization.aligned),
         "options": vars(options),
         "target": str(target),
-        "machine": "" if target.arch else _machine(),
-        "compiler": _compiler_version(),
+        "machine": "" if target.arch else machine(),
+        "compiler": compiler_version(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -56,7 +56,7 @@ def _text(value: Any) -> str:
 
 
 @functools.cache
-def _machine() -> str:
+def machine() -> str:
     """Names this CPU and what it can do: code for one that can do more would not run here."""
     lines = []
     try:
@@ -71,7 +71,7 @@ def _machine() -> str:
 
 
 @functools.cache
-def _compiler_version() -> str:
+def compiler_version() -> str:
     """A hash of everything that decides which code comes out: our compiler's source, Triton's and LLVM's versions."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):

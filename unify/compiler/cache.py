@@ -37,7 +37,7 @@ def load(key: str) -> Binary | None:
         os.utime(path)  # for the pruning
     except OSError:
         return None
-    return _decode(content)
+    return decode(content)
 
 
 def store(key: str, binary: Binary) -> None:
@@ -50,7 +50,7 @@ def store(key: str, binary: Binary) -> None:
         if not _is_private(path.parent):
             _warn(f"{path.parent} is writable by others or not yours; compiled kernels are not kept. chmod 700 it.")
             return
-        _write(path, _encode(binary))
+        _write(path, encode(binary))
         _prune(path.parent)
     except OSError as error:
         _warn(f"compiled kernels are not kept in {path.parent}: {error.strerror or error}. Set UNIFY_CACHE_DIR.")
@@ -65,7 +65,8 @@ def _is_private(folder: Path) -> bool:
     return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _encode(binary: Binary) -> bytes:
+def encode(binary: Binary) -> bytes:
+    """The binary as one file's content."""
     fields = asdict(binary)
     fields["image"] = None
     header = json.dumps(fields).encode()
@@ -73,7 +74,8 @@ def _encode(binary: Binary) -> bytes:
     return _MAGIC + hashlib.sha256(payload).digest() + payload
 
 
-def _decode(content: bytes) -> Binary | None:
+def decode(content: bytes) -> Binary | None:
+    """What encode was given, or None if the content is not whole."""
     start = len(_MAGIC) + hashlib.sha256().digest_size
     payload = content[start:]
     if content[: len(_MAGIC)] != _MAGIC or hashlib.sha256(payload).digest() != content[len(_MAGIC) : start]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from unify._errors import CompileError
@@ -25,7 +27,7 @@ class Specialization:
 
 
 @dataclass(frozen=True)
-class _FrontEndOptions:
+class FrontEndOptions:
     """The options that Triton's front end reads, of 3.6 to 3.9."""
 
     num_warps: int = 4
@@ -67,22 +69,44 @@ def to_ttir(kernel: Any, specialization: Specialization, *, num_warps: int, num_
     constants = {place[name]: value for name, value in specialization.constants.items()}
     attributes = {place[name]: [["tt.divisibility", 16]] for name in specialization.aligned}
     source = ASTSource(kernel, dict(specialization.types), constants, attributes)
-    options = _FrontEndOptions(num_warps=num_warps, num_stages=num_stages, debug=debug)
+    options = FrontEndOptions(num_warps=num_warps, num_stages=num_stages, debug=debug)
     context = ir.context()
     ir.load_dialects(context)
-    functions = {"min_dot_size": lambda lhs, rhs: (1, 1, 1), "convert_custom_types": _convert_custom_types}
-    arguments = [options, functions, _module_map(), context]
+    arguments = [options, language_functions(), module_map(), context]
     if "target" in inspect.signature(source.make_ir).parameters:  # Triton before 3.8
         arguments.insert(0, GPUTarget("cpu", "", options.warp_size))
     try:
         module = source.make_ir(*arguments)
     except CompilationError as error:
         raise _compile_error(kernel, error) from None
-    _run_passes(module)
-    return _generic_text(module, ir.builder(context))
+    module = run_passes(module)
+    return generic_text(module, ir.builder(context))
 
 
-def _run_passes(module: Any) -> None:
+def run_passes(module: Any) -> Any:
+    """Triton's own clean-up of a fresh module. Returns it, or another one of the same context."""
+    module = _with_calls_inlined(module)
+    _clean_up(module)
+    return module
+
+
+def _with_calls_inlined(module: Any) -> Any:
+    """Functions marked noinline save code on a GPU; here a call is no gain, so the mark is dropped."""
+    from triton._C.libtriton import ir
+
+    text = str(module.str())
+    if "noinline = true" not in text:
+        return module
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "module.ttir"
+        path.write_text(text.replace("noinline = true", "noinline = false"))
+        context = module.context
+        module = ir.parse_mlir_module(str(path), context)
+        module.context = context  # as Triton keeps it
+        return module
+
+
+def _clean_up(module: Any) -> None:
     from triton._C.libtriton import ir, passes
 
     manager = ir.pass_manager(module.context)
@@ -100,20 +124,47 @@ def _run_passes(module: Any) -> None:
     manager.run(module, "make_ttir")
 
 
-def _generic_text(module: Any, builder: Any) -> str:
+def generic_text(module: Any, builder: Any) -> str:
+    """The module in MLIR's generic form, with locations. The module is not valid afterwards."""
     # MLIR's printer falls back to the generic form when verification fails, and this attribute makes it fail.
     module.set_attr("llvm.data_layout", builder.get_string_attr("not a layout"))
     return str(module.str())
 
 
-def _module_map() -> dict[str, Any]:
+def language_functions() -> dict[str, Any]:
+    """What Triton's front end asks a target for."""
+    return {"min_dot_size": lambda lhs, rhs: (1, 1, 1), "convert_custom_types": _convert_custom_types}
+
+
+def module_map() -> dict[str, Any]:
+    """The modules that stand for `tl.extra.libdevice`."""
     from triton.language.extra.cuda import libdevice
 
     return {"triton.language.extra.libdevice": libdevice}
 
 
-def _convert_custom_types(*_: Any, **__: Any) -> Any:
-    raise TypeError("fp8e4b15 is converted on Nvidia chips only; use float8e4nv")
+def _convert_custom_types(value: Any, to: Any, rounding: Any, _semantic: Any) -> Any:
+    """From and to fp8e4b15, whose 7 lower bits are those of a half's upper byte, one further up."""
+    from triton import language as tl
+
+    def number(n: int) -> Any:
+        return _semantic.cast(_semantic.to_tensor(tl.constexpr(n)), tl.uint16)
+
+    scalar = to.scalar
+    if value.type.scalar.is_fp8e4b15():
+        code = _semantic.cast(_semantic.bitcast(value, value.type.with_element_ty(tl.uint8)), tl.uint16)
+        sign = _semantic.shl(_semantic.and_(code, number(0x80)), number(8))
+        rest = _semantic.shl(_semantic.and_(code, number(0x7F)), number(7))
+        half = _semantic.bitcast(_semantic.or_(sign, rest), code.type.with_element_ty(tl.float16))
+        return _semantic.cast(half, scalar)
+    half = _semantic.cast(value, tl.float16)
+    bits = _semantic.bitcast(half, half.type.with_element_ty(tl.uint16))
+    sign = _semantic.and_(_semantic.lshr(bits, number(8)), number(0x80))
+    odd = _semantic.and_(_semantic.lshr(bits, number(7)), number(1))
+    magnitude = _semantic.minimum(_semantic.and_(bits, number(0x7FFF)), number(0x3F00), tl.PropagateNan.NONE)
+    rounded = _semantic.add(_semantic.add(magnitude, odd, False), number(0x3F), False)
+    code = _semantic.or_(_semantic.lshr(rounded, number(7)), sign)
+    return _semantic.bitcast(_semantic.cast(code, tl.uint8), half.type.with_element_ty(tl.float8e4b15))
 
 
 def _compile_error(kernel: Any, error: Any) -> CompileError:

@@ -65,7 +65,7 @@ class Opaque:
         return self.text
 
 
-Type = Union[Scalar, Pointer, Tensor, Function, Opaque]
+Type = Union[Scalar, Pointer, Tensor, Function, Opaque]  # noqa: UP007 - read before 3.10 knew `|` of forward names
 
 # ---------------------------------------------------------------- attributes
 
@@ -103,7 +103,7 @@ class Raw:
     text: str
 
 
-Attribute = Union[
+Attribute = Union[  # noqa: UP007
     Typed,
     Dense,
     Array,
@@ -295,6 +295,8 @@ class _Reader:
             self.text = self.text[: end.start()]
         else:  # aliases printed in front of the module
             self.text = re.sub(r"^#loc\d* = loc.*$", "", self.text, flags=re.MULTILINE)
+        # Other aliases (of loop hints, say) mean nothing here: they read as bare words where they are used.
+        self.text = re.sub(r"^#(?!loc\d* )\w+ = .*$", "", self.text, flags=re.MULTILINE)
 
     def _resolve(self, body: str, depth: int = 0) -> Location:
         """file:line:column of a location; of a call site the callee's, of a named or fused one what is inside."""
