@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -32,12 +31,12 @@ def tokenizer(file: models.ModelFile) -> models.Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def peer(file: models.ModelFile) -> Iterator[torch.nn.Module]:
+def peer(file: models.ModelFile) -> torch.nn.Module:
     transformers = pytest.importorskip("transformers", reason="the peer of this test; in the dev extra")
     model = transformers.AutoModelForCausalLM.from_pretrained(
         str(file.path.parent), gguf_file=file.path.name, dtype=torch.float32
     )
-    yield model.eval()
+    return model.eval()
 
 
 def logits(model: models.Llama, ids: list[int]) -> torch.Tensor:
