@@ -64,7 +64,8 @@ struct Device {
   explicit Device(uint32_t threads, bool is_pinned) : pool(threads, is_pinned) {}
   ThreadPool pool;
   std::mutex mutex;  // of `streams`
-  std::unordered_set<struct Stream*> streams;
+  std::condition_variable left;
+  std::unordered_set<std::shared_ptr<struct Stream>> streams;  // each until it is destroyed and has run dry
 };
 
 // What an event marks; outlives the handle while a stream waits for it.
@@ -87,7 +88,7 @@ struct Failure {
   uint64_t operation = 0;
 };
 
-struct Stream {
+struct Stream : std::enable_shared_from_this<Stream> {
   Device* device = nullptr;
   bool is_default = false;
   std::mutex mutex;
@@ -137,7 +138,14 @@ unify_status take_failure(Stream& stream) {
   return fail(failure.status, failure.message, nullptr, failure.operation);
 }
 
-void serve(Stream* stream) {
+void leave(Stream& stream) {
+  Device& device = *stream.device;
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  device.streams.erase(stream.shared_from_this());
+  device.left.notify_all();
+}
+
+void serve(const std::shared_ptr<Stream>& stream) {
   std::unique_lock<std::mutex> lock(stream->mutex);
   for (;;) {
     stream->changed.wait(lock, [&] { return !stream->queue.empty() || stream->is_closing; });
@@ -151,7 +159,7 @@ void serve(Stream* stream) {
     if (stream->pending.fetch_sub(1) == 1) stream->changed.notify_all();
   }
   lock.unlock();
-  delete stream;
+  leave(*stream);
 }
 
 void enqueue(Stream& stream, std::function<void(Stream&)> item) {
@@ -160,7 +168,7 @@ void enqueue(Stream& stream, std::function<void(Stream&)> item) {
   stream.pending.fetch_add(1);
   if (!stream.has_thread) {
     stream.has_thread = true;
-    std::thread(serve, &stream).detach();  // it deletes the stream when that is destroyed and dry
+    std::thread(serve, stream.shared_from_this()).detach();
   }
   stream.changed.notify_all();
 }
@@ -188,30 +196,26 @@ void wait_until_dry(Stream& stream) {
 unify_status stream_create(unify_device d, unify_stream_args* args, unify_stream* out) {
   if (args->native != nullptr) return fail(UNIFY_UNSUPPORTED, "the CPU has no native streams to wrap");
   if (args->priority != 0) return fail(UNIFY_INVALID_ARGUMENT, "the CPU has one stream priority, 0");
-  auto stream = std::make_unique<Stream>();
+  auto stream = std::make_shared<Stream>();
   stream->device = of(d);
   stream->is_default = args->is_default != 0;
   {
     const std::lock_guard<std::mutex> lock(of(d)->mutex);
-    of(d)->streams.insert(stream.get());
+    of(d)->streams.insert(stream);
   }
-  *out = reinterpret_cast<unify_stream>(stream.release());
+  *out = reinterpret_cast<unify_stream>(stream.get());
   return UNIFY_OK;
 }
 
 unify_status stream_destroy(unify_stream s) {
   Stream* stream = of(s);
   const unify_status status = take_failure(*stream);
-  {
-    const std::lock_guard<std::mutex> lock(stream->device->mutex);
-    stream->device->streams.erase(stream);
-  }
   std::unique_lock<std::mutex> lock(stream->mutex);
   stream->is_closing = true;
   const bool has_thread = stream->has_thread;
   stream->changed.notify_all();
   lock.unlock();
-  if (!has_thread) delete stream;
+  if (!has_thread) leave(*stream);
   return status;
 }
 
@@ -548,13 +552,13 @@ unify_status device_set_option(unify_device d, const char* key, const char* valu
 }
 
 unify_status device_synchronize(unify_device d) {
-  std::vector<Stream*> streams;
+  std::vector<std::shared_ptr<Stream>> streams;
   {
     const std::lock_guard<std::mutex> lock(of(d)->mutex);
     streams.assign(of(d)->streams.begin(), of(d)->streams.end());
   }
   unify_status first = UNIFY_OK;
-  for (Stream* stream : streams) {
+  for (const std::shared_ptr<Stream>& stream : streams) {
     wait_until_dry(*stream);
     if (first == UNIFY_OK) first = take_failure(*stream);
   }
@@ -562,7 +566,10 @@ unify_status device_synchronize(unify_device d) {
 }
 
 void device_close(unify_device d) {
-  device_synchronize(d);
+  {
+    std::unique_lock<std::mutex> lock(of(d)->mutex);
+    of(d)->left.wait(lock, [&] { return of(d)->streams.empty(); });
+  }
   delete of(d);
 }
 

@@ -1,10 +1,13 @@
 #include "allocator.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <list>
 #include <map>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <unordered_map>
 #include <utility>
 
@@ -43,13 +46,13 @@ struct Pool;
 }  // namespace
 
 struct Block {
-  Segment* segment;
-  Pool* pool;
-  unify_address address;
-  size_t bytes;
+  Segment* segment = nullptr;
+  Pool* pool = nullptr;
+  unify_address address = 0;
+  size_t bytes = 0;
   size_t requested = 0;
-  uint32_t stream;      // id of the stream whose order it follows
-  uint32_t generation;  // of the device
+  std::atomic<uint32_t> stream{0};  // id of the one whose order it follows; the default one's once that has ended
+  uint32_t generation = 0;          // of the device
   bool is_free = true;
   Block* previous = nullptr;  // neighbours in the segment
   Block* next = nullptr;
@@ -94,14 +97,19 @@ struct Allocator::State {
   uint64_t limit = 0;
 
   Block* find(Pool& pool, size_t bytes, uint32_t stream);
-  // `let_go`: streams to be dropped without the lock, since the end of one comes back to retire().
-  Block* find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream, std::vector<std::shared_ptr<Stream>>& let_go);
+  // `let_go`: what is to be dropped without the lock, since the end of a stream comes back to retire(), and that of a
+  // graph's pool to destroy_pool().
+  using LetGo = std::vector<std::shared_ptr<void>>;
+  bool is_dry(uint32_t stream, LetGo& let_go);
+  Block* find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream, LetGo& let_go);
   Block* grow(Pool& pool, size_t bytes, uint32_t stream, const std::shared_ptr<Pool>& keeps);
   void split(Pool& pool, Block* block, size_t bytes);
   void release(Block* block);  // to the free blocks, merged with its neighbours
   Block* merge(Pool& pool, Block* left, Block* right);
-  void collect(bool wait);
-  void free_unused(Pool& pool);
+  void collect(LetGo& let_go);
+  void free_unused(Pool& pool, LetGo& let_go);
+  // Waits for all work on the device. Never under the lock: a host call on a stream may let go of memory.
+  void synchronize() const { (void)device.table().device_synchronize(device.handle()); }
   void destroy_pool(Pool* pool);
   [[noreturn]] void throw_out_of_memory(size_t bytes, const Stream& stream);
 };
@@ -121,13 +129,18 @@ Block* Allocator::State::find(Pool& pool, size_t bytes, uint32_t stream) {
   return block;
 }
 
-// Blocks freed on another stream are safe once that stream has nothing left to do.
-Block* Allocator::State::find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream,
-                                            std::vector<std::shared_ptr<Stream>>& let_go) {
+// Whether a stream has nothing left to do, so that its free blocks can go to others.
+bool Allocator::State::is_dry(uint32_t stream, LetGo& let_go) {
+  const std::shared_ptr<Stream> other = streams[stream].lock();
+  // Without a stream: the one with this id is just ending and not yet retired. Blocks of 0 were retired.
+  if (other == nullptr) return stream == 0;
+  let_go.push_back(other);
+  return other->recording() == nullptr && device.table().stream_query(other->handle()) != UNIFY_NOT_READY;
+}
+
+Block* Allocator::State::find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream, LetGo& let_go) {
   for (auto& [id, blocks] : bytes <= kSmall ? pool.free_small : pool.free_large) {
-    if (id == stream || blocks.empty()) continue;
-    const std::shared_ptr<Stream>& other = let_go.emplace_back(streams[id].lock());
-    if (other != nullptr && device.table().stream_query(other->handle()) != UNIFY_OK) continue;
+    if (id == stream || blocks.empty() || !is_dry(id, let_go)) continue;
     if (Block* block = find(pool, bytes, id)) {
       // Neighbours follow the other stream still: only a whole segment may change sides.
       if (block->previous == nullptr && block->next == nullptr) {
@@ -177,7 +190,7 @@ void Allocator::State::split(Pool& pool, Block* block, size_t bytes) {
   tail->pool = block->pool;
   tail->address = block->address + bytes;
   tail->bytes = rest;
-  tail->stream = block->stream;
+  tail->stream = block->stream.load();
   tail->generation = block->generation;
   tail->previous = block;
   tail->next = block->next;
@@ -213,14 +226,13 @@ void Allocator::State::release(Block* block) {
   pool.insert(block);
 }
 
-// Frees what every stream has passed. With `wait`, waits for the streams.
-void Allocator::State::collect(bool wait) {
+// Frees what every stream has passed.
+void Allocator::State::collect(LetGo& let_go) {
   for (auto it = waiting.begin(); it != waiting.end();) {
     Block* block = *it;
     auto& waits = block->waits_for;
     while (!waits.empty()) {
       const auto [table, event] = waits.back();
-      if (wait) table->event_synchronize(event);
       if (table->event_query(event) == UNIFY_NOT_READY) break;
       table->event_destroy(event);
       waits.pop_back();
@@ -230,22 +242,20 @@ void Allocator::State::collect(bool wait) {
       continue;
     }
     statistics.waiting_bytes -= block->bytes;
+    let_go.push_back(std::move(block->keeps));
     release(block);
     it = waiting.erase(it);
   }
 }
 
-void Allocator::State::free_unused(Pool& pool) {
-  // A free block may still be written by work in its stream: that has to be over before the memory goes.
-  bool is_synchronized = false;
+// Returns segments without a block in use whose stream is dry: before, its work may still write to a free block.
+void Allocator::State::free_unused(Pool& pool, LetGo& let_go) {
   for (auto it = pool.segments.begin(); it != pool.segments.end();) {
     Block* block = it->first;
-    if (!block->is_free || !block->waits_for.empty() || block->next != nullptr) {
+    if (!block->is_free || block->next != nullptr || !is_dry(block->stream, let_go)) {
       ++it;
       continue;
     }
-    if (!is_synchronized) device.table().device_synchronize(device.handle());
-    is_synchronized = true;
     pool.erase(block);
     device.table().memory_free(device.handle(), UNIFY_MEMORY_DEVICE, it->address);
     statistics.reserved_bytes -= it->bytes;
@@ -275,19 +285,19 @@ Allocator::Allocator(Device& device) : state_(std::make_unique<State>(device)) {
 
 Allocator::~Allocator() {
   // Storages keep their device, and so us: nothing is in use any more.
-  state_->collect(true);
-  state_->free_unused(state_->common);
+  state_->synchronize();
+  trim();
 }
 
 std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
   State& state = *state_;
   state.device.require_usable();
   if (bytes == 0) return std::make_shared<Storage>(stream.device_ptr(), 0, 0, std::shared_ptr<void>());
-  if (bytes > SIZE_MAX / 2) state.throw_out_of_memory(bytes, stream);
   const size_t rounded = round_up(bytes, std::max<size_t>(kGranule, state.device.info().alignment));
-  std::vector<std::shared_ptr<Stream>> let_go;
+  State::LetGo let_go;
   std::unique_lock<std::mutex> lock(state.mutex);
-  if (!state.waiting.empty()) state.collect(false);
+  if (bytes > SIZE_MAX / 2) state.throw_out_of_memory(bytes, stream);  // rounding overflowed
+  if (!state.waiting.empty()) state.collect(let_go);
   std::shared_ptr<Pool> own;
   if (!state.recording.empty()) {
     const auto found = state.recording.find(stream.id());
@@ -301,16 +311,27 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
     state.streams[stream.id()] = stream.weak_from_this();
     if (own == nullptr) block = state.find_of_dry_stream(pool, rounded, stream.id(), let_go);
     if (block == nullptr) block = state.grow(pool, rounded, stream.id(), own);
-    if (block == nullptr) {  // out of memory: give back what is idle, then wait for what is nearly
-      ++state.statistics.trims;
-      state.free_unused(state.common);
-      block = state.grow(pool, rounded, stream.id(), own);
-    }
-    if (block == nullptr) {
-      state.collect(true);
-      state.free_unused(state.common);
+    const auto retry = [&] {
+      state.collect(let_go);
+      state.free_unused(state.common, let_go);
       block = state.find(pool, rounded, stream.id());
       if (block == nullptr) block = state.grow(pool, rounded, stream.id(), own);
+    };
+    if (block == nullptr) {  // out of memory: give back what is idle, then wait for what is in use by streams
+      ++state.statistics.trims;
+      retry();
+    }
+    if (block == nullptr && !records_natively(stream)) {
+      lock.unlock();
+      state.synchronize();
+      lock.lock();
+      retry();
+    }
+    while (block == nullptr && !state.waiting.empty()) {  // for another device: nothing to wait for is at hand
+      lock.unlock();
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+      lock.lock();
+      retry();
     }
     if (block == nullptr) state.throw_out_of_memory(bytes, stream);
   }
@@ -333,10 +354,10 @@ void Allocator::give_back(Block* block) noexcept {
   const std::vector<std::shared_ptr<Stream>> streams = std::move(block->used_on);
   const std::lock_guard<std::mutex> lock(state.mutex);
   if (block->generation != state.device.generation()) {
-    delete block;
+    last = std::move(block->keeps);
+    if (last == nullptr) delete block;  // else its pool does
     return;
   }
-  last = std::move(block->keeps);
   state.statistics.allocated_bytes -= block->bytes;
   for (const std::shared_ptr<Stream>& other : streams) {
     unify_event event = nullptr;
@@ -344,6 +365,7 @@ void Allocator::give_back(Block* block) noexcept {
     args.struct_size = sizeof args;
     const unify_backend& table = other->device().table();
     const std::lock_guard<std::mutex> order(other->mutex());
+    if (records_natively(*other)) continue;  // dry since it began, and the graph keeps what it uses
     if (table.stream_query(other->handle()) == UNIFY_OK) continue;
     if (table.event_create(other->device().handle(), &args, &event) != UNIFY_OK ||
         table.event_record(event, other->handle()) != UNIFY_OK) {
@@ -353,6 +375,7 @@ void Allocator::give_back(Block* block) noexcept {
     block->waits_for.push_back({&table, event});
   }
   if (block->waits_for.empty()) {
+    last = std::move(block->keeps);
     state.release(block);
   } else {
     state.statistics.waiting_bytes += block->bytes;
@@ -375,9 +398,11 @@ unify_address Allocator::address_of(const Block* block) noexcept { return block-
 size_t Allocator::bytes_of(const Block* block) noexcept { return block->requested; }
 
 void Allocator::trim() {
+  state_->synchronize();
+  State::LetGo let_go;
   const std::lock_guard<std::mutex> lock(state_->mutex);
-  state_->collect(false);
-  state_->free_unused(state_->common);
+  state_->collect(let_go);
+  state_->free_unused(state_->common, let_go);
 }
 
 MemoryStatistics Allocator::statistics() const {
@@ -420,10 +445,17 @@ std::shared_ptr<void> Allocator::begin_private_pool(Stream& stream) {
   return pool;
 }
 
+// Of a graph that is gone: all its blocks are free.
 void Allocator::State::destroy_pool(Pool* pool) {
-  free_unused(*pool);
+  synchronize();
+  const std::lock_guard<std::mutex> lock(mutex);
   for (Segment& segment : pool->segments) {
+    const bool is_outdated = segment.first->generation != device.generation();
     for (Block* block = segment.first; block != nullptr;) delete std::exchange(block, block->next);
+    if (is_outdated) continue;  // a reset took the memory away
+    device.table().memory_free(device.handle(), UNIFY_MEMORY_DEVICE, segment.address);
+    statistics.reserved_bytes -= segment.bytes;
+    --statistics.segments;
   }
   delete pool;
 }
@@ -438,9 +470,14 @@ void Allocator::end_private_pool(Stream& stream) {
 }
 
 void Allocator::retire(Stream& stream) noexcept {
-  const std::lock_guard<std::mutex> lock(state_->mutex);
-  if (state_->streams.erase(stream.id()) == 0) return;
+  {
+    const std::lock_guard<std::mutex> lock(state_->mutex);
+    if (state_->streams.count(stream.id()) == 0) return;
+  }
+  // Without the lock: its host calls may let go of memory.
   state_->device.table().stream_synchronize(stream.handle());
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->streams.erase(stream.id());
   for (Pool::Free* free : {&state_->common.free_small, &state_->common.free_large}) free->erase(stream.id());
   for (Segment& segment : state_->common.segments) {
     for (Block* block = segment.first; block != nullptr; block = block->next) {
@@ -452,8 +489,10 @@ void Allocator::retire(Stream& stream) noexcept {
 }
 
 void Allocator::forget() noexcept {
+  State::LetGo let_go;
   const std::lock_guard<std::mutex> lock(state_->mutex);
   State& state = *state_;
+  for (Block* block : state.waiting) let_go.push_back(std::move(block->keeps));
   for (Segment& segment : state.common.segments) {
     for (Block* block = segment.first; block != nullptr;) {
       Block* next = block->next;

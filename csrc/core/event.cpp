@@ -68,18 +68,29 @@ void Event::record(Stream& stream) {
   device_->require_generation(generation_, "this event");
   stream.require_current();
   const std::lock_guard<std::mutex> lock(stream.mutex());
-  if (stream.recording() != nullptr) {
-    record_event(*stream.recording(), shared_from_this());
+  const std::lock_guard<std::mutex> mark(mutex_);
+  is_of_graph_ = stream.recording() != nullptr;
+  recording_.reset();
+  if (is_of_graph_) {
+    recording_ = record_event(*stream.recording(), stream, shared_from_this());
     return;
   }
-  recording_.reset();
   device_->operations().push(
       {device_->operations().next_number(), Operation::Kind::kRecord, stream.id(), nullptr, {}, 0});
   check(*device_, &stream, device_->table().event_record(handle_, stream.handle()), "recording an event");
 }
 
+void Event::require_no_graph(const char* what) {
+  const std::lock_guard<std::mutex> mark(mutex_);
+  if (!is_of_graph_) return;
+  throw Error(ErrorKind::kGraph, device_->name() + ": " + what +
+                                     " an event that was recorded into a graph: it marks nothing outside of it. "
+                                     "Record another event after the graph's launch.");
+}
+
 void Event::synchronize(double timeout_s) {
   device_->require_generation(generation_, "this event");
+  require_no_graph("cannot wait for");
   const unify_backend& table = device_->table();
   if (timeout_s < 0) {
     check(*device_, nullptr, table.event_synchronize(handle_), "waiting for an event");
@@ -90,6 +101,7 @@ void Event::synchronize(double timeout_s) {
 
 bool Event::query() {
   device_->require_generation(generation_, "this event");
+  require_no_graph("cannot ask");
   const unify_status status = device_->table().event_query(handle_);
   if (status == UNIFY_NOT_READY) return false;
   check(*device_, nullptr, status, "asking an event");

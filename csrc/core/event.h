@@ -41,18 +41,19 @@ class Event : public std::enable_shared_from_this<Event> {
   [[nodiscard]] double elapsed_ms(Event& later);  // both made with timing, recorded and passed
   [[nodiscard]] Device& device() const noexcept { return *device_; }
   [[nodiscard]] unify_event handle() const noexcept { return handle_; }
-  // The recording that its last record belongs to, or null.
-  [[nodiscard]] const std::weak_ptr<Recording>& recording() const noexcept { return recording_; }
-  void set_recording(std::weak_ptr<Recording> recording) { recording_ = std::move(recording); }
   [[nodiscard]] bool has_timing() const noexcept { return (flags_ & UNIFY_EVENT_TIMING) != 0; }
 
  private:
+  friend class Stream;
   Event() = default;
+  void require_no_graph(const char* what);
   std::shared_ptr<Device> device_;
   unify_event handle_ = nullptr;
   uint32_t flags_ = 0;
   uint32_t generation_ = 0;
-  std::weak_ptr<Recording> recording_;
+  std::mutex mutex_;  // of what follows, and of calls of the backend that move or read the mark; after a stream's
+  bool is_of_graph_ = false;            // the last record became part of a graph,
+  std::weak_ptr<Recording> recording_;  // of this one
 };
 
 }  // namespace unify

@@ -30,10 +30,13 @@ class Recording : public std::enable_shared_from_this<Recording> {
   explicit Recording(bool is_native) : is_native(is_native) {}
 
   const bool is_native;
+  std::mutex mutex;  // of what follows: several streams record at once. Taken after a stream's and an event's
+  bool is_open = true;
   std::vector<Node> nodes;
   std::vector<char> packed;
   std::vector<std::shared_ptr<void>> owners;
   std::vector<std::shared_ptr<Stream>> streams;  // all that record, the first one first
+  std::vector<std::pair<std::shared_ptr<Stream>, std::shared_ptr<Event>>> outside_waits;  // made up for at the end
 };
 
 namespace {
@@ -42,10 +45,14 @@ namespace {
   throw Error(ErrorKind::kGraph, stream.device().name() + ", " + stream.name() + ": " + what);
 }
 
+// A recording stream can be neither asked nor waited for, and memory it used before may be let go meanwhile.
+constexpr const char* kBeforeRecording = "waiting for earlier work before a recording";
+
 }  // namespace
 
 void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<Function>& function,
                    const unify_launch_args& args, std::shared_ptr<void>* foreign, size_t foreign_count) {
+  const std::lock_guard<std::mutex> lock(recording.mutex);
   if (recording.is_native) {
     check(stream.device(), &stream, stream.device().table().launch(stream.handle(), function->handle, &args),
           "recording a launch");
@@ -59,6 +66,7 @@ void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<F
 }
 
 void record_copy(Recording& recording, Stream& stream, const unify_copy_args& args) {
+  const std::lock_guard<std::mutex> lock(recording.mutex);
   if (recording.is_native) {
     check(stream.device(), &stream, stream.device().table().copy(stream.handle(), &args), "recording a copy");
   }
@@ -66,6 +74,7 @@ void record_copy(Recording& recording, Stream& stream, const unify_copy_args& ar
 }
 
 void record_fill(Recording& recording, Stream& stream, const unify_fill_args& args) {
+  const std::lock_guard<std::mutex> lock(recording.mutex);
   if (recording.is_native) {
     check(stream.device(), &stream, stream.device().table().fill(stream.handle(), &args), "recording a fill");
   }
@@ -73,6 +82,7 @@ void record_fill(Recording& recording, Stream& stream, const unify_fill_args& ar
 }
 
 void record_host_call(Recording& recording, Stream& stream, std::function<void()> function) {
+  const std::lock_guard<std::mutex> lock(recording.mutex);
   recording.nodes.emplace_back(std::move(function));
   if (!recording.is_native) return;
   const unify_backend& table = stream.device().table();
@@ -84,19 +94,46 @@ void record_host_call(Recording& recording, Stream& stream, std::function<void()
   check(stream.device(), &stream, table.host_call(stream.handle(), run, owned.get()), "recording a host call");
 }
 
-void record_event(Recording& recording, const std::shared_ptr<Event>& event) {
-  event->set_recording(recording.weak_from_this());
+std::weak_ptr<Recording> record_event(Recording& recording, Stream& stream, const std::shared_ptr<Event>& event) {
+  const std::lock_guard<std::mutex> lock(recording.mutex);
+  if (recording.is_native) {
+    check(stream.device(), &stream, stream.device().table().event_record(event->handle(), stream.handle()),
+          "recording an event");
+  }
   recording.owners.push_back(event);
+  return recording.weak_from_this();
 }
 
-void join_recording(Recording& recording, Stream& stream) {
-  if (stream.recording() == &recording) return;
-  if (stream.recording() != nullptr) throw_graph(stream, "it records another graph already.");
-  stream.set_recording(&recording);
-  recording.streams.push_back(stream.shared_from_this());
+void join_recording(const std::shared_ptr<Recording>& recording, Stream& stream, unify_event event) {
+  if (recording == nullptr) throw_graph(stream, "it cannot wait for an event of a graph that is gone.");
+  const std::lock_guard<std::mutex> lock(recording->mutex);
+  if (!recording->is_open) throw_graph(stream, "it cannot wait for an event of a graph that was recorded already.");
+  const bool is_new = stream.recording() != recording.get();
+  if (is_new && stream.recording() != nullptr) throw_graph(stream, "it records another graph already.");
+  const unify_backend& table = stream.device().table();
+  if (recording->is_native) {
+    if (is_new) check(stream.device(), &stream, table.stream_synchronize(stream.handle()), kBeforeRecording);
+    check(stream.device(), &stream, table.stream_wait_event(stream.handle(), event), "recording a wait");
+  }
+  if (!is_new) return;
+  stream.set_recording(recording.get());
+  recording->streams.push_back(stream.shared_from_this());
 }
 
-void record_keep(Recording& recording, std::shared_ptr<void> owner) { recording.owners.push_back(std::move(owner)); }
+void record_outside_wait(Recording& recording, Stream& stream, std::shared_ptr<Event> event) {
+  const std::lock_guard<std::mutex> lock(recording.mutex);
+  recording.outside_waits.emplace_back(stream.shared_from_this(), std::move(event));
+}
+
+void record_keep(Recording& recording, std::shared_ptr<void> owner) {
+  const std::lock_guard<std::mutex> lock(recording.mutex);
+  recording.owners.push_back(std::move(owner));
+}
+
+bool records_natively(const Stream& stream) noexcept {
+  const Recording* recording = stream.recording();
+  return recording != nullptr && recording->is_native;
+}
 
 struct Graph::Private {
   std::shared_ptr<Device> device;
@@ -107,18 +144,26 @@ struct Graph::Private {
   bool is_recording = false;
   bool is_whole = false;  // the recording ended well
   uint32_t generation = 0;
-  std::shared_ptr<Stream> last_stream;  // of the last launch: what it uses is let go after it
+  std::vector<std::shared_ptr<Stream>> launched_on;  // what the graph uses is let go after their work
 
   void stop_recording() noexcept;
 };
 
 void Graph::Private::stop_recording() noexcept {
   is_recording = false;
-  for (const std::shared_ptr<Stream>& stream : recording->streams) {
+  std::vector<std::shared_ptr<Stream>> streams;
+  decltype(recording->outside_waits) waits;
+  {
+    const std::lock_guard<std::mutex> lock(recording->mutex);
+    recording->is_open = false;
+    streams.swap(recording->streams);
+    waits.swap(recording->outside_waits);
+  }
+  for (const std::shared_ptr<Stream>& stream : streams) {
     const std::lock_guard<std::mutex> lock(stream->mutex());
     stream->set_recording(nullptr);
   }
-  recording->streams.clear();
+  for (const auto& [stream, event] : waits) device->table().stream_wait_event(stream->handle(), event->handle());
   device->allocator().end_private_pool(*origin);
 }
 
@@ -136,6 +181,7 @@ std::shared_ptr<Graph> Graph::begin(const std::shared_ptr<Stream>& stream) {
   if (stream->recording() != nullptr) throw_graph(*stream, "it records a graph already.");
   const bool is_native = device.table().capture_begin != nullptr;
   if (is_native) {
+    check(device, stream.get(), device.table().stream_synchronize(stream->handle()), kBeforeRecording);
     check(device, stream.get(), device.table().capture_begin(stream->handle()), "beginning a recording");
   }
   p.recording = std::make_shared<Recording>(is_native);
@@ -176,7 +222,7 @@ Graph::~Graph() {
   abandon();
   Private& p = *private_;
   if (p.generation != p.device->generation()) return;
-  if (p.last_stream != nullptr) p.device->table().stream_synchronize(p.last_stream->handle());
+  for (const auto& stream : p.launched_on) p.device->table().stream_synchronize(stream->handle());
   if (p.native != nullptr) p.device->table().graph_destroy(p.native);
 }
 
@@ -193,7 +239,10 @@ void Graph::launch(Stream& stream) {
   OperationRing& operations = p.device->operations();
   const std::lock_guard<std::mutex> lock(stream.mutex());
   if (stream.recording() != nullptr) throw_graph(stream, "a graph cannot be recorded into another one.");
-  if (p.last_stream.get() != &stream) p.last_stream = stream.shared_from_this();
+  const auto is_stream = [&](const std::shared_ptr<Stream>& other) { return other.get() == &stream; };
+  if (std::none_of(p.launched_on.begin(), p.launched_on.end(), is_stream)) {
+    p.launched_on.push_back(stream.shared_from_this());
+  }
   const TraceScope span(stream, "graph");
   const unify_backend& table = p.device->table();
   if (p.native != nullptr) {

@@ -22,10 +22,15 @@ void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<F
 void record_copy(Recording& recording, Stream& stream, const unify_copy_args& args);
 void record_fill(Recording& recording, Stream& stream, const unify_fill_args& args);
 void record_host_call(Recording& recording, Stream& stream, std::function<void()> function);
-void record_event(Recording& recording, const std::shared_ptr<Event>& event);
-// Work of `stream` after a wait for an event of a recording belongs to the recording too.
-void join_recording(Recording& recording, Stream& stream);
+std::weak_ptr<Recording> record_event(Recording& recording, Stream& stream, const std::shared_ptr<Event>& event);
+// Work of `stream` after a wait for an event of a recording belongs to the recording too. Throws GraphError when that
+// has ended, or is gone (null).
+void join_recording(const std::shared_ptr<Recording>& recording, Stream& stream, unify_event event);
+// Whatever runs on `stream` after the recording comes after `event`, which is none of the recording's.
+void record_outside_wait(Recording& recording, Stream& stream, std::shared_ptr<Event> event);
 void record_keep(Recording& recording, std::shared_ptr<void> owner);
+// Whether the backend records what this stream is given: it must not be asked or waited for meanwhile.
+[[nodiscard]] bool records_natively(const Stream& stream) noexcept;
 
 class Graph {
  public:

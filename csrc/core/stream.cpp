@@ -101,8 +101,13 @@ void Stream::wait(Event& event) {
                                              ": another backend. Synchronise the event on the host instead.");
   }
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (const std::shared_ptr<Recording> recording = event.recording().lock()) {
-    join_recording(*recording, *this);
+  const std::lock_guard<std::mutex> mark(event.mutex_);
+  if (event.is_of_graph_) {
+    join_recording(event.recording_.lock(), *this, event.handle());
+    return;
+  }
+  if (records_natively(*this)) {  // work outside of the graph cannot come before a part of it, but before all of it
+    record_outside_wait(*recording(), *this, event.shared_from_this());
     return;
   }
   device_->operations().push({device_->operations().next_number(), Operation::Kind::kWait, id_, nullptr, {}, 0});

@@ -3,6 +3,7 @@
 
 #include <unify/backend.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -46,8 +47,8 @@ class Stream : public std::enable_shared_from_this<Stream> {
   void keep_alive(std::shared_ptr<void> owner);
 
   // What is being recorded on this stream, or null. Launches and copies go there in place of the backend.
-  [[nodiscard]] Recording* recording() const noexcept { return recording_; }
-  void set_recording(Recording* recording) noexcept { recording_ = recording; }
+  [[nodiscard]] Recording* recording() const noexcept { return recording_.load(std::memory_order_acquire); }
+  void set_recording(Recording* recording) noexcept { recording_.store(recording, std::memory_order_release); }
 
   // Calls that enqueue hold it: the backend takes one at a time per stream.
   std::mutex& mutex() noexcept { return mutex_; }
@@ -57,7 +58,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   std::shared_ptr<Device> device_;
   unify_stream handle_ = nullptr;
   void* native_ = nullptr;
-  Recording* recording_ = nullptr;
+  std::atomic<Recording*> recording_{nullptr};
   uint32_t id_ = 0;
   uint32_t generation_ = 0;  // of the device when it was made
   int priority_ = 0;

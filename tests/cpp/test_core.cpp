@@ -1,0 +1,410 @@
+// The core and the CPU backend without Python: what goes wrong here cannot be the binding's fault, and sanitizers see
+// every thread. Run by test_core.py, and by .ci/sanitize under both sanitizers. Prints a line a case; ends at the first
+// check that fails.
+#include <unify/backend.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/allocator.h"
+#include "core/device.h"
+#include "core/error.h"
+#include "core/event.h"
+#include "core/graph.h"
+#include "core/memory.h"
+#include "core/registry.h"
+#include "core/stream.h"
+
+#define CHECK(condition)                                                             \
+  do {                                                                               \
+    if (!(condition)) {                                                              \
+      std::fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); \
+      std::exit(1);                                                                  \
+    }                                                                                \
+  } while (false)
+
+namespace unify {
+namespace {
+
+using Streams = std::vector<std::shared_ptr<Stream>>;
+using Block = std::shared_ptr<Storage>;
+
+std::shared_ptr<Device> cpu() { return Registry::instance().device("cpu"); }
+
+Streams make_streams(size_t count) {
+  Streams streams;
+  for (size_t i = 0; i < count; ++i) streams.push_back(Stream::create(cpu()));
+  return streams;
+}
+
+void fill_bytes(Stream& stream, const Block& block, uint8_t value) {
+  block->used_on(stream);
+  fill(stream, {&stream.device(), block->address()}, value, 1, block->bytes());
+}
+
+void copy_bytes(Stream& stream, const Block& dst, const Block& src) {
+  src->used_on(stream);
+  dst->used_on(stream);
+  copy(stream, {&stream.device(), dst->address()}, {&stream.device(), src->address()}, dst->bytes());
+}
+
+bool holds(const Block& block, uint8_t value) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(static_cast<uintptr_t>(block->address()));
+  return std::all_of(bytes, bytes + block->bytes(), [&](uint8_t byte) { return byte == value; });
+}
+
+template <typename Work>
+std::string error_of(Work&& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    return error.message;
+  }
+  return {};
+}
+
+void in_threads(size_t count, const std::function<void(size_t)>& work) {
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < count; ++i) threads.emplace_back(work, i);
+  for (std::thread& thread : threads) thread.join();
+}
+
+// What the allocator says of itself adds up, block by block.
+void check_statistics(const Allocator& allocator) {
+  const MemoryStatistics statistics = allocator.statistics();
+  uint64_t reserved = 0;
+  uint64_t allocated = 0;
+  uint64_t waiting = 0;
+  for (const SegmentSnapshot& segment : allocator.snapshot()) {
+    uint64_t next = segment.address;
+    for (const BlockSnapshot& block : segment.blocks) {
+      CHECK(block.address == next);
+      next += block.bytes;
+      if (block.state == "allocated") allocated += block.bytes;
+      if (block.state == "waiting") waiting += block.bytes;
+    }
+    CHECK(next == segment.address + segment.bytes);
+    reserved += segment.bytes;
+  }
+  CHECK(statistics.reserved_bytes == reserved);
+  CHECK(statistics.allocated_bytes == allocated);
+  CHECK(statistics.waiting_bytes == waiting);
+  CHECK(statistics.reserved_bytes_peak >= reserved && statistics.allocated_bytes_peak >= allocated);
+}
+
+// Against a shadow: live blocks never overlap, lie aligned, and the figures add up after every step.
+void test_random_allocations_never_overlap() {
+  Allocator& allocator = cpu()->allocator();
+  Streams streams = make_streams(4);
+  std::mt19937_64 random(1);
+  std::map<uint64_t, Block> live;  // by address
+  for (int step = 0; step < 6000; ++step) {
+    if (live.size() < 200 && random() % 5 < 3) {
+      const size_t bytes = size_t{1} + random() % (size_t{1} << (4 + random() % 20));
+      Block block = allocator.allocate(bytes, *streams[random() % streams.size()]);
+      const uint64_t begin = block->address();
+      CHECK(begin % cpu()->info().alignment == 0 && block->bytes() == bytes);
+      const auto after = live.lower_bound(begin);
+      CHECK(after == live.end() || after->first >= begin + bytes);
+      CHECK(after == live.begin() || std::prev(after)->first + std::prev(after)->second->bytes() <= begin);
+      live.emplace(begin, std::move(block));
+    } else if (!live.empty()) {
+      const auto victim = std::next(live.begin(), static_cast<int64_t>(random() % live.size()));
+      if (random() % 3 == 0) victim->second->used_on(*streams[random() % streams.size()]);
+      live.erase(victim);
+    }
+    if (step % 64 == 0) check_statistics(allocator);
+    if (step % 1000 == 999) streams[random() % streams.size()] = Stream::create(cpu());  // one ends, its blocks stay
+  }
+  live.clear();
+  cpu()->synchronize();
+  allocator.trim();
+  check_statistics(allocator);
+  CHECK(allocator.statistics().reserved_bytes == 0);
+}
+
+// A block is given up by the host long before the streams are done with it; whoever gets it next writes to it.
+void test_a_block_is_not_reused_before_the_streams_have_passed() {
+  Allocator& allocator = cpu()->allocator();
+  in_threads(4, [&](size_t number) {
+    const Streams streams = make_streams(3);
+    std::mt19937_64 random(number);
+    std::vector<std::pair<Block, uint8_t>> results;
+    for (int round = 0; round < 200; ++round) {
+      const size_t bytes = size_t{1} << (10 + random() % 8);
+      const auto value = static_cast<uint8_t>(random());
+      Stream& writer = *streams[random() % streams.size()];
+      Stream& reader = *streams[random() % streams.size()];
+      Block scratch = allocator.allocate(bytes, writer);
+      Block result = allocator.allocate(bytes, reader);
+      fill_bytes(writer, scratch, value);
+      reader.wait(writer);
+      copy_bytes(reader, result, scratch);
+      scratch.reset();
+      results.emplace_back(std::move(result), value);
+    }
+    for (const auto& stream : streams) stream->synchronize();
+    for (const auto& [result, value] : results) CHECK(holds(result, value));
+  });
+  cpu()->synchronize();
+  check_statistics(allocator);
+}
+
+// A stream that ends with work under way: nobody may get its blocks before that work has run.
+void test_blocks_of_a_stream_that_ends_are_reused_after_its_work() {
+  Allocator& allocator = cpu()->allocator();
+  const std::shared_ptr<Stream> reader = Stream::create(cpu());
+  in_threads(4, [&](size_t number) {
+    for (int round = 0; round < 100; ++round) {
+      std::shared_ptr<Stream> stream = Stream::create(cpu());
+      const Block block = allocator.allocate(1 << 16, *stream);
+      const auto value = static_cast<uint8_t>(number * 50 + static_cast<size_t>(round));
+      Block late = allocator.allocate(1 << 16, *stream);
+      fill_bytes(*stream, late, 255);
+      late.reset();  // free for others as soon as the fill has run, and not before
+      fill_bytes(*stream, block, value);
+      stream.reset();
+      reader->host_call([] {});
+      cpu()->synchronize();
+      CHECK(holds(block, value));
+    }
+  });
+}
+
+void test_out_of_memory_trims_and_tries_again() {
+  Allocator& allocator = cpu()->allocator();
+  const std::shared_ptr<Stream> stream = Stream::create(cpu());
+  const std::shared_ptr<Stream> other = Stream::create(cpu());
+  allocator.trim();
+  constexpr size_t kMiB = size_t{1} << 20;
+  allocator.set_limit(allocator.statistics().reserved_bytes + 64 * kMiB);
+  std::vector<Block> blocks;
+  for (int i = 0; i < 4; ++i) blocks.push_back(allocator.allocate(16 * kMiB, *stream));
+  const uint64_t refused = allocator.statistics().out_of_memory;
+  const std::string message = error_of([&] { (void)allocator.allocate(16 * kMiB, *stream); });
+  CHECK(message.find("16.0 MiB asked") != std::string::npos && message.find("allows") != std::string::npos);
+  CHECK(allocator.statistics().out_of_memory == refused + 1);
+  check_statistics(allocator);
+
+  blocks.resize(2);  // two idle segments of 16 MiB: too small, so they must go back for one of 32
+  const uint64_t trims = allocator.statistics().trims;
+  Block large = allocator.allocate(32 * kMiB, *stream);
+  CHECK(allocator.statistics().trims == trims + 1);
+
+  fill_bytes(*other, large, 3);  // still in use by another stream: waited for, not refused
+  large.reset();
+  large = allocator.allocate(31 * kMiB, *stream);
+  CHECK(allocator.statistics().out_of_memory == refused + 1);
+  CHECK(!error_of([&] { (void)allocator.allocate(SIZE_MAX - 10, *stream); }).empty());
+  blocks.clear();
+  large.reset();
+  allocator.set_limit(0);
+  cpu()->synchronize();
+  allocator.trim();
+  check_statistics(allocator);
+}
+
+// Every thread works on every stream; the streams wait for each other in rings. One counter for each stream, changed
+// by its host calls alone and without any lock, shows that calls of one stream never overlap.
+void test_streams_and_events_from_many_threads() {
+  const Streams streams = make_streams(5);
+  std::vector<std::shared_ptr<Event>> events;
+  for (size_t i = 0; i < streams.size(); ++i) events.push_back(Event::create(cpu(), true));
+  std::vector<uint64_t> counted(streams.size());
+  constexpr size_t kThreads = 6;
+  constexpr size_t kRounds = 300;
+  in_threads(kThreads, [&](size_t number) {
+    std::mt19937_64 random(number);
+    for (size_t round = 0; round < kRounds; ++round) {
+      const size_t mine = random() % streams.size();
+      const size_t other = random() % streams.size();
+      streams[mine]->host_call([&counted, mine] { ++counted[mine]; });
+      events[mine]->record(*streams[mine]);
+      streams[other]->wait(*events[mine]);
+      if (random() % 16 == 0) streams[mine]->wait(*streams[other]);
+      (void)events[other]->query();
+      if (random() % 32 == 0) events[other]->synchronize();
+      if (random() % 32 == 0) (void)streams[other]->query();
+    }
+  });
+  cpu()->synchronize();
+  uint64_t total = 0;
+  for (const uint64_t count : counted) total += count;
+  CHECK(total == kThreads * kRounds);
+  for (const auto& event : events) CHECK(event->query());
+}
+
+void test_events_keep_time_and_order() {
+  const Streams streams = make_streams(2);
+  const auto begin = Event::create(cpu(), true);
+  const auto end = Event::create(cpu(), true);
+  CHECK(begin->query());
+  CHECK(error_of([&] { (void)begin->elapsed_ms(*end); }).find("never recorded") != std::string::npos);
+  std::atomic<bool> is_open{false};
+  begin->record(*streams[0]);
+  streams[0]->host_call([&] {
+    while (!is_open) std::this_thread::yield();
+  });
+  end->record(*streams[0]);
+  std::vector<int> order;
+  streams[1]->wait(*end);
+  streams[1]->host_call([&] { order.push_back(2); });
+  CHECK(!end->query() && !streams[1]->query());
+  CHECK(!error_of([&] { streams[1]->synchronize(0.01); }).empty());
+  order.push_back(1);
+  is_open = true;
+  streams[1]->synchronize();
+  CHECK((order == std::vector<int>{1, 2}));
+  CHECK(begin->elapsed_ms(*end) > 0 && end->elapsed_ms(*begin) < 0);
+}
+
+void test_a_graph_replays_what_was_recorded() {
+  Allocator& allocator = cpu()->allocator();
+  const Streams streams = make_streams(2);
+  const Block source = allocator.allocate(1 << 16, *streams[0]);
+  const Block result = allocator.allocate(1 << 16, *streams[0]);
+  std::vector<int> calls;
+  std::shared_ptr<Graph> graph = Graph::begin(streams[0]);
+  {
+    const Block scratch = allocator.allocate(1 << 16, *streams[0]);
+    copy_bytes(*streams[0], scratch, source);
+    streams[1]->wait(*streams[0]);  // drawn into the recording, and back
+    copy_bytes(*streams[1], result, scratch);
+    streams[0]->wait(*streams[1]);
+    streams[0]->host_call([&] { calls.push_back(1); });
+  }
+  CHECK(error_of([&] { streams[1]->synchronize(); }).find("records") != std::string::npos);
+  graph->end();
+  CHECK(graph->size() == 3 && calls.empty());
+  for (uint8_t value = 1; value < 20; ++value) {
+    fill_bytes(*streams[0], source, value);
+    const Block thief = allocator.allocate(1 << 16, *streams[0]);
+    fill_bytes(*streams[0], thief, 255);
+    graph->launch(*streams[0]);
+    streams[0]->synchronize();
+    CHECK(holds(result, value) && calls.size() == value);
+  }
+  graph->launch(*streams[0]);
+  graph.reset();  // while it may be running
+  streams[0]->synchronize();
+  CHECK(calls.size() == 20);
+}
+
+void test_an_event_of_a_graph_marks_nothing_outside_of_it() {
+  const Streams streams = make_streams(2);
+  const auto event = Event::create(cpu(), false);
+  const std::shared_ptr<Graph> graph = Graph::begin(streams[0]);
+  event->record(*streams[0]);
+  graph->end();
+  CHECK(error_of([&] { streams[1]->wait(*event); }).find("graph") != std::string::npos);
+  CHECK(streams[1]->recording() == nullptr);
+  CHECK(error_of([&] { (void)event->query(); }).find("graph") != std::string::npos);
+  event->record(*streams[1]);
+  event->synchronize();
+  CHECK(event->query());
+}
+
+void test_graphs_are_recorded_and_replayed_by_many_threads() {
+  Allocator& allocator = cpu()->allocator();
+  in_threads(4, [&](size_t number) {
+    const std::shared_ptr<Stream> stream = Stream::create(cpu());
+    const Block result = allocator.allocate(4096, *stream);
+    for (int round = 0; round < 50; ++round) {
+      const auto value = static_cast<uint8_t>(number * 60 + static_cast<size_t>(round));
+      const std::shared_ptr<Graph> graph = Graph::begin(stream);
+      const Block scratch = allocator.allocate(4096, *stream);
+      fill_bytes(*stream, scratch, value);
+      copy_bytes(*stream, result, scratch);
+      if (round % 5 == 0) {
+        graph->abandon();
+        continue;
+      }
+      graph->end();
+      graph->launch(*stream);
+      stream->synchronize();
+      CHECK(holds(result, value));
+    }
+  });
+}
+
+void test_a_broken_library_is_refused_and_the_rest_goes_on(const std::string& folder) {
+  const std::string path = folder + "/broken.so";
+  std::ofstream(path) << "not a library";
+  const Backend& broken = Registry::instance().add_library(path);
+  CHECK(broken.table == nullptr && broken.why.find("broken.so") != std::string::npos);
+  CHECK(!Registry::instance().add_library(folder + "/absent.so").why.empty());
+  // Any library that is none of ours: this program has no such symbol, libc neither.
+  CHECK(Registry::instance().add_library("libc.so.6", "libc").why.find("unify_backend_get") != std::string::npos);
+  CHECK(error_of([] { (void)Registry::instance().device("libc:0"); }).find("cannot be used") != std::string::npos);
+  CHECK(error_of([] { (void)Registry::instance().device("cpv"); }).find("Did you mean 'cpu'") != std::string::npos);
+  in_threads(4, [&](size_t) {
+    CHECK(Registry::instance().device("cpu") == cpu());
+    (void)Registry::instance().add_library(path);
+    (void)Registry::instance().device_names();
+  });
+}
+
+// Proof that the sanitizer would tell: each ends in its report, or does what nobody sees.
+void do_wrong(const std::string& what) {
+  std::vector<char> bytes(16);
+  if (what == "overflow") {
+    const volatile size_t beyond = bytes.size();
+    bytes.data()[beyond] = 1;
+  } else if (what == "race") {
+    int unguarded = 0;
+    in_threads(2, [&](size_t) {
+      for (int i = 0; i < 1000; ++i) ++unguarded;
+    });
+  }
+}
+
+}  // namespace
+}  // namespace unify
+
+int main(int count, char** arguments) {
+  using namespace unify;
+  if (count == 3 && std::strcmp(arguments[1], "--wrong") == 0) {
+    do_wrong(arguments[2]);
+    return 0;
+  }
+  const std::string folder = count > 1 ? arguments[1] : ".";
+  const std::pair<const char*, std::function<void()>> cases[] = {
+#define CASE(name) {#name, test_##name}
+      CASE(random_allocations_never_overlap),
+      CASE(a_block_is_not_reused_before_the_streams_have_passed),
+      CASE(blocks_of_a_stream_that_ends_are_reused_after_its_work),
+      CASE(out_of_memory_trims_and_tries_again),
+      CASE(streams_and_events_from_many_threads),
+      CASE(events_keep_time_and_order),
+      CASE(a_graph_replays_what_was_recorded),
+      CASE(an_event_of_a_graph_marks_nothing_outside_of_it),
+      CASE(graphs_are_recorded_and_replayed_by_many_threads),
+      {"a_broken_library_is_refused_and_the_rest_goes_on",
+       [&] { test_a_broken_library_is_refused_and_the_rest_goes_on(folder); }},
+#undef CASE
+  };
+  for (const auto& [name, run] : cases) {
+    std::printf("%s\n", name);
+    std::fflush(stdout);
+    try {
+      run();
+    } catch (const Error& error) {
+      std::fprintf(stderr, "%s: %s\n", name, error.what());
+      return 1;
+    }
+  }
+  std::printf("%zu cases passed\n", std::size(cases));
+  return 0;
+}
