@@ -177,7 +177,7 @@ std::shared_ptr<Graph> Graph::begin(const std::shared_ptr<Stream>& stream) {
   p.device = stream->device_ptr();
   p.origin = stream;
   p.generation = device.generation();
-  const std::lock_guard<std::mutex> lock(stream->mutex());
+  std::unique_lock<std::mutex> lock(stream->mutex());
   if (stream->recording() != nullptr) throw_graph(*stream, "it records a graph already.");
   const bool is_native = device.table().capture_begin != nullptr;
   if (is_native) {
@@ -186,9 +186,10 @@ std::shared_ptr<Graph> Graph::begin(const std::shared_ptr<Stream>& stream) {
   }
   p.recording = std::make_shared<Recording>(is_native);
   p.recording->streams.push_back(stream);
-  p.pool = device.allocator().begin_private_pool(*stream);
   p.is_recording = true;
   stream->set_recording(p.recording.get());
+  lock.unlock();  // the allocator's comes before a stream's
+  p.pool = device.allocator().begin_private_pool(*stream);
   return graph;
 }
 
