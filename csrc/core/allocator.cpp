@@ -520,8 +520,11 @@ Storage::~Storage() {
   if (block_ != nullptr) device_->allocator().give_back(block_);
 }
 
-void Storage::used_on(Stream& stream) {
+void Storage::require_current() const {
   if (block_ != nullptr) device_->require_generation(Allocator::generation_of(block_), "this tensor's memory");
+}
+
+void Storage::used_on(Stream& stream) {
   if (Recording* recording = stream.recording()) {
     if (!is_private()) record_keep(*recording, shared_from_this());
   } else if (block_ != nullptr) {

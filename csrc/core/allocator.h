@@ -38,8 +38,10 @@ class Storage : public std::enable_shared_from_this<Storage> {
 
   [[nodiscard]] bool is_private() const noexcept;  // of a graph's own pool, which the graph keeps
 
-  // Notes that work using this memory is enqueued on `stream`: it lives until that has run, or as long as the graph
-  // that the stream records. Free for the stream it was allocated on. Throws DeviceLost after a reset.
+  // Throws DeviceLost after a reset, which took the memory away: to be asked before work that uses it is enqueued.
+  void require_current() const;
+  // Notes that work using this memory was enqueued on `stream`: it lives until that has run, or as long as the graph
+  // that the stream records. Free for the stream it was allocated on.
   void used_on(Stream& stream);
 
  private:

@@ -75,7 +75,10 @@ void launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
     throw_bad_launch(device, *function, "it was loaded on " + function->module->device().name() + ".");
   }
   device.require_generation(function->module->generation(), "this kernel");
-  for (size_t i = 0; i < touched_count; ++i) touched[i]->used_on(stream);
+  for (size_t i = 0; i < touched_count; ++i) {  // blocks only, which may be noted before
+    touched[i]->require_current();
+    touched[i]->used_on(stream);
+  }
   unify_launch_args launch_args{};
   launch_args.struct_size = sizeof launch_args;
   for (size_t axis = 0; axis < grid.size(); ++axis) launch_args.grid[axis] = grid[axis];

@@ -301,8 +301,8 @@ Tensor slice(const Tensor& tensor, const std::vector<Slice>& slices) {
 void copy_into(Stream& stream, const Tensor& dst, const Tensor& source) {
   const Tensor src = broadcast(source, dst);
   if (dst.size() == 0) return;
-  dst.storage->used_on(stream);
-  src.storage->used_on(stream);
+  dst.storage->require_current();
+  src.storage->require_current();
   const bool is_plain = dst.dtype == src.dtype && dst.is_contiguous() && src.is_contiguous();
   if (is_plain) {
     copy(stream, {&dst.device(), dst.address()}, {&src.device(), src.address()}, dst.bytes());
@@ -311,6 +311,8 @@ void copy_into(Stream& stream, const Tensor& dst, const Tensor& source) {
   } else {
     copy_through_host(stream, dst, src);
   }
+  dst.storage->used_on(stream);
+  src.storage->used_on(stream);
 }
 
 }  // namespace unify

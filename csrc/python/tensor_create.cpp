@@ -65,6 +65,7 @@ void fill_bits(Stream& stream, const Tensor& tensor, uint64_t bits) {
   const int64_t count = tensor.size();
   if (count == 0) return;
   without_gil([&] {
+    tensor.storage->require_current();
     fill(stream, Place{&tensor.device(), tensor.address()}, bits, itemsize(tensor.dtype), static_cast<size_t>(count));
     tensor.storage->used_on(stream);
   });

@@ -22,6 +22,7 @@ from unify.testing.arrays import (
     random_array,
     random_views,
 )
+from unify.testing.conformance.fixtures import Gate
 
 
 @pytest.mark.parametrize("dtype", NUMPY_DTYPES)
@@ -311,3 +312,21 @@ def test_read_only_memory_is_not_written(device: un.Device) -> None:
 def test_to_something_unknown_is_an_error(device: un.Device) -> None:
     with pytest.raises(Error):
         un.zeros(3, un.float32, device).to("no such thing")
+
+
+@pytest.mark.needs("host_calls", support="native")
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])  # as it is, and cast
+def test_an_array_of_another_library_lives_until_its_copy_has_run(
+    device: un.Device, stream: un.Stream, gate: Gate, dtype: str
+) -> None:
+    tensor = un.zeros(1 << 16, dtype, device, stream=stream)
+    expected = random_array((1 << 16,), "uint8", seed=6)
+    gate.close(stream)
+    array = expected.copy()
+    tensor.copy_(array, stream=stream)
+    del array
+    thieves = [np.zeros(1 << 16, np.uint8) for _ in range(20)]  # one of them lies where the array did
+    gate.open()
+    stream.synchronize()
+    assert_same(tensor, expected.astype(dtype))
+    del thieves
