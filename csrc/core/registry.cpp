@@ -10,6 +10,7 @@
 
 #include "device.h"
 #include "error.h"
+#include "layers/layer.h"
 
 extern "C" const unify_backend* unify_host_backend_get(unify_backend_get_args* args);
 
@@ -103,14 +104,23 @@ size_t edit_distance(const std::string& a, const std::string& b) {
 struct Registry::State {
   std::mutex mutex;
   std::deque<Backend> backends;      // addresses stay
-  std::deque<unify_backend> tables;  // likewise
+  std::deque<unify_backend> tables;  // likewise; wrapped by layers
+  std::deque<unify_backend> plain;   // as the backends gave them, in the same order
   std::map<std::string, std::string> options;
   std::map<std::string, std::shared_ptr<Device>> devices;
   std::vector<std::string> layers;
 
+  void wrap(unify_backend& table) const;
   const Backend& add(Backend backend, const std::string& expected_name, const std::string& why,
                      const unify_backend& table);
 };
+
+using AddLayer = void (*)(unify_backend&);
+const std::map<std::string, AddLayer> kLayers = {{"faults", add_faults}, {"validation", add_validation}};
+
+void Registry::State::wrap(unify_backend& table) const {
+  for (const std::string& layer : layers) kLayers.at(layer)(table);
+}
 
 const Backend& Registry::State::add(Backend backend, const std::string& expected_name, const std::string& why,
                                     const unify_backend& table) {
@@ -124,7 +134,9 @@ const Backend& Registry::State::add(Backend backend, const std::string& expected
       backend.why = "there is a backend '" + name + "' already";
     } else {
       backend.name = name;
+      plain.push_back(table);
       tables.push_back(table);
+      wrap(tables.back());
       backend.table = &tables.back();
       if (table.device_count(&backend.device_count) != UNIFY_OK) {
         backend.table = nullptr;
@@ -175,8 +187,22 @@ const Backend& Registry::add_library(const std::string& path, const std::string&
 }
 
 void Registry::set_layers(const std::vector<std::string>& layers) {
+  for (const std::string& layer : layers) {
+    if (kLayers.count(layer) != 0) continue;
+    std::string known;
+    for (const auto& entry : kLayers) known += " " + entry.first;
+    throw Error(ErrorKind::kInvalidArgument, "no layer '" + layer + "'. Known:" + known + ".");
+  }
   const std::lock_guard<std::mutex> lock(state_->mutex);
+  if (!state_->devices.empty()) {
+    throw Error(ErrorKind::kInvalidArgument, "layers: " + state_->devices.begin()->first +
+                                                 " is open already. Choose layers before the first use of a device.");
+  }
   state_->layers = layers;
+  for (size_t i = 0; i < state_->tables.size(); ++i) {
+    state_->tables[i] = state_->plain[i];
+    state_->wrap(state_->tables[i]);
+  }
 }
 
 std::vector<const Backend*> Registry::backends() const {

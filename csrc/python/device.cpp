@@ -140,7 +140,7 @@ void bind_registry(py::module_& module) {
       "The names of all devices that can be opened.");
   module.def(
       "set_layers", [](const std::vector<std::string>& layers) { Registry::instance().set_layers(layers); },
-      py::arg("layers"), "Wraps backends that are added afterwards.");
+      py::arg("layers"), "Wraps all backends in layers; before any device is opened.");
   module.def(
       "set_open_options",
       [](const std::string& backend, const std::string& options) {

@@ -336,7 +336,9 @@ Entry* find(const Dispatcher& dispatcher, const Call& call) {
   const auto& entries = *dispatcher.entries;
   for (size_t slot = slot_of(entries, call.key.data(), call.key_size); entries[slot] != nullptr;
        slot = (slot + 1) & (entries.size() - 1)) {
-    if (call.fits(*entries[slot])) return entries[slot].get();
+    // After a reset the kernel is loaded again; the old entry stays, as resets are rare.
+    const bool is_loaded = entries[slot]->function->module->generation() == call.device->generation();
+    if (is_loaded && call.fits(*entries[slot])) return entries[slot].get();
   }
   return nullptr;
 }

@@ -18,6 +18,7 @@
 #include <thread>
 #include <vector>
 
+#include "check.h"
 #include "core/allocator.h"
 #include "core/device.h"
 #include "core/error.h"
@@ -26,14 +27,6 @@
 #include "core/memory.h"
 #include "core/registry.h"
 #include "core/stream.h"
-
-#define CHECK(condition)                                                             \
-  do {                                                                               \
-    if (!(condition)) {                                                              \
-      std::fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                                  \
-    }                                                                                \
-  } while (false)
 
 namespace unify {
 namespace {
@@ -50,14 +43,14 @@ Streams make_streams(size_t count) {
 }
 
 void fill_bytes(Stream& stream, const Block& block, uint8_t value) {
-  block->used_on(stream);
   fill(stream, {&stream.device(), block->address()}, value, 1, block->bytes());
+  block->used_on(stream);
 }
 
 void copy_bytes(Stream& stream, const Block& dst, const Block& src) {
+  copy(stream, {&stream.device(), dst->address()}, {&stream.device(), src->address()}, dst->bytes());
   src->used_on(stream);
   dst->used_on(stream);
-  copy(stream, {&stream.device(), dst->address()}, {&stream.device(), src->address()}, dst->bytes());
 }
 
 bool holds(const Block& block, uint8_t value) {
@@ -393,6 +386,8 @@ int main(int count, char** arguments) {
       CASE(graphs_are_recorded_and_replayed_by_many_threads),
       {"a_broken_library_is_refused_and_the_rest_goes_on",
        [&] { test_a_broken_library_is_refused_and_the_rest_goes_on(folder); }},
+      CASE(validation_names_what_breaks_a_rule),
+      CASE(faults_come_when_they_are_asked_for),
 #undef CASE
   };
   for (const auto& [name, run] : cases) {

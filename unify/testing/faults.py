@@ -1,7 +1,7 @@
 """Faults on demand, to see what a program does when a chip fails.
 
-A backend offers them by the option "fail" of its devices (unify's simulators do): `fail` = a verb makes the next
-call of that verb end as a kernel fault does; `fail` = "lost" makes the device stop answering.
+Any backend fails on demand with the layer `faults` around it (UNIFY_LAYERS=faults); some do by themselves, by the same
+device option "fail". A kernel fault leaves the device faulted until it is reset, as on a chip.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from collections.abc import Iterator
 
 from unify import Device
 from unify._errors import InvalidArgument, UnsupportedError
-
-VERBS = ("copy", "fill", "record", "wait", "synchronize", "query", "event", "allocate", "stream", "launch")
 
 
 def can_inject(device: Device) -> bool:
@@ -25,10 +23,19 @@ def can_inject(device: Device) -> bool:
 
 
 def fail_next(device: Device, verb: str) -> None:
-    """Lets the next call of `verb` on the device end as a kernel fault does."""
-    if verb not in VERBS:
-        raise InvalidArgument(f"fail_next: no verb {verb!r}; known: {', '.join(VERBS)}.")
+    """Lets the next call of `verb` on the device end as a kernel fault does.
+
+    verb: a word of the ABI function's name, such as "copy", "record" or "query".
+    """
     _set(device, verb)
+
+
+def fail_call(device: Device, call: str, *, after: int = 0, status: str = "kernel_fault") -> None:
+    """Lets a call fail with a status of the ABI, after some that succeed. Needs the layer `faults`.
+
+    call: an ABI function ("event_record") or a word of its name; status: "out_of_memory", "device_lost", "timeout", ...
+    """
+    _set(device, f"{call}:{after + 1}:{status}")
 
 
 def lose(device: Device) -> None:
@@ -51,4 +58,4 @@ def _set(device: Device, what: str) -> None:
     try:
         device.set_option("fail", what)
     except (InvalidArgument, UnsupportedError) as error:
-        raise UnsupportedError(f"{device.name} does not fail on demand: {error}") from None
+        raise UnsupportedError(f"{device.name} does not fail on demand: {error} Set UNIFY_LAYERS=faults.") from None
