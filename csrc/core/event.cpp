@@ -80,9 +80,13 @@ void Event::record(Stream& stream) {
   check(*device_, &stream, device_->table().event_record(handle_, stream.handle()), "recording an event");
 }
 
-void Event::require_no_graph(const char* what) {
+bool Event::is_of_graph() {
   const std::lock_guard<std::mutex> mark(mutex_);
-  if (!is_of_graph_) return;
+  return is_of_graph_;
+}
+
+void Event::require_no_graph(const char* what) {
+  if (!is_of_graph()) return;
   throw Error(ErrorKind::kGraph, device_->name() + ": " + what +
                                      " an event that was recorded into a graph: it marks nothing outside of it. "
                                      "Record another event after the graph's launch.");

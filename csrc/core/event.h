@@ -46,6 +46,7 @@ class Event : public std::enable_shared_from_this<Event> {
  private:
   friend class Stream;
   Event() = default;
+  [[nodiscard]] bool is_of_graph();
   void require_no_graph(const char* what);
   std::shared_ptr<Device> device_;
   unify_event handle_ = nullptr;

@@ -45,9 +45,6 @@ namespace {
   throw Error(ErrorKind::kGraph, stream.device().name() + ", " + stream.name() + ": " + what);
 }
 
-// A recording stream can be neither asked nor waited for, and memory it used before may be let go meanwhile.
-constexpr const char* kBeforeRecording = "waiting for earlier work before a recording";
-
 }  // namespace
 
 void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<Function>& function,
@@ -73,12 +70,15 @@ void record_copy(Recording& recording, Stream& stream, const unify_copy_args& ar
   recording.nodes.emplace_back(args);
 }
 
-void record_fill(Recording& recording, Stream& stream, const unify_fill_args& args) {
+bool record_fill(Recording& recording, Stream& stream, const unify_fill_args& args) {
   const std::lock_guard<std::mutex> lock(recording.mutex);
   if (recording.is_native) {
-    check(stream.device(), &stream, stream.device().table().fill(stream.handle(), &args), "recording a fill");
+    const unify_status status = stream.device().table().fill(stream.handle(), &args);
+    if (status == UNIFY_UNSUPPORTED) return false;
+    check(stream.device(), &stream, status, "recording a fill");
   }
   recording.nodes.emplace_back(args);
+  return true;
 }
 
 void record_host_call(Recording& recording, Stream& stream, std::function<void()> function) {
@@ -104,6 +104,18 @@ std::weak_ptr<Recording> record_event(Recording& recording, Stream& stream, cons
   return recording.weak_from_this();
 }
 
+std::unique_lock<std::mutex> lock_to_record(Stream& stream) {
+  const unify_backend& table = stream.device().table();
+  for (;;) {
+    std::unique_lock<std::mutex> lock(stream.mutex());
+    const bool is_ready = table.capture_begin == nullptr || stream.recording() != nullptr ||
+                          table.stream_query(stream.handle()) != UNIFY_NOT_READY;
+    if (is_ready) return lock;
+    lock.unlock();  // a host call on the stream may let go of memory, which takes streams' locks
+    check(stream.device(), &stream, table.stream_synchronize(stream.handle()), "waiting for work before a recording");
+  }
+}
+
 void join_recording(const std::shared_ptr<Recording>& recording, Stream& stream, unify_event event) {
   if (recording == nullptr) throw_graph(stream, "it cannot wait for an event of a graph that is gone.");
   const std::lock_guard<std::mutex> lock(recording->mutex);
@@ -112,7 +124,6 @@ void join_recording(const std::shared_ptr<Recording>& recording, Stream& stream,
   if (is_new && stream.recording() != nullptr) throw_graph(stream, "it records another graph already.");
   const unify_backend& table = stream.device().table();
   if (recording->is_native) {
-    if (is_new) check(stream.device(), &stream, table.stream_synchronize(stream.handle()), kBeforeRecording);
     check(stream.device(), &stream, table.stream_wait_event(stream.handle(), event), "recording a wait");
   }
   if (!is_new) return;
@@ -177,11 +188,10 @@ std::shared_ptr<Graph> Graph::begin(const std::shared_ptr<Stream>& stream) {
   p.device = stream->device_ptr();
   p.origin = stream;
   p.generation = device.generation();
-  std::unique_lock<std::mutex> lock(stream->mutex());
+  std::unique_lock<std::mutex> lock = lock_to_record(*stream);
   if (stream->recording() != nullptr) throw_graph(*stream, "it records a graph already.");
   const bool is_native = device.table().capture_begin != nullptr;
   if (is_native) {
-    check(device, stream.get(), device.table().stream_synchronize(stream->handle()), kBeforeRecording);
     check(device, stream.get(), device.table().capture_begin(stream->handle()), "beginning a recording");
   }
   p.recording = std::make_shared<Recording>(is_native);
@@ -219,11 +229,31 @@ void Graph::abandon() noexcept {
   p.stop_recording();
 }
 
+namespace {
+
+// Without the lock, as above; an event is asked, since the stream may begin to record.
+void wait_for_launches(Stream& stream) noexcept {
+  const unify_backend& table = stream.device().table();
+  unify_event_args args{};
+  args.struct_size = sizeof args;
+  unify_event event = nullptr;
+  {
+    const std::lock_guard<std::mutex> lock(stream.mutex());
+    if (records_natively(stream)) return;                                                 // dry since it began
+    if (table.event_create(stream.device().handle(), &args, &event) != UNIFY_OK) return;  // lost: nothing runs
+    (void)table.event_record(event, stream.handle());
+  }
+  (void)table.event_synchronize(event);
+  (void)table.event_destroy(event);
+}
+
+}  // namespace
+
 Graph::~Graph() {
   abandon();
   Private& p = *private_;
   if (p.generation != p.device->generation()) return;
-  for (const auto& stream : p.launched_on) p.device->table().stream_synchronize(stream->handle());
+  for (const auto& stream : p.launched_on) wait_for_launches(*stream);
   if (p.native != nullptr) p.device->table().graph_destroy(p.native);
 }
 

@@ -104,13 +104,13 @@ void fill(Stream& stream, Place dst, uint64_t value, uint32_t value_bytes, size_
     device.operations().push({args.operation, Operation::Kind::kFill, stream.id(), nullptr, {}, count * value_bytes});
     const std::lock_guard<std::mutex> lock(stream.mutex());
     if (stream.recording() != nullptr) {
-      record_fill(*stream.recording(), stream, args);
-      return;
+      if (record_fill(*stream.recording(), stream, args)) return;
+    } else {
+      const TraceScope span(stream, "fill");
+      const unify_status status = device.table().fill(stream.handle(), &args);
+      if (status == UNIFY_OK) return;
+      if (status != UNIFY_UNSUPPORTED) throw_status(device, &stream, status, "fill");
     }
-    const TraceScope span(stream, "fill");
-    const unify_status status = device.table().fill(stream.handle(), &args);
-    if (status == UNIFY_OK) return;
-    if (status != UNIFY_UNSUPPORTED) throw_status(device, &stream, status, "fill");
   }
   // The backend repeats no value of this width: a filled host buffer is copied.
   const size_t bytes = count * value_bytes;

@@ -100,7 +100,7 @@ void Stream::wait(Event& event) {
                                              event.device().name() +
                                              ": another backend. Synchronise the event on the host instead.");
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::unique_lock<std::mutex> lock = event.is_of_graph() ? lock_to_record(*this) : std::unique_lock(mutex_);
   const std::lock_guard<std::mutex> mark(event.mutex_);
   if (event.is_of_graph_) {
     join_recording(event.recording_.lock(), *this, event.handle());

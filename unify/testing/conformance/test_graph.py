@@ -212,6 +212,84 @@ def test_two_streams_record_at_once(device: un.Device, two_streams: tuple[un.Str
     assert (int(tensor[0]), int(other[0])) == (1, 2)
 
 
+def test_a_graph_of_two_streams_keeps_their_order(device: un.Device, two_streams: tuple[un.Stream, un.Stream]) -> None:
+    first, second = two_streams
+    source, middle, result = (un.zeros(1 << 12, un.uint8, device) for _ in range(3))
+    device.synchronize()
+    with un.Graph.capture(first) as graph:
+        source.fill_(3)
+        second.wait(first.record())
+        middle.copy_(source, stream=second)
+        assert second.is_capturing
+        source.fill_(4)
+        first.wait(second)
+        result.copy_(middle)
+    assert not second.is_capturing
+    for _ in range(3):
+        graph.launch(first)
+        first.synchronize()
+        assert [int(tensor[-1]) for tensor in (source, middle, result)] == [4, 3, 3]
+        middle.fill_(0, stream=second)
+        second.synchronize()
+
+
+def test_a_recording_stream_may_wait_for_work_outside_of_the_recording(
+    device: un.Device, two_streams: tuple[un.Stream, un.Stream]
+) -> None:
+    first, second = two_streams
+    source, result = un.zeros(1 << 12, un.uint8, device), un.zeros(1 << 12, un.uint8, device)
+    device.synchronize()
+    source.fill_(5, stream=second)
+    outside = second.record()
+    with un.Graph.capture(first) as graph:
+        first.wait(outside)
+        result.copy_(source)
+    graph.launch(first)
+    first.synchronize()
+    assert_same(result, np.full(1 << 12, 5, np.uint8))
+
+
+def test_memory_used_before_a_recording_may_be_let_go_while_it_lasts(device: un.Device, stream: un.Stream) -> None:
+    early = un.zeros(1 << 20, un.uint8, device)
+    device.synchronize()
+    early.fill_(1, stream=stream)  # its stream has to pass this before the memory serves anybody else
+    with un.Graph.capture(stream) as graph:
+        del early
+        late = un.full(1 << 20, 7, un.uint8, device, stream=device.default_stream)
+    graph.launch(stream)
+    device.synchronize()
+    assert_same(late, np.full(1 << 20, 7, np.uint8))
+
+
+def test_an_event_of_a_graph_marks_nothing_outside_of_it(
+    device: un.Device, two_streams: tuple[un.Stream, un.Stream]
+) -> None:
+    first, second = two_streams
+    event = un.Event(device)
+    with un.Graph.capture(first) as graph:
+        first.record(event)
+        with pytest.raises(GraphError):
+            event.synchronize()
+    for use in (lambda: second.wait(event), event.synchronize, lambda: event.is_done):
+        with pytest.raises(GraphError, match="graph"):
+            use()
+    assert not second.is_capturing
+    second.record(event)
+    event.synchronize()
+    assert event.is_done
+    del graph
+
+
+def test_a_wide_fill_can_be_recorded(device: un.Device, stream: un.Stream) -> None:
+    tensor = un.zeros(100, un.float64, device)
+    device.synchronize()
+    with un.Graph.capture(stream) as graph:
+        tensor.fill_(0.1)
+    graph.launch(stream)
+    stream.synchronize()
+    assert_same(tensor, np.full(100, 0.1))
+
+
 def test_a_graph_runs_on_another_stream_than_it_was_recorded_on(
     device: un.Device, two_streams: tuple[un.Stream, un.Stream]
 ) -> None:
