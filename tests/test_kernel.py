@@ -168,3 +168,34 @@ def test_a_stream_may_be_named() -> None:
     affine[(64,)](x, out, 1 << 16, 4.0, BLOCK=1024, stream=stream)
     stream.synchronize()
     assert out.numpy().sum() == 4 << 16
+
+
+@pytest.mark.parametrize("make", [np.asarray, un.asarray], ids=["numpy", "unify"])
+def test_a_read_only_array_can_be_read_and_not_written(make) -> None:
+    x, out = np.arange(16, dtype=np.float32), np.zeros(16, np.float32)
+    x.flags.writeable = False
+    affine[1](make(x), out, 16, 2.0, BLOCK=16)
+    np.testing.assert_array_equal(out, x * 2)
+    with pytest.raises(un.errors.InvalidArgument, match=r"affine: argument 'out' is read-only.*copy"):
+        affine[1](out, make(x), 16, 2.0, BLOCK=16)
+    np.testing.assert_array_equal(x, np.arange(16))
+    affine[1](out, x.copy(), 16, 2.0, BLOCK=16)
+
+
+def test_a_kernel_from_the_disk_cache_still_knows_what_it_writes(tmp_path) -> None:
+    def launch(x) -> None:
+        @un.jit
+        def negate(x, BLOCK: tl.constexpr):
+            i = tl.arange(0, BLOCK)
+            tl.store(x + i, -tl.load(x + i))
+
+        negate[1](x, BLOCK=16)
+
+    fixed = np.ones(16, np.float32)
+    fixed.flags.writeable = False
+    with un._config.settings.override(cache_dir=tmp_path):
+        for _ in range(2):  # the second kernel is another object, and finds the first one's code on disk
+            launch(np.ones(16, np.float32))
+            with pytest.raises(un.errors.InvalidArgument, match="'x' is read-only"):
+                launch(fixed)
+        assert len(list(tmp_path.rglob("*.kernel"))) == 1

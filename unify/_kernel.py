@@ -83,7 +83,7 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
 
     def _compile_for(
         self, device: Any, values: list[Any], types: list[str], aligned: list[bool], options: dict[str, Any]
-    ) -> tuple[Any, list[tuple[int, str, int]], list[Any]]:
+    ) -> tuple[Any, list[tuple[int, str, int, bool]], list[Any]]:
         """Compiles and loads for arguments of a new kind; called from the launch path."""
         names = self.arg_names
         specialization = Specialization(
@@ -95,7 +95,7 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
             binary = compile(self, Target.parse(device.properties["target"]), specialization, Options(**options))
             self._binaries[device.name, str(specialization), str(options)] = binary
         runtime = [index for index, type_name in enumerate(types) if type_name != "constexpr"]
-        fields = [(index, p.type, p.offset) for index, p in zip(runtime, binary.parameters, strict=True)]
+        fields = [(index, p.type, p.offset, p.is_written) for index, p in zip(runtime, binary.parameters, strict=True)]
         function = _core.load_function(
             device, binary.image, binary.name, binary.shared_bytes, binary.threads, binary.args_bytes, self._location()
         )

@@ -40,6 +40,7 @@ enum class Kind : uint8_t { kPointer, kBool, kInt8, kInt16, kInt32, kInt64, kFlo
 struct Field {
   size_t parameter;
   Kind kind;
+  bool is_written;  // pointers: the kernel may store through it
   uint32_t offset;
 };
 
@@ -101,6 +102,7 @@ struct Argument {
   PyObject* value;  // borrowed
   Tag tag;
   bool is_divisible;
+  bool is_readonly;  // an array whose memory must not be written
   uint64_t bits;     // address, integer, or a double's bits
   const char* type;  // Triton's name; of the element for pointers
 };
@@ -108,7 +110,7 @@ struct Argument {
 struct Call {
   // The arrays are large: only what this kernel needs is cleared.
   explicit Call(Dispatcher& owner) : dispatcher(owner) {
-    for (size_t i = 0; i < size(); ++i) arguments[i] = {nullptr, Tag::kConstant, false, 0, nullptr};
+    for (size_t i = 0; i < size(); ++i) arguments[i] = {nullptr, Tag::kConstant, false, false, 0, nullptr};
   }
 
   Dispatcher& dispatcher;
@@ -117,6 +119,7 @@ struct Call {
   size_t key_size = 0;
   std::array<Storage*, kMostParameters> touched;
   size_t touched_count = 0;
+  bool has_readonly = false;
   std::vector<std::shared_ptr<Storage>> foreign;
   Device* device = nullptr;
   PyObject* device_argument = nullptr;  // name of the one that decided
@@ -132,7 +135,7 @@ struct Call {
   void bind_keyword(PyObject* name, PyObject* value);
   void classify(size_t index);
   void classify_constant(size_t index);
-  void classify_tensor(size_t index, const Tensor& tensor);
+  void classify_tensor(size_t index, const Tensor& tensor, bool is_readonly);
   void classify_integer(size_t index);
   void classify_array(size_t index);
   void set_device(size_t index, Device& found);
@@ -222,12 +225,14 @@ void Call::set_device(size_t index, Device& found) {
   }
 }
 
-void Call::classify_tensor(size_t index, const Tensor& tensor) {
+void Call::classify_tensor(size_t index, const Tensor& tensor, bool is_readonly) {
   Argument& argument = arguments[index];
   const Parameter& parameter = (*dispatcher.parameters)[index];
   argument.tag = Tag::kPointer;
   argument.bits = tensor.address();
   argument.type = triton_name(tensor.dtype);
+  argument.is_readonly = is_readonly;
+  has_readonly = has_readonly || is_readonly;
   argument.is_divisible = parameter.is_specialized && parameter.is_aligned && argument.bits % kAlignment == 0;
   set_device(index, tensor.device());
   push(static_cast<uint64_t>(tensor.dtype) << 8 | static_cast<uint64_t>(argument.is_divisible) << 4 |
@@ -268,7 +273,7 @@ void Call::classify_array(size_t index) {
                    ErrorKind::kDType);
   }
   ImportedArray imported = import_array(value);
-  classify_tensor(index, imported.tensor);
+  classify_tensor(index, imported.tensor, imported.is_readonly);
   foreign.push_back(std::move(imported.tensor.storage));
 }
 
@@ -278,7 +283,7 @@ void Call::classify(size_t index) {
   if ((*dispatcher.parameters)[index].is_constexpr || value == Py_None) {
     classify_constant(index);
   } else if (const Tensor* tensor = tensor_from_pyobject(value)) {
-    classify_tensor(index, *tensor);
+    classify_tensor(index, *tensor, reinterpret_cast<TensorObject*>(value)->is_readonly);
     if (tensor->storage->is_foreign()) {
       foreign.push_back(tensor->storage);
     } else {
@@ -402,7 +407,7 @@ Entry* compile(Call& call) {
         py::reinterpret_borrow<py::object>(call.options[i].second);
   }
   const py::object device = py::reinterpret_borrow<py::object>(device_object(call.device->shared_from_this()));
-  // → (function, [(parameter, type, offset)], [(dict, name, value)])
+  // → (function, [(parameter, type, offset, is_written)], [(dict, name, value)])
   const py::tuple compiled =
       py::reinterpret_borrow<py::object>(dispatcher.miss)(device, values, types, aligned, options);
   if (Entry* other = find(dispatcher, call)) return other;  // another thread was faster
@@ -413,8 +418,8 @@ Entry* compile(Call& call) {
   entry->function = reinterpret_cast<FunctionObject*>(function.ptr())->function;
   entry->args_bytes = static_cast<uint32_t>(entry->function->args_bytes);
   for (const py::handle field : compiled[1]) {
-    const auto [parameter, type, offset] = field.cast<std::tuple<size_t, std::string, uint32_t>>();
-    entry->fields.push_back({parameter, kind_of(type), offset});
+    const auto [parameter, type, offset, is_written] = field.cast<std::tuple<size_t, std::string, uint32_t, bool>>();
+    entry->fields.push_back({parameter, kind_of(type), is_written, offset});
   }
   for (const py::handle global : compiled[2]) {
     const py::tuple parts = py::reinterpret_borrow<py::tuple>(global);
@@ -440,6 +445,14 @@ void check_globals(const Dispatcher& dispatcher, const Entry& entry) {
                 "kernel " + name_of(dispatcher) + ": the global '" + text_of(global.name) + "' was " +
                     text_of(global.value) + " when the kernel was compiled and is " +
                     (now == nullptr ? std::string("gone") : text_of(now)) + " now. Pass it as an argument.");
+  }
+}
+
+void check_readonly(const Call& call, const Entry& entry) {
+  for (const Field& field : entry.fields) {
+    if (field.kind != Kind::kPointer || !field.is_written || !call.arguments[field.parameter].is_readonly) continue;
+    throw_argument(call.dispatcher, (*call.dispatcher.parameters)[field.parameter].name,
+                   "is read-only, and the kernel writes to it. Pass a copy.");
   }
 }
 
@@ -559,6 +572,7 @@ PyObject* launch_kernel(PyObject* self, PyObject* const* args, size_t nargsf, Py
     Entry* entry = find(dispatcher, call);
     if (entry == nullptr) entry = compile(call);
     if (!entry->globals.empty()) check_globals(dispatcher, *entry);
+    if (call.has_readonly) check_readonly(call, *entry);
     const Grid grid = grid_of(launcher, call);
 
     alignas(16) std::array<unsigned char, 8 * kMostParameters> packed;

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import platform
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from unify._config import settings
 
 from . import cache
+from .effects import written_arguments
 from .frontend import Specialization, to_ttir
 from .target import Binary, Options, Parameter, Target, compiler_for, register_target
 
@@ -32,9 +34,15 @@ def compile(kernel: Any, target: Target, specialization: Specialization, options
             kernel, specialization, num_warps=options.num_warps, num_stages=options.num_stages, debug=options.debug
         )
         _dump(kernel, key, "ttir", ttir)
-        binary = compiler_for(target)(ttir, target, options)
+        binary = _with_effects(compiler_for(target)(ttir, target, options), ttir)
         cache.store(key, binary)
     return binary
+
+
+def _with_effects(binary: Binary, ttir: str) -> Binary:
+    written = written_arguments(ttir)
+    parameters = (replace(p, is_written=index in written) for index, p in enumerate(binary.parameters))
+    return replace(binary, parameters=tuple(parameters))
 
 
 def _key(kernel: Any, target: Target, specialization: Specialization, options: Options) -> str:
