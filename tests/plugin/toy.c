@@ -4,6 +4,10 @@
    Work runs inside the call that enqueues it, so a stream is always idle. Device addresses are host addresses
    with their top bit changed: whoever dereferences one on the host faults at once.
 
+   It records graphs by itself and is as strict about it as CUDA: while a stream records, it can be neither asked nor
+   waited for, nor can an event that is part of the recording; it may wait for such events only; and streams that were
+   drawn in by an event must be waited for by the first one before the end.
+
    set_option("fail", "copy") makes the next call of that verb fail as a kernel fault would, "fail"="lost" loses
    the device, "memory"="N" limits its memory. TOY_* macros make the variants that must be refused. */
 #define _POSIX_C_SOURCE 200809L
@@ -33,9 +37,25 @@ struct unify_device_s {
 };
 struct unify_stream_s {
   unify_device device;
+  unify_graph recording; /* of which it is a part, or null */
+  unify_stream next;     /* in the same recording */
+  int is_open;           /* drawn in, and did something since it was last waited for */
+};
+typedef struct {
+  int is_copy;
+  unify_copy_args copy;
+  unify_fill_args fill;
+} Node;
+struct unify_graph_s {
+  unify_stream first; /* null once recorded */
+  int is_broken;
+  size_t count;
+  Node nodes[256];
 };
 struct unify_event_s {
   unify_device device;
+  unify_graph recording; /* that its last record is part of, or null */
+  unify_stream stream;   /* of that record */
   uint32_t flags;
   int recorded;
   int64_t nanoseconds;
@@ -165,7 +185,38 @@ static void* place(unify_device device, unify_address address) {
   return (void*)(uintptr_t)(device ? address ^ TAG : address);
 }
 
-static unify_status begin(unify_stream stream, const char* name) { return verb(stream->device, name); }
+static unify_status begin(unify_stream stream, const char* name) {
+  stream->is_open = stream->recording && stream != stream->recording->first;
+  return verb(stream->device, name);
+}
+
+static unify_status wait_or_ask(unify_stream stream, const char* name) {
+  if (!stream->recording) return begin(stream, name);
+  stream->recording->is_broken = 1;
+  return fail(UNIFY_INVALID_ARGUMENT, "the stream records a graph");
+}
+
+static unify_status record(unify_graph graph, Node node) {
+  if (graph->count == sizeof(graph->nodes) / sizeof(graph->nodes[0])) graph->is_broken = 1;
+  if (!graph->is_broken) graph->nodes[graph->count++] = node;
+  return UNIFY_OK;
+}
+
+static void run(unify_device device, const Node* node) {
+  const unify_copy_args* copy = &node->copy;
+  const unify_fill_args* fill = &node->fill;
+  if (node->is_copy) {
+    memcpy(place(copy->dst_device, copy->dst), place(copy->src_device, copy->src), copy->bytes);
+  } else {
+    memset(place(device, fill->dst), (int)(fill->value & 255u), fill->count);
+  }
+}
+
+static unify_status run_or_record(unify_stream stream, const Node* node) {
+  if (stream->recording) return record(stream->recording, *node);
+  run(stream->device, node);
+  return UNIFY_OK;
+}
 
 __attribute__((unused)) static unify_status copy(unify_stream stream, const unify_copy_args* args) {
   unify_status status = begin(stream, "copy");
@@ -173,8 +224,8 @@ __attribute__((unused)) static unify_status copy(unify_stream stream, const unif
     failure.operation = args->operation;
     return status;
   }
-  memcpy(place(args->dst_device, args->dst), place(args->src_device, args->src), args->bytes);
-  return UNIFY_OK;
+  const Node node = {.is_copy = 1, .copy = *args};
+  return run_or_record(stream, &node);
 }
 
 static unify_status fill(unify_stream stream, const unify_fill_args* args) {
@@ -184,8 +235,8 @@ static unify_status fill(unify_stream stream, const unify_fill_args* args) {
     return status;
   }
   if (args->value_bytes != 1) return fail(UNIFY_UNSUPPORTED, "the toy fills bytes only");
-  memset(place(stream->device, args->dst), (int)(args->value & 255u), args->count);
-  return UNIFY_OK;
+  const Node node = {.is_copy = 0, .fill = *args};
+  return run_or_record(stream, &node);
 }
 
 static unify_status stream_create(unify_device device, unify_stream_args* args, unify_stream* out_stream) {
@@ -204,12 +255,60 @@ static unify_status stream_destroy(unify_stream stream) {
   return UNIFY_OK;
 }
 
-static unify_status stream_synchronize(unify_stream stream) { return begin(stream, "synchronize"); }
-static unify_status stream_query(unify_stream stream) { return begin(stream, "query"); }
+static unify_status stream_synchronize(unify_stream stream) { return wait_or_ask(stream, "synchronize"); }
+static unify_status stream_query(unify_stream stream) { return wait_or_ask(stream, "query"); }
 
 static unify_status stream_wait_event(unify_stream stream, unify_event event) {
-  (void)event; /* what it marks has run already */
-  return begin(stream, "wait");
+  unify_graph graph = event->recording;
+  if (graph && graph->first && !stream->recording) { /* drawn in */
+    stream->recording = graph;
+    stream->next = graph->first->next;
+    graph->first->next = stream;
+  }
+  if (graph != stream->recording) {
+    if (stream->recording) stream->recording->is_broken = 1;
+    return fail(UNIFY_INVALID_ARGUMENT, "a wait between a recording and what is not part of it");
+  }
+  if (graph) event->stream->is_open = 0;
+  return begin(stream, "wait"); /* outside of a recording, what it marks has run already */
+}
+
+static unify_status capture_begin(unify_stream stream) {
+  if (stream->recording) return fail(UNIFY_INVALID_ARGUMENT, "the stream records already");
+  stream->recording = calloc(1, sizeof(*stream->recording));
+  if (!stream->recording) return fail(UNIFY_OUT_OF_MEMORY, "the host's memory is full");
+  stream->recording->first = stream;
+  stream->next = NULL;
+  return UNIFY_OK;
+}
+
+static unify_status capture_end(unify_stream stream, unify_graph* out_graph) {
+  unify_graph graph = stream->recording;
+  *out_graph = NULL;
+  if (!graph || graph->first != stream) return fail(UNIFY_INVALID_ARGUMENT, "no recording began on the stream");
+  for (unify_stream part = stream; part; part = part->next) {
+    if (part->is_open) graph->is_broken = 1;
+    part->recording = NULL;
+    part->is_open = 0;
+  }
+  graph->first = NULL;
+  if (graph->is_broken) {
+    free(graph);
+    return fail(UNIFY_INVALID_ARGUMENT, "the recording is broken, or a stream was drawn in and not waited for");
+  }
+  *out_graph = graph;
+  return UNIFY_OK;
+}
+
+static unify_status graph_launch(unify_graph graph, unify_stream stream) {
+  unify_status status = begin(stream, "graph");
+  for (size_t i = 0; !status && i < graph->count; ++i) run(stream->device, &graph->nodes[i]);
+  return status;
+}
+
+static unify_status graph_destroy(unify_graph graph) {
+  free(graph);
+  return UNIFY_OK;
 }
 
 static unify_status event_create(unify_device device, const unify_event_args* args, unify_event* out_event) {
@@ -232,11 +331,16 @@ static unify_status event_record(unify_event event, unify_stream stream) {
   clock_gettime(CLOCK_MONOTONIC, &now);
   event->nanoseconds = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
   event->recorded = 1;
-  return begin(stream, "record");
+  event->recording = stream->recording;
+  event->stream = stream;
+  return stream->recording ? UNIFY_OK : begin(stream, "record");
 }
 
-static unify_status event_synchronize(unify_event event) { return verb(event->device, "event"); }
-static unify_status event_query(unify_event event) { return verb(event->device, "event"); }
+static unify_status event_synchronize(unify_event event) {
+  if (event->recording) return fail(UNIFY_INVALID_ARGUMENT, "the event is part of a graph");
+  return verb(event->device, "event");
+}
+static unify_status event_query(unify_event event) { return event_synchronize(event); }
 
 static unify_status event_elapsed(unify_event start, unify_event stop, int64_t* out_nanoseconds) {
   if (!(start->flags & stop->flags & UNIFY_EVENT_TIMING)) return fail(UNIFY_INVALID_ARGUMENT, "made without timing");
@@ -336,6 +440,10 @@ static const NewerBackend backend = {
             .module_unload = module_unload,
             .function_get = function_get,
             .launch = launch,
+            .capture_begin = capture_begin,
+            .capture_end = capture_end,
+            .graph_launch = graph_launch,
+            .graph_destroy = graph_destroy,
             .peer_access = peer_access,
             .last_error = last_error,
         },
