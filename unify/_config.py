@@ -65,7 +65,7 @@ TABLE: dict[str, Setting] = {
     "backend_path": Setting("UNIFY_BACKEND_PATH", _paths, lambda: (), "Backend libraries to load, as in PATH."),
     "layers": Setting("UNIFY_LAYERS", _names, lambda: (), "Layers around each backend: validation, faults."),
     "check_bounds": Setting("UNIFY_CHECK_BOUNDS", _flag, lambda: False, "Check each access of a CPU kernel."),
-    "dump": Setting("UNIFY_DUMP", _names, lambda: (), "Stages to write for each compiled kernel: ttir, llvm, asm."),
+    "dump": Setting("UNIFY_DUMP", _names, lambda: (), "Stages to write for each compiled kernel: ttir, llvm, asm, ..."),
     "triton_default_backend": Setting(
         "TRITON_DEFAULT_BACKEND", str, lambda: "", "Triton's own: `cpu` runs unmodified Triton programs on the CPU."
     ),

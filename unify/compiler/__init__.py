@@ -13,7 +13,7 @@ from typing import Any
 
 from unify._config import settings
 
-from . import cache
+from . import cache, dump
 from .effects import written_arguments
 from .frontend import Specialization, to_ttir
 from .target import Binary, Options, Parameter, Target, compiler_for, register_target
@@ -33,13 +33,15 @@ def compile(kernel: Any, target: Target, specialization: Specialization, options
         ttir = to_ttir(
             kernel, specialization, num_warps=options.num_warps, num_stages=options.num_stages, debug=options.debug
         )
-        _dump(kernel, key, "ttir", ttir)
-        binary = _with_effects(compiler_for(target)(ttir, target, options), ttir)
+        binary = compile_ttir(kernel.fn.__name__, ttir, target, options)
         cache.store(key, binary)
     return binary
 
 
-def _with_effects(binary: Binary, ttir: str) -> Binary:
+def compile_ttir(name: str, ttir: str, target: Target, options: Options) -> Binary:
+    """The half behind Triton's front end. ttir: a module in MLIR's generic form with one public function, `name`."""
+    dump.write(name, ttir, "ttir", ttir)
+    binary = compiler_for(target)(ttir, target, options)
     written = written_arguments(ttir)
     parameters = (replace(p, is_written=index in written) for index, p in enumerate(binary.parameters))
     return replace(binary, parameters=tuple(parameters))
@@ -90,11 +92,3 @@ def compiler_version() -> str:
         except PackageNotFoundError:
             digest.update(f"no {package}".encode())
     return digest.hexdigest()
-
-
-def _dump(kernel: Any, key: str, stage: str, text: str) -> None:
-    if stage not in settings.dump:
-        return
-    folder = Path(settings.dump_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{kernel.fn.__name__}.{key[:12]}.{stage}").write_text(text)

@@ -95,10 +95,11 @@ def _ttir(module: Any, metadata: dict[str, Any]) -> Any:
 def _kernel(module: Any, metadata: dict[str, Any], options: _Options) -> bytes:
     from triton._C.libtriton import ir
 
-    from unify.compiler import Options, Target, cache, compiler_for
+    from unify.compiler import Options, Target, cache, compile_ttir
 
-    target = Target("cpu")
     text = generic_text(module, ir.builder(module.context))
-    binary = compiler_for(target)(text, target, Options(num_warps=options.num_warps, debug=options.debug))
+    binary = compile_ttir(
+        metadata["name"], text, Target("cpu"), Options(num_warps=options.num_warps, debug=options.debug)
+    )
     metadata["shared"] = 0  # a program's scratch memory is no limited resource
     return cache.encode(binary)

@@ -37,7 +37,7 @@ class _Loaded:
         function = _core.load_function(
             device, binary.image, binary.name, binary.shared_bytes, binary.threads, binary.args_bytes, ""
         )
-        fields = [(index, p.type, p.offset) for index, p in enumerate(binary.parameters)]
+        fields = [(index, p.type, p.offset, p.is_written) for index, p in enumerate(binary.parameters)]
         formals = [(p.name, False, None, p.type, False, False, False) for p in binary.parameters]
         self._dispatcher = _core.Dispatcher(binary.name, formals, lambda *_: (function, fields, []))
         self._stream = device.default_stream

@@ -95,8 +95,8 @@ class Compiled:
     _jit: Any = None
 
     def __init__(self, text: str, arch: str = "") -> None:
-        self.dump: dict[str, str] = {}
-        self.image = cpu.build(text, arch, self.dump)
+        self.stages: dict[str, str] = {}
+        self.image = cpu.build(text, arch, self.stages)
         if Compiled._jit is None:
             llvm.load_library_permanently("libm.so.6")
             llvm.load_library_permanently("libmvec.so.1")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unify._errors import CompileError
-from unify.compiler import mlir
+from unify.compiler import dump, mlir
 from unify.compiler.cpu import calls, codegen, link, tiling
 
 if TYPE_CHECKING:
@@ -26,17 +26,17 @@ class Image:
     args_bytes: int
 
 
-def build(ttir: str, arch: str = "", dump: dict[str, str] | None = None) -> Image:
-    """Compiles the module's kernel for `arch` ("" is this machine); `dump` receives LLVM IR and assembly."""
+def build(ttir: str, arch: str = "", stages: dict[str, str] | None = None) -> Image:
+    """Compiles the module's kernel for `arch` ("" is this machine); `stages` receives LLVM IR and assembly."""
     features = link.features(arch)
     module = mlir.parse(ttir)
     function = _kernel(module)
     calls.expand(function, module)
     plan = tiling.plan(function)
     generated = codegen.generate(function, plan, features)
-    if dump is not None:
-        dump["source"] = generated.text
-    image = link.link(generated.text, features, dump)
+    if stages is not None:
+        stages["source"] = generated.text
+    image = link.link(generated.text, features, stages)
     return Image(generated.name, image, generated.scratch_bytes, generated.parameters, generated.args_bytes)
 
 
@@ -44,7 +44,10 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
     """The compile half of the target `cpu`: TTIR in generic form to one object file."""
     from unify.compiler.target import Binary, Parameter
 
-    image = build(ttir, target.arch)
+    stages: dict[str, str] | None = {} if dump.is_wanted("source", "llvm", "asm") else None
+    image = build(ttir, target.arch, stages)
+    for stage, text in (stages or {}).items():
+        dump.write(image.name, ttir, stage, text)
     return Binary(
         name=image.name,
         image=image.object,

@@ -135,12 +135,12 @@ def optimise(text: str, target: Features) -> Any:
     return module
 
 
-def link(text: str, target: Features, dump: dict[str, str] | None = None) -> bytes:
+def link(text: str, target: Features, stages: dict[str, str] | None = None) -> bytes:
     """Object bytes that call nothing but libm, libmvec, the memory functions and printf."""
     module = optimise(text, target)
     machine = _machine(target.cpu, target.text)
-    if dump is not None:
-        dump["llvm"], dump["asm"] = str(module), machine.emit_assembly(module)
+    if stages is not None:
+        stages["llvm"], stages["asm"] = str(module), machine.emit_assembly(module)
     image = bytes(machine.emit_object(module))
     for symbol in undefined_symbols(image):
         vector = _SYMBOL.match(symbol)

@@ -67,6 +67,8 @@ _COST = {
     "tt.reshape": 0, "tt.trans": 1, "tt.bitcast": 0, "arith.cmpi": 1, "tt.join": 2, "tt.split": 1, "tt.cat": 2,
 }  # fmt: skip
 _WORTH_STORING = 6
+# Read where they are used: what they are made of may be stored.
+_FREE = frozenset(["arith.constant", "tt.make_range", "tt.splat", "tt.broadcast", "tt.expand_dims"])
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ class _Chooser:
                 if not isinstance(value.type, mlir.Tensor):
                     continue
                 self.consumers[value] = self._consumers(value)
-                if self.plan.is_stored(op) or op.name in ("arith.constant", "tt.make_range", "tt.splat"):
+                if self.plan.is_stored(op) or op.name in _FREE:
                     continue
                 if self._is_worth_storing(op, value):
                     self.plan.stored.add(value)

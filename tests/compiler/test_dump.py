@@ -1,0 +1,48 @@
+"""UNIFY_DUMP writes what a kernel went through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import triton
+import triton.language as tl
+
+import unify as un
+from unify.errors import CompileError
+
+
+@triton.jit
+def doubled(x, out, N: tl.constexpr):
+    at = tl.arange(0, N)
+    tl.store(out + at, tl.load(x + at) * 2)
+
+
+@triton.jit
+def refused(x, N: tl.constexpr):
+    tl.store(x + tl.arange(0, N), tl.inline_asm_elementwise("nop", "=r,r", [tl.arange(0, N)], tl.int32, True, 1))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UNIFY_DUMP", "ttir,llvm,asm")
+    monkeypatch.setenv("UNIFY_DUMP_DIR", str(tmp_path / "dump"))
+    return tmp_path / "dump"
+
+
+def test_each_stage_is_a_file_named_for_its_kernel(folder: Path) -> None:
+    x, out = un.ones(16, un.float32), un.empty(16, un.float32)
+    un.jit(doubled)[(1,)](x, out, N=16)
+    files = {path.suffix: path for path in folder.iterdir()}
+    assert files.keys() == {".ttir", ".llvm", ".asm"}
+    assert len({path.stem for path in files.values()}) == 1
+    assert files[".asm"].name.startswith("doubled.")
+    assert "tt.load" in files[".ttir"].read_text()
+    assert "define" in files[".llvm"].read_text()
+    assert ".text" in files[".asm"].read_text()
+
+
+def test_a_kernel_that_does_not_compile_leaves_what_there_was(folder: Path) -> None:
+    with pytest.raises(CompileError):
+        un.jit(refused)[(1,)](un.ones(16, un.int32), N=16)
+    assert [path.suffix for path in folder.iterdir()] == [".ttir"]
