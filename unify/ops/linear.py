@@ -21,9 +21,9 @@ class _Tile:
     k: int
 
 
-# Tiles by target kind, and bytes of an element. Large ones on a CPU: what is packed for a tile serves all its rows. The
+# Tiles by target kind. Large ones on a CPU: what is packed for a tile serves all its rows. The
 # sums of a few rows stay in registers.
-_MATMUL = {("cpu", 4): _Tile(128, 128, 64), ("cpu", 2): _Tile(256, 128, 128)}
+_MATMUL = {"cpu": _Tile(256, 128, 64)}
 _MATMUL_ELSEWHERE = _Tile(64, 64, 32)
 _FEW_ROWS = {"cpu": _Tile(1, 8, 32)}
 _FEW_ROWS_ELSEWHERE = _Tile(1, 32, 64)
@@ -210,7 +210,7 @@ def _rows(tensor: Any, columns: int) -> Any:
 
 def _matmul(a: Any, b: Any, residual: Any, out: Any, stream: Any) -> None:
     (m, k), n = a.shape, b.shape[1]
-    tile = _MATMUL.get((a.device.kind, a.dtype.itemsize), _MATMUL_ELSEWHERE)
+    tile = _MATMUL.get(a.device.kind, _MATMUL_ELSEWHERE)
     rows = min(tile.m, max(16, 1 << (m - 1).bit_length())) if m else tile.m
     matmul_kernel[(-(-m // rows), -(-n // tile.n))](
         a, b, residual, out, m, n, k, a.strides[0], *b.strides, 0 if residual is None else residual.strides[0],
