@@ -46,6 +46,13 @@ def chooses(x, out, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def stores_perhaps(x, out, n, BLOCK: tl.constexpr):
+    """A branch without another and without results."""
+    if n > 3:
+        tl.store(out, tl.load(x))
+
+
+@triton.jit
 def repeats(x, out, n, BLOCK: tl.constexpr):
     left = n
     while left > 0:
@@ -91,8 +98,9 @@ def blocks(x, out, n, BLOCK: tl.constexpr):
 @pytest.mark.parametrize(
     ("kernel", "names"),
     [
-        (copies, "out"), (walks, "out"), (swaps, "x out"), (chooses, "x out"), (repeats, "out"), (counts, "out"),
-        (exchanges, "out"), (recasts, "out"), (leaves_early, "out"), (reads, ""), (blocks, "out"),
+        (copies, "out"), (walks, "out"), (swaps, "x out"), (chooses, "x out"),
+        (stores_perhaps, "out"), (repeats, "out"), (counts, "out"), (exchanges, "out"),
+        (recasts, "out"), (leaves_early, "out"), (reads, ""), (blocks, "out"),
     ],
 )  # fmt: skip
 def test_what_is_stored_through_is_written_and_what_is_loaded_is_not(kernel, names: str) -> None:

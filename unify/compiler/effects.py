@@ -37,7 +37,7 @@ def written_arguments(ttir: str) -> frozenset[int]:
 
 def _flows(operation: mlir.Operation) -> Iterator[tuple[mlir.Value, mlir.Value]]:
     """Pairs of values of which the second may point where the first does."""
-    regions = [region.entry for region in operation.regions if region.blocks]
+    regions = [region.entry for region in operation.regions if region.blocks and region.entry.operations]
     if operation.name == "scf.for":  # operands: begin, end, step, and what is carried
         carried = operation.operands[3:]
         ends = regions[0].operations[-1].operands

@@ -21,11 +21,11 @@ class _Tile:
     k: int
 
 
-# Tiles by target kind. Large ones on a CPU: what is packed for a tile serves all its rows. The
-# sums of a few rows stay in registers.
+# Tiles by target kind. Large ones on a CPU: what is packed for a tile serves all its rows. The sums of a few rows stay
+# in registers.
 _MATMUL = {"cpu": _Tile(256, 128, 64)}
 _MATMUL_ELSEWHERE = _Tile(64, 64, 32)
-_FEW_ROWS = {"cpu": _Tile(1, 8, 32)}
+_FEW_ROWS = {"cpu": _Tile(1, 8, 16)}
 _FEW_ROWS_ELSEWHERE = _Tile(1, 32, 64)
 _QUANTIZED_ROWS = {"cpu": 4}
 _QUANTIZED_ROWS_ELSEWHERE = 16
