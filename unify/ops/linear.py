@@ -94,7 +94,7 @@ def few_rows_kernel(
 # Σ w·x = scale · x_scale · (Σ code · x_code - offset · Σ x_code) + minimum · x_scale · Σ x_code.
 @unify.jit
 def quantized_linear_kernel(
-    high, low, x_scales, x_sums, codes, scales, minimums, residual, out, m, n, k, r_row, o_row,
+    x_codes, x_scales, x_sums, codes, scales, minimums, residual, out, m, n, k, r_row, o_row,
     ROWS: tl.constexpr, N: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
     EVEN: tl.constexpr,
 ):  # fmt: skip
@@ -111,7 +111,8 @@ def quantized_linear_kernel(
     scales += group * (k // 32) * COLUMNS + shift + feature
     if minimums is not None:
         minimums += group * (k // 32) * COLUMNS + shift + feature
-    x = row[:, None, None] * k + byte[None, None, :]
+    high = x_codes + row[:, None, None] * (2 * k) + byte[None, None, :]
+    low = high + 32
     total = tl.zeros([ROWS, N], dtype=tl.float32)
     for block in range(k // 32):
         upper = tl.zeros([ROWS, N], dtype=tl.int32)
@@ -121,7 +122,7 @@ def quantized_linear_kernel(
                 code = tl.load(codes + (block * 4 + g) * (COLUMNS * 4))
                 first = (code & 15).to(tl.int32)
                 second = (code >> 4).to(tl.int32)
-                place = x + block * 32 + g * 4
+                place = block * 64 + g * 4
                 upper += tl.sum(first * tl.load(high + place).to(tl.int32), axis=2)
                 lower += tl.sum(first * tl.load(low + place).to(tl.int32), axis=2)
                 upper += tl.sum(second * tl.load(high + place + 16).to(tl.int32), axis=2)
@@ -129,7 +130,7 @@ def quantized_linear_kernel(
         else:
             for g in tl.static_range(8):
                 code = tl.load(codes + (block * 8 + g) * (COLUMNS * 4)).to(tl.int32)
-                place = x + block * 32 + g * 4
+                place = block * 64 + g * 4
                 upper += tl.sum(code * tl.load(high + place).to(tl.int32), axis=2)
                 lower += tl.sum(code * tl.load(low + place).to(tl.int32), axis=2)
         x_scale = tl.load(x_scales + row * (k // 32) + block)
@@ -232,11 +233,11 @@ def _quantized(x: Any, weight: QuantizedMatrix, residual: Any, out: Any, stream:
     (m, k), n = x.shape, weight.shape[0]
     if k % BLOCK:
         raise ShapeError(f"linear: a quantised weight's k must be a multiple of {BLOCK}; it is {k}.")
-    codes = quantize(x, stream=stream)
+    values = quantize(x, stream=stream)
     rows = 1 if m == 1 else _QUANTIZED_ROWS.get(x.device.kind, _QUANTIZED_ROWS_ELSEWHERE)
-    columns = COLUMNS if rows == 1 else COLUMNS // 2
+    columns = COLUMNS if rows == 1 else COLUMNS // 4  # as many sums as registers hold
     quantized_linear_kernel[(-(-m // rows), -(-n // columns))](
-        codes.high, codes.low, codes.scales, codes.sums, weight.codes, weight.scales, weight.minimums, residual, out,
+        values.codes, values.scales, values.sums, weight.codes, weight.scales, weight.minimums, residual, out,
         m, n, k, 0 if residual is None else residual.strides[0], out.strides[0],
         ROWS=rows, N=columns, COLUMNS=COLUMNS, BITS=weight.format.bits, OFFSET=weight.format.offset,
         EVEN=m % rows == 0, stream=stream,

@@ -120,9 +120,10 @@ def from_gguf(kind: str, raw: Any, *, device: Any = None) -> QuantizedMatrix:
 
 
 # One program a row of x, in steps of BLOCKS blocks. 16 bits as two signed bytes: code = 256 · high + low, so that byte
-# dot products give sums that are exact in the codes. 32512 = 127 · 256 keeps `high` inside int8.
+# dot products give sums that are exact in the codes. 32512 = 127 · 256 keeps `high` inside int8. A block's high bytes
+# and its low ones share a cache line.
 @unify.jit
-def quantize_kernel(x, high, low, scales, sums, k, x_row, BLOCKS: tl.constexpr):
+def quantize_kernel(x, codes, scales, sums, k, x_row, BLOCKS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     for first in range(0, k // 32, BLOCKS):
         block = first + tl.arange(0, BLOCKS)
@@ -133,18 +134,21 @@ def quantize_kernel(x, high, low, scales, sums, k, x_row, BLOCKS: tl.constexpr):
         inverse = tl.where(largest > 1.0e-30, 32512.0 / largest, 0.0)
         code = tl.floor(value * inverse[:, None] + 0.5).to(tl.int32)
         upper = (code + 128) >> 8
-        tl.store(high + row * k + column, upper.to(tl.int8), mask=inside[:, None])
-        tl.store(low + row * k + column, (code - upper * 256).to(tl.int8), mask=inside[:, None])
+        place = codes + row * 2 * k + block[:, None] * 64 + tl.arange(0, 32)[None, :]
+        tl.store(place, upper.to(tl.int8), mask=inside[:, None])
+        tl.store(place + 32, (code - upper * 256).to(tl.int8), mask=inside[:, None])
         tl.store(scales + row * (k // 32) + block, largest * (1.0 / 32512.0), mask=inside)
         tl.store(sums + row * (k // 32) + block, tl.sum(code, axis=1), mask=inside)
 
 
 @dataclass(frozen=True)
 class QuantizedActivations:
-    """[m, k] activations as 16-bit codes with a scale a block of 32: high, low int8 [m, k]; scales, sums [m, k / 32]."""
+    """[m, k] activations as 16-bit codes with a scale a block of 32.
 
-    high: Any
-    low: Any
+    codes: int8 [m, k / 32, 2, 32], each block's high bytes and then its low ones; scales, sums: [m, k / 32].
+    """
+
+    codes: Any
     scales: Any
     sums: Any
 
@@ -156,9 +160,8 @@ def quantize(x: Any, *, stream: Any = None) -> QuantizedActivations:
     at most 2⁻¹⁶ of the largest in its block. Enqueued on `stream` (default: the current one of x's device).
     """
     rows, k = x.shape
-    high = unify.empty((rows, k), dtype=unify.int8, device=x.device)
-    low = unify.empty((rows, k), dtype=unify.int8, device=x.device)
+    codes = unify.empty((rows, k // BLOCK, 2, BLOCK), dtype=unify.int8, device=x.device)
     scales = unify.empty((rows, k // BLOCK), dtype=unify.float32, device=x.device)
     sums = unify.empty((rows, k // BLOCK), dtype=unify.int32, device=x.device)
-    quantize_kernel[(rows,)](x, high, low, scales, sums, k, x.strides[0], BLOCKS=2, stream=stream)
-    return QuantizedActivations(high, low, scales, sums)
+    quantize_kernel[(rows,)](x, codes, scales, sums, k, x.strides[0], BLOCKS=2, stream=stream)
+    return QuantizedActivations(codes, scales, sums)
