@@ -137,6 +137,29 @@ def test_wrong_arguments_are_named() -> None:
         affine["wide"](x, x, 16, 1.0, BLOCK=16)
 
 
+@pytest.mark.parametrize(
+    ("annotation", "inside", "outside"),
+    [
+        ("tl.int8", [-128, 127], [-129, 128]), ("tl.uint8", [0, 255], [-1, 256]),
+        ("tl.int32", [-(2**31), 2**31 - 1], [-(2**31) - 1, 2**31]), ("tl.uint32", [0, 2**32 - 1], [-1, 2**32]),
+        ("tl.int64", [-(2**63), 2**63 - 1], [2**63]), ("tl.uint64", [0, 2**64 - 1], [-1]),
+    ],
+)  # fmt: skip
+def test_a_number_must_fit_its_annotation(annotation: str, inside: list[int], outside: list[int]) -> None:
+    def keep(out, value):
+        tl.store(out, value)
+
+    keep.__annotations__["value"] = annotation
+    kernel = un.jit(keep)
+    for value in inside:
+        out = np.zeros(1, annotation.removeprefix("tl."))
+        kernel[(1,)](out, value)
+        assert out[0] == value
+    for value in outside:
+        with pytest.raises(un.errors.InvalidArgument, match=f"'value' is annotated as .*, which does not hold {value}"):
+            kernel[(1,)](np.zeros(1, annotation.removeprefix("tl.")), value)
+
+
 def test_a_kernel_that_does_not_compile_names_file_line_and_reason() -> None:
     @un.jit
     def broken(x):

@@ -16,6 +16,7 @@ from triton.runtime.autotuner import Autotuner, Heuristics
 from triton.runtime.jit import JITFunction
 
 from . import _core
+from ._config import settings
 from ._errors import InvalidArgument
 from .compiler import Binary, Options, Specialization, Target, compile
 
@@ -92,10 +93,12 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
             aligned=frozenset(n for n, is_aligned in zip(names, aligned, strict=True) if is_aligned),
         )
         with self._lock:
-            binary = compile(self, Target.parse(device.properties["target"]), specialization, Options(**options))
+            checked = Options(check_bounds=settings.check_bounds, **options)
+            binary = compile(self, Target.parse(device.properties["target"]), specialization, checked)
             self._binaries[device.name, str(specialization), str(options)] = binary
         runtime = [index for index, type_name in enumerate(types) if type_name != "constexpr"]
-        fields = [(index, p.type, p.offset, p.is_written) for index, p in zip(runtime, binary.parameters, strict=True)]
+        places = dict(zip((p.name for p in binary.parameters), runtime, strict=False))
+        fields = [(places[p.name], p.type, p.offset, p.is_written) for p in binary.parameters]
         function = _core.load_function(
             device, binary.image, binary.name, binary.shared_bytes, binary.threads, binary.args_bytes, self._location()
         )

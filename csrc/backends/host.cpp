@@ -435,7 +435,7 @@ std::string describe(const unify_host_fault& fault) {
   std::string text = fault.kind == 2 ? "access out of bounds" : "assertion failed";
   if (fault.message != nullptr) text += std::string(": ") + fault.message;
   if (fault.kind == 2 && fault.argument >= 0) {
-    text += ": " + std::to_string(fault.offset) + " bytes from pointer argument " + std::to_string(fault.argument);
+    text += ", at byte " + std::to_string(fault.offset) + " from its address";
   }
   if (fault.file != nullptr) text += std::string(", at ") + fault.file + ":" + std::to_string(fault.line);
   return text + ", program (" + std::to_string(fault.program[0]) + ", " + std::to_string(fault.program[1]) + ", " +

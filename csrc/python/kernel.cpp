@@ -34,8 +34,21 @@ struct Parameter {
   bool is_aligned;      // by being divisible
 };
 
-// How an argument goes into the packed struct.
-enum class Kind : uint8_t { kPointer, kBool, kInt8, kInt16, kInt32, kInt64, kFloat16, kBFloat16, kFloat32, kFloat64 };
+// How an argument goes into the packed struct. kLow and kHigh: where the memory begins and ends that it belongs to.
+enum class Kind : uint8_t {
+  kPointer,
+  kLow,
+  kHigh,
+  kBool,
+  kInt8,
+  kInt16,
+  kInt32,
+  kInt64,
+  kFloat16,
+  kBFloat16,
+  kFloat32,
+  kFloat64
+};
 
 struct Field {
   size_t parameter;
@@ -105,12 +118,13 @@ struct Argument {
   bool is_readonly;  // an array whose memory must not be written
   uint64_t bits;     // address, integer, or a double's bits
   const char* type;  // Triton's name; of the element for pointers
+  const Storage* storage;
 };
 
 struct Call {
   // The arrays are large: only what this kernel needs is cleared.
   explicit Call(Dispatcher& owner) : dispatcher(owner) {
-    for (size_t i = 0; i < size(); ++i) arguments[i] = {nullptr, Tag::kConstant, false, false, 0, nullptr};
+    for (size_t i = 0; i < size(); ++i) arguments[i] = {nullptr, Tag::kConstant, false, false, 0, nullptr, nullptr};
   }
 
   Dispatcher& dispatcher;
@@ -231,12 +245,23 @@ void Call::classify_tensor(size_t index, const Tensor& tensor, bool is_readonly)
   argument.tag = Tag::kPointer;
   argument.bits = tensor.address();
   argument.type = triton_name(tensor.dtype);
+  argument.storage = tensor.storage.get();
   argument.is_readonly = is_readonly;
   has_readonly = has_readonly || is_readonly;
   argument.is_divisible = parameter.is_specialized && parameter.is_aligned && argument.bits % kAlignment == 0;
   set_device(index, tensor.device());
   push(static_cast<uint64_t>(tensor.dtype) << 8 | static_cast<uint64_t>(argument.is_divisible) << 4 |
        static_cast<uint64_t>(Tag::kPointer));
+}
+
+// Whether an annotation's type holds the number. is_above: it is more than an int64_t holds, and at most a uint64_t.
+bool holds(const std::string& type, int64_t value, bool is_above) {
+  if (type.empty() || type[0] == 'f' || type[0] == 'b') return true;
+  const int bits = std::atoi(type.c_str() + 1);
+  if (is_above) return type[0] == 'u' && bits == 64;
+  if (bits == 1) return value >= -1 && value <= 1;
+  if (type[0] == 'u') return value >= 0 && (bits == 64 || value >> bits == 0);
+  return bits == 64 || (value >> (bits - 1)) == (value < 0 ? -1 : 0);
 }
 
 void Call::classify_integer(size_t index) {
@@ -256,6 +281,11 @@ void Call::classify_integer(size_t index) {
       throw_argument(dispatcher, parameter.name, "does not fit 64 bits: " + text_of(argument.value) + ".");
     }
     argument.type = "u64";
+  }
+  if (!holds(parameter.forced_type, value, overflow != 0)) {
+    throw_argument(
+        dispatcher, parameter.name,
+        "is annotated as " + parameter.forced_type + ", which does not hold " + text_of(argument.value) + ".");
   }
   const bool is_one = value == 1 && overflow == 0 && parameter.is_specialized && parameter.forced_type.empty();
   argument.is_divisible = parameter.is_specialized && parameter.is_aligned && argument.bits % kAlignment == 0;
@@ -372,6 +402,8 @@ Entry* insert(Dispatcher& dispatcher, std::unique_ptr<Entry> entry) {
 
 Kind kind_of(const std::string& type) {
   if (type[0] == '*') return Kind::kPointer;
+  if (type == "low") return Kind::kLow;
+  if (type == "high") return Kind::kHigh;
   if (type == "i1" || type == "u1") return Kind::kBool;
   if (type == "i8" || type == "u8") return Kind::kInt8;
   if (type == "i16" || type == "u16") return Kind::kInt16;
@@ -485,6 +517,12 @@ void pack(const Call& call, const Entry& entry, unsigned char* out) {
       case Kind::kPointer:
       case Kind::kInt64:
         put(at, argument.bits);
+        break;
+      case Kind::kLow:
+        put(at, argument.storage->address());
+        break;
+      case Kind::kHigh:
+        put(at, argument.storage->address() + argument.storage->bytes());
         break;
       case Kind::kBool:
       case Kind::kInt8:

@@ -171,3 +171,21 @@ assert seen == ["add"], seen
 """,
     }[what]
     run(tmp_path, ADD + program)
+
+
+def test_accesses_are_checked_if_the_environment_asks_for_it(tmp_path: Path) -> None:
+    program = (
+        ADD
+        + """
+from unify.errors import KernelFault
+add[(8,)](x[24:], y, out, 976, BLOCK=128)  # up to the last element
+torch.testing.assert_close(out[:976], x[24:] + y[:976])
+try:
+    add[(8,)](x[24:], y, out, 1000, BLOCK=128)
+except KernelFault as fault:
+    print(fault)
+"""
+    )
+    printed = run(tmp_path, program, UNIFY_CHECK_BOUNDS="1")
+    assert "a load of 4 bytes through 'x', at byte 3904 from its address" in printed
+    assert "program.py:" in printed

@@ -9,30 +9,49 @@ from . import mlir
 
 # What takes a pointer and neither writes through it nor hands it on. Whatever is not known here may write.
 _READERS = ("tt.load", "tt.descriptor_load", "tt.descriptor_gather", "tt.print", "arith.cmpi", "tt.return")
+_CALLS = ("tt.call", "tt.atomic_rmw", "tt.atomic_cas")  # which may write and hand on
 _PASSERS = ("scf.for", "scf.while", "scf.if", "scf.yield", "scf.condition", "cf.br", "cf.cond_br")
+
+# The origin of a pointer that was read from memory or made of a number.
+UNKNOWN = -1
 
 
 def written_arguments(ttir: str) -> frozenset[int]:
     """The numbers of the kernel's arguments that it may write to. An argument that is not among them is only read."""
     module = mlir.parse(ttir)
-    kernels = [function for function in module.functions if function.string("sym_visibility") == "public"]
-    arguments = {value: index for kernel in kernels for index, value in enumerate(kernel.regions[0].entry.arguments)}
-    sources: dict[mlir.Value, list[mlir.Value]] = defaultdict(list)
-    pending: list[mlir.Value] = []
-    for operation in mlir.walk(module.operation):
+    written: set[int] = set()
+    for kernel in module.functions:
+        if kernel.string("sym_visibility") == "public":
+            found = origins(kernel)
+            for operation in mlir.walk(kernel):
+                if not _only_reads(operation):
+                    written.update(*(found[value] for value in filter(_is_pointer, operation.operands)))
+    return frozenset(written - {UNKNOWN})
+
+
+def _only_reads(operation: mlir.Operation) -> bool:
+    hands_on = any(map(_is_pointer, operation.results)) and operation.name not in _CALLS
+    return hands_on or operation.name in _READERS or operation.name in _PASSERS
+
+
+def origins(kernel: mlir.Operation) -> dict[mlir.Value, frozenset[int]]:
+    """For each pointer, or tensor of them: the numbers of the arguments that it may have come from, or UNKNOWN."""
+    targets: dict[mlir.Value, list[mlir.Value]] = defaultdict(list)
+    pending = [(value, index) for index, value in enumerate(kernel.regions[0].entry.arguments) if _is_pointer(value)]
+    for operation in mlir.walk(kernel):
+        known = False
         for source, result in _flows(operation):
-            sources[result].append(source)
-        pointers = [value for value in operation.operands if _is_pointer(value)]
-        hands_on = any(map(_is_pointer, operation.results)) or operation.name in _PASSERS
-        if pointers and not hands_on and operation.name not in _READERS:
-            pending += pointers
-    written: set[mlir.Value] = set()
+            targets[source].append(result)
+            known = known or _is_pointer(source)
+        if not known:
+            pending += [(value, UNKNOWN) for value in operation.results if _is_pointer(value)]
+    found: dict[mlir.Value, set[int]] = defaultdict(set)
     while pending:
-        value = pending.pop()
-        if value not in written:
-            written.add(value)
-            pending += sources[value]
-    return frozenset(index for value, index in arguments.items() if value in written)
+        value, origin = pending.pop()
+        if origin not in found[value]:
+            found[value].add(origin)
+            pending += [(target, origin) for target in targets[value]]
+    return defaultdict(frozenset, {value: frozenset(numbers) for value, numbers in found.items()})
 
 
 def _flows(operation: mlir.Operation) -> Iterator[tuple[mlir.Value, mlir.Value]]:
@@ -54,7 +73,7 @@ def _flows(operation: mlir.Operation) -> Iterator[tuple[mlir.Value, mlir.Value]]
     elif operation.name == "scf.if":
         for region in regions:
             yield from zip(region.operations[-1].operands, operation.results, strict=True)
-    else:
+    elif operation.name != "tt.load":  # what a table points to is not the table
         targets = [*operation.results, *(value for block in operation.successors for value in block.arguments)]
         for source in filter(_is_pointer, operation.operands):
             yield from ((source, target) for target in targets if _is_pointer(target))

@@ -9,6 +9,7 @@ from typing import Any
 
 from triton.backends.compiler import BaseBackend, GPUTarget, Language
 
+from unify._config import settings
 from unify.compiler.frontend import FrontEndOptions, generic_text, language_functions, module_map, run_passes
 
 
@@ -25,6 +26,7 @@ class _Options(FrontEndOptions):
     schedule_hint: str = ""
     ptx_options: str | None = None
     min_shared_mem: int = 0
+    check_bounds: bool = False
 
     def __post_init__(self) -> None:
         assert self.num_warps.bit_count() == 1, "num_warps must be a power of 2"
@@ -55,7 +57,8 @@ class CPUBackend(BaseBackend):  # type: ignore[misc, unused-ignore]
     def parse_options(self, options: dict[str, Any]) -> _Options:
         """The launch's keyword arguments that are options."""
         known = {field.name for field in fields(_Options)}
-        return _Options(**{name: value for name, value in options.items() if name in known and value is not None})
+        given = {name: value for name, value in options.items() if name in known and value is not None}
+        return _Options(**{"check_bounds": settings.check_bounds, **given})
 
     def pack_metadata(self, metadata: Any) -> tuple[int, int, int]:
         """What launch hooks are shown."""
@@ -98,8 +101,7 @@ def _kernel(module: Any, metadata: dict[str, Any], options: _Options) -> bytes:
     from unify.compiler import Options, Target, cache, compile_ttir
 
     text = generic_text(module, ir.builder(module.context))
-    binary = compile_ttir(
-        metadata["name"], text, Target("cpu"), Options(num_warps=options.num_warps, debug=options.debug)
-    )
+    ours = Options(num_warps=options.num_warps, debug=options.debug, check_bounds=options.check_bounds)
+    binary = compile_ttir(metadata["name"], text, Target("cpu"), ours)
     metadata["shared"] = 0  # a program's scratch memory is no limited resource
     return cache.encode(binary)

@@ -33,12 +33,16 @@ class _Loaded:
         if binary is None:
             raise unify.errors.CompileError(f"kernel {name}: its file in Triton's cache is damaged; delete it.")
         device = unify.device("cpu")
-        self.parameters = binary.parameters
+        self.is_checked = any(p.type == "low" for p in binary.parameters)
         function = _core.load_function(
             device, binary.image, binary.name, binary.shared_bytes, binary.threads, binary.args_bytes, ""
         )
-        fields = [(index, p.type, p.offset, p.is_written) for index, p in enumerate(binary.parameters)]
-        formals = [(p.name, False, None, p.type, False, False, False) for p in binary.parameters]
+        fields, formals = [], []
+        for index, p in enumerate(binary.parameters):
+            is_address = p.type in ("low", "high")
+            type_, name = ("u64", f"{p.name}.{p.type}") if is_address else (p.type, p.name)
+            fields.append((index, type_, p.offset, p.is_written))
+            formals.append((name, False, None, type_, False, False, False))
         self._dispatcher = _core.Dispatcher(binary.name, formals, lambda *_: (function, fields, []))
         self._stream = device.default_stream
 
@@ -85,7 +89,10 @@ class _Launcher:
         if enter is not None:
             enter(metadata)
         if x > 0 and y > 0 and z > 0:
-            loaded.launch((x, y, z), list(_flat(self._types, arguments)))
+            packed = list(_flat(self._types, arguments))
+            if loaded.is_checked:
+                packed += _memory(self._types, arguments)
+            loaded.launch((x, y, z), packed)
         if leave is not None:
             leave(metadata)
 
@@ -118,6 +125,20 @@ def _address(value: Any) -> int:
     if device not in ("cpu", "meta"):
         raise ValueError(f"Pointer argument is on {value.device}, and Triton's active device is the CPU.")
     return int(value.data_ptr())
+
+
+def _memory(types: Any, arguments: Any) -> Iterator[int]:
+    """Where the memory of each pointer begins and ends."""
+    for type_, value in zip(types, arguments):
+        if isinstance(type_, tuple):
+            yield from _memory(type_, value)
+        elif type_[0] == "*" or type_.startswith("tensordesc"):
+            tensor = value if type_[0] == "*" else value.base
+            if hasattr(tensor, "untyped_storage"):
+                storage = tensor.untyped_storage()
+                yield from (storage.data_ptr(), storage.data_ptr() + storage.nbytes())
+            else:
+                yield from (0, (1 << 64) - 1)  # a bare address: anything may be there
 
 
 def _integer(type_: str, value: Any) -> int:

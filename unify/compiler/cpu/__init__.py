@@ -26,14 +26,14 @@ class Image:
     args_bytes: int
 
 
-def build(ttir: str, arch: str = "", stages: dict[str, str] | None = None) -> Image:
+def build(ttir: str, arch: str = "", stages: dict[str, str] | None = None, check_bounds: bool = False) -> Image:
     """Compiles the module's kernel for `arch` ("" is this machine); `stages` receives LLVM IR and assembly."""
     features = link.features(arch)
     module = mlir.parse(ttir)
     function = _kernel(module)
     calls.expand(function, module)
     plan = tiling.plan(function)
-    generated = codegen.generate(function, plan, features)
+    generated = codegen.generate(function, plan, features, check_bounds)
     if stages is not None:
         stages["source"] = generated.text
     image = link.link(generated.text, features, stages)
@@ -45,7 +45,7 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
     from unify.compiler.target import Binary, Parameter
 
     stages: dict[str, str] | None = {} if dump.is_wanted("source", "llvm", "asm") else None
-    image = build(ttir, target.arch, stages)
+    image = build(ttir, target.arch, stages, options.check_bounds)
     for stage, text in (stages or {}).items():
         dump.write(image.name, ttir, stage, text)
     return Binary(

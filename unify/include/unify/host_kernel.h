@@ -18,7 +18,7 @@ typedef struct unify_host_fault {
   uint32_t program[3]; /* which program of the grid */
   int32_t argument;    /* bounds: which pointer parameter, counted from 0, or -1 */
   int64_t offset;      /* bounds: in bytes from that parameter's address */
-  const char* message; /* assertion: its text */
+  const char* message; /* assertion: its text; bounds: what was tried, and through which argument */
   const char* file;
 } unify_host_fault;
 

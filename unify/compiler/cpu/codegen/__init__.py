@@ -40,6 +40,7 @@ from unify.compiler.cpu.codegen.values import (
 )
 from unify.compiler.cpu.link import Features
 from unify.compiler.cpu.tiling import Plan
+from unify.compiler.effects import origins
 
 __all__ = ["Generated", "generate", "run_operation"]
 _MODULES = (
@@ -99,12 +100,13 @@ def _run(k: Kernel, op: mlir.Operation) -> None:
                 k.bindings[result] = k.block(result, (), ())
 
 
-def generate(function: mlir.Operation, plan: Plan, features: Features) -> Generated:
+def generate(function: mlir.Operation, plan: Plan, features: Features, check_bounds: bool = False) -> Generated:
     name = function.string("sym_name")
     k = Kernel(Emitter(), features, plan)
     k.state["done"] = set()
     body = function.regions[0]
-    parameters, args_bytes = _parameters(function)
+    k.origins = origins(function) if check_bounds else None
+    parameters, args_bytes = _parameters(function, check_bounds)
     for i, argument in enumerate(body.entry.arguments):
         k.bindings[argument] = Val(element_of(argument.type), 1, f"%arg{i}")
         k.arguments[argument] = i
@@ -118,7 +120,8 @@ def generate(function: mlir.Operation, plan: Plan, features: Features) -> Genera
 _TYPE_NAMES = {"f16": "fp16", "bf16": "bf16", "f32": "fp32", "f64": "fp64"}
 
 
-def _parameters(function: mlir.Operation) -> tuple[tuple[tuple[str, str, int], ...], int]:
+def _parameters(function: mlir.Operation, check_bounds: bool) -> tuple[tuple[tuple[str, str, int], ...], int]:
+    """The kernel's own, and to check bounds, where the memory of each pointer begins and ends."""
     offset, found = 0, []
     for argument in function.regions[0].entry.arguments:
         type_ = argument.type
@@ -131,12 +134,19 @@ def _parameters(function: mlir.Operation) -> tuple[tuple[tuple[str, str, int], .
         offset = (offset + size - 1) // size * size
         found.append((argument.name.lstrip("%"), name, offset))
         offset += size
-    return tuple(found), (offset + 7) // 8 * 8
+    offset = (offset + 7) // 8 * 8
+    pointers = [name for name, type_, _ in found if type_[0] == "*"] if check_bounds else []
+    for i, name in enumerate(pointers):
+        found += [(name, "low", offset + 16 * i), (name, "high", offset + 16 * i + 8)]
+    return tuple(found), offset + 16 * len(pointers)
 
 
 def _module(k: Kernel, name: str, parameters: tuple[tuple[str, str, int], ...]) -> str:
-    arguments = list(k.arguments)
-    signature = [f"{element_of(a.type)} %arg{i}" for i, a in enumerate(arguments)]
+    arguments = [(element_of(argument.type), f"%arg{i}") for argument, i in k.arguments.items()]
+    pointers = [i for argument, i in k.arguments.items() if isinstance(argument.type, mlir.Pointer)]
+    if k.origins is not None:
+        arguments += [("i64", f"%{end}{i}") for i in pointers for end in ("low", "high")]
+    signature = [f"{element} {argument}" for element, argument in arguments]
     signature += [f"i32 %pid{i}" for i in range(3)] + [f"i32 %grid{i}" for i in range(3)]
     signature += ["ptr noalias %scratch", "ptr %fault"]
     lines = [*k.em.globals, *k.em.declarations.values(), ""]
@@ -151,7 +161,7 @@ def _module(k: Kernel, name: str, parameters: tuple[tuple[str, str, int], ...]) 
     return "\n".join(lines) + "\n"
 
 
-def _entry(name: str, arguments: list[mlir.Value], parameters: tuple[tuple[str, str, int], ...]) -> list[str]:
+def _entry(name: str, arguments: list[tuple[str, str]], parameters: tuple[tuple[str, str, int], ...]) -> list[str]:
     """The loop over program numbers (host_kernel.h): x runs fastest."""
     lines = [
         f'define i32 @"{name}"(ptr %call, i64 %begin, i64 %end) #0 {{',
@@ -165,15 +175,14 @@ def _entry(name: str, arguments: list[mlir.Value], parameters: tuple[tuple[str, 
     for i in range(3):
         lines.append(f"  %grid{i}.at = getelementptr i8, ptr %call, i64 {8 + 4 * i}")
         lines.append(f"  %grid{i} = load i32, ptr %grid{i}.at, align 4")
-    for i, (argument, (_, _, offset)) in enumerate(zip(arguments, parameters)):
-        element = element_of(argument.type)
-        lines.append(f"  %arg{i}.at = getelementptr i8, ptr %args, i64 {offset}")
+    for (element, argument), (_, _, offset) in zip(arguments, parameters, strict=True):
+        lines.append(f"  {argument}.at = getelementptr i8, ptr %args, i64 {offset}")
         if element == "i1":
-            lines.append(f"  %arg{i}.byte = load i8, ptr %arg{i}.at")
-            lines.append(f"  %arg{i} = trunc i8 %arg{i}.byte to i1")
+            lines.append(f"  {argument}.byte = load i8, ptr {argument}.at")
+            lines.append(f"  {argument} = trunc i8 {argument}.byte to i1")
         else:
-            lines.append(f"  %arg{i} = load {element}, ptr %arg{i}.at, align {BYTES[element]}")
-    passed = [f"{element_of(a.type)} %arg{i}" for i, a in enumerate(arguments)]
+            lines.append(f"  {argument} = load {element}, ptr {argument}.at, align {BYTES[element]}")
+    passed = [f"{element} {argument}" for element, argument in arguments]
     passed += ["i32 %x", "i32 %y", "i32 %z", *(f"i32 %grid{i}" for i in range(3)), "ptr %scratch", "ptr %fault"]
     lines += [
         "  %gx = zext i32 %grid0 to i64",

@@ -6,6 +6,7 @@ from unify.compiler import mlir
 from unify.compiler.cpu.codegen import nest
 from unify.compiler.cpu.codegen.convert import narrowed, widened
 from unify.compiler.cpu.codegen.emitter import BYTES, Index, Val
+from unify.compiler.cpu.codegen.guard import guard
 from unify.compiler.cpu.codegen.values import Kernel, Tile, Unsupported, element_of, is_tensor, shape_of, statement
 
 # Triton's atomic_rmw_op numbers (TritonAttrDefs.td).
@@ -92,9 +93,11 @@ def _each_lane(k: Kernel, op: mlir.Operation, operands: list[mlir.Value], mask: 
         pointer = k.block(op.operands[0], here, ones)
         values = [k.block(v, here, ones) for v in operands]
         if mask is None or k.plan.bounds.is_always_true(mask):
+            guard(k, op, pointer, None)
             _keep(k, tile, here, ones, op, one(pointer, values))  # type: ignore[operator]
             return
         condition = k.block(mask, here, ones)
+        guard(k, op, pointer, condition)
         for v in (pointer, *values):
             em.text(v)
         em.line(f"store {element} {'null' if element == 'ptr' else 'zeroinitializer'}, ptr {slot}")

@@ -6,13 +6,8 @@ from unify.compiler import mlir
 from unify.compiler.cpu.codegen import nest
 from unify.compiler.cpu.codegen.convert import cast, widened
 from unify.compiler.cpu.codegen.emitter import BYTES, FLOATS, Index, Val
+from unify.compiler.cpu.codegen.fault import report, string
 from unify.compiler.cpu.codegen.values import Kernel, is_tensor, shape_of, statement
-
-
-def _string(k: Kernel, text: str) -> str:
-    data = text.encode() + b"\0"
-    body = "".join(chr(b) if 32 <= b < 127 and b not in (34, 92) else f"\\{b:02X}" for b in data)
-    return k.em.constant_array(f"[{len(data)} x i8]", f'c"{body}"')
 
 
 @statement("tt.assert")
@@ -40,19 +35,9 @@ def assert_(k: Kernel, op: mlir.Operation) -> None:
     good, bad = em.label("holds"), em.label("fails")
     em.line(f"br i1 {em.text(holds)}, label %{good}, label %{bad}")
     em.start(bad)
-    _report(k, op)
+    report(k, op, kind=1, message=op.string("message"))
     em.line("ret i32 1")
     em.start(good)
-
-
-def _report(k: Kernel, op: mlir.Operation) -> None:
-    """Fills struct unify_host_fault (host_kernel.h)."""
-    fields = [(0, "i32 1"), (4, f"i32 {op.location.line}"), *((8 + 4 * i, f"i32 %pid{i}") for i in range(3))]
-    fields += [(20, "i32 -1"), (24, "i64 0")]
-    fields += [(32, f"ptr {_string(k, op.string('message'))}"), (40, f"ptr {_string(k, op.location.file)}")]
-    for offset, value in fields:
-        address = k.em.assign(f"getelementptr i8, ptr %fault, i64 {offset}")
-        k.em.line(f"store {value}, ptr {address}")
 
 
 # ---------------------------------------------------------------- printing
@@ -105,6 +90,6 @@ def _hex(k: Kernel, value: Val) -> tuple[str, Val]:
 
 
 def _printf(k: Kernel, text: str, places: list[Val], values: list[Val]) -> None:
-    format_ = _string(k, "pid (%d, %d, %d) " + text)
+    format_ = string(k, "pid (%d, %d, %d) " + text)
     arguments = ["i32 %pid0", "i32 %pid1", "i32 %pid2", *(k.em.typed(v) for v in [*places, *values])]
     k.em.line(f"call i32 (ptr, ...) @printf(ptr {format_}, {', '.join(arguments)})")

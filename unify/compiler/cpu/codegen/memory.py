@@ -9,6 +9,7 @@ import numpy as np
 from unify.compiler import mlir
 from unify.compiler.cpu.axis import Linear, Polynomial, Term
 from unify.compiler.cpu.codegen.emitter import BYTES, STORED, ZERO, Index, Val
+from unify.compiler.cpu.codegen.guard import guard
 from unify.compiler.cpu.codegen.values import Kernel, element_of, inline, statement
 
 Block = tuple[int, ...]
@@ -259,6 +260,7 @@ def load(k: Kernel, op: mlir.Operation, _: int, at: Position, block: Block) -> V
     pointer, mask_value, other_value = _operands(op)
     mask = _mask(k, mask_value, at, block)
     access = Access(k, pointer, at, block)
+    _guard(k, op, access, mask)
     if mask is None:
         loaded = _load(k, access, None, None)
     else:
@@ -270,6 +272,11 @@ def load(k: Kernel, op: mlir.Operation, _: int, at: Position, block: Block) -> V
     if loaded.repeats is not None:
         return k.em.splat(k.from_stored(loaded.repeats, access.element), loaded.lanes)
     return k.from_stored(loaded, access.element)
+
+
+def _guard(k: Kernel, op: mlir.Operation, access: Access, mask: Val | None) -> None:
+    if k.origins is not None:
+        guard(k, op, Val("ptr", 1, access.base) if access.lanes == 1 else access.pointers(), mask)
 
 
 def _mask(k: Kernel, mask: mlir.Value | None, at: Position, block: Block) -> Val | None:
@@ -389,6 +396,7 @@ def prepare_store(k: Kernel, op: mlir.Operation, at: Position, block: Block) -> 
     value = k.block(value_operand, at, block)
     mask = _mask(k, mask_value, at, block)
     access = Access(k, pointer, at, block)
+    _guard(k, op, access, mask)
     value = k.to_stored(value)
     return lambda: _store(k, access, value, mask)
 

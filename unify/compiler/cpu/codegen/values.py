@@ -133,6 +133,7 @@ class Kernel:
     pending: list[list[Root]] = field(default_factory=list)
     evaluating: set[mlir.Value] = field(default_factory=set)
     arguments: dict[mlir.Value, int] = field(default_factory=dict)
+    origins: dict[mlir.Value, frozenset[int]] | None = None  # of pointers, if accesses are checked (guard.py)
     scratch_top: int = 64  # the first line takes the loads that a mask switched off
     scratch_bytes: int = 64
     state: dict[object, Any] = field(default_factory=dict)
