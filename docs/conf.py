@@ -51,7 +51,7 @@ class SettingsTable(SphinxDirective):
 
 
 def _shown(default):
-    return {True: "1", False: "0", (): "", 0: "0"}.get(default, str(default))
+    return {True: "1", False: "0", (): ""}.get(default, str(default))
 
 
 class CommandHelp(SphinxDirective):

@@ -1,0 +1,105 @@
+"""The manual keeps its word: its programs run and print what it says, and what it names exists."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from unify._config import environment, settings
+from unify.models.fetch import MODELS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+
+_FENCE = re.compile(
+    r"^```(?P<language>\w+|\{code-block\} python)\n(?::caption: (?P<name>\S+)\n)?(?P<text>.*?)^```\n",
+    re.MULTILINE | re.DOTALL,
+)
+_SHOWN = re.compile(r"^ *print\(.*\)  # (.*)$", re.MULTILINE)
+_CHECK = doctest.OutputChecker().check_output
+_FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@dataclass(frozen=True)
+class Block:
+    """A ```python block of a page; `name` if it is a program of its own."""
+
+    line: int
+    text: str
+    name: str | None
+    expected: str  # what it prints: a ```text block after it, or the comments behind its print calls
+
+
+def blocks(page: str) -> Iterator[Block]:
+    content = (ROOT / page).read_text()
+    found = list(_FENCE.finditer(content))
+    for block, following in itertools.zip_longest(found, found[1:]):
+        if not block["language"].endswith("python"):
+            continue
+        is_output = (
+            following is not None
+            and following["language"] == "text"
+            and not content[block.end() : following.start()].strip()
+        )
+        expected = following["text"] if is_output and following else "\n".join(_SHOWN.findall(block["text"]))
+        yield Block(content.count("\n", 0, block.start("text")), block["text"], block["name"], expected)
+
+
+def programs(page: str) -> list[Block]:
+    return [block for block in blocks(page) if block.name]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(not block.name for block in blocks(page))])
+def test_the_blocks_of_a_page_run_in_order_and_print_what_it_says(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": Path(page).stem}
+    for block in blocks(page):
+        if block.name:
+            continue
+        # Compiled as lines of the page itself: Triton finds a kernel's source there, and errors name them.
+        code = compile("\n" * block.line + block.text, ROOT / page, "exec", dont_inherit=True)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(code, namespace)
+        if block.expected:
+            wanted = block.expected.rstrip() + "\n"
+            assert _CHECK(wanted, out.getvalue(), _FLAGS), f"{page}:{block.line} printed\n{out.getvalue()}"
+
+
+def run(block: Block, tmp_path: Path, **variables: str) -> str:
+    path = tmp_path / str(block.name)
+    path.write_text(block.text)
+    finished = subprocess.run(
+        [sys.executable, path], capture_output=True, text=True, check=False, env={**environment(), **variables}
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_an_unmodified_triton_program_runs_on_the_cpu(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    block = next(block for block in programs("docs/tutorial.md") if block.name == "program.py")
+    run(block, tmp_path, TRITON_DEFAULT_BACKEND="cpu", TRITON_CACHE_DIR=str(tmp_path / "cache"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["story.py", "chat.py"])
+def test_programs_with_a_model_run_where_it_was_fetched(name: str, tmp_path: Path) -> None:
+    member = Path(MODELS["smollm2-135m"].member).name
+    if not (Path(settings.cache_dir) / "models" / member).is_file():
+        pytest.skip("the model was not fetched: unify chat does")
+    block = next(block for block in programs("docs/tutorial.md") if block.name == name)
+    said = run(block, tmp_path)
+    assert "Paris" in said if name == "story.py" else said
