@@ -7,6 +7,7 @@ import doctest
 import io
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,10 +56,6 @@ def blocks(page: str) -> Iterator[Block]:
         yield Block(content.count("\n", 0, block.start("text")), block["text"], block["name"], expected)
 
 
-def programs(page: str) -> list[Block]:
-    return [block for block in blocks(page) if block.name]
-
-
 @pytest.mark.parametrize("page", [page for page in PAGES if any(not block.name for block in blocks(page))])
 def test_the_blocks_of_a_page_run_in_order_and_print_what_it_says(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -78,20 +75,24 @@ def test_the_blocks_of_a_page_run_in_order_and_print_what_it_says(
             assert _CHECK(wanted, out.getvalue(), _FLAGS), f"{page}:{block.line} printed\n{out.getvalue()}"
 
 
-def run(block: Block, tmp_path: Path, **variables: str) -> str:
-    path = tmp_path / str(block.name)
-    path.write_text(block.text)
-    finished = subprocess.run(
-        [sys.executable, path], capture_output=True, text=True, check=False, env={**environment(), **variables}
-    )
-    assert finished.returncode == 0, finished.stderr
+def run(command: list[str], folder: Path, **variables: str) -> str:
+    """Runs a command with this unify, wherever it is installed, and returns what it printed."""
+    ours = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{environment()['PATH']}"}
+    variables = {**environment(), **ours, **variables}
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=variables)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout
+
+
+def run_program(name: str, folder: Path, **variables: str) -> str:
+    block = next(block for block in blocks("docs/tutorial.md") if block.name == name)
+    (folder / name).write_text(block.text)
+    return run([sys.executable, name], folder, **variables)
 
 
 def test_an_unmodified_triton_program_runs_on_the_cpu(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    block = next(block for block in programs("docs/tutorial.md") if block.name == "program.py")
-    run(block, tmp_path, TRITON_DEFAULT_BACKEND="cpu", TRITON_CACHE_DIR=str(tmp_path / "cache"))
+    run_program("program.py", tmp_path, TRITON_DEFAULT_BACKEND="cpu", TRITON_CACHE_DIR=str(tmp_path / "cache"))
 
 
 @pytest.mark.slow
@@ -100,6 +101,25 @@ def test_programs_with_a_model_run_where_it_was_fetched(name: str, tmp_path: Pat
     member = Path(MODELS["smollm2-135m"].member).name
     if not (Path(settings.cache_dir) / "models" / member).is_file():
         pytest.skip("the model was not fetched: unify chat does")
-    block = next(block for block in programs("docs/tutorial.md") if block.name == name)
-    said = run(block, tmp_path)
+    said = run_program(name, tmp_path)
     assert "Paris" in said if name == "story.py" else said
+
+
+def test_the_commands_for_a_backend_build_it_and_prove_it(tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    shutil.copy(ROOT / "tests" / "plugin" / "toy.c", tmp_path)
+    commands = re.findall(r"^\$ (.*)$", (ROOT / "docs" / "abi.md").read_text(), re.MULTILINE)
+    said = run(["sh", "-ec", "\n".join(commands)], tmp_path)
+    assert "toy:0      Toy 0 (simulated)" in said
+    assert re.search(r"\d\d\d passed", said)
+
+
+def test_the_table_of_the_c_interface_has_each_function_once() -> None:
+    header = (ROOT / "unify" / "include" / "unify" / "backend.h").read_text()
+    table = header[header.index("typedef struct unify_backend {") : header.index("} unify_backend;")]
+    functions = re.findall(r"\(\*(\w+)\)\(", table)
+    page = (ROOT / "docs" / "abi.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\|$", page, re.MULTILINE)
+    assert rows == functions
+    assert f"{len(functions)} functions" in (ROOT / "docs" / "abi-changelog.md").read_text()
