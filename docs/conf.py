@@ -66,13 +66,16 @@ class CommandHelp(SphinxDirective):
         return [nodes.literal_block(out.getvalue(), out.getvalue(), language="text")]
 
 
+_PARAGRAPH = re.compile(r"(Returns|Raises)\b|[a-z_]+(, [a-z_]+)*: ")
+
+
 def split_docstring(app, what, name, obj, options, lines):
     """Arguments, what is returned and what is raised get paragraphs of their own, as they have lines in the source."""
-    if what in ("attribute", "property") and lines and (found := re.match(r"\w+ -> (.+)$", lines[0])):
-        lines[:1] = [f"``{found[1]}``"]  # how the extension writes the type of an attribute
+    if what in ("attribute", "property") and len(lines) > 1 and (found := re.match(r"\w+ -> (.+)$", lines[0])):
+        lines[:] = [f"``{found[1]}``: " + " ".join(lines[1:]).strip()]  # how the extension writes attributes
     spaced = []
     for line in lines:
-        if spaced and spaced[-1] and re.match(r"(Returns|Raises)\b|[a-z_]+(, [a-z_]+)*: ", line):
+        if spaced and spaced[-1].endswith((".", ";")) and _PARAGRAPH.match(line):
             spaced.append("")
         spaced.append(line)
     lines[:] = spaced
@@ -89,6 +92,8 @@ def tidy_signature(app, what, name, obj, options, signature, returns):
         text = text.replace("typing.SupportsInt | typing.SupportsIndex", "int")
         return re.sub(r"\(self(: \w+)?(, )?", "(", text)
 
+    if what == "exception":
+        return "", None  # all have the same
     return tidy(signature), tidy(returns)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import importlib
 import io
 import itertools
 import re
@@ -14,8 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import triton.language
 
+import unify
+import unify.triton
 from unify._config import environment, settings
 from unify.models.fetch import MODELS
 
@@ -103,6 +108,35 @@ def test_programs_with_a_model_run_where_it_was_fetched(name: str, tmp_path: Pat
         pytest.skip("the model was not fetched: unify chat does")
     said = run_program(name, tmp_path)
     assert "Paris" in said if name == "story.py" else said
+
+
+def public_objects() -> Iterator[tuple[str, object]]:
+    """Functions and classes by the names that users write."""
+    for package in ("unify", "unify.ops", "unify.models", "unify.triton", "unify.compiler", "unify.bench"):
+        module = importlib.import_module(package)
+        for name in module.__all__:
+            value = getattr(module, name)
+            if callable(value):
+                yield f"{package}.{name}", value
+
+
+@pytest.mark.parametrize(("name", "value"), [pair for pair in public_objects() if ">>>" in (pair[1].__doc__ or "")])
+def test_examples_in_docstrings_run(name: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"un": unify, "ops": unify.ops, "np": np, "tl": triton.language}
+    example = doctest.DocTestParser().get_doctest(value.__doc__ or "", names, name, None, 0)
+    said = io.StringIO()
+    doctest.DocTestRunner(optionflags=_FLAGS).run(example, out=said.write)
+    assert not said.getvalue(), said.getvalue()
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    shown = set(re.findall(r"\.\. auto\w+:: (\S+)", page)) | set(re.findall(r"`(unify\.\w+)`", page))
+    shown |= {f"unify.triton.{name}" for name in unify.triton.__all__ if ".. automodule:: unify.triton\n" in page}
+    beside = {"unify.bench", "unify.compiler"}  # benchmarks.md, and what stands under a heading
+    missing = [name for name, _ in public_objects() if name not in shown and name.rpartition(".")[0] not in beside]
+    assert not missing
 
 
 def test_the_commands_for_a_backend_build_it_and_prove_it(tmp_path: Path) -> None:

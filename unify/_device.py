@@ -129,6 +129,9 @@ def device(name: DeviceLike = None) -> Device:
 
     Returns the same object for the same device. Raises InvalidArgument for an unknown name, naming near ones, and
     UnsupportedError or BackendError for a backend that cannot be used here, saying why.
+
+    >>> un.device("cpu").kind
+    'cpu'
     """
     if name is None:
         return default_device()
@@ -158,7 +161,7 @@ def default_device() -> Device:
 
 
 def set_default_device(name: Device | str) -> None:
-    """Makes a device the one that is meant when none is named, in all threads."""
+    """Makes a device the one that is meant when none is named, in all threads. Raises as `device` does."""
     global _default
     _default = device(name)
     _core.set_default_device(_default)
@@ -176,7 +179,13 @@ def device_absences() -> dict[str, str]:
 
 
 def add_backend(library: str, name: str = "") -> BackendStatus:
-    """Loads a backend's shared library now. Does not raise: `why` of the result says why it cannot be used."""
+    """Loads a backend's shared library now; `name`, if given, is what the backend must call itself.
+
+    Does not raise: `why` of the result says why it cannot be used.
+
+    >>> un.add_backend("/nowhere/libtoy.so").is_usable
+    False
+    """
     _registration.read_settings()
     return BackendStatus(**_core.add_library(str(library), name))
 

@@ -220,8 +220,16 @@ def jit(fn: Any = None, **options: Any) -> Any:
 
     fn: the function, or a triton.jit, triton.autotune or triton.heuristics object, which is taken as it is. Options
     are triton.jit's: do_not_specialize, do_not_specialize_on_alignment, debug, noinline.
+    Returns a `Kernel`. Raises InvalidArgument for anything else.
 
-    Raises InvalidArgument for anything else.
+    >>> @un.jit
+    ... def double(x, BLOCK: tl.constexpr):
+    ...     i = tl.arange(0, BLOCK)
+    ...     tl.store(x + i, tl.load(x + i) * 2)
+    >>> x = un.arange(16)
+    >>> double[(1,)](x, BLOCK=16)
+    >>> x[:4].tolist()
+    [0, 2, 4, 6]
     """
     if fn is None:
         return lambda function: jit(function, **options)

@@ -65,12 +65,17 @@ class MemorySegment:
 
 
 def memory_statistics(device: DeviceLike = None) -> MemoryStatistics:
-    """The allocator's figures for `device`. Waits for nothing."""
+    """The allocator's figures for `device`. Waits for nothing.
+
+    >>> x = un.empty((1024,))
+    >>> un.memory_statistics().allocated_bytes >= x.nbytes
+    True
+    """
     return MemoryStatistics(**_core.memory_statistics(device))
 
 
 def memory_snapshot(device: DeviceLike = None) -> list[MemorySegment]:
-    """Every segment of `device` and the blocks in it, by address."""
+    """Every segment of `device` and the blocks in it, by address; those of graphs are left out. Waits for nothing."""
     segments = [
         MemorySegment(s["address"], s["bytes"], tuple(MemoryBlock(**block) for block in s["blocks"]))
         for s in _core.memory_snapshot(device)
@@ -79,7 +84,7 @@ def memory_snapshot(device: DeviceLike = None) -> list[MemorySegment]:
 
 
 def trim_memory(device: DeviceLike = None) -> None:
-    """Returns to `device` every segment that nothing uses. The next allocations are slower."""
+    """Returns to `device` every segment that nothing uses. Waits for its work; the next allocations are slower."""
     _core.trim_memory(device)
 
 

@@ -16,12 +16,26 @@ __all__ = ["Event", "Stream", "StreamLike", "current_stream", "event", "stream",
 
 
 def stream(device: DeviceLike = None, *, priority: int = 0) -> Stream:
-    """A new stream of `device`. Lower priorities run first: Device.properties gives the range."""
+    """A new stream of `device`, beside its others.
+
+    priority: lower numbers run first; `Device.properties` gives the range, "priority_greatest" to "priority_least".
+    Raises InvalidArgument for a priority outside of it.
+
+    >>> with un.stream() as stream:
+    ...     x = un.ones(3)
+    >>> stream.synchronize()
+    """
     return Stream(device, priority=priority)
 
 
 def event(device: DeviceLike = None, *, timing: bool = False) -> Event:
-    """A new event of `device`; `timing` is needed for Event.elapsed_ms."""
+    """A new event of `device`, which counts as passed until it is recorded. timing: for `Event.elapsed_ms`.
+
+    >>> begin, end = un.event(timing=True), un.event(timing=True)
+    >>> begin.record(); x = un.ones(3); end.record(); end.synchronize()
+    >>> begin.elapsed_ms(end) >= 0
+    True
+    """
     return Event(device, timing=timing)
 
 
@@ -31,5 +45,5 @@ def current_stream(device: DeviceLike = None) -> Stream:
 
 
 def synchronize(device: DeviceLike = None) -> None:
-    """Waits for all work of all streams of `device`. Raises what failed in it."""
+    """Waits for all work of all streams of `device`. Raises what failed in it: KernelFault, DeviceLost …"""
     _open(device).synchronize()

@@ -117,7 +117,13 @@ def arange(
     *,
     stream: StreamLike = None,
 ) -> Tensor:
-    """Numbers from `start` (0 if only one is given) up to, and without, `stop`: int64 of integers, else float32."""
+    """Numbers from `start` (0 if only one is given) up to, and without, `stop`: int64 of integers, else float32.
+
+    Returns a new tensor [ceil((stop - start) / step)], filled on `stream`. Raises InvalidArgument for a step of 0.
+
+    >>> un.arange(0, 10, 3).tolist()
+    [0, 3, 6, 9]
+    """
     import numpy as np
 
     first, last = (0, start) if stop is None else (start, stop)
@@ -131,7 +137,14 @@ def arange(
 def from_dlpack(
     array: Any, /, *, device: DeviceLike = None, copy: builtins.bool | None = None, stream: StreamLike = None
 ) -> Tensor:
-    """A tensor over an array that speaks DLPack, zero-copy unless `device` or `copy` asks otherwise."""
+    """A tensor over an array that speaks DLPack, zero-copy unless `device` or `copy` asks otherwise.
+
+    stream: where the tensor will be used; the array's library lets it wait for what it has still to do.
+    Raises InvalidArgument for anything that has no __dlpack__, or is on a device that is not here.
+
+    >>> un.from_dlpack(np.arange(3)).tolist()
+    [0, 1, 2]
+    """
     if not hasattr(array, "__dlpack__"):
         raise InvalidArgument(f"from_dlpack: a {type(array).__name__} has no __dlpack__. Use unify.asarray().")
     return asarray(array, device=device, copy=copy, stream=stream)
@@ -141,7 +154,10 @@ def from_numpy(array: numpy.ndarray[Any, Any], dtype: DTypeLike | None = None) -
     """A tensor on the cpu that shares a NumPy array's memory.
 
     dtype: reads the same bytes as another type of the same width, e.g. uint16 as unify.bfloat16 for those without
-    ml_dtypes.
+    ml_dtypes. Raises DTypeError for one of another width.
+
+    >>> un.from_numpy(np.array([0x3F80, 0x4000], np.uint16), un.bfloat16).tolist()
+    [1.0, 2.0]
     """
     tensor = as_tensor(array, name="from_numpy")
     if dtype is None:

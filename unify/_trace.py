@@ -18,7 +18,11 @@ def trace(path: str | os.PathLike[str], *, max_events: int = 1_000_000) -> Itera
     """Collects a trace inside a with block (or a decorated function) and writes it to `path` as JSON.
 
     Waits for the devices at its end, also when the block raises, so that what led to an error can be seen.
+    max_events: later ones are dropped, and counted in the file.
     Raises InvalidArgument if a trace is being collected already, OSError if `path` cannot be written.
+
+    >>> with un.trace("trace.json"), un.span("setting up"):
+    ...     x = un.ones(3)
     """
     target = Path(path)
     if _core.trace_is_on():

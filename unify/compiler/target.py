@@ -45,7 +45,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One field of the packed arguments: its Triton type ("*fp32", "i32", "fp32") and byte offset.
+    """One field of the packed arguments: its Triton type (`*fp32`, `i32`, `fp32`) and byte offset.
 
     is_written: whether the kernel may write through it, if it is a pointer. `compile` finds that out.
     """

@@ -32,6 +32,9 @@ def swiglu(gate: Any, up: Any, *, stream: Any = None) -> Any:
     into rows, which may be strided (two halves of one array). Computes in float32.
     Returns an array like gate, contiguous, enqueued on `stream` (default: the current one of its device).
     Raises ShapeError when the shapes differ.
+
+    >>> ops.swiglu(np.array([[0.0, 20.0]], np.float32), np.array([[5.0, 5.0]], np.float32))
+    array([[  0., 100.]], dtype=float32)
     """
     left, right = as_tensor(gate, name="swiglu: gate"), as_tensor(up, name="swiglu: up")
     if left.shape != right.shape:

@@ -106,6 +106,10 @@ def attention(q: Any, k: Any, v: Any, *, causal: bool = True, scale: float | Non
     will. causal: query i sees keys up to i + s - t. scale: 1/sqrt(d) by default. Sums in float32.
     Returns an array like q, contiguous, enqueued on `stream` (default: the current one of q's device).
     Raises ShapeError, DTypeError; nothing is enqueued then.
+
+    >>> q, k = np.ones((5, 8, 64), np.float32), np.ones((5, 2, 64), np.float32)
+    >>> ops.attention(q, k, k).shape
+    (5, 8, 64)
     """
     tensors = [as_tensor(a, name=f"attention: {n}") for a, n in ((q, "q"), (k, "k"), (v, "v"))]
     rank = tensors[0].ndim

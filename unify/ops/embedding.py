@@ -60,6 +60,10 @@ def embedding(ids: Any, weight: Any, *, stream: Any = None) -> Any:
     undefined: check ids where they come from.
     Returns float32 [t, d] of the kind of ids, enqueued on `stream` (default: the current one of the weight's device).
     Raises ShapeError.
+
+    >>> ops.embedding(np.array([2, 0], np.int32), np.eye(3, dtype=np.float32))
+    array([[0., 0., 1.],
+           [1., 0., 0.]], dtype=float32)
     """
     rows = as_tensor(ids, name="embedding: ids", dtype=unify.int32, contiguous=True)
     if rows.ndim != 1:

@@ -156,6 +156,9 @@ def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> 
     dtype. Sums in float32.
     Returns [..., n] of x's dtype and kind, enqueued on `stream` (default: the current one of x's device).
     Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
+
+    >>> ops.linear(np.ones((1, 2), np.float32), np.array([[1.0, 2.0], [3.0, 4.0]], np.float32))
+    array([[3., 7.]], dtype=float32)
     """
     source = as_tensor(x, name="linear: x")
     quantised = isinstance(weight, QuantizedMatrix)
@@ -191,6 +194,9 @@ def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
     a: [m, k], b: [k, n], of one dtype: float16, bfloat16 or float32; b may be strided at will. Sums in float32.
     Returns [m, n] of a's dtype and kind, enqueued on `stream` (default: the current one of a's device).
     Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
+
+    >>> ops.matmul(np.ones((1, 2), np.float32), np.array([[1.0, 2.0], [3.0, 4.0]], np.float32))
+    array([[4., 6.]], dtype=float32)
     """
     left, right = as_tensor(a, name="matmul: a"), as_tensor(b, name="matmul: b")
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:

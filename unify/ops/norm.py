@@ -51,6 +51,9 @@ def rms_norm(x: Any, weight: Any, *, eps: float = 1e-6, out: Any = None, stream:
     x: [..., d] float16, bfloat16 or float32, contiguous; weight: [d] on the same device. Sums in float32.
     Returns an array like x (or `out`), enqueued on `stream` (default: the current one of x's device).
     Raises ShapeError if weight is not [d], DeviceMismatchError; nothing is enqueued then.
+
+    >>> ops.rms_norm(np.array([[3.0, 4.0]], np.float32), np.ones(2, np.float32)).round(2)
+    array([[0.85, 1.13]], dtype=float32)
     """
     source = as_tensor(x, name="rms_norm: x", contiguous=True)
     scale = as_tensor(weight, name="rms_norm: weight", contiguous=True)

@@ -51,6 +51,9 @@ def rope(x: Any, positions: Any, *, base: float = 10000.0, interleaved: bool = T
     interleaved: pairs are (2i, 2i+1), as in the paper and in GGUF's llama; else (i, i + d/2), as in GPT-NeoX.
     Returns a contiguous array like x, enqueued on `stream` (default: the current one of x's device).
     Raises ShapeError.
+
+    >>> ops.rope(np.array([[[1.0, 0.0]]], np.float32), np.array([1], np.int32)).round(2)  # cos 1, sin 1
+    array([[[0.54, 0.84]]], dtype=float32)
     """
     source, where = as_tensor(x, name="rope: x"), as_tensor(positions, name="rope: positions", dtype=unify.int32)
     if source.ndim != 3 or source.shape[2] % 2:

@@ -122,6 +122,9 @@ def sample(
     or int64 array [b], so that a captured graph can count it on the device.
     Returns int32 [b] of the caller's kind, enqueued on `stream` (default: the current one of the logits' device).
     Raises ShapeError, InvalidArgument.
+
+    >>> ops.sample(np.array([[0.0, 5.0, 1.0]], np.float32))
+    array([1], dtype=int32)
     """
     scores = as_tensor(logits, name="sample: logits")
     if scores.ndim != 2 or scores.shape[1] == 0:
