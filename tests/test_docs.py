@@ -21,7 +21,7 @@ import triton.language
 
 import unify
 import unify.triton
-from unify._config import environment, settings
+from unify._config import TABLE, environment, settings
 from unify.models.fetch import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,3 +157,56 @@ def test_the_table_of_the_c_interface_has_each_function_once() -> None:
     rows = re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\|$", page, re.MULTILINE)
     assert rows == functions
     assert f"{len(functions)} functions" in (ROOT / "docs" / "abi-changelog.md").read_text()
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"`[^`\n]+`", "", _FENCE.sub("", page.read_text()))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and Sphinx make them."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        found = path if not file else path.parent / file
+        if not found.is_file() or (anchor and anchor not in anchors(found)):
+            dead.append(target)
+    assert not dead
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    page = (ROOT / "docs" / "index.md").read_text()
+    toctree = re.search(r"^```\{toctree\}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert toctree is not None
+    listed = {f"docs/{line}.md" for line in toctree[1].splitlines() if line and not line.startswith(":")}
+    assert listed | {"README.md", "docs/index.md"} == set(PAGES)
+
+
+def test_variables_and_targets_that_pages_name_exist() -> None:
+    text = "\n".join((ROOT / page).read_text() for page in PAGES)
+    variables = set(re.findall(r"\bUNIFY_[A-Z_]+", text)) - abi_names()
+    assert variables - {setting.variable for setting in TABLE.values()} == set()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^    |`)make ([a-z]+)", text, re.MULTILINE)) - targets == set()
+
+
+def abi_names() -> set[str]:
+    """What the C interface calls UNIFY_…, which are no variables."""
+    return set(re.findall(r"\bUNIFY_[A-Z_]+", (ROOT / "unify" / "include" / "unify" / "backend.h").read_text()))
+
+
+def test_files_that_the_architecture_names_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`((?:unify|csrc|tests)/[\w/.]+)`", page))
+    drawn = set(re.findall(r'class="file">([^<]+)<', (ROOT / "docs" / "_static" / "call.svg").read_text()))
+    assert len(drawn) == 7
+    assert [name for name in named | drawn if not (ROOT / name).exists()] == []
