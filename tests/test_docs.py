@@ -8,6 +8,7 @@ import importlib
 import io
 import itertools
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,9 @@ import triton.language
 
 import unify
 import unify.triton
+from unify import cli
 from unify._config import TABLE, environment, settings
+from unify.bench.cases import find_cases
 from unify.models.fetch import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -210,3 +213,21 @@ def test_files_that_the_architecture_names_exist() -> None:
     drawn = set(re.findall(r'class="file">([^<]+)<', (ROOT / "docs" / "_static" / "call.svg").read_text()))
     assert len(drawn) == 7
     assert [name for name in named | drawn if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_that_pages_show_are_understood(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for line in re.findall(r"(?:^    |`)unify ((?:info|chat|generate|bench) [^`\n#]+)", text, re.MULTILINE):
+        if "…" in line:
+            continue
+        asked = cli._parser().parse_args(shlex.split(line))
+        cases = [word for word in getattr(asked, "cases", ()) if word != "roofline" and not word.endswith(".py")]
+        assert not cases or find_cases(cases), line
+
+
+def test_each_measured_ratio_names_its_cases() -> None:
+    rows = re.findall(r"^\|.*\| `([^`…]+)` \|$", (ROOT / "docs" / "measurements.md").read_text(), re.MULTILINE)
+    assert rows
+    for row in rows:
+        assert find_cases(row.split())
