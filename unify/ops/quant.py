@@ -157,7 +157,7 @@ def quantize(x: Any, *, stream: Any = None) -> QuantizedActivations:
     """Turns activations into 16-bit codes, a scale for each 32: what the integer dot products of `linear` eat.
 
     x: [m, k] tensor of float16, bfloat16 or float32, k a multiple of 32, last axis contiguous. The error of a value is
-    at most 2⁻¹⁶ of the largest in its block. Enqueued on `stream` (default: the current one of x's device).
+    at most 1/65024 of the largest in its block. Enqueued on `stream` (default: the current one of x's device).
     """
     rows, k = x.shape
     codes = unify.empty((rows, k // BLOCK, 2, BLOCK), dtype=unify.int8, device=x.device)
