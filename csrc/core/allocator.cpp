@@ -22,8 +22,9 @@ namespace {
 
 // An event that has to pass before a block comes back. The stream may be another device's: a copy across.
 struct Wait {
-  const unify_backend* table;
+  Device* device;  // the registry keeps them all
   unify_event event;
+  uint32_t generation;
 };
 
 constexpr size_t kGranule = 512;            // what sizes are rounded to: fewer classes, more reuse
@@ -232,9 +233,11 @@ void Allocator::State::collect(LetGo& let_go) {
     Block* block = *it;
     auto& waits = block->waits_for;
     while (!waits.empty()) {
-      const auto [table, event] = waits.back();
-      if (table->event_query(event) == UNIFY_NOT_READY) break;
-      table->event_destroy(event);
+      const auto [owner, event, generation] = waits.back();
+      if (generation == owner->generation()) {  // else a reset ended what it stood for
+        if (owner->table().event_query(event) == UNIFY_NOT_READY) break;
+        owner->events().give_back(event);
+      }
       waits.pop_back();
     }
     if (!waits.empty()) {
@@ -360,19 +363,17 @@ void Allocator::give_back(Block* block) noexcept {
   }
   state.statistics.allocated_bytes -= block->bytes;
   for (const std::shared_ptr<Stream>& other : streams) {
-    unify_event event = nullptr;
-    unify_event_args args{};
-    args.struct_size = sizeof args;
-    const unify_backend& table = other->device().table();
+    Device& owner = other->device();
+    const unify_backend& table = owner.table();
     const std::lock_guard<std::mutex> order(other->mutex());
     if (records_natively(*other)) continue;  // dry since it began, and the graph keeps what it uses
     if (table.stream_query(other->handle()) == UNIFY_OK) continue;
-    if (table.event_create(other->device().handle(), &args, &event) != UNIFY_OK ||
-        table.event_record(event, other->handle()) != UNIFY_OK) {
+    unify_event event = nullptr;
+    if (owner.events().mark(*other, &event) != UNIFY_OK) {
       table.stream_synchronize(other->handle());  // cannot be marked: then be sure
       continue;
     }
-    block->waits_for.push_back({&table, event});
+    block->waits_for.push_back({&owner, event, owner.generation()});
   }
   if (block->waits_for.empty()) {
     last = std::move(block->keeps);

@@ -9,38 +9,51 @@
 
 namespace unify {
 
-EventPool::~EventPool() {
-  for (auto& events : idle_) {
-    for (const unify_event event : events) device_.table().event_destroy(event);
-  }
-}
+namespace {
 
-unify_event EventPool::acquire(uint32_t flags) {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    auto& idle = idle_[flags & 3];
-    if (!idle.empty()) {
-      const unify_event event = idle.back();
-      idle.pop_back();
-      return event;
-    }
-  }
+unify_status make_event(Device& device, uint32_t flags, unify_event* out) noexcept {
   unify_event_args args{};
   args.struct_size = sizeof args;
   args.flags = flags;
-  unify_event event = nullptr;
-  check(device_, nullptr, device_.table().event_create(device_.handle(), &args, &event), "making an event");
-  return event;
+  return device.table().event_create(device.handle(), &args, out);
 }
 
-void EventPool::release(unify_event event, uint32_t flags) noexcept {
+}  // namespace
+
+EventPool::~EventPool() {
+  for (const unify_event event : idle_) device_.table().event_destroy(event);
+}
+
+unify_status EventPool::mark(Stream& stream, unify_event* out) noexcept {
+  unify_event event = nullptr;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!idle_.empty()) {
+      event = idle_.back();
+      idle_.pop_back();
+    }
+  }
+  if (event == nullptr) {
+    const unify_status made = make_event(device_, 0, &event);
+    if (made != UNIFY_OK) return made;
+  }
+  const unify_status recorded = device_.table().event_record(event, stream.handle());
+  if (recorded == UNIFY_OK) {
+    *out = event;
+  } else {
+    device_.table().event_destroy(event);
+  }
+  return recorded;
+}
+
+void EventPool::give_back(unify_event event) noexcept {
   const std::lock_guard<std::mutex> lock(mutex_);
-  idle_[flags & 3].push_back(event);
+  idle_.push_back(event);
 }
 
 void EventPool::forget() noexcept {
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (auto& events : idle_) events.clear();
+  idle_.clear();
 }
 
 std::shared_ptr<Event> Event::create(const std::shared_ptr<Device>& device, bool timing) {
@@ -49,13 +62,12 @@ std::shared_ptr<Event> Event::create(const std::shared_ptr<Device>& device, bool
   event->device_ = device;
   if (timing) event->flags_ = UNIFY_EVENT_TIMING;
   event->generation_ = device->generation();
-  event->handle_ = device->events().acquire(event->flags_);
+  check(*device, nullptr, make_event(*device, event->flags_, &event->handle_), "making an event");
   return event;
 }
 
 Event::~Event() {
   if (handle_ == nullptr || generation_ != device_->generation()) return;
-  // Not back to the pool: a new event counts as done and this one carries a record.
   device_->table().event_destroy(handle_);
 }
 

@@ -14,25 +14,27 @@ class Device;
 class Recording;
 class Stream;
 
+// The events by which the core itself waits for work, used again and again: making one costs more than recording it.
 class EventPool {
  public:
   explicit EventPool(Device& device) : device_(device) {}
   ~EventPool();
-  unify_event acquire(uint32_t flags);  // UNIFY_EVENT_*
-  void release(unify_event event, uint32_t flags) noexcept;
-  void forget() noexcept;  // after a reset: handles are gone already
+  // Records an event behind the work of `stream` so far. The caller holds the stream's mutex.
+  [[nodiscard]] unify_status mark(Stream& stream, unify_event* out) noexcept;
+  void give_back(unify_event event) noexcept;  // it has passed, or never will
+  void forget() noexcept;                      // after a reset: handles are gone already
 
  private:
   Device& device_;
   std::mutex mutex_;
-  std::vector<unify_event> idle_[4];  // by flags
+  std::vector<unify_event> idle_;
 };
 
 class Event : public std::enable_shared_from_this<Event> {
  public:
   static std::shared_ptr<Event> create(const std::shared_ptr<Device>& device, bool timing);
   ~Event();
-  Event(const Event&) = delete;  // it owns a handle of the pool
+  Event(const Event&) = delete;  // it owns its handle
   Event& operator=(const Event&) = delete;
 
   void record(Stream& stream);

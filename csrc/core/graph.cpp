@@ -233,18 +233,15 @@ namespace {
 
 // Without the lock, as above; an event is asked, since the stream may begin to record.
 void wait_for_launches(Stream& stream) noexcept {
-  const unify_backend& table = stream.device().table();
-  unify_event_args args{};
-  args.struct_size = sizeof args;
+  Device& device = stream.device();
   unify_event event = nullptr;
   {
     const std::lock_guard<std::mutex> lock(stream.mutex());
-    if (records_natively(stream)) return;                                                 // dry since it began
-    if (table.event_create(stream.device().handle(), &args, &event) != UNIFY_OK) return;  // lost: nothing runs
-    (void)table.event_record(event, stream.handle());
+    if (records_natively(stream)) return;                          // dry since it began
+    if (device.events().mark(stream, &event) != UNIFY_OK) return;  // lost: nothing runs
   }
-  (void)table.event_synchronize(event);
-  (void)table.event_destroy(event);
+  (void)device.table().event_synchronize(event);
+  device.events().give_back(event);
 }
 
 }  // namespace

@@ -49,7 +49,7 @@ Stream::~Stream() {
   const unify_backend& table = device_->table();
   device_->allocator().retire(*this);
   if (!held_->entries.empty()) table.stream_synchronize(handle_);
-  for (Held::Entry& entry : held_->entries) table.event_destroy(entry.event);
+  for (Held::Entry& entry : held_->entries) device_->events().give_back(entry.event);
   table.stream_destroy(handle_);
 }
 
@@ -78,7 +78,7 @@ void Stream::synchronize(double timeout_s) {
   check(*device_, this, device_->table().stream_synchronize(handle_), "waiting for the stream");
   const std::lock_guard<std::mutex> lock(held_->mutex);
   while (!held_->entries.empty() && device_->table().event_query(held_->entries.front().event) == UNIFY_OK) {
-    device_->table().event_destroy(held_->entries.front().event);
+    device_->events().give_back(held_->entries.front().event);
     held_->entries.pop_front();
   }
 }
@@ -152,12 +152,12 @@ void Stream::keep_alive(std::shared_ptr<void> owner) {
     return;
   }
   if (table.stream_query(handle_) != UNIFY_NOT_READY) return;  // dry already: nothing uses it
-  unify_event event = device_->events().acquire(0);
-  check(*device_, this, table.event_record(event, handle_), "keeping memory alive");
+  unify_event event = nullptr;
+  check(*device_, this, device_->events().mark(*this, &event), "keeping memory alive");
   std::vector<std::shared_ptr<void>> done;  // let go outside the lock
   const std::lock_guard<std::mutex> lock(held_->mutex);
   while (!held_->entries.empty() && table.event_query(held_->entries.front().event) != UNIFY_NOT_READY) {
-    table.event_destroy(held_->entries.front().event);
+    device_->events().give_back(held_->entries.front().event);
     done.push_back(std::move(held_->entries.front().owner));
     held_->entries.pop_front();
   }
