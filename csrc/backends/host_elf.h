@@ -8,8 +8,8 @@
 
 namespace unify::host {
 
-// The image is taken as hostile: every offset is checked, and only functions of libm, libmvec and
-// memcpy/memmove/memset can be reached from it. Code is never writable while it is executable.
+// The image is taken as hostile: every offset is checked, and only the functions that host_kernel.h names
+// can be reached from it. Code is never writable while it is executable.
 class LoadedObject {
  public:
   // Null with `why` set when the image is damaged or asks for what it may not have.

@@ -7,6 +7,7 @@
 #include "error.h"
 #include "event.h"
 #include "launch.h"
+#include "memory.h"
 #include "registry.h"
 #include "stream.h"
 
@@ -60,7 +61,7 @@ std::vector<std::pair<std::string, std::string>> Device::capabilities() const {
   const unify_backend& t = *table_;
   const auto native_or = [](bool is_native, const char* otherwise) { return is_native ? "native" : otherwise; };
   return {
-      {"pinned_memory", native_or(!is_host_visible(), "emulated")},
+      {"pinned_memory", native_or(has_pinned_memory(*this), "emulated")},
       {"virtual_memory", native_or(t.virtual_reserve != nullptr, "absent")},
       {"graphs", native_or(t.capture_begin != nullptr, "emulated")},
       {"host_calls", native_or(t.host_call != nullptr, "emulated")},

@@ -185,9 +185,14 @@ const char* triton_name(DType dtype) noexcept { return names_of(dtype).triton_na
 DType dtype_from_name(const std::string& name) {
   std::string near;
   std::string known;
+  size_t nearest = 3;  // further away, a name is no slip of the pen
   for (size_t i = 0; i < kNames.size(); ++i) {
     if (name == kNames[i].name) return static_cast<DType>(i);
-    if (near.empty() && edit_distance(name, kNames[i].name) <= 2) near = kNames[i].name;
+    const size_t distance = edit_distance(name, kNames[i].name);
+    if (distance < nearest) {
+      near = kNames[i].name;
+      nearest = distance;
+    }
     known += std::string(known.empty() ? "" : ", ") + kNames[i].name;
   }
   throw Error(ErrorKind::kDType, "no dtype '" + name + "'." + (near.empty() ? "" : " Did you mean '" + near + "'?") +

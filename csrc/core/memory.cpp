@@ -121,6 +121,17 @@ void fill(Stream& stream, Place dst, uint64_t value, uint32_t value_bytes, size_
   stream.keep_alive(staging);
 }
 
+bool has_pinned_memory(const Device& device) {
+  unify_allocate_args args{};
+  args.struct_size = sizeof args;
+  args.kind = UNIFY_MEMORY_PINNED;
+  args.bytes = 1;
+  unify_address address = 0;
+  const unify_status status = device.table().memory_allocate(device.handle(), &args, &address);
+  if (status == UNIFY_OK) device.table().memory_free(device.handle(), UNIFY_MEMORY_PINNED, address);
+  return status != UNIFY_UNSUPPORTED;
+}
+
 std::shared_ptr<Storage> allocate_pinned(const std::shared_ptr<Device>& device, size_t bytes) {
   const unify_backend& table = device->table();
   unify_allocate_args args{};

@@ -27,6 +27,9 @@ void copy(Stream& stream, Place dst, Place src, size_t bytes);
 // Enqueues the repetition of `value` (1, 2, 4 or 8 bytes wide).
 void fill(Stream& stream, Place dst, uint64_t value, uint32_t value_bytes, size_t count);
 
+// Whether the backend has such memory of its own.
+[[nodiscard]] bool has_pinned_memory(const Device& device);
+
 // Host memory that copies need not stage, or plain memory where the device has none of its own. 64-byte aligned.
 std::shared_ptr<Storage> allocate_pinned(const std::shared_ptr<Device>& device, size_t bytes);
 
