@@ -90,11 +90,11 @@ def test_a_device_of_a_refused_backend_says_why(tmp_path: Path) -> None:
 
 def test_a_broken_entry_point_does_not_take_the_devices_away(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import unify._device as d\n"
+        "import importlib.metadata, unify as d\n"
         "class Entry:\n"
         "    name = value = 'broken'\n"
         "    def load(self): raise ImportError('it is broken')\n"
-        "d._entry_points = lambda: [Entry()]\n"
+        "importlib.metadata.entry_points = lambda group: [Entry()]\n"
         "print([x.name for x in d.devices()], [b.why for b in d.backends() if b.name == 'broken'])"
     )
     assert run(code) == "['cpu'] ['ImportError: it is broken']"
@@ -102,11 +102,11 @@ def test_a_broken_entry_point_does_not_take_the_devices_away(monkeypatch: pytest
 
 def test_an_entry_point_names_a_backend(toy: Path) -> None:
     code = (
-        "import unify._device as d\n"
+        "import importlib.metadata, unify as d\n"
         "class Entry:\n"
         "    name = value = 'toy'\n"
         f"    def load(self): return d.Backend('toy', {str(toy)!r})\n"
-        "d._entry_points = lambda: [Entry()]\n"
+        "importlib.metadata.entry_points = lambda group: [Entry()]\n"
         "print(d.device('toy:0'))"
     )
     assert run(code) == "toy:0"

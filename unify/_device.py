@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-from . import _core
+from . import _core, _plugins
 from ._config import settings
 from ._core import Device
 from ._errors import InvalidArgument
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoints
+from ._plugins import Backend
 
 DeviceLike: TypeAlias = "Device | str | None"
-
-ENTRY_POINT_GROUP = "unify.backends"
 
 # DLPack's device types by the names that backends of these chips have; others are found by opening devices.
 _DLPACK_KINDS = {1: "cpu", 2: "cuda", 21: "ascend"}
@@ -35,19 +30,6 @@ __all__ = [
     "devices",
     "set_default_device",
 ]
-
-
-@dataclass(frozen=True)
-class Backend:
-    """What an entry point of group `unify.backends` names: the two halves of a backend.
-
-    name: what stands before the colon of its devices' names; library: path of the shared library with its run half;
-    compile: its compile half, `compile(ttir, target, options) -> Binary`, or None if it launches no Triton kernels.
-    """
-
-    name: str
-    library: str
-    compile: Callable[..., object] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,21 +84,11 @@ class _Registration:
             if self.has_entry_points:
                 return
             self.has_entry_points = True
-            for entry in _entry_points():
-                try:
-                    backend = entry.load()
-                    library, name = str(backend.library), str(backend.name)
-                except Exception as error:
-                    # One broken package must not take the other devices away; `unify info` shows the reason.
-                    _broken.append(BackendStatus(entry.name, entry.value, "", 0, f"{type(error).__name__}: {error}"))
-                    continue
-                _core.add_library(library, name)
-
-
-def _entry_points() -> EntryPoints:
-    from importlib.metadata import entry_points  # 10 ms that a program on built-in devices need not pay
-
-    return entry_points(group=ENTRY_POINT_GROUP)
+            found, broken = _plugins.installed()
+            for backend in found:
+                _core.add_library(backend.library, backend.name)
+            # Without a library to ask; `unify info` shows the reason.
+            _broken.extend(BackendStatus(entry.name, entry.value, "", 0, entry.why) for entry in broken)
 
 
 _registration = _Registration()

@@ -40,11 +40,12 @@ def compile(kernel: Any, target: Target, specialization: Specialization, options
 
 def compile_ttir(name: str, ttir: str, target: Target, options: Options) -> Binary:
     """The half behind Triton's front end. ttir: a module in MLIR's generic form with one public function, `name`."""
-    dump.write(name, ttir, "ttir", ttir)
-    binary = compiler_for(target)(ttir, target, options)
+    dump.write(name, ttir, {"ttir": ttir})
+    binary = compiler_for(target)(ttir, target, replace(options, stages=tuple(settings.dump)))
+    dump.write(name, ttir, binary.stages)
     written = written_arguments(ttir)
     parameters = (replace(p, is_written=index in written) for index, p in enumerate(binary.parameters))
-    return replace(binary, parameters=tuple(parameters))
+    return replace(binary, parameters=tuple(parameters), stages={})
 
 
 def _key(kernel: Any, target: Target, specialization: Specialization, options: Options) -> str:

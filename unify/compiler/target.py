@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
+from unify import _plugins
 from unify._errors import TargetError
 
 
@@ -21,6 +23,10 @@ class Target:
         """Reads "kind" or "kind:arch". Raises TargetError naming the known kinds."""
         kind, _, arch = text.partition(":")
         if kind not in _COMPILERS:
+            for backend in _plugins.installed()[0]:
+                if backend.compile is not None:
+                    _COMPILERS.setdefault(backend.name, cast("CompileFunction", backend.compile))
+        if kind not in _COMPILERS:
             known = ", ".join(sorted(_COMPILERS))
             near = difflib.get_close_matches(kind, _COMPILERS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -34,13 +40,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Options:
-    """How to compile. Options that a target has no use for are ignored by it."""
+    """How to compile. Options that a target has no use for are ignored by it.
+
+    stages: names of intermediate texts that are wanted in `Binary.stages`, of those that the target knows.
+    """
 
     num_warps: int = 4
     num_stages: int = 3
     num_ctas: int = 1
     debug: bool = False
     check_bounds: bool = False
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,8 @@ class Binary:
     """A compiled kernel, ready to load: image is what the backend's module_load takes.
 
     parameters lists the packed arguments in order, without constexprs; args_bytes is their size. shared_bytes is the
-    scratch memory of one program, threads what a program is made of (1 on a CPU).
+    scratch memory of one program, threads what a program is made of (1 on a CPU). stages: texts on the way that were
+    asked for, "llvm" and "asm" say.
     """
 
     name: str
@@ -72,6 +83,7 @@ class Binary:
     shared_bytes: int = 0
     threads: int = 1
     metadata: dict[str, object] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
 
 
 CompileFunction = Callable[[str, Target, Options], Binary]

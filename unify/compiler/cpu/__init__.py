@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unify._errors import CompileError
-from unify.compiler import dump, mlir
+from unify.compiler import mlir
 from unify.compiler.cpu import calls, codegen, link, tiling
 
 if TYPE_CHECKING:
@@ -44,10 +44,8 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
     """The compile half of the target `cpu`: TTIR in generic form to one object file."""
     from unify.compiler.target import Binary, Parameter
 
-    stages: dict[str, str] | None = {} if dump.is_wanted("source", "llvm", "asm") else None
+    stages: dict[str, str] | None = {} if options.stages else None
     image = build(ttir, target.arch, stages, options.check_bounds)
-    for stage, text in (stages or {}).items():
-        dump.write(image.name, ttir, stage, text)
     return Binary(
         name=image.name,
         image=image.object,
@@ -57,6 +55,7 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
         shared_bytes=image.scratch_bytes,
         threads=1,
         metadata={"features": link.features(target.arch).text},
+        stages=stages or {},
     )
 
 

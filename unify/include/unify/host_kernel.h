@@ -1,7 +1,7 @@
 /* The contract between the CPU compiler and the CPU backend: what an image is and how its kernels are called.
 
    An image is one ELF64 x86-64 relocatable object, position independent, small code model, as LLVM emits it.
-   Undefined symbols may only be functions of libm, libmvec or memcpy/memset/memmove. */
+   Undefined symbols may only be functions of libm or libmvec, memcpy, memset, memmove and printf. */
 #ifndef UNIFY_HOST_KERNEL_H
 #define UNIFY_HOST_KERNEL_H
 
