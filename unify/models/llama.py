@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import unify
 from unify import ops
-from unify._errors import ModelFileError
+from unify._errors import InvalidArgument, ModelFileError
 from unify.ops.quant import FORMATS, QuantizedMatrix, from_gguf
 
 from .kv_cache import KVCache
@@ -34,15 +34,20 @@ class Config:
 
     @staticmethod
     def from_file(file: ModelFile) -> Config:
-        """Reads the sizes from the metadata. Raises ModelFileError for another architecture or sizes that do not fit."""
+        """Reads the sizes from the metadata. Raises ModelFileError for another architecture or odd sizes."""
         architecture = file.require("general.architecture", str)
         if architecture != "llama":
-            raise ModelFileError(f"{file.path}: the architecture is {architecture!r}; this can be read: llama.")
+            raise ModelFileError(
+                f"{file.path}: the metadata 'general.architecture' is {architecture!r}; only 'llama' can be run "
+                "(Llama, SmolLM, TinyLlama, Mistral and their like). Take another model."
+            )
         embedding = file.tensors.get("token_embd.weight")
         if embedding is None or len(embedding.shape) != 2:
-            raise ModelFileError(f"{file.path}: no [vocabulary, width] tensor 'token_embd.weight'.")
+            raise ModelFileError(
+                f"{file.path}: no [vocabulary, width] tensor 'token_embd.weight'. Is it a whole llama?"
+            )
         heads = file.require("llama.attention.head_count", int)
-        kv_heads = file.metadata.get("llama.attention.head_count_kv", heads)
+        kv_heads = file.require("llama.attention.head_count_kv", int, heads)
         width = file.require("llama.embedding_length", int)
         config = Config(
             layers=file.require("llama.block_count", int),
@@ -50,15 +55,22 @@ class Config:
             feed_forward=file.require("llama.feed_forward_length", int),
             heads=heads,
             kv_heads=kv_heads,
-            head_width=file.metadata.get("llama.rope.dimension_count", width // max(heads, 1)),
+            head_width=file.require("llama.rope.dimension_count", int, width // max(heads, 1)),
             vocabulary=embedding.shape[0],
             context=file.require("llama.context_length", int),
-            rope_base=float(file.metadata.get("llama.rope.freq_base", 10000.0)),
+            rope_base=file.require("llama.rope.freq_base", float, 10000.0),
             norm_eps=file.require("llama.attention.layer_norm_rms_epsilon", float),
         )
         positive = (config.layers, width, config.feed_forward, heads, kv_heads, config.head_width, config.context)
-        if min(positive) < 1 or heads % kv_heads or heads * config.head_width != width or embedding.shape[1] != width:
-            raise ModelFileError(f"{file.path}: its sizes do not fit each other: {config}.")
+        fits = min(positive) >= 1 and heads % kv_heads == 0 and heads * config.head_width == width
+        # A base below 1 would turn faster with each pair; NaN compares as false.
+        if not (
+            fits and embedding.shape[1] == width and 1.0 <= config.rope_base < 1e30 and 0.0 <= config.norm_eps < 1.0
+        ):
+            raise ModelFileError(
+                f"{file.path}: its sizes do not fit each other: {config}, token_embd.weight {list(embedding.shape)}. "
+                "Convert the model anew, or take the file from someone else."
+            )
         return config
 
 
@@ -184,7 +196,7 @@ class _Loader:
 
     def __init__(self, file: ModelFile, device: Any, dtype: str, progress: Callable[[int, int], None] | None) -> None:
         if dtype not in ("quantized", "float32"):
-            raise ModelFileError(f"dtype must be 'quantized' or 'float32', not {dtype!r}.")
+            raise InvalidArgument(f"Llama.load: dtype must be 'quantized' or 'float32', not {dtype!r}.")
         self._file, self._device, self._dtype, self._progress = file, device, dtype, progress
         self._done, self._all = 0, sum(info.nbytes for info in file.tensors.values())
 
@@ -214,14 +226,19 @@ class _Loader:
         try:
             values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[info.kind.upper()])
         except (NotImplementedError, ValueError, KeyError) as error:
-            raise ModelFileError(f"{self._file.path}: tensor '{name}' of type {info.kind}: {error}.") from None
+            raise ModelFileError(
+                f"{self._file.path}: tensor '{name}' of type {info.kind} cannot be used: {error}. Quantise the "
+                "model to q8_0 or q4_1."
+            ) from None
         return np.ascontiguousarray(values, np.float32).reshape(shape)
 
     def _check(self, name: str, shape: tuple[int, ...]) -> Any:
         info = self._file.tensors.get(name)
         if info is None or info.shape != shape:
             have = "is absent" if info is None else f"is {list(info.shape)}"
-            raise ModelFileError(f"{self._file.path}: tensor '{name}' {have}; {list(shape)} is needed.")
+            raise ModelFileError(
+                f"{self._file.path}: tensor '{name}' {have}; {list(shape)} is needed. Is it a whole llama?"
+            )
         return info
 
     def _read(self, name: str) -> Any:

@@ -16,9 +16,7 @@ _CONTROL, _USER_DEFINED = 3, 4  # token types of GGUF
 class Tokenizer:
     """A byte-level BPE tokenizer with the model's own special tokens."""
 
-    def __init__(
-        self, backend: Any, *, eos: int, bos: int | None, chat_template: str | None, names: dict[str, str]
-    ) -> None:
+    def __init__(self, backend: Any, *, eos: int, bos: int | None, chat_template: str, names: dict[str, str]) -> None:
         self._backend = backend
         self._template = chat_template
         self._names = names
@@ -31,17 +29,21 @@ class Tokenizer:
         from tokenizers import AddedToken, Tokenizer as Backend, decoders, models, pre_tokenizers
 
         model = file.require("tokenizer.ggml.model", str)
-        pre = file.metadata.get("tokenizer.ggml.pre", "gpt-2")
+        pre = file.require("tokenizer.ggml.pre", str, "gpt-2")
         if model != "gpt2" or pre not in _PRE_TOKENIZERS:
             raise ModelFileError(
-                f"{file.path}: a tokenizer of kind {model!r}, {pre!r}; known: gpt2 with {', '.join(_PRE_TOKENIZERS)}."
+                f"{file.path}: a tokenizer of kind {model!r:.80}, {pre!r:.80} (tokenizer.ggml.model, .pre); known: "
+                f"'gpt2' with {', '.join(map(repr, _PRE_TOKENIZERS))}. Take another model."
             )
-        tokens = file.require("tokenizer.ggml.tokens", list)
-        types = file.metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-        merges = [tuple(merge.split(" ", 1)) for merge in file.require("tokenizer.ggml.merges", list)]
+        tokens = file.texts("tokenizer.ggml.tokens")
+        types = file.require("tokenizer.ggml.token_type", list, [1] * len(tokens))
+        merges = [tuple(merge.split(" ", 1)) for merge in file.texts("tokenizer.ggml.merges")]
         vocabulary = {token: index for index, token in enumerate(tokens)}
-        if len(types) != len(tokens) or any(len(merge) != 2 for merge in merges):
-            raise ModelFileError(f"{file.path}: its vocabulary, token types and merges do not fit each other.")
+        if len(types) != len(tokens) or len(vocabulary) != len(tokens) or any(len(merge) != 2 for merge in merges):
+            raise ModelFileError(
+                f"{file.path}: its {len(tokens)} tokens ({len(vocabulary)} different), {len(types)} token types and "
+                "merges do not fit each other. Convert the model anew."
+            )
         try:
             backend = Backend(models.BPE(vocabulary, merges))
         except Exception as error:  # the library raises bare Exception
@@ -56,10 +58,15 @@ class Tokenizer:
             if isinstance(index, int) and 0 <= index < len(tokens):
                 names[role] = tokens[index]
         eos = file.require("tokenizer.ggml.eos_token_id", int)
-        adds_bos = file.metadata.get("tokenizer.ggml.add_bos_token", False)
+        if not 0 <= eos < len(tokens):
+            raise ModelFileError(
+                f"{file.path}: the metadata 'tokenizer.ggml.eos_token_id' is {eos}, outside its {len(tokens)} tokens. "
+                "Convert the model anew."
+            )
+        adds_bos = file.require("tokenizer.ggml.add_bos_token", bool, False)
         bos = vocabulary[names["bos"]] if adds_bos and "bos" in names else None
         return Tokenizer(
-            backend, eos=eos, bos=bos, chat_template=file.metadata.get("tokenizer.chat_template"), names=names
+            backend, eos=eos, bos=bos, chat_template=file.require("tokenizer.chat_template", str, ""), names=names
         )
 
     def encode(self, text: str) -> list[int]:

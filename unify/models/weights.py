@@ -6,6 +6,7 @@ object of each of a vocabulary's strings, which takes seconds and 200 MB where t
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import struct
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _MOST_ENTRIES = 1 << 16  # metadata keys, tensors
 _MOST_TEXT = 1 << 24  # bytes of one string
 _MOST_ITEMS = 1 << 22  # of one array
+_MOST_HEADER = 1 << 26  # bytes before the tensors; the largest vocabularies take some 20 MB
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # value types
 _STRING, _ARRAY = 8, 9
 
@@ -60,10 +62,15 @@ class ModelFile:
         info = self.tensors.get(name)
         if info is None:
             raise ModelFileError(
-                f"{self.path}: no tensor '{name}'; {len(self.tensors)} others are there. Is it a llama?"
+                f"{self.path}: no tensor '{name}'; {len(self.tensors)} others are there. Is it a whole llama?"
             )
-        with self.path.open("rb") as file:
-            data = np.fromfile(file, np.uint8, info.nbytes, offset=info.offset)
+        try:
+            with self.path.open("rb") as file:
+                data = np.fromfile(file, np.uint8, info.nbytes, offset=info.offset)
+        except OSError as error:
+            raise ModelFileError(
+                f"{self.path}: tensor '{name}' cannot be read: {error.strerror or error}. Was the file moved?"
+            ) from None
         if data.size != info.nbytes:
             raise ModelFileError(f"{self.path}: ends inside tensor '{name}'; it was changed while it was read.")
         if info.kind == "f32":
@@ -71,12 +78,25 @@ class ModelFile:
         rows = math.prod(info.shape[:-1])
         return data.reshape(rows, -1)
 
-    def require(self, key: str, kind: type | tuple[type, ...]) -> Any:
-        """Returns a metadata value of this type. Raises ModelFileError when it is absent or another."""
-        value = self.metadata.get(key)
-        if not isinstance(value, kind):
-            have = "is absent" if value is None else f"is {value!r}"
-            raise ModelFileError(f"{self.path}: the metadata '{key}' {have}; this model cannot be used without it.")
+    def require(self, key: str, kind: type, default: Any = None) -> Any:
+        """Returns a metadata value of this type, or the default (if there is one) when the file says nothing.
+
+        Raises ModelFileError when it is absent or another.
+        """
+        value = self.metadata.get(key, default)
+        if type(value) is not kind:
+            have = "is absent" if value is None else f"is {value!r:.80}"
+            raise ModelFileError(
+                f"{self.path}: the metadata '{key}' {have}; {kind.__name__} is needed. Convert the model anew, or take "
+                "the file from someone else."
+            )
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        """Returns a metadata array of texts. Raises ModelFileError like require."""
+        value: list[str] = self.require(key, list)
+        if not all(isinstance(item, str) for item in value):
+            raise ModelFileError(f"{self.path}: the metadata '{key}' is no array of texts. Convert the model anew.")
         return value
 
 
@@ -95,6 +115,8 @@ class _Cursor:
     def take(self, count: int) -> bytes:
         if count > self.size - self.at:
             raise self.fail(f"{count} bytes are needed, {self.size - self.at} are left")
+        if self.at + count > _MOST_HEADER:
+            raise self.fail(f"a header of more than {_MOST_HEADER >> 20} MB")
         data = self.file.read(count)
         if len(data) != count:
             raise self.fail("the file ended early")
@@ -124,10 +146,10 @@ class _Cursor:
 def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     cursor = _Cursor(file, path, size)
     if cursor.take(4) != b"GGUF":
-        raise ModelFileError(f"{path}: not a GGUF file (it does not begin with 'GGUF').")
+        raise ModelFileError(f"{path}: not a GGUF file (it does not begin with 'GGUF'). Other formats: convert it.")
     version = cursor.number("I")
     if version not in (2, 3):
-        raise ModelFileError(f"{path}: GGUF version {version}; 2 and 3 can be read.")
+        raise ModelFileError(f"{path}: GGUF version {version}; 2 and 3, little endian, can be read. Convert it anew.")
     tensor_count = cursor.count("tensors", _MOST_ENTRIES)
     metadata = _read_metadata(cursor, cursor.count("metadata entries", _MOST_ENTRIES))
     alignment = metadata.get("general.alignment", 32)
@@ -143,6 +165,10 @@ def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any],
         if end > size:
             raise cursor.fail(f"tensor '{info.name[:80]}' reaches to byte {end}, beyond the file's end; it is cut off")
         tensors[info.name] = replace(info, offset=start + info.offset)
+    in_order = sorted(tensors.values(), key=lambda info: info.offset)
+    for before, after in itertools.pairwise(in_order):
+        if before.offset + before.nbytes > after.offset:
+            raise cursor.fail(f"the tensors '{before.name[:80]}' and '{after.name[:80]}' overlap")
     return metadata, tensors
 
 
