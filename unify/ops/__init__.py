@@ -7,7 +7,7 @@ from .linear import linear, matmul
 from .norm import rms_norm
 from .paged_attention import kv_write, paged_attention, paged_prefill
 from .rope import rope
-from .sampling import sample
+from .sampling import repetition_penalty, sample
 
 __all__ = [
     "attention",
@@ -17,6 +17,7 @@ __all__ = [
     "matmul",
     "paged_attention",
     "paged_prefill",
+    "repetition_penalty",
     "rms_norm",
     "rope",
     "sample",

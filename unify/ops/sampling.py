@@ -149,3 +149,43 @@ def sample(
         TOP_K=0 < top_k < vocabulary, TOP_P=top_p < 1.0, BLOCK=_BLOCK, stream=stream,
     )  # fmt: skip
     return wrap_like(result, logits)
+
+
+# One program a row: its logits at `ids`, from the untouched input, so that a token that comes twice is changed once.
+@unify.jit
+def repetition_penalty_kernel(
+    logits, ids, out, penalty, vocabulary, count, logits_row, ids_row, out_row, BLOCK: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    for start in range(0, count, BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        token = tl.load(ids + row * ids_row + place, mask=place < count, other=-1)
+        inside = (token >= 0) & (token < vocabulary)
+        value = tl.load(logits + row * logits_row + token, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + row * out_row + token, tl.where(value < 0, value * penalty, value / penalty), mask=inside)
+
+
+def repetition_penalty(logits: Any, ids: Any, penalty: float, *, stream: Any = None) -> Any:
+    """Makes tokens that were written already less likely: logit / penalty, or · penalty below 0 (Keskar et al. 2019,
+    section 4.1, as in transformers).
+
+    logits: [b, vocabulary] float16, bfloat16 or float32; ids: [b, n] int32, those outside the vocabulary count as none.
+    Returns a new array like logits, enqueued on `stream` (default: the current one of the logits' device).
+    Raises ShapeError, InvalidArgument for a penalty that is not above 0.
+    """
+    scores = as_tensor(logits, name="repetition_penalty: logits", contiguous=True)
+    tokens = as_tensor(ids, name="repetition_penalty: ids", dtype=unify.int32, contiguous=True)
+    if scores.ndim != 2 or tokens.ndim != 2 or tokens.shape[0] != scores.shape[0]:
+        raise ShapeError(
+            f"repetition_penalty: logits must be [batch, vocabulary] and ids [batch, n]; "
+            f"they are {list(scores.shape)} and {list(tokens.shape)}."
+        )
+    if not 0.0 < penalty < float("inf"):
+        raise InvalidArgument(f"repetition_penalty: a penalty above 0 is needed, 1 changes nothing; {penalty=}.")
+    result = unify.empty(scores.shape, dtype=scores.dtype, device=scores.device)
+    result.copy_(scores, stream=stream)
+    repetition_penalty_kernel[(scores.shape[0],)](
+        scores, tokens, result, penalty, scores.shape[1], tokens.shape[1], scores.strides[0], tokens.strides[0],
+        result.strides[0], BLOCK=64, stream=stream,
+    )  # fmt: skip
+    return wrap_like(result, logits)
