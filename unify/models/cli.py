@@ -26,7 +26,7 @@ _QUESTION = "What is the capital of France, and what is it known for?"
 def generate(args: argparse.Namespace) -> int:
     """Continues one prompt. With args.json prints one object on standard output and nothing else there."""
     model, tokenizer = _load(args)
-    ids = tokenizer.encode(args.prompt)
+    ids = tokenizer.encode(args.prompt, control=True)
     generator = Generator(model, tokenizer, _sampling(args), max_context=len(ids) + args.max_tokens)
 
     def write(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,16 +16,21 @@ from unify._errors import InvalidArgument
 from .llama import Llama
 from .tokenizer import Tokenizer
 
+_PENALTY_WINDOW = 64  # tokens of the answer; loops of small models are shorter
 _PREFILL_CHUNK = 512  # tokens: bounds the activations' memory, and how long Ctrl-C waits
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen: temperature 0 takes the likeliest; see `ops.sample`."""
+    """How tokens are chosen: temperature 0 takes the likeliest; see `ops.sample`.
+
+    repetition_penalty above 1 makes the last 64 tokens of the answer less likely; see `ops.repetition_penalty`.
+    """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    repetition_penalty: float = 1.0
     seed: int = 0
 
 
@@ -64,8 +70,10 @@ class Generator:
         self.sampling = sampling or Sampling()
         self.cache = model.cache(min(max_context, model.config.context))
         self._ids: list[int] = []  # the tokens in the cache
-        # token, position, keys to see, number of the draw: what a recorded step reads from the device
-        self._state = unify.zeros((4,), dtype=unify.int32, device=model.device)
+        # token, position, keys to see, number of the draw, recent tokens: what a recorded step reads from the device
+        window = _PENALTY_WINDOW if self.sampling.repetition_penalty != 1.0 else 0
+        self._recent: deque[int] = deque(maxlen=window)  # tokens of the answer, -1 for none yet
+        self._state = unify.zeros((4 + window,), dtype=unify.int32, device=model.device)
         self._graph: Any = None
         self._next: Any = None
 
@@ -79,21 +87,26 @@ class Generator:
         self._check(ids, max_tokens)
         answer = Answer(prompt_tokens=len(ids), reused_tokens=self._reuse(ids))
         stream = self.tokenizer.stream()
+        self._recent.extend([-1] * _PENALTY_WINDOW)
         begin = time.perf_counter()
         token = self._prefill(ids[answer.reused_tokens :])
         answer.prefill_s = time.perf_counter() - begin
-        while token != self.tokenizer.eos:
-            answer.token_ids.append(token)
-            piece = stream.add(token)
+
+        def write(piece: str) -> None:
             answer.text += piece
             if piece and on_text is not None:
                 on_text(piece)
+
+        while token != self.tokenizer.eos:
+            answer.token_ids.append(token)
+            write(stream.add(token))
             if len(answer.token_ids) == max_tokens:
                 break
             begin = time.perf_counter()
             token = self._decode(token)
             answer.decode_s += time.perf_counter() - begin
             answer.decode_steps += 1
+        write(stream.finish())
         return answer
 
     def _check(self, ids: list[int], max_tokens: int) -> None:
@@ -105,7 +118,8 @@ class Generator:
         if max_tokens < 1 or len(ids) + max_tokens > self.cache.capacity:
             raise InvalidArgument(
                 f"generate: {len(ids)} prompt tokens and max_tokens={max_tokens} do not fit into a context of "
-                f"{self.cache.capacity} (at least one token is written). Shorten the prompt or make max_context larger."
+                f"{self.cache.capacity} (at least one token is written). Shorten the prompt or max_tokens, or make "
+                f"max_context larger; this model has at most {self.model.config.context}."
             )
 
     def _reuse(self, ids: list[int]) -> int:
@@ -130,23 +144,26 @@ class Generator:
 
     def _decode(self, token: int) -> int:
         position = self.cache.grow(1)
-        self._ids.append(token)
-        self._state.copy_(unify.asarray([token, position, position + 1, position + 1], dtype=unify.int32))
-        if self._graph is not None:
-            self._graph.launch()
-        elif self._next is None:  # the first step compiles and runs as it is
+        self._recent.append(token)
+        state = [token, position, position + 1, position + 1, *self._recent]
+        self._state.copy_(unify.asarray(state, dtype=unify.int32))
+        if self._next is None:  # the first step compiles and runs as it is
             self._next = self._step()
-            return int(self._next.item())
         else:
-            with unify.Graph.capture(device=self.model.device) as graph:
-                self._next = self._step()
-            self._graph = graph
-            graph.launch()
+            if self._graph is None:
+                with unify.Graph.capture(device=self.model.device) as graph:
+                    self._next = self._step()
+                self._graph = graph
+            self._graph.launch()
+        self._ids.append(token)  # only now: an interrupt before would leave a token without its keys
         return int(self._next.item())
 
     def _step(self) -> Any:
         ids, positions, keys, draw = (self._state[i : i + 1] for i in range(4))
-        return self._sample(self.model.decode(ids, positions, keys, self.cache), draw)
+        logits = self.model.decode(ids, positions, keys, self.cache)
+        if self._recent:
+            logits = ops.repetition_penalty(logits, self._state[4:].reshape(1, -1), self.sampling.repetition_penalty)
+        return self._sample(logits, draw)
 
     def _sample(self, logits: Any, step: Any) -> Any:
         s = self.sampling

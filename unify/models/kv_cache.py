@@ -15,12 +15,14 @@ class KVCache:
 
     Keys lie [blocks, kv_heads, d, tokens] in memory, so that scores of neighbouring tokens come from one vector; values
     [blocks, kv_heads, tokens, d]. Both are seen as [blocks, BLOCK_SIZE, kv_heads, d]. Blocks are handed out as the
-    sequence grows; memory that no token has reached is not touched.
+    sequence grows; memory that no token has reached is not touched. Raises InvalidArgument for a capacity below 1.
     """
 
     def __init__(self, *, layers: int, kv_heads: int, width: int, capacity: int, dtype: Any, device: Any) -> None:
+        if capacity < 1:
+            raise InvalidArgument(f"a cache needs room for at least one token; its capacity is {capacity}.")
         self.blocks = -(-capacity // BLOCK_SIZE)
-        self.capacity = self.blocks * BLOCK_SIZE
+        self.capacity = capacity
         self.length = 0
         shape = (self.blocks, kv_heads, width, BLOCK_SIZE)
         self.keys = [unify.empty(shape, dtype=dtype, device=device).permute(0, 3, 1, 2) for _ in range(layers)]

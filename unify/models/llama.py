@@ -133,7 +133,7 @@ class Llama:
         return Llama(config, embedding, layers, loader.vector("output_norm.weight", d), head)
 
     def cache(self, capacity: int) -> KVCache:
-        """A cache for one sequence of at most `capacity` tokens, rounded up to whole blocks."""
+        """A cache for one sequence of at most `capacity` tokens."""
         c = self.config
         return KVCache(
             layers=c.layers, kv_heads=c.kv_heads, width=c.head_width, capacity=capacity, dtype=unify.float32,

@@ -1,0 +1,189 @@
+"""The loop that writes text, on a model of two layers: against transformers, against itself, and interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+
+import unify as un
+from unify import models
+from unify.models import Generator, Sampling
+from unify.models.kv_cache import BLOCK_SIZE
+
+from .conftest import CONTEXT, SPECIAL, TOKENS, write_model
+
+Tiny = tuple[models.Llama, models.Tokenizer]
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    rng = np.random.default_rng([seed, length])
+    return rng.integers(len(SPECIAL), len(TOKENS), length).tolist()
+
+
+def logits(model: models.Llama, ids: list[int]) -> np.ndarray:
+    """Of a full forward pass, in one piece, with a cache of its own."""
+    return model.prefill(un.asarray(ids, dtype=un.int32), model.cache(len(ids)), all_logits=True).numpy()
+
+
+@pytest.fixture(scope="module")
+def peer(tiny_path: Path) -> Any:
+    transformers = pytest.importorskip("transformers", reason="the peer of this test; in the dev extra")
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        str(tiny_path.parent), gguf_file=tiny_path.name, dtype=torch.float32
+    ).eval()
+
+
+@pytest.mark.parametrize("length", [1, 7, BLOCK_SIZE + 1, 200])
+def test_logits_are_those_of_transformers(tiny: Tiny, peer: Any, length: int) -> None:
+    ids = prompt(length)
+    with torch.no_grad():
+        expected = peer(torch.tensor([ids])).logits[0].numpy()
+    assert np.abs(logits(tiny[0], ids) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+LENGTHS = [1, 2, 63, 64, 65, 127, 128, 200]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_each_greedy_token_is_what_a_full_forward_pass_gives(tiny: Tiny, length: int) -> None:
+    ids = prompt(length)
+    answer = Generator(*tiny, max_context=CONTEXT).generate(ids, 70)  # over a block's end
+    assert len(answer.token_ids) == 70
+    full = logits(tiny[0], ids + answer.token_ids)[length - 1 : -1]
+    assert full.argmax(-1).tolist() == answer.token_ids
+
+
+@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0, Kind.BF16], ids=lambda kind: kind.name.lower())
+def test_weights_that_stay_quantised_give_what_their_dequantised_values_give(tmp_path: Path, kind: Kind) -> None:
+    path = str(write_model(tmp_path / "tiny.gguf", kind))
+    ids = prompt(90)
+    ours, dense = (logits(models.load(path, dtype=dtype)[0], ids) for dtype in ("quantized", "float32"))
+    # Activations are rounded to 16 bits in a block; two layers and three products each add up.
+    assert np.abs(ours - dense).max() <= 1e-3 * np.abs(dense).max()
+
+
+def test_a_prompt_in_chunks_is_the_prompt_in_one(tmp_path: Path) -> None:
+    path = str(write_model(tmp_path / "long.gguf", changes={"llama.context_length": 2048}))
+    model, tokenizer = models.load(path)
+    ids = prompt(1100)
+    answer = Generator(model, tokenizer, max_context=1200).generate(ids, 5)
+    assert answer.token_ids == logits(model, ids + answer.token_ids)[1099:-1].argmax(-1).tolist()
+
+
+SAMPLING = {"temperature": 0.9, "top_k": 40, "top_p": 0.95}
+
+
+def test_a_seed_repeats_the_text_and_another_changes_it(tiny: Tiny) -> None:
+    ids = prompt(10)
+    texts = [
+        Generator(*tiny, Sampling(**SAMPLING, seed=seed), max_context=128).generate(ids, 30).token_ids
+        for seed in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_same_generator_repeats_its_text(tiny: Tiny) -> None:
+    generator = Generator(*tiny, Sampling(**SAMPLING, repetition_penalty=1.2, seed=3), max_context=128)
+    first, again = (generator.generate(prompt(10), 30) for _ in range(2))
+    assert again.token_ids == first.token_ids
+    assert (first.reused_tokens, again.reused_tokens) == (0, 9)
+
+
+def test_a_repetition_penalty_is_what_transformers_would_do_at_each_step(tiny: Tiny) -> None:
+    transformers = pytest.importorskip("transformers", reason="the peer of this test; in the dev extra")
+    processor = transformers.RepetitionPenaltyLogitsProcessor(1.5)
+    ids = prompt(20)
+    answer = Generator(*tiny, Sampling(repetition_penalty=1.5), max_context=256).generate(ids, 100)
+    full = torch.from_numpy(logits(tiny[0], ids + answer.token_ids)[19:-1].copy())
+    for step, token in enumerate(answer.token_ids):
+        recent = torch.tensor([answer.token_ids[max(0, step - 64) : step]], dtype=torch.int64)
+        scores = processor(recent, full[step : step + 1]) if step else full[:1]
+        assert scores.argmax().item() == token, step
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 64])
+def test_max_tokens_is_the_number_of_tokens(tiny: Tiny, most: int) -> None:
+    answer = Generator(*tiny, max_context=128).generate(prompt(5), most)
+    assert len(answer.token_ids) == most
+    assert answer.decode_steps == most - 1
+
+
+def test_the_end_token_ends_the_text_and_is_no_part_of_it(tiny: Tiny) -> None:
+    model, tokenizer = tiny
+    free = Generator(model, tokenizer, max_context=128).generate(prompt(5), 20).token_ids
+    at = next(i for i in range(3, 20) if free[i] not in free[:i])
+
+    class Ending:
+        """The tokenizer, with another end token."""
+
+        eos = free[at]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+    answer = Generator(model, Ending(), max_context=128).generate(prompt(5), 20)  # type: ignore[arg-type]
+    assert answer.token_ids == free[:at]
+    assert answer.text == tokenizer.decode(free[:at])
+
+
+def test_the_context_can_be_filled_to_the_last_token_and_no_further(tiny: Tiny) -> None:
+    generator = Generator(*tiny, max_context=100_000)
+    assert len(generator.generate(prompt(CONTEXT - 1), 1).token_ids) == 1
+    with pytest.raises(
+        un.errors.InvalidArgument, match=rf"{CONTEXT} prompt tokens and max_tokens=1 .* at most {CONTEXT}"
+    ):
+        generator.generate(prompt(CONTEXT), 1)
+    ids = prompt(CONTEXT - 40)
+    answer = generator.generate(ids, 40)
+    assert answer.token_ids == logits(tiny[0], ids + answer.token_ids)[len(ids) - 1 : -1].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"), [([], "no tokens"), ([-1], "token -1"), ([len(TOKENS)], f"token {len(TOKENS)}")]
+)
+def test_a_prompt_that_is_none_is_refused(tiny: Tiny, ids: list[int], told: str) -> None:
+    with pytest.raises(un.errors.InvalidArgument, match=told):
+        Generator(*tiny, max_context=64).generate(ids, 1)
+
+
+def test_pieces_make_up_the_text_and_break_no_character(tiny: Tiny) -> None:
+    model, tokenizer = tiny
+    pieces: list[str] = []
+    answer = Generator(model, tokenizer, Sampling(temperature=2.0, seed=5), max_context=CONTEXT).generate(
+        prompt(5), 300, pieces.append
+    )
+    assert "".join(pieces) == answer.text == tokenizer.decode(answer.token_ids)
+    assert len(pieces) > 100
+    assert all(pieces)
+
+
+def test_an_interrupt_in_the_consumer_leaves_a_usable_generator(tiny: Tiny) -> None:
+    generator = Generator(*tiny, max_context=256)
+    ids = prompt(30)
+    expected = Generator(*tiny, max_context=256).generate(ids, 40).token_ids
+    for after in (1, 2, 3, 4, 20):  # before, while and after the step is recorded
+        written: list[str] = []
+
+        def stop(piece: str, after: int = after, written: list[str] = written) -> None:
+            written.append(piece)
+            if len(written) == after:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            generator.generate(ids, 40, stop)
+        assert generator.generate(ids, 40).token_ids == expected
+
+
+def test_the_next_turn_reuses_what_it_shares_and_writes_what_a_fresh_one_writes(tiny: Tiny) -> None:
+    generator = Generator(*tiny, max_context=CONTEXT)
+    ids = prompt(70)
+    first = generator.generate(ids, 10)
+    for following in ([*ids, *first.token_ids, *prompt(9, 1)], ids[:65], [*ids[:40], *prompt(50, 2)], prompt(3, 3)):
+        answer = generator.generate(following, 10)
+        assert answer.token_ids == Generator(*tiny, max_context=CONTEXT).generate(following, 10).token_ids
+    assert first.reused_tokens == 0
