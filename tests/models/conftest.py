@@ -114,7 +114,9 @@ def write_model(
         is_vector = len(shape) == 1
         values = rng.normal(1.0 if is_vector else 0.0, 0.2 if is_vector else 2.0 * shape[-1] ** -0.5, shape)
         if name == "output.weight":
-            values[METADATA["tokenizer.ggml.eos_token_id"]] = 0.0  # an average token, so that text does not end by itself
+            values[METADATA["tokenizer.ggml.eos_token_id"]] = (
+                0.0  # an average token, so that text does not end by itself
+            )
         tensors[name] = (values.astype(np.float32), Kind.F32 if is_vector else kind)
     metadata = {key: value for key, value in {**METADATA, **(changes or {})}.items() if value is not None}
     return write_gguf(path, metadata, tensors)
