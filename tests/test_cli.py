@@ -92,8 +92,8 @@ def test_wrong_usage_is_one_line_and_status_2(argv: tuple[str, ...], capsys: pyt
 
 
 def test_generate_takes_every_option_of_its_contract(received: list[Any]) -> None:
-    argv = "generate --model m.gguf --prompt TEXT --max-tokens 7 --device cpu --threads 2 --temperature 0.5 --seed 9 --json"
-    assert cli.main(argv.split()) == 0
+    options = "--prompt TEXT --max-tokens 7 --device cpu --threads 2 --temperature 0.5 --seed 9 --json"
+    assert cli.main(["generate", "--model", "m.gguf", *options.split()]) == 0
     args = vars(received[0])
     expected = {
         "model": "m.gguf", "prompt": "TEXT", "max_tokens": 7, "device": "cpu", "threads": 2, "temperature": 0.5,

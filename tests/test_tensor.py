@@ -489,7 +489,8 @@ def test_making_and_dropping_tensors_leaks_nothing() -> None:
 
 def test_importing_unify_loads_nothing_heavy() -> None:
     code = (
-        "import sys, unify; unify.empty; unify.device; heavy = {'numpy', 'torch', 'triton', 'llvmlite', 'importlib.metadata'};"
+        "import sys, unify; unify.empty; unify.device;"
+        "heavy = {'numpy', 'torch', 'triton', 'llvmlite', 'importlib.metadata'};"
         "unify.zeros(3, unify.float32, 'cpu'); print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -172,6 +172,6 @@ def device_of_dlpack(device_type: int, device_id: int) -> Device:
         if opened.dlpack_device == (device_type, device_id):
             return opened
     raise InvalidArgument(
-        f"array: it is on DLPack device ({device_type}, {device_id}), which no device here is; found: {', '.join(names)}. "
-        "Bring it to one of them in its own library first."
+        f"array: it is on DLPack device ({device_type}, {device_id}), which no device here is; found: "
+        f"{', '.join(names)}. Bring it to one of them in its own library first."
     )

@@ -195,7 +195,8 @@ def _checked_cast(array: numpy.ndarray[Any, Any], wanted: DType) -> numpy.ndarra
         limits = np.iinfo(wanted.numpy)
         if int(array.min()) < limits.min or int(array.max()) > limits.max:
             raise InvalidArgument(
-                f"asarray: {wanted.name} holds {limits.min} to {limits.max}, the list has {array.min()} to {array.max()}."
+                f"asarray: {wanted.name} holds {limits.min} to {limits.max}, "
+                f"the list has {array.min()} to {array.max()}."
             )
     return array.astype(wanted.numpy)
 
@@ -214,8 +215,8 @@ def numpy_dtype(element: DType) -> numpy.dtype[Any]:
         import ml_dtypes
     except ImportError:
         raise UnsupportedError(
-            f"NumPy has no {element.name}. Install ml_dtypes, or use .view(unify.{_WITHOUT_NUMPY[element]}).numpy() for the "
-            "bits, or .to(unify.float32).numpy() for the numbers."
+            f"NumPy has no {element.name}. Install ml_dtypes, or use .view(unify.{_WITHOUT_NUMPY[element]}).numpy() "
+            "for the bits, or .to(unify.float32).numpy() for the numbers."
         ) from None
     return np.dtype(getattr(ml_dtypes, _ML_DTYPES[element]))
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import pytest
-
-pytest.register_assert_rewrite("unify.testing.conformance", "unify.testing.arrays")
-
 from unify._device import add_backend
 from unify.testing.backends import compile_backend
 from unify.testing.conformance.fixtures import *

@@ -10,12 +10,13 @@ from unify import models
 from unify._errors import ModelFileError
 
 TEXT = (
-    "The capital of France is Paris, a city on the Seine. It has been a centre of finance, fashion and the arts since "
-    "the seventeenth century. In 1889 the Eiffel Tower was built for the World's Fair, and 1,665 steps lead to its top. "
-    "def fibonacci(n): return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2). Water boils at 100 degrees Celsius at "
-    "sea level, and freezes at 0. Once upon a time there was a king who had three daughters, and each was more beautiful "
-    "than the other. The mitochondrion is the powerhouse of the cell. To be, or not to be, that is the question: whether "
-    "it is nobler in the mind to suffer the slings and arrows of outrageous fortune, or to take arms against them."
+    "The capital of France is Paris, a city on the Seine. It has been a centre of finance, fashion and the arts "
+    "since the seventeenth century. In 1889 the Eiffel Tower was built for the World's Fair, and 1,665 steps "
+    "lead to its top. def fibonacci(n): return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2). Water boils "
+    "at 100 degrees Celsius at sea level, and freezes at 0. Once upon a time there was a king who had three "
+    "daughters, and each was more beautiful than the other. The mitochondrion is the powerhouse of the cell. To "
+    "be, or not to be, that is the question: whether it is nobler in the mind to suffer the slings and arrows of "
+    "outrageous fortune, or to take arms against them."
 )
 
 

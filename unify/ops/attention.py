@@ -135,7 +135,8 @@ def attention(q: Any, k: Any, v: Any, *, causal: bool = True, scale: float | Non
         )
     if causal and keys < queries:
         raise ShapeError(
-            f"attention: causal needs at least as many keys as queries; {keys} keys, {queries} queries. Use causal=False."
+            f"attention: causal needs at least as many keys as queries; {keys} keys, {queries} queries. "
+            "Use causal=False."
         )
     result = unify.empty(qs.shape, dtype=qs.dtype, device=qs.device)
     block_m, block_n = _TILES.get(qs.device.kind, _TILES_ELSEWHERE)

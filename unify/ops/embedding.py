@@ -39,9 +39,8 @@ def quantized_embedding_kernel(
     column = row % COLUMNS
     i = tl.arange(0, 32)
     for block in range(k // 32):
-        if BITS == 4:
-            lane = group * (k // 8) + block * 4 + (i % 16) // 4
-        else:
+        lane = group * (k // 8) + block * 4 + (i % 16) // 4
+        if BITS == 8:
             lane = group * (k // 4) + block * 8 + i // 4
         code = tl.load(codes + (lane * COLUMNS + column) * 4 + i % 4).to(tl.int32)
         if BITS == 4:

@@ -66,7 +66,7 @@ def rope(x: Any, positions: Any, *, base: float = 10000.0, interleaved: bool = T
     result = unify.empty(source.shape, dtype=source.dtype, device=source.device)
     half = width // 2
     rope_kernel[(heads, tokens)](
-        source, where, _frequencies(str(source.device), half, base), result, heads, source.strides[0], source.strides[1],
+        source, where, _frequencies(str(source.device), half, base), result, heads, *source.strides[:2],
         HALF=half, BLOCK=max(16, 1 << (half - 1).bit_length()), INTERLEAVED=interleaved, stream=stream,
     )  # fmt: skip
     return wrap_like(result, x)

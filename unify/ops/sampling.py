@@ -45,7 +45,7 @@ def greedy_kernel(logits, out, vocabulary, row_stride, BLOCK: tl.constexpr):
 
 
 # One program a row. A cut is found by bisection over the 2³² ordered values, so nothing is sorted; the token is then
-# the argmax of logit / temperature + Gumbel noise, which is a draw from the softmax (Gumbel 1954; Maddison et al. 2014).
+# the argmax of logit / temperature + Gumbel noise: a draw from the softmax (Gumbel 1954; Maddison et al. 2014).
 @unify.jit
 def sample_kernel(
     logits, out, step, vocabulary, row_stride, inverse_temperature, top_k, top_p, seed,

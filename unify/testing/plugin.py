@@ -1,8 +1,10 @@
-"""The pytest plugin: `pytest --pyargs unify.testing.conformance --unify-device NAME`. Loads nothing of unify by itself."""
+"""The pytest plugin: `pytest --pyargs unify.testing.conformance --unify-device NAME`. Loads nothing of unify itself."""
 
 from __future__ import annotations
 
 import pytest
+
+pytest.register_assert_rewrite("unify.testing.conformance", "unify.testing.arrays")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,5 +22,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Registers the suite's marker."""
     config.addinivalue_line(
         "markers",
-        "needs(capability, support=...): skips on devices without this capability; support='native' also where emulated.",
+        "needs(capability, support=...): skips on devices without this capability; support='native' also where it is "
+        "emulated.",
     )

@@ -15,8 +15,8 @@ from triton.compiler.compiler import ASTSource
 from unify.compiler import cpu
 
 _TYPES = {
-    "float32": "fp32", "float64": "fp64", "float16": "fp16", "uint16": "bf16", "int8": "i8", "uint8": "u8", "int16": "i16",
-    "int32": "i32", "int64": "i64", "uint32": "u32", "uint64": "u64", "bool": "i1",
+    "float32": "fp32", "float64": "fp64", "float16": "fp16", "uint16": "bf16", "int8": "i8", "uint8": "u8",
+    "int16": "i16", "int32": "i32", "int64": "i64", "uint32": "u32", "uint64": "u64", "bool": "i1",
 }  # fmt: skip
 _C = {
     "i1": ctypes.c_bool,
@@ -60,8 +60,10 @@ def ttir(fn: Any, signature: dict[str, str], constants: dict[str, Any], aligned:
     if hasattr(passes.ttir, "add_rewrite_tensor_pointer"):
         passes.ttir.add_rewrite_tensor_pointer(manager)
     passes.ttir.add_rewrite_tensor_descriptor_to_pointer(manager)
-    for add in (passes.common.add_canonicalizer, passes.ttir.add_combine, passes.ttir.add_reorder_broadcast,
-                passes.common.add_cse, passes.common.add_symbol_dce, passes.ttir.add_loop_unroll, passes.common.add_licm):  # fmt: skip
+    for add in (
+        passes.common.add_canonicalizer, passes.ttir.add_combine, passes.ttir.add_reorder_broadcast,
+        passes.common.add_cse, passes.common.add_symbol_dce, passes.ttir.add_loop_unroll, passes.common.add_licm,
+    ):  # fmt: skip
         add(manager)
     try:
         manager.run(module)
@@ -81,8 +83,9 @@ class _Call(ctypes.Structure):
 
 class Fault(ctypes.Structure):
     _fields_ = (
-        ("kind", ctypes.c_uint32), ("line", ctypes.c_uint32), ("program", ctypes.c_uint32 * 3), ("argument", ctypes.c_int32),
-        ("offset", ctypes.c_int64), ("message", ctypes.c_char_p), ("file", ctypes.c_char_p),
+        ("kind", ctypes.c_uint32), ("line", ctypes.c_uint32), ("program", ctypes.c_uint32 * 3),
+        ("argument", ctypes.c_int32), ("offset", ctypes.c_int64), ("message", ctypes.c_char_p),
+        ("file", ctypes.c_char_p),
     )  # fmt: skip
 
 
@@ -113,10 +116,7 @@ class Compiled:
         data = bytearray(max(8, self.image.args_bytes))
         for name, type_, offset in self.image.parameters:
             value = arguments[name]
-            if type_.startswith("*"):
-                raw = ctypes.c_uint64(value.ctypes.data)
-            else:
-                raw = _C[type_](value)
+            raw = ctypes.c_uint64(value.ctypes.data) if type_.startswith("*") else _C[type_](value)
             data[offset : offset + ctypes.sizeof(raw)] = bytes(raw)
         return (ctypes.c_char * len(data)).from_buffer(data)
 

@@ -177,8 +177,10 @@ def test_failed_assertion_stops_the_grid_and_names_the_line():
     assert kernel.prepare((2,), arguments)() == 0
     assert kernel.prepare((5,), arguments)() != 0
     fault = kernel.fault
-    assert fault.kind == 1 and tuple(fault.program) == (2, 0, 0) and b"value too large" in fault.message
-    assert fault.file.endswith(b"test_control.py") and fault.line > 0
+    assert (fault.kind, tuple(fault.program)) == (1, (2, 0, 0))
+    assert b"value too large" in fault.message
+    assert fault.file.endswith(b"test_control.py")
+    assert fault.line > 0
 
 
 @triton.jit
@@ -228,6 +230,8 @@ def test_elements_move_to_their_places(op, n):
     out = np.zeros(2 * n, np.float32)
     run(layout_kernel, (1,), {"x": x, "y": y, "out": out}, N=n, OP=op)
     mixed = np.stack([x, y], 1).ravel()
-    want = {"join": mixed, "interleave": mixed, "split": np.concatenate([y, x]), "flip": mixed[::-1], "sort": np.sort(mixed),
-            "permute": mixed.reshape(4, n // 8, 1, 4).transpose(3, 2, 0, 1).ravel()}[op]  # fmt: skip
+    want = {
+        "join": mixed, "interleave": mixed, "split": np.concatenate([y, x]), "flip": mixed[::-1],
+        "sort": np.sort(mixed), "permute": mixed.reshape(4, n // 8, 1, 4).transpose(3, 2, 0, 1).ravel(),
+    }[op]  # fmt: skip
     np.testing.assert_array_equal(out, want)

@@ -12,7 +12,8 @@ import unify as un
 from unify._errors import Error, InvalidArgument
 
 CAPABILITIES = {
-    "pinned_memory", "virtual_memory", "graphs", "host_calls", "peer_access", "ipc", "reset", "health", "priorities", "timing",
+    "pinned_memory", "virtual_memory", "graphs", "host_calls", "peer_access", "ipc", "reset", "health", "priorities",
+    "timing",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from typing import Any
 
@@ -157,7 +158,7 @@ def test_what_was_made_before_a_reset_says_so(faulty: un.Device) -> None:
     tensor, stream, event = un.ones(3, un.uint8, faulty), un.Stream(faulty), un.Event(faulty)
     faulty.synchronize()
     faulty.reset()
-    for use in (lambda: tensor.fill_(1), stream.synchronize, event.record):
+    for use in (functools.partial(tensor.fill_, 1), stream.synchronize, event.record):
         with pytest.raises(errors.Error, match="reset"):
             use()
     del tensor, stream, event

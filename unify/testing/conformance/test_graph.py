@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_recorded_work_keeps_its_order(device: un.Device, stream: un.Stream) -> 
     device.synchronize()
     with un.Graph.capture(stream) as graph:
         tensors[0].fill_(3)
-        for source, target in zip(tensors, tensors[1:], strict=False):
+        for source, target in itertools.pairwise(tensors):
             target.copy_(source)
         tensors[0].fill_(0)
     graph.launch(stream)

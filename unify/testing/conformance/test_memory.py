@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 from collections.abc import Iterator
 
@@ -96,7 +97,7 @@ def test_addresses_are_aligned(device: un.Device) -> None:
 def test_live_tensors_do_not_overlap(device: un.Device) -> None:
     tensors = [un.empty(size, un.uint8, device) for size in [1, 17, 500, 4097, 70_000] * 20]
     ranges = sorted((tensor.address, tensor.address + tensor.nbytes) for tensor in tensors)
-    assert all(end <= begin for (_, end), (begin, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(ranges))
 
 
 def test_memory_freed_on_a_stream_is_reused_on_it_at_once(device: un.Device, stream: un.Stream) -> None:
