@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq
 NATIVE := $(shell find csrc unify/include -name '*.cpp' -o -name '*.h' -o -name '*.inc') setup.py
-CXX_FILES = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.inc' 'unify/include/*.h')
+CXX_FILES = $(shell git ls-files '*.c' '*.cpp' '*.h' '*.inc')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo build test lint format stubs docs bench sanitize size nightly clean

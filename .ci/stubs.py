@@ -13,13 +13,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 STUB = ROOT / "unify" / "_core.pyi"
+# How pybind11 makes classes is nothing that a caller sees.
+OF_PYBIND11 = ("metaclass differs", '__init__ is inconsistent, stub does not have *args parameter "args"')
 
 
 def differences() -> list[str]:
     """What stubtest finds, a line each."""
     command = [sys.executable, "-m", "mypy.stubtest", "unify._core", "--concise", "--ignore-disjoint-bases"]
+    command += ["--mypy-config-file", "pyproject.toml"]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return finished.stdout.splitlines() + finished.stderr.splitlines() if finished.returncode else []
+    lines = finished.stdout.splitlines() + finished.stderr.splitlines() if finished.returncode else []
+    return [line for line in lines if not any(pattern in line for pattern in OF_PYBIND11)]
 
 
 def draft() -> Path:

@@ -69,7 +69,7 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
         try:
             return self._launchers[grid]  # type: ignore[no-any-return]
         except TypeError:  # a list cannot be kept
-            return self._dispatcher.launcher(grid)  # type: ignore[no-any-return]
+            return self._dispatcher.launcher(grid)
 
     def run(self, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> None:
         """Launches, in the way of triton.JITFunction."""
@@ -138,7 +138,7 @@ class TunedKernel:
         def launch(*args: Any, **kwargs: Any) -> None:
             if isinstance(self._tuner, Heuristics):
                 arguments = self._bound(args, kwargs)
-                computed = {}
+                computed: dict[str, Any] = {}
                 for name, heuristic in self._tuner.values.items():
                     computed[name] = heuristic({**arguments, **computed})
                 self.kernel[grid](*args, **{**kwargs, **computed})
@@ -170,7 +170,7 @@ class TunedKernel:
         if len(configs) == 1:
             return configs[0]
         tuner, arguments = self._tuner, self._bound(args, kwargs)
-        times = []
+        times: list[tuple[float, int]] = []
         for config in configs:
             everything = {**arguments, **config.all_kwargs()}
 

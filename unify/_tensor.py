@@ -218,7 +218,8 @@ def numpy_dtype(element: DType) -> numpy.dtype[Any]:
             f"NumPy has no {element.name}. Install ml_dtypes, or use .view(unify.{_WITHOUT_NUMPY[element]}).numpy() "
             "for the bits, or .to(unify.float32).numpy() for the numbers."
         ) from None
-    return np.dtype(getattr(ml_dtypes, _ML_DTYPES[element]))
+    found: numpy.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[element]))
+    return found
 
 
 def to_numpy(tensor: Tensor) -> numpy.ndarray[Any, Any]:

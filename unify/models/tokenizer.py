@@ -54,9 +54,9 @@ class Tokenizer:
             )
         tokens = file.texts("tokenizer.ggml.tokens")
         types = file.require("tokenizer.ggml.token_type", list, [1] * len(tokens))
-        merges = [tuple(merge.split(" ", 1)) for merge in file.texts("tokenizer.ggml.merges")]
+        merges = [merge.partition(" ")[::2] for merge in file.texts("tokenizer.ggml.merges")]
         vocabulary = {token: index for index, token in enumerate(tokens)}
-        if len(types) != len(tokens) or len(vocabulary) != len(tokens) or any(len(merge) != 2 for merge in merges):
+        if len(types) != len(tokens) or len(vocabulary) != len(tokens) or not all(map(all, merges)):
             raise ModelFileError(
                 f"{file.path}: its {len(tokens)} tokens ({len(vocabulary)} different), {len(types)} token types and "
                 "merges do not fit each other. Convert the model anew."

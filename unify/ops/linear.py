@@ -161,15 +161,14 @@ def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> 
     array([[3., 7.]], dtype=float32)
     """
     source = as_tensor(x, name="linear: x")
-    quantised = isinstance(weight, QuantizedMatrix)
-    matrix = weight if quantised else as_tensor(weight, name="linear: weight")
+    matrix = weight if isinstance(weight, QuantizedMatrix) else as_tensor(weight, name="linear: weight")
     if len(matrix.shape) != 2 or source.ndim < 1 or source.shape[-1] != matrix.shape[1]:
         raise ShapeError(
             f"linear: x must be [..., k] and weight [n, k]; they are {list(source.shape)} and {list(matrix.shape)}."
         )
     if source.device != matrix.device:
         raise DeviceMismatchError(f"linear: x is on {source.device}, weight on {matrix.device}; move one with .to().")
-    if not quantised and source.dtype != matrix.dtype:
+    if not isinstance(matrix, QuantizedMatrix) and source.dtype != matrix.dtype:
         raise DTypeError(f"linear: x is {source.dtype}, weight {matrix.dtype}; cast one with .to().")
     n, k = matrix.shape
     shape = (*source.shape[:-1], n)
@@ -179,7 +178,7 @@ def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> 
         raise ShapeError(f"linear: residual must be {list(shape)}; it is {list(added.shape)}.")
     added = None if added is None else _rows(added, n)
     result = unify.empty((rows.shape[0], n), dtype=source.dtype, device=source.device)
-    if quantised:
+    if isinstance(matrix, QuantizedMatrix):
         _quantized(rows, matrix, added, result, stream)
     elif rows.shape[0] <= 4 and matrix.strides[1] == 1:
         _few_rows(rows, matrix, added, result, stream)

@@ -87,7 +87,7 @@ def features(arch: str) -> Features:
             text += f",{_AVX512},+avx512bf16"
     if rest:
         text += "," + ",".join(rest)
-    flags = set()
+    flags: set[str] = set()
     for item in text.split(","):
         (flags.add if item.startswith("+") else flags.discard)(item[1:])
     if not flags >= {"avx2", "fma", "f16c"}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -87,15 +88,15 @@ class Access:
             strides.append(stride)
         uniform = []
         for term in linear.terms:
-            lane_strides = [self._term_stride(term, i, at, block) for i in range(len(term.axes))]
+            lane_strides: list[int | None] = [self._term_stride(term, i, at, block) for i in range(len(term.axes))]
             if any(s is None for s in lane_strides):
                 irregular.append(term)
                 continue
             uniform.append(term)
-            for axis, extra in zip(term.axes, lane_strides):
-                before = strides[axis] if axis is not None else None
-                if axis is not None and before is not None:
-                    strides[axis] = before + (extra or 0)
+            for target, extra in zip(term.axes, lane_strides):
+                before = strides[target] if target is not None else None
+                if target is not None and before is not None:
+                    strides[target] = before + (extra or 0)
         self.base = self._scalar_part(linear, uniform, at)
         self.distances = np.zeros(self.lanes, dtype=np.int64)
         grid = np.indices(block).reshape(len(block), -1) if block else np.zeros((0, 1), dtype=np.int64)
@@ -162,9 +163,9 @@ class Access:
         pointer = em.text(k.scalar(linear.base))
         fixed = linear.offset.get((), 0)
         moving = {key: f for key, f in linear.offset.items() if key}
-        parts: list[tuple[int, object, Callable[[], Val]]] = []
+        parts: list[tuple[int, object, Callable[[], Val]]] = []  # depth, key, what makes the distance
         if moving:
-            parts.append((em.floor, ("o", id(linear)), lambda: polynomial(k, moving)))
+            parts.append((em.floor, ("o", id(linear)), partial(polynomial, k, moving)))
         for axis, index in enumerate(at):
             poly = linear.strides[axis]
             if not poly:
@@ -174,15 +175,15 @@ class Access:
                 fixed += number * index.constant
             elif index.constant:
                 scaled = {key: f * index.constant for key, f in poly.items()}
-                parts.append((em.floor, ("c", axis, index.constant), lambda scaled=scaled: polynomial(k, scaled)))
+                parts.append((em.floor, ("c", axis, index.constant), partial(polynomial, k, scaled)))
             for counter, factor in index.terms:
                 scaled = {key: f * factor for key, f in poly.items()}
                 depth = em.counters[counter].depth
-                parts.append((depth, ("t", axis, counter, factor), lambda s=scaled, c=counter: self._times(s, c)))
+                parts.append((depth, ("t", axis, counter, factor), partial(self._times, scaled, counter)))
         for term in uniform:
             where = tuple(ZERO if a is None else at[a] for a in term.axes)
-            key = ("u", term.value, where, term.factor)
-            parts.append((em.depth_of(where), key, lambda term=term: self._term_scalar(term, at)))
+            use = ("u", term.value, where, term.factor)
+            parts.append((em.depth_of(where), use, partial(self._term_scalar, term, at)))
         for depth, key, make in sorted(parts, key=lambda part: part[0]):
             memo = ("gep", self.stored, pointer, key)
             found = em.find(memo)

@@ -335,11 +335,11 @@ def _vote(k: Kernel, value: mlir.Value, axes: list[int | None], votes: list[int]
             width = max(width, _vote(k, op.operands[0], axes[:axis] + axes[axis + 1 :], votes, seen))
         elif op.name == "tt.broadcast":
             source = shape_of(op.operands[0])
-            inner = [a if s == t else None for a, s, t in zip(axes, source, shape_of(value))]
+            inner: list[int | None] = [a if s == t else None for a, s, t in zip(axes, source, shape_of(value))]
             width = max(width, _vote(k, op.operands[0], inner, votes, seen))
         elif op.name == "tt.trans":
             order = op.integers("order") or ()
-            inner: list[int | None] = [None] * len(order)
+            inner = [None] * len(order)
             for target, source_axis in enumerate(order):
                 inner[source_axis] = axes[target]
             width = max(width, _vote(k, op.operands[0], inner, votes, seen))
