@@ -13,7 +13,7 @@ help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
 demo: $(VENV)/.built ## build, fetch a language model, and chat with it
-	@$(BIN)/unify chat --model smollm2-135m
+	@if [ -t 0 ]; then $(BIN)/unify chat; else $(BIN)/unify chat < /dev/null; fi
 
 build: $(VENV)/.built ## build into .venv, ready for `.venv/bin/unify`
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import unify
 
+from .chat import Chat, kernels, printable, statistics
 from .fetch import model_path
 from .generate import Answer, Generator, Sampling, peak_memory_mb
 from .llama import Llama
@@ -28,19 +30,21 @@ def generate(args: argparse.Namespace) -> int:
     model, tokenizer = _load(args)
     ids = tokenizer.encode(args.prompt, control=True)
     generator = Generator(model, tokenizer, _sampling(args), max_context=len(ids) + args.max_tokens)
+    show = printable if sys.stdout.isatty() else str
 
     def write(text: str) -> None:
-        sys.stdout.write(text)
+        sys.stdout.write(show(text))
         sys.stdout.flush()
 
-    if not args.json:
-        write(args.prompt)
-    answer = generator.generate(ids, args.max_tokens, None if args.json else write)
     if args.json:
+        answer = generator.generate(ids, args.max_tokens)
         sys.stdout.write(json.dumps(_report(answer, model)) + "\n")
-    else:
-        write("\n")
-        sys.stderr.write(_summary(answer, model) + "\n")
+        return 0
+    generator.check(ids, args.max_tokens)  # before anything is on the screen
+    write(args.prompt)
+    answer = generator.generate(ids, args.max_tokens, write)
+    write("\n")
+    sys.stderr.write(f"{statistics(answer, generator)}\nkernels: {', '.join(kernels())}\n")
     return 0
 
 
@@ -49,55 +53,31 @@ def chat(args: argparse.Namespace) -> int:
     model, tokenizer = _load(args)
     console = _console(stderr=False)
     generator = Generator(model, tokenizer, _sampling(args), max_context=args.max_context)
-    messages: list[dict[str, str]] = []
-    if not sys.stdin.isatty():
-        question = getattr(args, "prompt", None) or _QUESTION
-        console.print(f"[bold]> {question}[/bold]")
-        _turn(generator, messages, question, args.max_tokens, console)
+    conversation = Chat(generator, console, max_tokens=args.max_tokens)
+    question = args.prompt
+    if question is None and sys.stdin is not None and sys.stdin.isatty():
+        console.print(f"{args.model} on {model.device}. /help lists what you can do.", style="dim", markup=False)
+        conversation.run()
         return 0
-    console.print(f"[dim]{args.model} on {model.device}. An empty line or Ctrl-D ends; Ctrl-C stops an answer.[/dim]")
-    while question := _ask(console):
-        _turn(generator, messages, question, args.max_tokens, console)
+    question = question or _piped() or _QUESTION
+    console.print(f"> {question}", style="bold", markup=False)
+    conversation.ask(question)
     return 0
 
 
-def _ask(console: Console) -> str:
-    try:
-        return console.input("[bold]> [/bold]").strip()
-    except (EOFError, KeyboardInterrupt):
-        console.print()
-        return ""
-
-
-def _turn(
-    generator: Generator, messages: list[dict[str, str]], question: str, max_tokens: int, console: Console
-) -> None:
-    messages.append({"role": "user", "content": question})
-    ids = generator.tokenizer.chat(messages)
-    written = []
-
-    def write(text: str) -> None:
-        written.append(text)
-        console.out(text, end="", highlight=False)
-        console.file.flush()
-
-    try:
-        room = generator.cache.capacity - len(ids)
-        if room < 1:
-            console.print("[yellow]The conversation is as long as the context; it begins anew.[/yellow]")
-            del messages[:-1]
-            ids = generator.tokenizer.chat(messages)
-            room = generator.cache.capacity - len(ids)
-        answer = generator.generate(ids, max(1, min(max_tokens, room)), write)
-        console.print(f"\n[dim]{_summary(answer, generator.model)}[/dim]", highlight=False)
-    except KeyboardInterrupt:
-        console.print("[dim] … stopped[/dim]")
-    messages.append({"role": "assistant", "content": "".join(written)})
+def _piped() -> str:
+    return "" if sys.stdin is None else sys.stdin.buffer.read().decode(errors="replace").strip()
 
 
 def _sampling(args: argparse.Namespace) -> Sampling:
     temperature = 0.0 if args.greedy else args.temperature
-    return Sampling(temperature=temperature, top_k=args.top_k, top_p=args.top_p, seed=args.seed)
+    return Sampling(
+        temperature=temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        repetition_penalty=args.repetition_penalty,
+        seed=args.seed,
+    )
 
 
 def _report(answer: Answer, model: Llama) -> dict[str, Any]:
@@ -112,25 +92,10 @@ def _report(answer: Answer, model: Llama) -> dict[str, Any]:
     }
 
 
-def _summary(answer: Answer, model: Llama) -> str:
-    return (
-        f"{answer.prompt_tokens} prompt tokens at {answer.prefill_tokens_per_s:.0f}/s, "
-        f"{len(answer.token_ids)} tokens at {answer.decode_tokens_per_s:.0f}/s, {model.device}, "
-        f"{peak_memory_mb():.0f} MB at most; kernels: {', '.join(_kernels())}"
-    )
-
-
-def _kernels() -> list[str]:
-    """Names of the kernels that this process has run."""
-    import gc
-
-    from unify._kernel import Kernel
-
-    kernels = [k for k in gc.get_objects() if type(k) is Kernel and k.binaries]
-    return sorted({k.fn.__name__.removesuffix("_kernel") for k in kernels})
-
-
 def _load(args: argparse.Namespace) -> tuple[Llama, Tokenizer]:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # text that the terminal's encoding lacks is no error
     device = unify.device(args.device) if args.device else unify.default_device()
     if args.threads:
         device.set_option("threads", str(args.threads))
@@ -153,7 +118,8 @@ def _progress() -> Iterator[Any]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description:10}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=_console(stderr=True), transient=True) as bars:
+    console = _console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, size: int) -> None:

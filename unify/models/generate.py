@@ -84,7 +84,7 @@ class Generator:
         used again. Raises InvalidArgument when prompt and answer do not fit into the context.
         """
         ids = list(prompt)
-        self._check(ids, max_tokens)
+        self.check(ids, max_tokens)
         answer = Answer(prompt_tokens=len(ids), reused_tokens=self._reuse(ids))
         stream = self.tokenizer.stream()
         self._recent.extend([-1] * _PENALTY_WINDOW)
@@ -109,7 +109,8 @@ class Generator:
         write(stream.finish())
         return answer
 
-    def _check(self, ids: list[int], max_tokens: int) -> None:
+    def check(self, ids: list[int], max_tokens: int) -> None:
+        """Raises InvalidArgument for a prompt that is empty, has no such tokens, or leaves no room for max_tokens."""
         vocabulary = self.model.config.vocabulary
         wrong = next((i for i in ids if not 0 <= i < vocabulary), None)
         if not ids or wrong is not None:

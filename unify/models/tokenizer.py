@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from unify._errors import ModelFileError
+from unify._errors import InvalidArgument, ModelFileError
 
 if TYPE_CHECKING:
     from .weights import ModelFile
@@ -91,6 +91,14 @@ class Tokenizer:
         return [*([] if self.bos is None else [self.bos]), *self._encode(text, control=control)]
 
     def _encode(self, text: str, *, control: bool) -> list[int]:
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidArgument(
+                    f"the text is no Unicode: a lone surrogate at character {error.start}, which stands for a byte "
+                    "that is no UTF-8. Convert it."
+                ) from None
         self._backend.encode_special_tokens = not control
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
