@@ -8,11 +8,13 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
+import pytest
 from triton._C.libtriton import ir, passes
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import ASTSource
 
 from unify.compiler import cpu
+from unify.compiler.cpu.link import features
 
 _TYPES = {
     "float32": "fp32", "float64": "fp64", "float16": "fp16", "uint16": "bf16", "int8": "i8", "uint8": "u8",
@@ -100,6 +102,7 @@ class Compiled:
     def __init__(self, text: str, arch: str = "") -> None:
         self.stages: dict[str, str] = {}
         self.image = cpu.build(text, arch, self.stages)
+        self.lacking = ", ".join(sorted(features(arch).flags - features("").flags))
         if Compiled._jit is None:
             llvm.load_library_permanently("libm.so.6")
             llvm.load_library_permanently("libmvec.so.1")
@@ -122,6 +125,8 @@ class Compiled:
 
     def prepare(self, grid: tuple[int, ...], arguments: dict[str, Any]) -> Any:
         """A function without arguments that runs the whole grid on this thread."""
+        if self.lacking:
+            pytest.skip(f"compiled, but this processor cannot run it: it lacks {self.lacking}")
         full = (*grid, 1, 1, 1)[:3]
         packed = self.pack(arguments)
         scratch = (self._scratch.ctypes.data + 63) // 64 * 64

@@ -163,3 +163,39 @@ def test_sum_of_byte_products_is_exact(a_type, b_type, nibble, arch, n):
     )
     assert kernel.prepare((1,), arguments)() == 0
     np.testing.assert_array_equal(out, want)
+
+
+@triton.jit
+def byte_dots_kernel(codes, x, out, N: tl.constexpr, TERMS: tl.constexpr, NIBBLE: tl.constexpr):
+    n, byte = tl.arange(0, N), tl.arange(0, 4)
+    total = tl.load(out + n)
+    for term in tl.static_range(TERMS):
+        a = tl.load(codes + term * N * 4 + n[:, None] * 4 + byte[None, :])
+        if NIBBLE:
+            a = a & 15
+        b = tl.load(x + term * 4 + byte)
+        total += tl.sum(a.to(tl.int32) * b[None, :].to(tl.int32), axis=1)
+    tl.store(out + n, total)
+
+
+@pytest.mark.parametrize("a_type", ["uint8", "int8"])
+@pytest.mark.parametrize("b_type", ["uint8", "int8"])
+@pytest.mark.parametrize("nibble", [False, True])
+@pytest.mark.parametrize("arch", ["", "x86-64-v3"])
+@pytest.mark.parametrize("extreme", [0x80, 0xFF, 0x7F, None])
+def test_byte_products_added_one_after_another_do_not_saturate(a_type, b_type, nibble, arch, extreme):
+    from .harness import compile_kernel
+
+    terms, n = 20, 16
+    rng = np.random.default_rng(0)
+    codes, x = rng.integers(0, 256, (terms, n, 4)).astype(np.uint8), rng.integers(0, 256, (terms, 4)).astype(np.uint8)
+    if extreme is not None:
+        codes[:], x[:] = extreme, extreme
+    codes, x = codes.view(a_type), x.view(b_type)
+    out = rng.integers(-1000, 1000, n).astype(np.int32)
+    a = (codes & 15 if nibble else codes).astype(np.int64)
+    want = out + (a * x[:, None].astype(np.int64)).sum((0, 2))
+    arguments = {"codes": codes, "x": x, "out": out}
+    constants = {"N": n, "TERMS": terms, "NIBBLE": nibble}
+    assert compile_kernel(byte_dots_kernel, arguments, constants, arch=arch).prepare((1,), arguments)() == 0
+    np.testing.assert_array_equal(out, want)
