@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,136 @@ def test_an_autotuned_kernel_keeps_the_fastest_configuration() -> None:
     kernel[lambda meta: (-(-5000 // meta["BLOCK"]),)](x, out, 5000)
     assert out.sum() == 10000
     assert kernel.best_config.kwargs["BLOCK"] in (16, 256)
+
+
+def accumulate(x, total, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.atomic_add(total, tl.sum(tl.load(x + i, mask=i < n, other=0.0)))
+
+
+accumulate_jit = triton.jit(accumulate)
+
+
+def tuned(function, **options):
+    configs = [triton.Config({"BLOCK": size}) for size in (16, 256)]
+    return un.jit(triton.autotune(configs=configs, key=["n"], **options)(triton.jit(function)))
+
+
+def blocks(meta):
+    return (triton.cdiv(meta["n"], meta["BLOCK"]),)
+
+
+@pytest.mark.parametrize("make", [un.asarray, torch.from_numpy, np.asarray], ids=["unify", "torch", "numpy"])
+def test_what_is_reset_to_zero_holds_one_launch_after_tuning_and_each_launch_after_that(make) -> None:
+    kernel, total = tuned(accumulate, reset_to_zero=["total"]), np.full(1, 5.0, np.float32)
+    x, total = make(np.ones(1000, np.float32)), make(total)
+    sums = []
+    for _ in range(2):
+        kernel[blocks](x, total, 1000)
+        sums.append(float(total[0]))
+    assert sums == [1000.0, 2000.0]  # only tuning resets: Triton adds up like this too
+
+
+@pytest.mark.parametrize("make", [un.asarray, torch.from_numpy, np.asarray], ids=["unify", "torch", "numpy"])
+def test_a_restored_value_is_what_it_was_when_tuning_ends(make) -> None:
+    kernel, total = tuned(accumulate, restore_value=["total"]), np.full(1, 5.0, np.float32)
+    total = make(total)
+    kernel[blocks](make(np.ones(1000, np.float32)), total, 1000)
+    assert float(total[0]) == 1005.0
+
+
+def test_tuning_happens_on_the_stream_of_the_launch() -> None:
+    kernel, total, stream = tuned(accumulate, reset_to_zero=["total"]), un.full((1,), 5.0), un.Stream()
+    un.synchronize()
+    kernel[blocks](un.ones((1000,), stream=stream), total, 1000, stream=stream)
+    stream.synchronize()
+    assert total.item() == 1000.0
+
+
+def test_a_tuners_own_hooks_are_called_as_triton_does() -> None:
+    calls: list[tuple[str, object]] = []
+
+    def before(arguments, reset_only=False):
+        calls.append(("before", reset_only))
+
+    def after(arguments, exception):
+        calls.append(("after", exception))
+
+    kernel = tuned(accumulate, pre_hook=before, post_hook=after)
+    x, total = np.ones(1000, np.float32), np.zeros(1, np.float32)
+    kernel[blocks](x, total, 1000)
+    assert calls[-1] == ("before", True)
+    assert calls[:-1] == [("before", False), ("after", None)] * (len(calls) // 2)
+    count = len(calls)
+    kernel[blocks](x, total, 1000)
+    assert len(calls) == count
+
+
+def test_a_configuration_that_does_not_compile_is_passed_over() -> None:
+    def picky(x, total, n, BLOCK: tl.constexpr):
+        tl.static_assert(BLOCK > 16, "too small")
+        accumulate_jit(x, total, n, BLOCK)
+
+    kernel = tuned(picky, reset_to_zero=["total"])
+    total = np.zeros(1, np.float32)
+    kernel[blocks](np.ones(1000, np.float32), total, 1000)
+    assert total[0] == 1000.0
+    assert kernel.best_config.kwargs["BLOCK"] == 256
+
+
+def test_a_tuned_kernel_that_never_compiles_says_why() -> None:
+    def hopeless(x, total, n, BLOCK: tl.constexpr):
+        tl.static_assert(BLOCK > 1000, "too small")
+
+    with pytest.raises(un.CompileError, match="too small"):
+        tuned(hopeless)[blocks](np.ones(8, np.float32), np.zeros(1, np.float32), 8)
+
+
+def test_a_constexpr_that_is_tuned_cannot_be_given() -> None:
+    with pytest.raises(un.InvalidArgument, match="accumulate.*BLOCK.*tuned"):
+        tuned(accumulate)[blocks](np.ones(8, np.float32), np.zeros(1, np.float32), 8, BLOCK=32)
+
+
+def test_tuned_kernels_keep_no_array_alive() -> None:
+    kernel, total = tuned(accumulate), np.zeros(1, np.float32)
+    x = torch.ones(1000)
+    alive = weakref.ref(x)
+    kernel[blocks](x, total, 1000)
+    del x
+    assert alive() is None
+
+
+def test_a_grid_function_is_not_kept() -> None:
+    x, out = un.ones((16,)), un.zeros((16,))
+
+    class Grid:
+        def __call__(self, meta):
+            return (1,)
+
+    grid = Grid()
+    alive = weakref.ref(grid)
+    affine[grid](x, out, 16, 1.0, BLOCK=16)
+    del grid
+    assert alive() is None
+
+
+def test_options_of_jit_hold_for_what_is_wrapped() -> None:
+    def positive(x, n, BLOCK: tl.constexpr):
+        i = tl.arange(0, BLOCK)
+        tl.device_assert(tl.load(x + i, mask=i < n, other=1) > 0, "not positive")
+
+    plain = triton.jit(positive)
+    configs = [triton.Config({"BLOCK": 16})]
+    for wrapped in (positive, plain, un.jit(positive), triton.autotune(configs=configs, key=[])(plain),
+                    un.jit(triton.autotune(configs=configs, key=[])(plain))):  # fmt: skip
+        constants = {} if hasattr(wrapped, "_tuner") or hasattr(wrapped, "configs") else {"BLOCK": 16}
+        un.jit(wrapped)[(1,)](np.zeros(4, np.int32), 4, **constants)
+        un.synchronize()
+        with pytest.raises(un.KernelFault, match="not positive"):
+            un.jit(wrapped, debug=True)[(1,)](np.zeros(4, np.int32), 4, **constants)
+    with pytest.raises(un.KernelFault, match="not positive"):
+        un.jit(triton.jit(positive, debug=True))[(1,)](np.zeros(4, np.int32), 4, BLOCK=16)
+    un.jit(triton.jit(positive, debug=True))[(1,)](np.zeros(4, np.int32), 4, BLOCK=16, debug=False)
 
 
 def test_heuristics_are_computed_at_each_launch() -> None:

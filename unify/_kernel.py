@@ -6,6 +6,7 @@ new kind, and around kernels that are tuned.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable
@@ -17,12 +18,14 @@ from triton.runtime.jit import JITFunction
 
 from . import _core
 from ._config import settings
-from ._errors import InvalidArgument
+from ._core import Event, Stream, Tensor
+from ._device import default_device
+from ._errors import CompileError, InvalidArgument
 from .compiler import Binary, Options, Specialization, Target, compile
 
 
 class _Launchers(dict[Any, Any]):
-    """Launchers by grid, made at their first use."""
+    """Launchers by grid, made at their first use. Grids of numbers are kept, functions with what they hold are not."""
 
     def __init__(self, dispatcher: Any) -> None:
         super().__init__()
@@ -30,7 +33,8 @@ class _Launchers(dict[Any, Any]):
 
     def __missing__(self, grid: Any) -> Any:
         launcher = self._dispatcher.launcher(grid)
-        if len(self) < 4096:  # grids that change with each call are not kept for ever
+        is_numbers = type(grid) is int or (type(grid) is tuple and all(type(extent) is int for extent in grid))
+        if is_numbers and len(self) < 4096:  # grids that change with each call are not kept for ever
             self[grid] = launcher
         return launcher
 
@@ -93,7 +97,7 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
             aligned=frozenset(n for n, is_aligned in zip(names, aligned, strict=True) if is_aligned),
         )
         with self._lock:
-            checked = Options(check_bounds=settings.check_bounds, **options)
+            checked = Options(check_bounds=settings.check_bounds, **{"debug": bool(self.debug), **options})
             binary = compile(self, Target.parse(device.properties["target"]), specialization, checked)
             self._binaries[device.name, str(specialization), str(options)] = binary
         runtime = [index for index, type_name in enumerate(types) if type_name != "constexpr"]
@@ -122,12 +126,12 @@ class TunedKernel:
     """A kernel under triton.autotune or triton.heuristics, launched like any other.
 
     Each new combination of the tuning key's arguments is measured once per process with the device's own events; the
-    fastest configuration is kept.
+    fastest configuration is kept. One that does not compile is passed over, unless none does.
     """
 
-    def __init__(self, tuner: Any) -> None:
+    def __init__(self, tuner: Any, kernel: Kernel | TunedKernel) -> None:
         self._tuner = tuner
-        self.kernel = jit(tuner.fn)
+        self.kernel = kernel
         self.fn = tuner.fn
         self.best_config: Any = None
         self._best: dict[Any, Any] = {}
@@ -156,50 +160,114 @@ class TunedKernel:
         key = (*(arguments[name] for name in tuner.keys if name in arguments), *dtypes)
         config = self._best.get(key)
         if config is None:
-            configs = list(tuner.configs)
-            if len(configs) > 1:
-                tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))
-                configs = list(tuner.prune_configs(kwargs))
-            config = self._best[key] = self._fastest(configs, grid, args, kwargs)
+            config = self._best[key] = self._fastest(grid, args, kwargs)
         self.best_config = config
         if config.pre_hook is not None:
             config.pre_hook({**arguments, **config.all_kwargs()})
-        self.kernel[grid](*args, **{**kwargs, **_config_arguments(config)})
+        self.kernel[grid](*args, **kwargs, **self._options(config, kwargs))
 
-    def _fastest(self, configs: list[Any], grid: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _options(self, config: Any, given: dict[str, Any]) -> dict[str, Any]:
+        """What a configuration adds to the arguments that were given."""
+        taken = ", ".join(sorted(config.kwargs.keys() & given.keys()))
+        if taken:
+            name = self._tuner.base_fn.__name__
+            raise InvalidArgument(f"kernel {name}: {taken} was given, but it is tuned. Leave it out of the launch.")
+        known = {"num_warps", "num_stages", "num_ctas"} - given.keys()
+        options = {name: value for name, value in config.all_kwargs().items() if name in known or name in config.kwargs}
+        return {name: value for name, value in options.items() if value is not None}
+
+    def _fastest(self, grid: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tuner, arguments = self._tuner, self._bound(args, kwargs)
+        if len(tuner.configs) == 1:
+            return tuner.configs[0]
+        tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))  # which prune_configs reads
+        try:
+            configs = list(tuner.prune_configs(kwargs))
+        finally:
+            tuner.nargs = None
         if len(configs) == 1:
             return configs[0]
-        tuner, arguments = self._tuner, self._bound(args, kwargs)
-        times: list[tuple[float, int]] = []
+        stream = _stream_of(arguments)
+        hooks = _Hooks(tuner, stream)
+        times: list[float] = []
+        errors: list[CompileError] = []
         for config in configs:
+            launch = functools.partial(self.kernel[grid], *args, **kwargs, **self._options(config, kwargs))
             everything = {**arguments, **config.all_kwargs()}
-
-            def once(config: Any = config, everything: dict[str, Any] = everything) -> None:
-                if config.pre_hook is not None:
-                    config.pre_hook(everything)
-                tuner.pre_hook(everything)
-                self.kernel[grid](*args, **{**kwargs, **_config_arguments(config)})
-                tuner.post_hook(everything, exception=None)
-
-            times.append((_measure_ms(once, kwargs.get("stream")), len(times)))
-        return configs[min(times)[1]]
-
-
-def _config_arguments(config: Any) -> dict[str, Any]:
-    known = {"num_warps", "num_stages", "num_ctas"}
-    options = {name: value for name, value in config.all_kwargs().items() if name in known or name in config.kwargs}
-    return {name: value for name, value in options.items() if value is not None}
+            try:
+                times.append(_measure_ms(functools.partial(hooks.around, launch, everything, config.pre_hook), stream))
+            except CompileError as error:
+                times.append(float("inf"))
+                errors.append(error)
+        if len(errors) == len(configs):
+            raise errors[0]
+        best = configs[times.index(min(times))]
+        hooks.before({**arguments, **best.all_kwargs()}, reset_only=True)
+        return best
 
 
-def _measure_ms(function: Callable[[], None], stream: Any) -> float:
+class _Hooks:
+    """What a tuner does around each launch that it measures.
+
+    Triton's own hooks, of reset_to_zero and restore_value, call methods that only torch's arrays have, and work on
+    torch's stream. These do the same for arrays of any library, on the launch's.
+    """
+
+    def __init__(self, tuner: Any, stream: Stream) -> None:
+        self._tuner = tuner
+        self._stream = stream
+        self._saved: list[tuple[Tensor, Tensor]] = []
+
+    def around(self, launch: Callable[[], None], arguments: dict[str, Any], pre_hook: Any) -> None:
+        if pre_hook is not None:  # the configuration's
+            pre_hook(arguments)
+        self.before(arguments)
+        try:
+            launch()
+        except Exception as error:
+            self._after(arguments, error)
+            raise
+        self._after(arguments, None)
+
+    def before(self, arguments: dict[str, Any], **how: bool) -> None:
+        """how: reset_only=True if no `after` follows."""
+        if self._tuner.user_defined_pre_hook:
+            self._tuner.pre_hook(arguments, **how)
+            return
+        for array in self._arrays(self._tuner.reset_to_zero, arguments):
+            array.fill_(0, stream=self._stream)
+        if not how:
+            arrays = self._arrays(self._tuner.restore_value, arguments)
+            self._saved = [(array, array.copy(stream=self._stream)) for array in arrays]
+
+    def _after(self, arguments: dict[str, Any], error: Exception | None) -> None:
+        if self._tuner.user_defined_post_hook:
+            self._tuner.post_hook(arguments, exception=error)
+            return
+        for array, saved in self._saved:
+            array.copy_(saved, stream=self._stream)
+        self._saved = []
+
+    def _arrays(self, names: list[str], arguments: dict[str, Any]) -> list[Tensor]:
+        given = ((name, arguments.get(name)) for name in names)
+        return [_core.as_tensor(array, name=name) for name, array in given if array is not None]
+
+
+def _stream_of(arguments: dict[str, Any]) -> Stream:
+    """The stream that a launch with these arguments goes to."""
+    arrays = (value for value in arguments.values() if hasattr(value, "dtype"))
+    array = next(arrays, None)
+    device = default_device() if array is None else _core.as_tensor(array).device
+    stream = arguments.get("stream")
+    return device.current_stream if stream is None else Stream.from_native(stream, device)
+
+
+def _measure_ms(function: Callable[[], None], stream: Stream) -> float:
     """The best of some runs, in device time: noise only ever adds."""
-    from ._stream import Event, current_stream
-
-    stream = stream or current_stream()
     function()  # compiles
     best, spent = float("inf"), 0.0
     while spent < 20.0:
-        begin, end = Event(timing=True), Event(timing=True)
+        begin, end = Event(stream.device, timing=True), Event(stream.device, timing=True)
         begin.record(stream)
         function()
         end.record(stream)
@@ -210,7 +278,7 @@ def _measure_ms(function: Callable[[], None], stream: Any) -> float:
 
 
 @overload
-def jit(fn: Callable[..., Any]) -> Kernel: ...
+def jit(fn: Callable[..., Any] | TunedKernel) -> Kernel: ...
 @overload
 def jit(fn: None = None, **options: Any) -> Callable[[Callable[..., Any]], Kernel]: ...
 
@@ -219,7 +287,7 @@ def jit(fn: Any = None, **options: Any) -> Any:
     """Makes a kernel of a Python function in Triton's language.
 
     fn: the function, or a triton.jit, triton.autotune or triton.heuristics object, which is taken as it is. Options
-    are triton.jit's: do_not_specialize, do_not_specialize_on_alignment, debug, noinline.
+    are triton.jit's: do_not_specialize, do_not_specialize_on_alignment, debug, noinline; they stand above those of fn.
     Returns a `Kernel`. Raises InvalidArgument for anything else.
 
     >>> @un.jit
@@ -233,19 +301,15 @@ def jit(fn: Any = None, **options: Any) -> Any:
     """
     if fn is None:
         return lambda function: jit(function, **options)
-    if isinstance(fn, (Kernel, TunedKernel)):
+    if isinstance(fn, (Kernel, TunedKernel)) and not options:
         return fn
+    if isinstance(fn, TunedKernel):
+        return TunedKernel(fn._tuner, jit(fn.kernel, **options))
     if isinstance(fn, (Autotuner, Heuristics)):
-        return TunedKernel(fn)
+        return TunedKernel(fn, jit(fn.fn, **options))
     if isinstance(fn, JITFunction):
-        return Kernel(
-            fn.fn,
-            do_not_specialize=fn.do_not_specialize,
-            do_not_specialize_on_alignment=fn.do_not_specialize_on_alignment,
-            debug=fn.debug,
-            noinline=fn.noinline,
-            **options,
-        )
+        names = ("do_not_specialize", "do_not_specialize_on_alignment", "debug", "noinline")
+        return Kernel(fn.fn, **{**{name: getattr(fn, name) for name in names}, **options})
     if not inspect.isfunction(fn):
         raise InvalidArgument(f"jit: a function in Triton's language is needed, not {fn!r}.")
     return Kernel(fn, **options)
