@@ -93,9 +93,11 @@ def _power(value: int) -> int:
 class Axes:
     """Axis facts of one function's values, computed on demand."""
 
-    def __init__(self, steps: dict[mlir.Value, Step], hints: dict[mlir.Value, int], bounds: Bounds) -> None:
+    def __init__(self, steps: dict[mlir.Value, Step], hints: dict[mlir.Value, int]) -> None:
         self.steps = steps
-        self.bounds = bounds
+        # An index that wraps around only for large grids is an error of the program, as in Triton's own analyses; one
+        # that wraps in the second program already (a hash) is meant to.
+        self.bounds = Bounds(programs=2)
         self.hints = hints  # kernel argument → divisibility the caller promised
         self._info: dict[mlir.Value, Info] = {}
         self._linear: dict[mlir.Value, Linear] = {}

@@ -1,7 +1,6 @@
 """Ranges of integers: which masks are always true, which values are never negative.
 
-Signed sums and products are taken not to overflow, as Triton's own analyses take them: an index that wraps around is
-an error of the program that `sanitize_overflow` exists to find.
+TTIR's integers wrap around and have no sign of their own: what may leave its width can be anything.
 """
 
 from __future__ import annotations
@@ -30,11 +29,14 @@ def _whole(type_: mlir.Type) -> Range:
 
 
 class Bounds:
-    """Ranges of one function's values as signed numbers (i1 is 0 or 1), computed on demand."""
+    """Ranges of one function's values as signed numbers (i1 is 0 or 1), computed on demand.
 
-    def __init__(self, steps: dict[mlir.Value, object] | None = None) -> None:
+    `programs` is the most that a grid has along an axis.
+    """
+
+    def __init__(self, programs: int = 1 << 31) -> None:
+        self.programs = programs
         self._known: dict[mlir.Value, Range] = {}
-        self._deep = 0
 
     def of(self, value: mlir.Value) -> Range:
         found = self._known.get(value)
@@ -42,9 +44,7 @@ class Bounds:
             whole = _whole(value.type)
             self._known[value] = whole  # while inside a cycle
             low, high = self._find(value)
-            found = (max(low, whole[0]), min(high, whole[1]))
-            if found[0] > found[1]:
-                found = whole
+            found = (low, high) if whole[0] <= low <= high <= whole[1] else whole
             self._known[value] = found
         return found
 
@@ -169,8 +169,8 @@ def _same(bounds: Bounds, op: mlir.Operation) -> Range:
 _RULES: dict[str, Callable[[Bounds, mlir.Operation], Range]] = {
     "arith.constant": _constant,
     "tt.make_range": lambda bounds, op: (op.integer("start"), op.integer("end") - 1),
-    "tt.get_program_id": lambda bounds, op: (0, (1 << 31) - 1),
-    "tt.get_num_programs": lambda bounds, op: (1, (1 << 31) - 1),
+    "tt.get_program_id": lambda bounds, op: (0, bounds.programs - 1),
+    "tt.get_num_programs": lambda bounds, op: (1, min(bounds.programs, (1 << 31) - 1)),
     "arith.addi": _binary(lambda a, b: (a[0] + b[0], a[1] + b[1])),
     "arith.subi": _binary(lambda a, b: (a[0] - b[1], a[1] - b[0])),
     "arith.muli": _binary(_product),

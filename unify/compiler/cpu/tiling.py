@@ -101,8 +101,7 @@ def plan(function: mlir.Operation) -> Plan:
     hints = _hints(function)
     uses = _uses(function)
     rounds, steps = _steps(function)
-    bounds = Bounds()
-    out = Plan(Axes(steps, hints, bounds), bounds, steps=steps, rounds=rounds, uses=uses)
+    out = Plan(Axes(steps, hints), Bounds(), steps=steps, rounds=rounds, uses=uses)
     _find_byte_dots(function, out)
     _Chooser(function, out).run()
     return out

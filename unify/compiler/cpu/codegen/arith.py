@@ -6,7 +6,7 @@ import struct
 
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen import convert, float8
-from unify.compiler.cpu.codegen.emitter import FLOATS, STORED, Index, Val
+from unify.compiler.cpu.codegen.emitter import BYTES, FLOATS, STORED, Index, Val
 from unify.compiler.cpu.codegen.values import (
     ELEMENTWISE,
     Elementwise,
@@ -107,23 +107,43 @@ def divide(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
     """Vectors have no integer division: 32 bits go exactly through double, 64 bits lane by lane."""
     em, kind = k.em, op.name[6:]
     instruction = {"divsi": "sdiv", "divui": "udiv", "remsi": "srem", "remui": "urem"}[kind]
-    divisor = v[1].repeats or v[1]
-    never_negative = k.plan.bounds.is_non_negative(op.operands[0]) and k.plan.bounds.of(op.operands[1])[0] > 0
-    if kind in ("divsi", "remsi") and never_negative:
+    low, high = k.plan.bounds.of(op.operands[1])
+    if kind in ("divsi", "remsi") and k.plan.bounds.is_non_negative(op.operands[0]) and low > 0:
         instruction = {"divsi": "udiv", "remsi": "urem"}[kind]
-    if v[0].lanes == 1 or v[0].element not in ("i32", "i16", "i8") or not str(divisor.text).startswith("%"):
-        return em.op(v[0].element, v[0].lanes, f"{instruction} {em.typed(v[0])}, {em.text(v[1])}")
+    if v[0].lanes == 1 or v[0].element not in ("i32", "i16", "i8") or low == high:
+        divisor = v[1] if low > 0 or high < -1 else _untrapping(k, instruction, v[0], v[1])
+        return em.op(v[0].element, v[0].lanes, f"{instruction} {em.typed(v[0])}, {em.text(divisor)}")
     signed, lanes, element = instruction[0] == "s", v[0].lanes, v[0].element
     to, back = ("sitofp", "fptosi") if signed else ("uitofp", "fptoui")
     a = em.assign(f"{to} {em.typed(v[0])} to <{lanes} x double>")
     b = em.assign(f"{to} {em.typed(v[1])} to <{lanes} x double>")
     # |a| < 2^32 and a nonzero distance to the next integer of at least 1 / b: truncation is exact.
     wide = em.assign(f"fdiv <{lanes} x double> {a}, {b}")
-    quotient = em.op(element, lanes, f"{back} <{lanes} x double> {wide} to <{lanes} x {element}>")
+    quotient = em.op("i32", lanes, f"{back} <{lanes} x double> {wide} to <{lanes} x i32>")
+    if element != "i32":  # in two steps, so that the least by -1 wraps
+        quotient = em.op(element, lanes, f"trunc {em.typed(quotient)} to <{lanes} x {element}>")
     if kind.startswith("div"):
         return quotient
     product = em.op(element, lanes, f"mul {em.typed(quotient)}, {em.text(v[1])}")
     return em.op(element, lanes, f"sub {em.typed(v[0])}, {em.text(product)}")
+
+
+def _untrapping(k: Kernel, instruction: str, a: Val, b: Val) -> Val:
+    """The divisor, or 1 where x86 would trap: lanes that a mask switches off may divide by 0, or the least by -1."""
+    em, lanes = k.em, b.lanes
+
+    def equals(value: Val, number: int) -> Val:
+        return em.op(
+            "i1", lanes, f"icmp eq {em.typed(value)}, {em.text(em.splat(em.integer(number, b.element), lanes))}"
+        )
+
+    traps = equals(b, 0)
+    if instruction[0] == "s":
+        least = equals(a, -1 << (8 * BYTES[b.element] - 1))
+        both = em.op("i1", lanes, f"and {em.typed(equals(b, -1))}, {em.text(least)}")
+        traps = em.op("i1", lanes, f"or {em.typed(traps)}, {em.text(both)}")
+    one = em.splat(em.integer(1, b.element), lanes)
+    return em.op(b.element, lanes, f"select {em.typed(traps)}, {em.typed(one)}, {em.typed(b)}")
 
 
 @elementwise("arith.ceildivsi", "arith.floordivsi", "arith.ceildivui")

@@ -159,7 +159,11 @@ def to_float(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
 
 @elementwise("arith.fptosi", "arith.fptoui")
 def to_integer(k: Kernel, op: mlir.Operation, v: list[Val]) -> Val:
-    return cast(k, op.name[6:], widened(k, v[0]), element_of(op.results[0].type))
+    element, source = element_of(op.results[0].type), widened(k, v[0])
+    if BYTES[element] > 2:
+        return cast(k, op.name[6:], source, element)
+    # What does not fit wraps around, as in C's usual code; x86's narrowing instructions would saturate at some widths.
+    return cast(k, "trunc", cast(k, "fptosi", source, "i32"), element)
 
 
 @elementwise("arith.bitcast", "tt.bitcast")
