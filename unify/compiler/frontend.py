@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,23 +168,58 @@ def _convert_custom_types(value: Any, to: Any, rounding: Any, _semantic: Any) ->
     return _semantic.bitcast(_semantic.cast(code, tl.uint8), half.type.with_element_ty(tl.float8e4b15))
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A line of a function in Triton's language. Triton counts from the `def`, users from the file's first line."""
+
+    file: str
+    line: int
+    text: str
+
+    @staticmethod
+    def of(error: Any, kernel: Any) -> _Place:
+        function = _function_of(error) or kernel.fn
+        source, first = inspect.getsourcelines(function)
+        first += next((i for i, text in enumerate(source) if text.lstrip().startswith("def ")), 0)  # after decorators
+        offset = max(getattr(error.node, "lineno", 1) - 1, 0)
+        lines = (error.src or "").splitlines()
+        text = lines[offset].strip() if offset < len(lines) else ""
+        return _Place(inspect.getsourcefile(function) or "?", first + offset, text)
+
+
 def _compile_error(kernel: Any, error: Any) -> CompileError:
-    """Triton counts lines from the function's `def`; users count from the file's first."""
-    function = _function_of(kernel, error.src)
-    file = inspect.getsourcefile(function) or "?"
-    source, first = inspect.getsourcelines(function)
-    first += next((i for i, text in enumerate(source) if text.lstrip().startswith("def ")), 0)  # after the decorators
-    offset = max(getattr(error.node, "lineno", 1) - 1, 0)
-    lines = (error.src or "").splitlines()
-    shown = f"\n  {lines[offset].strip()}" if offset < len(lines) else ""
-    reason = (error.error_message or "it is not valid in a kernel").strip()
-    message = f"{file}:{first + offset}: kernel {kernel.fn.__name__}: {reason}{shown}"
-    return CompileError(message, file=file, line=first + offset, reason=reason, kernel=kernel.fn.__name__)
+    """The reason is the innermost error's; the place is the innermost that is not in Triton's own library."""
+    import triton
+    from triton.compiler.errors import CompilationError
+
+    chain = [error]
+    while isinstance(chain[-1].__cause__, CompilationError):
+        chain.append(chain[-1].__cause__)
+    reason, library = _reason(chain[-1]), str(Path(triton.__file__).parent)
+    places = list(dict.fromkeys(_Place.of(each, kernel) for each in chain))
+    *callers, place = [place for place in places if not place.file.startswith(library)] or places
+    name = kernel.fn.__name__
+    message = f"{place.file}:{place.line}: kernel {name}: {reason}\n  {place.text}".rstrip()
+    message += "".join(f"\n  called at {caller.file}:{caller.line}" for caller in reversed(callers))
+    return CompileError(message, file=place.file, line=place.line, reason=reason, kernel=name)
 
 
-def _function_of(kernel: Any, source: str | None) -> Any:
-    """The function that the error is in: the kernel's, or one that it calls."""
-    for value in kernel.fn.__globals__.values():
-        if getattr(value, "src", None) == source and hasattr(value, "fn"):
-            return value.fn
-    return kernel.fn
+def _reason(error: Any) -> str:
+    from triton.compiler.errors import CompileTimeAssertionFailure
+
+    text = str(error.error_message or "").strip()
+    if isinstance(error, CompileTimeAssertionFailure):
+        return f"static_assert: {text}" if text else "a static_assert does not hold"
+    if text or error.__cause__ is None:
+        return text or "it is not valid in a kernel"
+    return f"{type(error.__cause__).__name__}: {error.__cause__}"
+
+
+def _function_of(error: Any) -> Any:
+    """The function that Triton was in when it raised the error: it knows the text alone, which another may have too."""
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        function = getattr(frame.f_locals.get("self"), "jit_fn", None)
+        if function is not None and function.src == error.src:
+            found = function.fn
+    return found
