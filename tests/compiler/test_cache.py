@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -40,12 +41,10 @@ def run(value: float) -> float:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """An empty cache; the warnings that came once come again."""
-    warned = set(cache._warned)
-    cache._warned.clear()
+    cache.warn_once.cache_clear()
     with settings.override(cache_dir=tmp_path, no_cache=False, dump=()):
         yield tmp_path / "kernels"
-    cache._warned.clear()
-    cache._warned.update(warned)
+    cache.warn_once.cache_clear()
 
 
 def entry(folder: Path) -> Path:
@@ -148,6 +147,18 @@ def test_a_cache_that_cannot_be_written_is_one_warning(folder: Path, tmp_path: P
     ):
         assert [run(value) for value in (2.0, 3.0)] == [2.0, 3.0]
     assert len(caught) == 1
+
+
+def test_an_entry_on_a_read_only_file_system_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(folder)
+
+    def refuse(path: Any, *args: Any, **options: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(2.0) == 5.0  # the entry's, not a compiled one
 
 
 def test_without_a_cache_nothing_is_read_or_written(folder: Path) -> None:

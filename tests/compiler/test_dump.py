@@ -46,3 +46,16 @@ def test_a_kernel_that_does_not_compile_leaves_what_there_was(folder: Path) -> N
     with pytest.raises(CompileError):
         un.jit(refused)[(1,)](un.ones(16, un.int32), N=16)
     assert [path.suffix for path in folder.iterdir()] == [".ttir"]
+
+
+@pytest.mark.parametrize("place", ["a-file", "/proc/unify"])
+def test_a_folder_that_cannot_be_written_is_one_warning(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "a-file").write_text("")
+    monkeypatch.setenv("UNIFY_DUMP_DIR", str(tmp_path / place))
+    x, out = un.ones(16, un.float32), un.empty(16, un.float32)
+    with pytest.warns(RuntimeWarning, match=r"nothing is written to .*: .*Set UNIFY_DUMP_DIR") as caught:
+        _ = [un.jit(doubled)[(1,)](x, out, N=16) for _ in range(2)]
+    assert len(caught) == 1
+    assert out.tolist() == [2.0] * 16

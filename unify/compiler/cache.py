@@ -7,6 +7,7 @@ counts as absent. A directory that cannot be used costs speed, never correctness
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -22,7 +23,6 @@ from .target import Binary, Parameter
 
 _MAGIC = b"UNIFYK01"
 _MOST_BYTES = 512 << 20  # all kernels together; the least recently used go first
-_warned: set[str] = set()
 
 
 def load(key: str) -> Binary | None:
@@ -34,9 +34,10 @@ def load(key: str) -> Binary | None:
         if not _is_private(path.parent):
             return None
         content = path.read_bytes()
-        os.utime(path)  # for the pruning
     except OSError:
         return None
+    with contextlib.suppress(OSError):  # a read-only file system is read all the same
+        os.utime(path)  # for the pruning
     return decode(content)
 
 
@@ -48,12 +49,12 @@ def store(key: str, binary: Binary) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_private(path.parent):
-            _warn(f"{path.parent} is writable by others or not yours; compiled kernels are not kept. chmod 700 it.")
+            warn_once(f"{path.parent} is writable by others or not yours; compiled kernels are not kept. chmod 700 it.")
             return
         _write(path, encode(binary))
         _prune(path.parent)
     except OSError as error:
-        _warn(f"compiled kernels are not kept in {path.parent}: {error.strerror or error}. Set UNIFY_CACHE_DIR.")
+        warn_once(f"compiled kernels are not kept in {path.parent}: {error.strerror or error}. Set UNIFY_CACHE_DIR.")
 
 
 def _path(key: str) -> Path:
@@ -116,7 +117,7 @@ def _prune(folder: Path) -> None:
         total -= size
 
 
-def _warn(text: str) -> None:
-    if text not in _warned:
-        _warned.add(text)
-        warnings.warn(text, RuntimeWarning, stacklevel=4)
+@functools.cache
+def warn_once(text: str) -> None:
+    """Warns of what costs speed or convenience, but no result."""
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
