@@ -9,11 +9,8 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from triton._C.libtriton import ir, passes
-from triton.backends.compiler import GPUTarget
-from triton.compiler.compiler import ASTSource
 
-from unify.compiler import cpu
+from unify.compiler import Specialization, cpu, to_ttir
 from unify.compiler.cpu.link import features
 
 _TYPES = {
@@ -29,51 +26,9 @@ _C = {
 }
 
 
-class _Options:
-    num_warps, num_ctas, num_stages, warp_size, maxnreg = 4, 1, 1, 1, None
-    enable_fp_fusion, launch_cooperative_grid, debug, sanitize_overflow = True, False, False, False
-    extern_libs, ir_override, cluster_dims = None, None, (1, 1, 1)
-    backend_name, arch, instrumentation_mode = "cpu", "", ""
-    supported_fp8_dtypes: tuple[str, ...] = ("fp8e4nv", "fp8e5", "fp8e4b15")
-    deprecated_fp8_dot_operand_dtypes: tuple[str, ...] = ()
-    default_dot_input_precision = "ieee"
-    allowed_dot_input_precisions = ("ieee", "tf32", "tf32x3")
-    max_num_imprecise_acc_default = 0
-
-
 def ttir(fn: Any, signature: dict[str, str], constants: dict[str, Any], aligned: set[str], debug: bool = False) -> str:
-    context = ir.context()
-    ir.load_dialects(context)
-    names = fn.arg_names
-    place = {name: (i,) for i, name in enumerate(names)}
-    attributes = {place[name]: [["tt.divisibility", 16]] for name in aligned}
-    source = ASTSource(
-        fn, signature=signature, constexprs={place[n]: v for n, v in constants.items()}, attrs=attributes
-    )
-    options = _Options()
-    options.debug = debug
-    functions = {"min_dot_size": lambda a, b: (1, 1, 1), "convert_custom_types": None}
-    try:
-        module = source.make_ir(GPUTarget("cpu", 0, 1), options, functions, {}, context)
-    except TypeError:  # Triton 3.9 takes no target
-        module = source.make_ir(options, functions, {}, context)
-    manager = ir.pass_manager(context)
-    passes.common.add_inliner(manager)
-    if hasattr(passes.ttir, "add_rewrite_tensor_pointer"):
-        passes.ttir.add_rewrite_tensor_pointer(manager)
-    passes.ttir.add_rewrite_tensor_descriptor_to_pointer(manager)
-    for add in (
-        passes.common.add_canonicalizer, passes.ttir.add_combine, passes.ttir.add_reorder_broadcast,
-        passes.common.add_cse, passes.common.add_symbol_dce, passes.ttir.add_loop_unroll, passes.common.add_licm,
-    ):  # fmt: skip
-        add(manager)
-    try:
-        manager.run(module)
-    except TypeError:  # Triton 3.6 wants a name for its dumps
-        manager.run(module, "make_ttir")
-    builder = ir.builder(context)
-    module.set_attr("llvm.data_layout", builder.get_string_attr("not a layout"))
-    return str(module.str())
+    specialization = Specialization(signature, constants, frozenset(aligned))
+    return to_ttir(fn, specialization, num_warps=4, num_stages=1, debug=debug)
 
 
 class _Call(ctypes.Structure):
