@@ -163,10 +163,10 @@ def test_an_interrupt_or_a_full_disk_midway_leaves_nothing(
         if doing == stage:
             raise what
 
-    expected = KeyboardInterrupt if isinstance(what, KeyboardInterrupt) else unify.ModelFileError
+    expected = KeyboardInterrupt if isinstance(what, KeyboardInterrupt) else unify.CacheError
     with pytest.raises(expected) as failed:
         fetch.model_path("tiny", fail)
-    if expected is unify.ModelFileError:
+    if expected is unify.CacheError:
         assert "tiny.gguf: cannot be written: No space left on device. It needs some 2 MB" in str(failed.value)
         assert "UNIFY_CACHE_DIR" in str(failed.value)
     assert kept(tmp_path) == []
@@ -218,7 +218,7 @@ def test_a_cache_that_cannot_be_written_says_so(
 ) -> None:
     (tmp_path / "a-file").write_text("")
     monkeypatch.setenv("UNIFY_CACHE_DIR", str(tmp_path / folder))
-    with pytest.raises(unify.ModelFileError, match=r"tiny\.gguf: cannot be written: .*UNIFY_CACHE_DIR to a folder"):
+    with pytest.raises(unify.CacheError, match=r"tiny\.gguf: cannot be written: .*UNIFY_CACHE_DIR to a folder"):
         fetch.model_path("tiny")
     assert not index.downloads
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unify._config import settings
-from unify._errors import ModelFileError
+from unify._errors import CacheError, ModelFileError
 
 Progress = Callable[[str, int, int], None]  # what is being done, bytes so far, bytes in all (0: unknown)
 
@@ -80,7 +80,7 @@ def _fetch(source: Source, kept: Path, progress: Progress) -> None:
             if not _is_whole(kept, source):  # else another process was first
                 _fetch_alone(source, kept, progress)
     except OSError as error:
-        raise ModelFileError(
+        raise CacheError(
             f"{kept}: cannot be written: {error.strerror or error}. It needs some {2 * source.nbytes >> 20} MB; "
             "set UNIFY_CACHE_DIR to a folder of yours with room."
         ) from None
