@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unify._errors import UnsupportedError
+from unify._errors import InvalidArgument, UnsupportedError
 from unify.bench import Comparison, plot
 
 
@@ -48,3 +48,28 @@ def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UnsupportedError, match=r"matplotlib.*make bench"):
         plot.save([row(1.0)], tmp_path / "figure.png", "a machine")
+
+
+@pytest.mark.parametrize("name", ["a-folder.svg", "no-folder/x.svg", "a-file/x.svg", "/proc/x.svg"])
+def test_a_figure_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a-folder.svg").mkdir()
+    (tmp_path / "a-file").write_text("")
+    with pytest.raises(InvalidArgument, match=r"--plot .*\.svg: it cannot be written: "):
+        plot.check(tmp_path / name)
+
+
+def test_the_check_leaves_what_is_there_as_it_is(tmp_path: Path) -> None:
+    old = tmp_path / "old.svg"
+    old.write_text("a figure")
+    plot.check(old)
+    plot.check(tmp_path / "new.svg")
+    assert old.read_text() == "a figure"
+    assert list(tmp_path.iterdir()) == [old]
+
+
+def test_a_disk_that_is_full_at_the_end_is_an_error_of_unify(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib comes with `make bench`")
+    full = tmp_path / "full.svg"
+    full.symlink_to("/dev/full")
+    with pytest.raises(InvalidArgument, match=r"full\.svg: it cannot be written: No space left"):
+        plot.save([row(1.0)], full, "a machine")

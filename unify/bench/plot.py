@@ -85,20 +85,29 @@ def save(rows: Sequence[Comparison], path: Path, title: str) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.36 * len(rows)), layout="constrained")
     _draw(axes, rows)
     axes.set_title(title, loc="left", fontsize=10)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:  # the disk may have filled up meanwhile
+        raise InvalidArgument(f"bench: --plot {path}: it cannot be written: {error.strerror}.") from None
+    finally:
+        pyplot.close(figure)
 
 
 def check(path: Path) -> None:
     """Tells at once, before minutes of measuring, whether a figure can be drawn there.
 
-    Raises InvalidArgument for another ending than .png, .svg or .pdf and for a folder that does not exist,
+    Raises InvalidArgument for another ending than .png, .svg or .pdf and for a file that cannot be written,
     UnsupportedError if matplotlib is missing.
     """
     if path.suffix.lower() not in FORMATS:
         raise InvalidArgument(f"bench: --plot {path}: the ending says the format; use one of {', '.join(FORMATS)}.")
-    if not path.absolute().parent.is_dir():
-        raise InvalidArgument(f"bench: --plot {path}: there is no folder {path.absolute().parent}.")
+    is_new = not path.exists()
+    try:
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise InvalidArgument(f"bench: --plot {path}: it cannot be written: {error.strerror}.") from None
     if importlib.util.find_spec("matplotlib") is None:
         raise UnsupportedError(
             "bench: --plot needs matplotlib. Install it with `make bench`, or with `pip install unify-runtime[bench]`."
