@@ -7,7 +7,8 @@ from typing import Any
 
 from . import __version__
 from ._config import settings
-from ._device import backends, devices
+from ._device import Device, backends, default_device, devices
+from ._errors import Error
 
 # What the answer to a bug report needs first.
 _PACKAGES = ("numpy", "triton", "llvmlite", "gguf", "tokenizers", "torch")
@@ -19,9 +20,11 @@ def info() -> dict[str, Any]:
     """Everything that `unify info --json` prints, as plain data.
 
     unify, python, platform: versions; packages: version or None; backends: name, version, library, devices, why (it
-    cannot be used, else empty); devices: name, default, state, properties, capabilities, memory in bytes.
+    cannot be used, else empty); devices: name, default, state, properties, capabilities, memory in bytes;
+    default_device: what is meant when none is named, why (it cannot be used, else empty).
     """
     found = devices()
+    default, why_not = _default()
     return {
         "unify": __version__,
         "python": platform.python_version(),
@@ -38,11 +41,20 @@ def info() -> dict[str, Any]:
             }
             for status in backends()
         ],
-        "devices": [_device_record(device, device.name == settings.device) for device in found],
+        "devices": [_device_record(device, device == default) for device in found],
+        "default_device": {"name": default.name if default else settings.device, "why": why_not},
     }
 
 
-def _device_record(device: Any, is_default: bool) -> dict[str, Any]:
+def _default() -> tuple[Device | None, str]:
+    """The default device, or why there is none."""
+    try:
+        return default_device(), ""
+    except Error as error:
+        return None, str(error)
+
+
+def _device_record(device: Device, is_default: bool) -> dict[str, Any]:
     free, total = device.memory_info()
     return {
         "name": device.name,
@@ -76,6 +88,8 @@ def as_text(found: dict[str, Any]) -> str:
     ]
     for device in found["devices"]:
         lines += _device_lines(device)
+    if found["default_device"]["why"]:
+        lines.append(f"  no default: {found['default_device']['why']}")
     lines += ["", "backends"]
     for backend in found["backends"]:
         state = f"absent: {backend['why']}" if backend["why"] else _count(backend["devices"], "device")
