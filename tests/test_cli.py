@@ -149,6 +149,17 @@ def test_a_reader_that_goes_away_is_no_error(python: Run) -> None:
     assert finished.stderr == ""
 
 
+def test_a_full_disk_is_one_line_and_status_1() -> None:
+    shell = f"{sys.executable} -m unify info --settings > /dev/full"
+    finished = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stderr) == (1, "unify: standard output: No space left on device.\n")
+
+
+def test_a_figure_that_cannot_be_written_is_refused_before_measuring(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "launch", "--plot", "/proc/x.svg"]) == 2
+    assert "--plot /proc/x.svg: it cannot be written" in capsys.readouterr().err
+
+
 def test_info_as_json_lists_the_cpu_and_what_it_can_do(python: Run) -> None:
     finished = python("-m", "unify", "info", "--json")
     found = json.loads(finished.stdout)

@@ -74,13 +74,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader went away (`unify info | head`): nothing is left to say, also not at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader went away (`unify info | head`): nothing is left to say
+        _discard_output()
         return 0
     except Error as error:
         print(f"unify: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a full disk, say
+        _discard_output()
+        print(f"unify: {error.filename or 'standard output'}: {error.strerror or error}.", file=sys.stderr)
+        return 1
+
+
+def _discard_output() -> None:
+    """Otherwise Python tries again at exit to write what is left, and says so."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):
