@@ -104,8 +104,10 @@ def write_model(
     *,
     changes: dict[str, Any] | None = None,
     shapes: dict[str, tuple[int, ...]] | None = None,
+    kinds: dict[str, Kind] | None = None,
 ) -> Path:
-    """Writes the tiny model: matrices of one kind, metadata and shapes with `changes` (None takes an entry away)."""
+    """Writes the tiny model: matrices of one kind apart from `kinds`, metadata and shapes with `changes` (None takes an
+    entry away)."""
     rng = np.random.default_rng(7)
     tensors = {}
     for name, shape in {**SHAPES, **(shapes or {})}.items():
@@ -117,7 +119,7 @@ def write_model(
             values[METADATA["tokenizer.ggml.eos_token_id"]] = (
                 0.0  # an average token, so that text does not end by itself
             )
-        tensors[name] = (values.astype(np.float32), Kind.F32 if is_vector else kind)
+        tensors[name] = (values.astype(np.float32), Kind.F32 if is_vector else (kinds or {}).get(name, kind))
     metadata = {key: value for key, value in {**METADATA, **(changes or {})}.items() if value is not None}
     return write_gguf(path, metadata, tensors)
 

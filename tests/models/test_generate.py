@@ -30,12 +30,18 @@ def logits(model: models.Llama, ids: list[int]) -> np.ndarray:
     return model.prefill(un.asarray(ids, dtype=un.int32), model.cache(len(ids)), all_logits=True).numpy()
 
 
+def peer_of(path: Path) -> Any:
+    """The model as transformers loads it."""
+    import transformers
+
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        str(path.parent), gguf_file=path.name, dtype=torch.float32
+    ).eval()
+
+
 @pytest.fixture(scope="module")
 def peer(tiny_path: Path) -> Any:
-    transformers = pytest.importorskip("transformers", reason="the peer of this test; in the dev extra")
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        str(tiny_path.parent), gguf_file=tiny_path.name, dtype=torch.float32
-    ).eval()
+    return peer_of(tiny_path)
 
 
 @pytest.mark.parametrize("length", [1, 7, BLOCK_SIZE + 1, 200])
@@ -58,13 +64,69 @@ def test_each_greedy_token_is_what_a_full_forward_pass_gives(tiny: Tiny, length:
     assert full.argmax(-1).tolist() == answer.token_ids
 
 
-@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0, Kind.BF16], ids=lambda kind: kind.name.lower())
+def test_heads_may_be_wider_than_the_model_together(tmp_path: Path) -> None:
+    shapes = {
+        f"blk.{layer}.{name}.weight": shape
+        for layer in range(2)
+        for name, shape in {
+            "attn_q": (128, 64), "attn_k": (64, 64), "attn_v": (64, 64), "attn_output": (64, 128),
+        }.items()
+    }  # fmt: skip
+    changes = {"llama.rope.dimension_count": 32, "llama.attention.key_length": 32, "llama.attention.value_length": 32}
+    path = write_model(tmp_path / "wide.gguf", changes=changes, shapes=shapes)
+    ids = prompt(70)
+    with torch.no_grad():
+        expected = peer_of(path)(torch.tensor([ids])).logits[0].numpy()
+    assert np.abs(logits(models.load(str(path))[0], ids) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def kept_and_dense(path: Path, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits with weights as the file has them, and with all of them dequantised."""
+    return tuple(logits(models.load(str(path), dtype=dtype)[0], ids) for dtype in ("quantized", "float32"))
+
+
+@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0], ids=lambda kind: kind.name.lower())
 def test_weights_that_stay_quantised_give_what_their_dequantised_values_give(tmp_path: Path, kind: Kind) -> None:
-    path = str(write_model(tmp_path / "tiny.gguf", kind))
-    ids = prompt(90)
-    ours, dense = (logits(models.load(path, dtype=dtype)[0], ids) for dtype in ("quantized", "float32"))
+    ours, dense = kept_and_dense(write_model(tmp_path / "tiny.gguf", kind), prompt(90))
     # Activations are rounded to 16 bits in a block; two layers and three products each add up.
     assert np.abs(ours - dense).max() <= 1e-3 * np.abs(dense).max()
+
+
+MIXED = {"blk.0.attn_v.weight": Kind.Q8_0, "blk.1.attn_k.weight": Kind.Q4_1, "blk.1.ffn_up.weight": Kind.Q8_0}
+
+
+def bytes_of(path: Path) -> int:
+    """Memory that a model's weights take on the device."""
+    before = un.memory_statistics("cpu").allocated_bytes
+    model = models.load(str(path))[0]
+    taken = un.memory_statistics("cpu").allocated_bytes - before
+    del model
+    return taken
+
+
+def test_parts_of_one_product_keep_their_formats_where_those_differ(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "mixed.gguf", Kind.Q4_0, kinds=MIXED)
+    ids = prompt(90)
+    ours, dense = kept_and_dense(path, ids)
+    assert np.abs(ours - dense).max() <= 1e-3 * np.abs(dense).max()
+    model, tokenizer = models.load(str(path))
+    answer = Generator(model, tokenizer, max_context=128).generate(ids, 20)  # by a recorded step
+    assert answer.token_ids == logits(model, ids + answer.token_ids)[89:-1].argmax(-1).tolist()
+    # Eight bits for four where the file has them; float32 would be eight times as much.
+    assert bytes_of(path) < 1.5 * bytes_of(write_model(tmp_path / "plain.gguf", Kind.Q4_0))
+
+
+@pytest.mark.parametrize("kind", [Kind.BF16, Kind.F16, Kind.Q5_0], ids=lambda kind: kind.name.lower())
+def test_weights_that_become_float32_are_told_of_once_by_kind_and_size(tmp_path: Path, kind: Kind) -> None:
+    path = write_model(tmp_path / "tiny.gguf", kind, kinds={"output.weight": Kind.Q8_0})
+    megabytes = 2 * 4 * (64 * 64 * 2 + 32 * 64 * 2 + 128 * 64 * 3) / 1e6 + 4 * len(TOKENS) * 64 / 1e6
+    told = rf"15 matrices \(15 {kind.name.lower()}\) become float32 in memory: {megabytes:.1f} MB for "
+    with pytest.warns(RuntimeWarning, match=told) as warned:
+        model = models.load(str(path))[0]
+    assert len(warned) == 1
+    ids = prompt(90)
+    dense = logits(models.load(str(path), dtype="float32")[0], ids)  # asked for: nothing to warn of
+    assert np.abs(logits(model, ids) - dense).max() <= 1e-3 * np.abs(dense).max()
 
 
 def test_a_prompt_in_chunks_is_the_prompt_in_one(tmp_path: Path) -> None:
@@ -95,7 +157,8 @@ def test_the_same_generator_repeats_its_text(tiny: Tiny) -> None:
 
 
 def test_a_repetition_penalty_is_what_transformers_would_do_at_each_step(tiny: Tiny) -> None:
-    transformers = pytest.importorskip("transformers", reason="the peer of this test; in the dev extra")
+    import transformers
+
     processor = transformers.RepetitionPenaltyLogitsProcessor(1.5)
     ids = prompt(20)
     answer = Generator(*tiny, Sampling(repetition_penalty=1.5), max_context=256).generate(ids, 100)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import re
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import unify
 from unify import ops
 from unify._errors import InvalidArgument, ModelFileError
-from unify.ops.quant import FORMATS, QuantizedMatrix, from_gguf
+from unify.ops.quant import FORMATS, from_gguf
 
 from .kv_cache import KVCache
 
 if TYPE_CHECKING:
-    from .weights import ModelFile
+    from .weights import ModelFile, TensorInfo
 
 
 @dataclass(frozen=True)
@@ -46,48 +51,115 @@ class Config:
             raise ModelFileError(
                 f"{file.path}: no [vocabulary, width] tensor 'token_embd.weight'. Is it a whole llama?"
             )
+        _refuse_what_is_not_computed(file)
         heads = file.require("llama.attention.head_count", int)
-        kv_heads = file.require("llama.attention.head_count_kv", int, heads)
         width = file.require("llama.embedding_length", int)
         config = Config(
             layers=file.require("llama.block_count", int),
             width=width,
             feed_forward=file.require("llama.feed_forward_length", int),
             heads=heads,
-            kv_heads=kv_heads,
-            head_width=file.require("llama.rope.dimension_count", int, width // max(heads, 1)),
+            kv_heads=file.require("llama.attention.head_count_kv", int, heads),
+            head_width=_head_width(file, width // max(heads, 1)),
             vocabulary=embedding.shape[0],
             context=file.require("llama.context_length", int),
             rope_base=file.require("llama.rope.freq_base", float, 10000.0),
             norm_eps=file.require("llama.attention.layer_norm_rms_epsilon", float),
         )
-        positive = (config.layers, width, config.feed_forward, heads, kv_heads, config.head_width, config.context)
-        fits = min(positive) >= 1 and heads % kv_heads == 0 and heads * config.head_width == width
-        # A base below 1 would turn faster with each pair; NaN compares as false.
-        if not (
-            fits and embedding.shape[1] == width and 1.0 <= config.rope_base < 1e30 and 0.0 <= config.norm_eps < 1.0
-        ):
+        if not config.fits(embedding.shape):
             raise ModelFileError(
                 f"{file.path}: its sizes do not fit each other: {config}, token_embd.weight {list(embedding.shape)}. "
                 "Convert the model anew, or take the file from someone else."
             )
         return config
 
+    def fits(self, embedding: tuple[int, ...]) -> bool:
+        """Whether the sizes fit each other and this shape of the embedding."""
+        sizes = (self.layers, self.width, self.feed_forward, self.heads, self.kv_heads, self.head_width, self.context)
+        return (
+            min(sizes) >= 1
+            and self.heads % self.kv_heads == 0
+            and self.head_width % 2 == 0  # positions rotate pairs
+            and embedding == (self.vocabulary, self.width)
+            # A base below 1 would turn faster with each pair; NaN compares as false.
+            and 1.0 <= self.rope_base < 1e30
+            and 0.0 <= self.norm_eps < 1.0
+        )
+
+
+def _head_width(file: ModelFile, default: int) -> int:
+    """The width of a head: of its keys and values, all of it rotated by the position."""
+    rotated: int = file.require("llama.rope.dimension_count", int, default)
+    for key in ("llama.attention.key_length", "llama.attention.value_length"):
+        width = file.require(key, int, rotated)
+        if width != rotated:
+            raise ModelFileError(
+                f"{file.path}: the metadata '{key}' is {width}, and {rotated} of a head's features are rotated by the "
+                "position; only equal widths can be run. Take another model."
+            )
+    return rotated
+
+
+# What the metadata may say under "llama.": sizes that are read above, and what changes no result.
+_READ = {
+    *("block_count", "context_length", "embedding_length", "feed_forward_length", "rope.freq_base"),
+    *("attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon"),
+    *("attention.key_length", "attention.value_length", "rope.dimension_count"),
+    *("vocab_size", "tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned"),
+}
+# Values of other entries that change nothing. A scaling without a factor scales nothing.
+_OFF = (0, "")
+_NEUTRAL = {
+    "rope.scaling.type": ("none", "linear"),
+    "rope.scaling.factor": (0, 1),
+    "rope.scaling.attn_factor": (0, 1),
+    "rope.scale_linear": (0, 1),
+    "attention.causal": (True,),
+}
+_TENSORS = {"token_embd.weight", "output_norm.weight", "output.weight"}
+_LAYER_TENSORS = {
+    *("attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_output.weight"),
+    *("ffn_norm.weight", "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"),
+}
+
+
+def _refuse_what_is_not_computed(file: ModelFile) -> None:
+    """Raises ModelFileError for metadata and tensors that would change the result and are not used here."""
+    for name, value in file.metadata.items():
+        architecture, _, key = name.partition(".")
+        if architecture != "llama" or key in _READ or value in _NEUTRAL.get(key, _OFF):
+            continue
+        raise ModelFileError(
+            f"{file.path}: the metadata '{name:.80}' is {value!r:.80}, which is not computed here: the text would be "
+            "wrong. Take another model."
+        )
+    layers = file.require("llama.block_count", int)
+    for name in file.tensors:
+        layer = re.fullmatch(r"blk\.(\d{1,9})\.(.+)", name)
+        known = name in _TENSORS if layer is None else layer[2] in _LAYER_TENSORS and int(layer[1]) < layers
+        if not known:
+            raise ModelFileError(
+                f"{file.path}: the tensor '{name:.80}' has no place in a llama of {layers} layers as it is computed "
+                "here: the text would be wrong without it. Take another model."
+            )
+
 
 @dataclass(frozen=True)
 class _Layer:
+    """Norms as tensors, matrices as `_linear` takes them."""
+
     attention_norm: Any
-    qkv: Any
-    output: Any
+    qkv: list[Any]
+    output: list[Any]
     feed_forward_norm: Any
-    gate_up: Any
-    down: Any
+    gate_up: list[Any]
+    down: list[Any]
 
 
 class Llama:
     """A Llama-family decoder on one device. Make it by `Llama.load`."""
 
-    def __init__(self, config: Config, embedding: Any, layers: list[_Layer], norm: Any, head: Any) -> None:
+    def __init__(self, config: Config, embedding: Any, layers: list[_Layer], norm: Any, head: list[Any]) -> None:
         self.config = config
         self.device = norm.device
         self._embedding = embedding
@@ -105,13 +177,14 @@ class Llama:
     ) -> Llama:
         """Reads the weights onto a device, one tensor at a time.
 
-        dtype: "quantized" keeps matrices in the file's format, "float32" dequantises them. progress is called with the
-        bytes read so far and in all. Raises ModelFileError for tensors that are absent or of the wrong shape.
+        dtype: "quantized" keeps matrices in the file's format where `ops.linear` has it (q4_0, q4_1, q8_0) and warns of
+        others, which become float32; "float32" dequantises all. progress is called with the bytes read so far and in
+        all. Raises ModelFileError for tensors that are absent, of the wrong shape, or not used.
         """
         config = Config.from_file(file)
         loader = _Loader(file, device, dtype, progress)
-        d, kv = config.width, config.kv_heads * config.head_width
-        embedding = loader.matrix(["token_embd.weight"], [(config.vocabulary, d)])
+        d, q, kv = config.width, config.heads * config.head_width, config.kv_heads * config.head_width
+        (embedding,) = loader.matrix(["token_embd.weight"], [(config.vocabulary, d)])
         layers = []
         for i in range(config.layers):
             p = f"blk.{i}."
@@ -120,14 +193,14 @@ class Llama:
             layers.append(
                 _Layer(
                     loader.vector(f"{p}attn_norm.weight", d),
-                    loader.matrix(qkv, [(d, d), (kv, d), (kv, d)]),
-                    loader.matrix([f"{p}attn_output.weight"], [(d, d)]),
+                    loader.matrix(qkv, [(q, d), (kv, d), (kv, d)]),
+                    loader.matrix([f"{p}attn_output.weight"], [(d, q)]),
                     loader.vector(f"{p}ffn_norm.weight", d),
                     loader.matrix(gate_up, [(config.feed_forward, d)] * 2),
                     loader.matrix([f"{p}ffn_down.weight"], [(d, config.feed_forward)]),
                 )
             )
-        head = embedding
+        head = [embedding]
         if "output.weight" in file.tensors:
             head = loader.matrix(["output.weight"], [(config.vocabulary, d)])
         return Llama(config, embedding, layers, loader.vector("output_norm.weight", d), head)
@@ -176,19 +249,30 @@ class Llama:
         hidden = ops.embedding(ids, self._embedding)
         for index, layer in enumerate(self._layers):
             normed = ops.rms_norm(hidden, layer.attention_norm, eps=c.norm_eps)
-            qkv = ops.linear(normed, layer.qkv).reshape(tokens, rotated + c.kv_heads, c.head_width)
+            qkv = _linear(normed, layer.qkv).reshape(tokens, rotated + c.kv_heads, c.head_width)
             qk = ops.rope(qkv[:, :rotated], positions, base=c.rope_base)
             ops.kv_write(qk[:, c.heads :], qkv[:, rotated:], cache.keys[index], cache.values[index], slots)
-            attended = attend(index, qk[:, : c.heads]).reshape(tokens, c.width)
-            hidden = ops.linear(attended, layer.output, residual=hidden)
+            attended = attend(index, qk[:, : c.heads]).reshape(tokens, c.heads * c.head_width)
+            hidden = _linear(attended, layer.output, residual=hidden)
             normed = ops.rms_norm(hidden, layer.feed_forward_norm, eps=c.norm_eps)
-            gate_up = ops.linear(normed, layer.gate_up)
+            gate_up = _linear(normed, layer.gate_up)
             active = ops.swiglu(gate_up[:, : c.feed_forward], gate_up[:, c.feed_forward :])
-            hidden = ops.linear(active, layer.down, residual=hidden)
+            hidden = _linear(active, layer.down, residual=hidden)
         return hidden
 
     def _logits(self, hidden: Any) -> Any:
-        return ops.linear(ops.rms_norm(hidden, self._norm, eps=self.config.norm_eps), self._head)
+        return _linear(ops.rms_norm(hidden, self._norm, eps=self.config.norm_eps), self._head)
+
+
+def _linear(x: Any, matrices: list[Any], residual: Any = None) -> Any:
+    """x times matrices that lie on top of each other; most are one. residual: for one."""
+    if len(matrices) == 1:
+        return ops.linear(x, matrices[0], residual=residual)
+    rows = [matrix.shape[0] for matrix in matrices]
+    result = unify.empty((x.shape[0], sum(rows)), dtype=x.dtype, device=x.device)
+    for matrix, end in zip(matrices, itertools.accumulate(rows), strict=True):
+        result[:, end - matrix.shape[0] : end].copy_(ops.linear(x, matrix))
+    return result
 
 
 class _Loader:
@@ -199,20 +283,26 @@ class _Loader:
             raise InvalidArgument(f"Llama.load: dtype must be 'quantized' or 'float32', not {dtype!r}.")
         self._file, self._device, self._dtype, self._progress = file, device, dtype, progress
         self._done, self._all = 0, sum(info.nbytes for info in file.tensors.values())
+        if dtype == "quantized":
+            _warn_of_dense(file)
 
     def vector(self, name: str, length: int) -> Any:
         return unify.asarray(self._dense(name, (length,)), device=self._device, copy=True)
 
-    def matrix(self, names: list[str], shapes: list[tuple[int, int]]) -> Any:
-        """One matrix of several tensors on top of each other."""
+    def matrix(self, names: list[str], shapes: list[tuple[int, int]]) -> list[Any]:
+        """Tensors on top of each other, as few matrices as their formats allow."""
+        infos = [self._check(name, shape) for name, shape in zip(names, shapes, strict=True)]
+        return [self._join(kind, list(same)) for kind, same in itertools.groupby(infos, self._kept_kind)]
+
+    def _kept_kind(self, info: TensorInfo) -> str:
+        return info.kind if self._dtype == "quantized" and info.kind in FORMATS else "f32"
+
+    def _join(self, kind: str, infos: list[TensorInfo]) -> Any:
         import numpy as np
 
-        kinds = {self._check(name, shape).kind for name, shape in zip(names, shapes, strict=True)}
-        if self._dtype == "quantized" and len(kinds) == 1 and (kind := kinds.copy().pop()) in FORMATS:
-            raw = np.concatenate([self._read(name) for name in names])
-            matrix: QuantizedMatrix = from_gguf(kind, raw, device=self._device)
-            return matrix
-        dense = np.concatenate([self._dense(name, shape) for name, shape in zip(names, shapes, strict=True)])
+        if kind in FORMATS:
+            return from_gguf(kind, np.concatenate([self._read(info.name) for info in infos]), device=self._device)
+        dense = np.concatenate([self._dense(info.name, info.shape) for info in infos])
         return unify.asarray(dense, device=self._device, copy=True)
 
     def _dense(self, name: str, shape: tuple[int, ...]) -> Any:
@@ -232,7 +322,7 @@ class _Loader:
             ) from None
         return np.ascontiguousarray(values, np.float32).reshape(shape)
 
-    def _check(self, name: str, shape: tuple[int, ...]) -> Any:
+    def _check(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
         info = self._file.tensors.get(name)
         if info is None or info.shape != shape:
             have = "is absent" if info is None else f"is {list(info.shape)}"
@@ -247,3 +337,19 @@ class _Loader:
         if self._progress is not None:
             self._progress(self._done, self._all)
         return data
+
+
+def _warn_of_dense(file: ModelFile) -> None:
+    """Says which matrices become float32, since that takes memory that the file's size does not tell of."""
+    dense = [i for i in file.tensors.values() if len(i.shape) == 2 and i.kind not in FORMATS and i.kind != "f32"]
+    if not dense:
+        return
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(info.kind for info in dense).items()))
+    before, after = (sum(sizes) for sizes in zip(*((i.nbytes, 4 * math.prod(i.shape)) for i in dense), strict=True))
+    warnings.warn(
+        f"{file.path}: {len(dense)} matrices ({kinds}) become float32 in memory: {after / 1e6:.1f} MB for "
+        f"{before / 1e6:.1f} MB of the file. Only {', '.join(FORMATS)} are multiplied as they are; quantise the model "
+        "to one of them to save memory and time.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
