@@ -152,3 +152,22 @@ def test_accumulator_that_is_read_later_is_not_overwritten():
         before, total = total, x @ y + total
         other = y @ total + (other + before * 2).T
     np.testing.assert_allclose(out, total + other, rtol=1e-4, atol=1e-4)
+
+
+@triton.jit
+def reshaped_accumulator_kernel(x, y, c, out, M: tl.constexpr, N: tl.constexpr, FOLD: tl.constexpr):
+    i, j, k = tl.arange(0, M), tl.arange(0, N), tl.arange(0, M)
+    a = tl.load(x + i[:, None] * M + k[None, :])
+    b = tl.load(y + k[:, None] * N + j[None, :])
+    flat = tl.load(c + tl.arange(0, M * N // FOLD)[:, None] * FOLD + tl.arange(0, FOLD)[None, :])
+    total = tl.dot(a, b, tl.reshape(flat, (M, N)) * 2)
+    tl.store(out + i[:, None] * N + j[None, :], total)
+
+
+@pytest.mark.parametrize(("m", "n", "fold"), [(32, 32, 8), (64, 16, 2), (16, 128, 256)])
+def test_accumulator_may_be_reshaped(m, n, fold):
+    rng = np.random.default_rng(3)
+    x, y, c = (rng.standard_normal(s).astype(np.float32) for s in ((m, m), (m, n), (m, n)))
+    out = np.zeros((m, n), np.float32)
+    run(reshaped_accumulator_kernel, (1,), {"x": x, "y": y, "c": c, "out": out}, M=m, N=n, FOLD=fold)
+    np.testing.assert_allclose(out, x.astype(np.float64) @ y + 2 * c, rtol=1e-5, atol=1e-4)

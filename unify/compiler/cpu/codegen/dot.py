@@ -15,7 +15,15 @@ from unify.compiler.cpu.codegen import float8, nest, scaled
 from unify.compiler.cpu.codegen.arith import intrinsic_call
 from unify.compiler.cpu.codegen.convert import cast, narrowed, widened
 from unify.compiler.cpu.codegen.emitter import BYTES, Index, Val
-from unify.compiler.cpu.codegen.values import Kernel, Tile, Unsupported, element_of, shape_of, statement
+from unify.compiler.cpu.codegen.values import (
+    Kernel,
+    Tile,
+    Unsupported,
+    element_of,
+    is_tensor,
+    shape_of,
+    statement,
+)
 
 
 @dataclass(frozen=True)
@@ -214,12 +222,30 @@ def _ancestor(op: mlir.Operation, block: mlir.Block) -> mlir.Operation | None:
     return here
 
 
-def _shape_of_block(k: Kernel, m: int, n: int, lanes: int) -> tuple[int, int]:
-    """Rows and registers across: 24 of AVX-512's 32 accumulate, or 12 of AVX2's 16; the rest hold B and one of A."""
-    registers = 16 if k.features.vector_bytes == 64 else 8
-    across = min(4 if registers == 16 else 2, n // lanes)
-    rows = min(m, registers // across)
-    return rows, across
+def _blocks(k: Kernel, accumulator: mlir.Value, m: int, n: int, lanes: int) -> tuple[int, list[tuple[int, int]]]:
+    """Registers across, and (rows of a block, blocks) that make up m.
+
+    16 of AVX-512's 32 registers accumulate, or 12 of AVX2's 16; the rest hold B and one of A. As m is a power of two,
+    blocks of six rows leave some of four. Six rows have no bits of their own, so that a reshaped accumulator, whose
+    indices are cut by bits, has to do with four.
+    """
+    if k.features.vector_bytes == 64:
+        across = min(4, n // lanes)
+        rows = min(m, 16 // across)
+        return across, [(rows, m // rows)]
+    across = min(2, n // lanes)
+    if across == 2 and m >= 16 and not _is_reshaped(k, accumulator):
+        sixes = m // 12 * 2
+        return across, [(6, sixes), (4, (m - 6 * sixes) // 4)]
+    rows = min(m, 8 // across)
+    return across, [(rows, m // rows)]
+
+
+def _is_reshaped(k: Kernel, value: mlir.Value) -> bool:
+    op = value.owner
+    if value in k.bindings or not isinstance(op, mlir.Operation) or not is_tensor(value):
+        return False
+    return op.name in ("tt.reshape", "tt.join", "tt.split", "tt.cat") or any(_is_reshaped(k, v) for v in op.operands)
 
 
 def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, target: Tile) -> None:
@@ -227,15 +253,16 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
     *batch, m, n = target.shape
     words = a.shape[-1] // (2 if how.pairs else 1)
     lanes = min(n, k.features.vector_bytes // BYTES[how.accumulator])
-    rows, across = _shape_of_block(k, m, n, lanes)
+    across, blocks = _blocks(k, op.operands[2], m, n, lanes)
     word = "i32" if how.pairs else how.element
     a_words, b_words = Tile(a.offset, (*batch, m, words), word), Tile(b.offset, (*batch, words, n), word)
     accumulator = op.operands[2]
     ones = tuple(1 for _ in batch)
     wide, single = (*ones, 1, lanes), (*ones, 1, 1)
 
-    def block(at: list[Index]) -> None:
+    def block(at: list[Index], rows: int, first: int) -> None:
         *outer, column, row = at
+        row = row + first
         acc = []
         for r in range(rows):
             for c in range(across):
@@ -267,8 +294,19 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
                     value = narrowed(k, value, target.element)
                 k.tile_store(target, (*outer, row + r, column + c * lanes), wide, value)
 
+    def column_of_blocks(at: list[Index]) -> None:
+        first = 0
+        for rows, count in blocks:
+            nest.for_each(
+                k,
+                [(rows * count, rows)],
+                lambda row, rows=rows, first=first: block([*at, *row], rows, first),
+                unrolled=1,
+            )
+            first += rows * count
+
     with em.nest():
-        nest.for_each(k, [*((extent, 1) for extent in batch), (n, across * lanes), (m, rows)], block, unrolled=1)
+        nest.for_each(k, [*((extent, 1) for extent in batch), (n, across * lanes)], column_of_blocks, unrolled=1)
 
 
 def _fma(k: Kernel, how: Scheme, x: Val, y: Val, acc: Val) -> Val:
