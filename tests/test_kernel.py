@@ -317,6 +317,15 @@ def test_an_invalid_access_is_an_error_and_the_process_goes_on() -> None:
     assert out.numpy().tolist() == [1.0] * 4
 
 
+def test_an_assertion_says_what_its_author_wrote() -> None:
+    @un.jit(debug=True)
+    def warm(x):
+        tl.device_assert(tl.load(x) < 90, 'above 90 °C: "hot"')
+
+    with pytest.raises(un.KernelFault, match='above 90 °C: "hot"'):
+        warm[1](un.full((1,), 100.0))
+
+
 def test_a_stream_may_be_named() -> None:
     stream = un.Stream()
     x, out = un.ones((1 << 16,)), un.zeros((1 << 16,))

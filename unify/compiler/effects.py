@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from . import mlir
+from . import mlir, mlir_reader
 
 # What takes a pointer and neither writes through it nor hands it on. Whatever is not known here may write.
 _READERS = ("tt.load", "tt.descriptor_load", "tt.descriptor_gather", "tt.print", "arith.cmpi", "tt.return")
@@ -18,7 +18,7 @@ UNKNOWN = -1
 
 def written_arguments(ttir: str) -> frozenset[int]:
     """The numbers of the kernel's arguments that it may write to. An argument that is not among them is only read."""
-    module = mlir.parse(ttir)
+    module = mlir_reader.parse(ttir)
     written: set[int] = set()
     for kernel in module.functions:
         if kernel.string("sym_visibility") == "public":

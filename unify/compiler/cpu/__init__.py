@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unify._errors import CompileError
-from unify.compiler import mlir
+from unify.compiler import mlir, mlir_reader
 from unify.compiler.cpu import calls, codegen, link, tiling
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Image:
 def build(ttir: str, arch: str = "", stages: dict[str, str] | None = None, check_bounds: bool = False) -> Image:
     """Compiles the module's kernel for `arch` ("" is this machine); `stages` receives LLVM IR and assembly."""
     features = link.features(arch)
-    module = mlir.parse(ttir)
+    module = mlir_reader.parse(ttir)
     function = _kernel(module)
     calls.expand(function, module)
     plan = tiling.plan(function)
