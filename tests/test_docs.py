@@ -7,6 +7,7 @@ import doctest
 import importlib
 import io
 import itertools
+import json
 import re
 import shlex
 import shutil
@@ -23,12 +24,12 @@ import triton.language
 import unify
 import unify.triton
 from unify import cli
-from unify._config import TABLE, environment, settings
+from unify._config import TABLE, environment
 from unify.bench.cases import find_cases
-from unify.models.fetch import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+MANUAL = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *MANUAL]
 
 _FENCE = re.compile(
     r"^```(?P<language>\w+|\{code-block\} python)\n(?::caption: (?P<name>\S+)\n)?(?P<text>.*?)^```\n",
@@ -92,25 +93,35 @@ def run(command: list[str], folder: Path, **variables: str) -> str:
     return finished.stdout
 
 
-def run_program(name: str, folder: Path, **variables: str) -> str:
-    block = next(block for block in blocks("docs/tutorial.md") if block.name == name)
-    (folder / name).write_text(block.text)
-    return run([sys.executable, name], folder, **variables)
+NAMED = [pytest.param(block, id=f"{page}:{block.name}") for page in PAGES for block in blocks(page) if block.name]
 
 
-def test_an_unmodified_triton_program_runs_on_the_cpu(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    run_program("program.py", tmp_path, TRITON_DEFAULT_BACKEND="cpu", TRITON_CACHE_DIR=str(tmp_path / "cache"))
+@pytest.mark.parametrize("program", NAMED)
+def test_programs_that_pages_show_run(program: Block, tmp_path: Path) -> None:
+    assert program.name is not None
+    (tmp_path / program.name).write_text(program.text)
+    triton = {"TRITON_DEFAULT_BACKEND": "cpu", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    said = run([sys.executable, program.name], tmp_path, **triton)
+    assert program.name != "story.py" or "Paris" in said
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["story.py", "chat.py"])
-def test_programs_with_a_model_run_where_it_was_fetched(name: str, tmp_path: Path) -> None:
-    member = Path(MODELS["smollm2-135m"].member).name
-    if not (Path(settings.cache_dir) / "models" / member).is_file():
-        pytest.skip("the model was not fetched: unify chat does")
-    said = run_program(name, tmp_path)
-    assert "Paris" in said if name == "story.py" else said
+SAID_BY_EXAMPLES = {
+    "vector_add.py": r"10,000,000 elements on cpu: [\d.]+ ms, [\d.]+ GB/s",
+    "softmax.py": r"unify +[\d.]+ ms\nNumPy +[\d.]+ ms",
+    "streams.py": r"two streams\na step of 4 launches, one by one: +[\d.]+ µs\nthe same as a graph: +[\d.]+ µs",
+    "generate.py": r"\A> What is the capital of France\?\n[^>]*Paris[^>]*\n> Say it .*, [1-9]\d* of them kept",
+    "write_trace.py": r"\Atrace.json: ",
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_examples_run_and_say_what_they_promise(name: str, tmp_path: Path) -> None:
+    said = run([sys.executable, str(ROOT / "examples" / name)], tmp_path)
+    assert re.search(SAID_BY_EXAMPLES[name], said, re.DOTALL), said
+    if name == "write_trace.py":
+        shown = {event["name"] for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
+        assert {"layer", "attention", "output"} <= shown
+        assert any(event.startswith("attention_kernel ") for event in shown)
 
 
 def public_objects() -> Iterator[tuple[str, object]]:
@@ -191,7 +202,7 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     toctree = re.search(r"^```\{toctree\}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert toctree is not None
     listed = {f"docs/{line}.md" for line in toctree[1].splitlines() if line and not line.startswith(":")}
-    assert listed | {"README.md", "docs/index.md"} == set(PAGES)
+    assert listed | {"docs/index.md"} == set(MANUAL)
 
 
 def test_variables_and_targets_that_pages_name_exist() -> None:
@@ -207,12 +218,46 @@ def abi_names() -> set[str]:
     return set(re.findall(r"\bUNIFY_[A-Z_]+", (ROOT / "unify" / "include" / "unify" / "backend.h").read_text()))
 
 
-def test_files_that_the_architecture_names_exist() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text()
-    named = set(re.findall(r"`((?:unify|csrc|tests)/[\w/.]+)`", page))
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_files_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"`((?:unify|csrc|tests|examples|docs|\.ci)/[\w/.-]*|[A-Z]+\.md|pyproject\.toml)`", text))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if "NAME" not in name and not (ROOT / name).exists()] == []
+
+
+def test_each_recipe_lists_its_files() -> None:
+    recipes = dict(
+        re.findall(r"^## (Add [^\n]+)\n(.*?)(?=^## |\Z)", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
+    )
+    assert list(recipes) == ["Add an operator", "Add a backend", "Add a target"]
+    for name, recipe in recipes.items():
+        assert len(re.findall(r"^\| `[\w/.-]+` \|", recipe, re.MULTILINE)) >= 5, name
+
+
+def test_files_that_are_drawn_exist() -> None:
     drawn = set(re.findall(r'class="file">([^<]+)<', (ROOT / "docs" / "_static" / "call.svg").read_text()))
     assert len(drawn) == 7
-    assert [name for name in named | drawn if not (ROOT / name).exists()] == []
+    assert [name for name in drawn if not (ROOT / name).exists()] == []
+
+
+def test_the_changelog_keeps_its_form() -> None:
+    headings = re.findall(r"^(##+) (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    versions = [title for level, title in headings if level == "##"]
+    assert versions[0] == "[Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", title) for title in versions[1:])
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert {title for level, title in headings if level == "###"} <= kinds
+
+
+def test_a_commit_is_checked_by_the_commands_of_make_lint() -> None:
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    linted = [
+        line.replace("$(BIN)", ".venv/bin").replace("$(CXX_FILES)", "").strip() for line in recipe[1].splitlines()
+    ]
+    hooks = re.findall(r"^ +entry: (.+)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE)
+    assert hooks == linted
 
 
 @pytest.mark.parametrize("page", PAGES)
