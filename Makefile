@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq -c .ci/constraints.txt
 NATIVE := $(shell find csrc unify/include -name '*.cpp' -o -name '*.h' -o -name '*.inc') setup.py
 CXX_FILES = $(shell git ls-files '*.c' '*.cpp' '*.h' '*.inc')
 
@@ -49,9 +49,7 @@ sanitize: $(VENV)/.dev ## conformance and core under AddressSanitizer and Thread
 size: $(VENV)/pyvenv.cfg ## the longest files and functions
 	@$(BIN)/python .ci/size.py
 
-nightly: $(VENV)/.dev ## everything: slow tests and sanitizers too
-	$(BIN)/pytest -m ''
-	$(MAKE) sanitize
+nightly: test sanitize ## the tests, also under the sanitizers
 
 clean: ## remove what was built; keep .venv and the user's caches
 	rm -rf build dist docs/_build *.egg-info unify/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -63,8 +61,8 @@ $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Making $(VENV) failed. On Debian and Ubuntu: apt install python3-venv python3-dev g++"; exit 1; }
 
-$(VENV)/.tools: pyproject.toml | $(VENV)/pyvenv.cfg
-	$(PIP) -U pip 'setuptools>=77' wheel 'pybind11>=2.12'
+$(VENV)/.tools: pyproject.toml .ci/constraints.txt | $(VENV)/pyvenv.cfg
+	$(PIP) -U pip setuptools wheel pybind11
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.tools
@@ -76,11 +74,11 @@ $(VENV)/.built: $(NATIVE) $(VENV)/.installed
 	$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.built
+$(VENV)/.dev: pyproject.toml .ci/constraints.txt $(VENV)/.built
 	$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
 
-$(VENV)/.docs: pyproject.toml $(VENV)/.built
+$(VENV)/.docs: pyproject.toml .ci/constraints.txt $(VENV)/.built
 	$(PIP) --no-build-isolation -e '.[docs]'
 	@touch $@
 

@@ -6,12 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow  # `make lint` does the same
 def test_the_stub_describes_the_extension() -> None:
     command = [sys.executable, ".ci/stubs.py", "--check"]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
