@@ -166,6 +166,21 @@ def test_what_does_not_fit_is_forgotten_oldest_first_and_said(terminal: Terminal
     assert "The oldest turn was forgotten: the context holds 512 tokens (--max-context)." in shown[3]
 
 
+def test_an_answer_that_a_limit_cut_says_which(tiny_path: Path) -> None:
+    chat = Terminal("chat", "--model", str(tiny_path), "--max-tokens", "60", "--max-context", "128")
+    try:
+        chat.expect("\n> ")
+        assert "60 written" in (shown := chat.ask("hi"))
+        assert "(stopped by --max-tokens)" in shown
+        chat.type("/reset\n")
+        chat.expect("\n> ")
+        shown = chat.ask("x" * 60)  # leaves room for less than was asked for
+        assert "60 written" not in shown
+        assert "(stopped by the end of the context, --max-context)" in shown
+    finally:
+        chat.close()
+
+
 def test_a_question_longer_than_the_context_is_refused_and_the_chat_goes_on(terminal: Terminal) -> None:
     terminal.ask("hello")
     terminal.type("/" + "\x08" + "x" * 600 + "\n")

