@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+import transformers
 
 import unify as un
 from unify import models
@@ -16,8 +22,10 @@ TEXT = (
     "at 100 degrees Celsius at sea level, and freezes at 0. Once upon a time there was a king who had three "
     "daughters, and each was more beautiful than the other. The mitochondrion is the powerhouse of the cell. To "
     "be, or not to be, that is the question: whether it is nobler in the mind to suffer the slings and arrows of "
-    "outrageous fortune, or to take arms against them."
+    "outrageous fortune, or to take arms against them. SELECT name FROM users WHERE age > 30 ORDER BY name; the query "
+    "returns every row that fits."
 )
+POSITIONS, GREEDY_TOKENS = 200, 32
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +40,6 @@ def tokenizer(file: models.ModelFile) -> models.Tokenizer:
 
 @pytest.fixture(scope="module")
 def peer(file: models.ModelFile) -> torch.nn.Module:
-    transformers = pytest.importorskip("transformers", reason="the peer of this test; in the dev extra")
     model = transformers.AutoModelForCausalLM.from_pretrained(
         str(file.path.parent), gguf_file=file.path.name, dtype=torch.float32
     )
@@ -48,25 +55,27 @@ def test_float32_logits_and_greedy_text_agree_with_transformers(
     file: models.ModelFile, tokenizer: models.Tokenizer, peer: torch.nn.Module
 ) -> None:
     model = models.Llama.load(file, dtype="float32")
-    ids = tokenizer.encode("The capital of France is")
+    ids = tokenizer.encode("Once upon a time, in a village by the sea, there lived")
     with torch.no_grad():
         expected = peer(torch.tensor([ids])).logits[0]
-        text = peer.generate(torch.tensor([ids]), max_new_tokens=32, do_sample=False)[0, len(ids) :].tolist()
+        text = peer.generate(torch.tensor([ids]), max_new_tokens=GREEDY_TOKENS, do_sample=False)[0, len(ids) :].tolist()
     difference = (logits(model, ids) - expected).abs().max() / expected.abs().max()
     assert difference <= 1e-3
-    answer = models.Generator(model, tokenizer, max_context=128).generate(ids, 32)
-    assert answer.token_ids == [token for token in text if token != tokenizer.eos]
+    assert len(text) == GREEDY_TOKENS
+    assert tokenizer.eos not in text  # else less is compared than it seems
+    assert models.Generator(model, tokenizer, max_context=128).generate(ids, GREEDY_TOKENS).token_ids == text
 
 
 def test_quantized_top_tokens_agree_with_transformers(
     file: models.ModelFile, tokenizer: models.Tokenizer, peer: torch.nn.Module
 ) -> None:
-    ids = tokenizer.encode(TEXT)[:200]
-    assert len(ids) >= 150
+    ids = tokenizer.encode(TEXT)[:POSITIONS]
+    assert len(ids) == POSITIONS
     with torch.no_grad():
         expected = peer(torch.tensor([ids])).logits[0].argmax(-1)
-    agreeing = (logits(models.Llama.load(file), ids).argmax(-1) == expected).double().mean()
-    assert agreeing >= 0.95
+    ours = logits(models.Llama.load(file), ids).argmax(-1)
+    assert ours.shape == expected.shape == (POSITIONS,)
+    assert (ours == expected).double().mean() >= 0.95
 
 
 def test_a_recorded_decode_step_gives_what_a_prefill_gives(file: models.ModelFile, tokenizer: models.Tokenizer) -> None:
@@ -103,18 +112,57 @@ def test_a_truncated_file_is_refused(file: models.ModelFile, tmp_path, fraction:
         models.ModelFile(short)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_a_damaged_header_is_refused_or_harmless(file: models.ModelFile, tmp_path, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    with file.path.open("rb") as source:
-        head = bytearray(source.read(4096))
-    for _ in range(8):
-        at = int(torch.randint(4, len(head), (1,), generator=generator))
-        head[at] = int(torch.randint(256, (1,), generator=generator))
-    damaged = tmp_path / "damaged.gguf"
-    damaged.write_bytes(bytes(head))  # cut off besides: never valid
-    with pytest.raises(ModelFileError):
-        models.ModelFile(damaged)
+_HEAD = 4096  # metadata with lengths and types, and the first of the vocabulary
+
+
+@pytest.fixture(scope="module")
+def copy(file: models.ModelFile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The whole file, to be damaged in place."""
+    path = tmp_path_factory.mktemp("damaged") / "damaged.gguf"
+    path.write_bytes(file.path.read_bytes())
+    yield path
+    path.unlink()
+
+
+def read_with(copy: Path, at: int, value: bytes) -> models.ModelFile:
+    """Reads the file with other bytes at this place, and puts back what was there."""
+    with copy.open("r+b", buffering=0) as opened:
+        opened.seek(at)
+        before = opened.read(len(value))
+        opened.seek(at)
+        opened.write(value)
+        try:
+            return models.ModelFile(copy)
+        finally:
+            opened.seek(at)
+            opened.write(before)
+
+
+def test_a_damaged_header_is_refused_or_read_as_it_is_written(file: models.ModelFile, copy: Path) -> None:
+    rng = np.random.default_rng(0)
+    size = copy.stat().st_size
+    refused = 0
+    for at in rng.integers(4, _HEAD, 60):
+        try:
+            read = read_with(copy, int(at), rng.bytes(1))
+        except ModelFileError as error:
+            assert "damaged.gguf" in str(error)  # noqa: PT017 - being read is as good
+            refused += 1
+            continue
+        # A letter or a number is another; everything else is where it was.
+        assert list(read.tensors.values()) == list(file.tensors.values())
+        assert all(info.offset + info.nbytes <= size for info in read.tensors.values())
+        pairs = itertools.zip_longest(read.metadata.items(), file.metadata.items())
+        assert sum(ours != whole for ours, whole in pairs) <= 1
+    assert 0 < refused < 60  # both happen
+
+
+@pytest.mark.parametrize(
+    ("at", "what"), [(4, "version"), (8, "tensors"), (16, "metadata entries"), (24, "bytes of text")]
+)
+def test_a_damaged_length_is_refused_by_what_it_counts(copy: Path, at: int, what: str) -> None:
+    with pytest.raises(ModelFileError, match=f"damaged.gguf: .*{what}"):
+        read_with(copy, at, b"\xff" * (4 if at == 4 else 8))
 
 
 def test_an_unknown_name_suggests_a_known_one() -> None:
