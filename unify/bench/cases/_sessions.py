@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+# Two ways to the same logits round differently; of tokens as near as this, either may be the likeliest.
+_TIE = 1e-3
+
 
 class LlamaCpp:
     """llama.cpp through its C interface: the Python class around it copies logits and would only slow it down."""
@@ -51,6 +54,13 @@ class LlamaCpp:
         self.prefill(ids)
         return self._logits().copy()
 
+    def decode_logits(self, ids: Any, forced: Any) -> Any:
+        """The logits after a prompt and tokens that are given one at a time, whatever the model would have said."""
+        self.prefill(ids)
+        for token in forced.tolist():
+            self._evaluate((ctypes.c_int32 * 1)(token))
+        return self._logits().copy()
+
 
 class Unify:
     """Our own Generator, with a tokenizer that writes no text: the peer is not asked for any either."""
@@ -81,7 +91,45 @@ class Unify:
         import unify
 
         tokens = unify.asarray(ids, device=self._model.device)
-        logits = self._model.prefill(tokens, self._model.cache(len(ids)))
+        return self._host(self._model.prefill(tokens, self._model.cache(len(ids))))
+
+    def decode_logits(self, ids: Any, forced: Any) -> Any:
+        """The logits after a prompt and tokens that are given one at a time, whatever the model would have said.
+
+        Raises RuntimeError if what the Generator writes, whose recorded step is the one that is timed, is not the
+        likeliest by a pass over the whole text.
+        """
+        import unify
+
+        self._check_recorded_step(ids.tolist(), len(forced))
+
+        device = self._model.device
+        cache = self._model.cache(len(ids) + len(forced))
+        logits = self._model.prefill(unify.asarray(ids, device=device), cache)
+        for token in forced.tolist():
+            at = cache.grow(1)
+            step = (unify.asarray([value], dtype=unify.int32, device=device) for value in (token, at, at + 1))
+            logits = self._model.decode(*step, cache)
+        return self._host(logits)
+
+    def _check_recorded_step(self, ids: list[int], tokens: int) -> None:
+        import unify
+
+        written = self._generator.generate(ids, tokens).token_ids
+        text = unify.asarray(ids + written, dtype=unify.int32, device=self._model.device)
+        logits = self._model.prefill(text, self._model.cache(len(text)), all_logits=True)
+        rows = self._host(logits).reshape(len(text), -1)[len(ids) - 1 : -1]
+        for at, (row, token) in enumerate(zip(rows, written, strict=True)):
+            if not row.max() - row[token] <= _TIE * abs(row).max():  # also true of NaN
+                raise RuntimeError(
+                    f"decoding: token {at} of the answer is {token}, but a pass over the whole text prefers "
+                    f"{row.argmax()}."
+                )
+
+    @staticmethod
+    def _host(logits: Any) -> Any:
+        import unify
+
         return logits.to("cpu").to(unify.float32).numpy().reshape(-1)
 
 
