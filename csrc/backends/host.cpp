@@ -9,25 +9,24 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <thread>
-#include <unordered_set>
 #include <vector>
 
+#include "host.h"
 #include "host_elf.h"
 #include "host_fault.h"
-#include "thread_pool.h"
 
 namespace unify::host {
+
+struct Module {
+  std::unique_ptr<LoadedObject> object;
+};
+
 namespace {
 
 // ---- errors ----
@@ -41,10 +40,14 @@ struct LastError {
 
 thread_local LastError last;
 
-unify_status fail(unify_status status, std::string message, const char* advice = nullptr, uint64_t operation = 0) {
+}  // namespace
+
+unify_status fail(unify_status status, std::string message, const char* advice, uint64_t operation) {
   last = LastError{status, std::move(message), advice, operation};
   return status;
 }
+
+namespace {
 
 void last_error(unify_error* out) {
   out->status = last.status;
@@ -55,268 +58,10 @@ void last_error(unify_error* out) {
   out->operation = last.operation;
 }
 
-// ---- handles ----
-
 constexpr uint64_t kMostScratch = uint64_t{64} << 20;
 constexpr size_t kAlignment = 64;
 
-struct Device {
-  explicit Device(uint32_t threads, bool is_pinned) : pool(threads, is_pinned) {}
-  ThreadPool pool;
-  std::mutex mutex;  // of `streams`
-  std::condition_variable left;
-  std::unordered_set<std::shared_ptr<struct Stream>> streams;  // each until it is destroyed and has run dry
-};
-
-// What an event marks; outlives the handle while a stream waits for it.
-struct Mark {
-  std::mutex mutex;
-  std::condition_variable passed;
-  uint64_t recorded = 0;  // how often
-  uint64_t reached = 0;   // up to which record
-  int64_t time_ns = 0;
-};
-
-struct Event {
-  std::shared_ptr<Mark> mark = std::make_shared<Mark>();
-  bool has_timing = false;
-};
-
-struct Failure {
-  unify_status status = UNIFY_OK;
-  std::string message;
-  uint64_t operation = 0;
-};
-
-struct Stream : std::enable_shared_from_this<Stream> {
-  Device* device = nullptr;
-  bool is_default = false;
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::deque<std::function<void(Stream&)>> queue;
-  std::atomic<uint64_t> pending{0};  // queued or running
-  bool is_closing = false;
-  bool has_thread = false;
-  Failure failure;  // the first one that nobody was told of
-  std::atomic<bool> has_failed{false};
-};
-
-struct Module {
-  std::unique_ptr<LoadedObject> object;
-};
-
-Device* of(unify_device d) { return reinterpret_cast<Device*>(d); }
-Stream* of(unify_stream s) { return reinterpret_cast<Stream*>(s); }
-Event* of(unify_event e) { return reinterpret_cast<Event*>(e); }
-Module* of(unify_module m) { return reinterpret_cast<Module*>(m); }
-
-int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
 void* pointer(unify_address address) { return reinterpret_cast<void*>(static_cast<uintptr_t>(address)); }
-
-// ---- streams ----
-
-void note_failure(Stream& stream, Failure failure) {
-  const std::lock_guard<std::mutex> lock(stream.mutex);
-  if (stream.failure.status == UNIFY_OK) stream.failure = std::move(failure);
-  stream.has_failed = true;
-}
-
-// Tells of a failure once; the stream then works again, since the memory is the host's own and still there.
-unify_status take_failure(Stream& stream) {
-  if (!stream.has_failed.load(std::memory_order_acquire)) return UNIFY_OK;
-  Failure failure;
-  {
-    const std::lock_guard<std::mutex> lock(stream.mutex);
-    std::swap(failure, stream.failure);
-    stream.has_failed = false;
-  }
-  if (failure.status == UNIFY_OK) return UNIFY_OK;
-  return fail(failure.status, failure.message, nullptr, failure.operation);
-}
-
-void leave(Stream& stream) {
-  Device& device = *stream.device;
-  const std::lock_guard<std::mutex> lock(device.mutex);
-  device.streams.erase(stream.shared_from_this());
-  device.left.notify_all();
-}
-
-void serve(const std::shared_ptr<Stream>& stream) {
-  std::unique_lock<std::mutex> lock(stream->mutex);
-  for (;;) {
-    stream->changed.wait(lock, [&] { return !stream->queue.empty() || stream->is_closing; });
-    if (stream->queue.empty()) break;
-    auto item = std::move(stream->queue.front());
-    stream->queue.pop_front();
-    lock.unlock();
-    item(*stream);
-    item = nullptr;
-    lock.lock();
-    if (stream->pending.fetch_sub(1) == 1) stream->changed.notify_all();
-  }
-  lock.unlock();
-  leave(*stream);
-}
-
-void enqueue(Stream& stream, std::function<void(Stream&)> item) {
-  const std::lock_guard<std::mutex> lock(stream.mutex);
-  stream.queue.push_back(std::move(item));
-  stream.pending.fetch_add(1);
-  if (!stream.has_thread) {
-    stream.has_thread = true;
-    std::thread(serve, stream.shared_from_this()).detach();
-  }
-  stream.changed.notify_all();
-}
-
-bool runs_at_once(const Stream& stream) {
-  return stream.is_default && stream.pending.load(std::memory_order_acquire) == 0;
-}
-
-// Runs the work now or later. `Work` is called with the stream.
-template <typename Work>
-void run_or_enqueue(Stream& stream, Work&& work) {
-  if (runs_at_once(stream)) {
-    work(stream);
-  } else {
-    enqueue(stream, std::forward<Work>(work));
-  }
-}
-
-void wait_until_dry(Stream& stream) {
-  if (stream.pending.load(std::memory_order_acquire) == 0) return;
-  std::unique_lock<std::mutex> lock(stream.mutex);
-  stream.changed.wait(lock, [&] { return stream.pending.load() == 0; });
-}
-
-unify_status stream_create(unify_device d, unify_stream_args* args, unify_stream* out) {
-  if (args->native != nullptr) return fail(UNIFY_UNSUPPORTED, "the CPU has no native streams to wrap");
-  if (args->priority != 0) return fail(UNIFY_INVALID_ARGUMENT, "the CPU has one stream priority, 0");
-  auto stream = std::make_shared<Stream>();
-  stream->device = of(d);
-  stream->is_default = args->is_default != 0;
-  {
-    const std::lock_guard<std::mutex> lock(of(d)->mutex);
-    of(d)->streams.insert(stream);
-  }
-  *out = reinterpret_cast<unify_stream>(stream.get());
-  return UNIFY_OK;
-}
-
-unify_status stream_destroy(unify_stream s) {
-  Stream* stream = of(s);
-  const unify_status status = take_failure(*stream);
-  std::unique_lock<std::mutex> lock(stream->mutex);
-  stream->is_closing = true;
-  const bool has_thread = stream->has_thread;
-  stream->changed.notify_all();
-  lock.unlock();
-  if (!has_thread) leave(*stream);
-  return status;
-}
-
-unify_status stream_synchronize(unify_stream s) {
-  wait_until_dry(*of(s));
-  return take_failure(*of(s));
-}
-
-unify_status stream_query(unify_stream s) {
-  if (of(s)->pending.load(std::memory_order_acquire) != 0) return UNIFY_NOT_READY;
-  return take_failure(*of(s));
-}
-
-unify_status host_call(unify_stream s, unify_host_function function, void* user) {
-  enqueue(*of(s), [function, user](Stream&) { function(user); });
-  return UNIFY_OK;
-}
-
-// ---- events ----
-
-unify_status event_create(unify_device, const unify_event_args* args, unify_event* out) {
-  if ((args->flags & UNIFY_EVENT_IPC) != 0) return fail(UNIFY_UNSUPPORTED, "CPU events do not cross processes");
-  auto event = std::make_unique<Event>();
-  event->has_timing = (args->flags & UNIFY_EVENT_TIMING) != 0;
-  *out = reinterpret_cast<unify_event>(event.release());
-  return UNIFY_OK;
-}
-
-unify_status event_destroy(unify_event e) {
-  delete of(e);
-  return UNIFY_OK;
-}
-
-void reach(Mark& mark, uint64_t ticket) {
-  const std::lock_guard<std::mutex> lock(mark.mutex);
-  if (ticket <= mark.reached) return;
-  mark.reached = ticket;
-  mark.time_ns = now_ns();
-  mark.passed.notify_all();
-}
-
-unify_status event_record(unify_event e, unify_stream s) {
-  const std::shared_ptr<Mark>& mark = of(e)->mark;
-  uint64_t ticket = 0;
-  {
-    const std::lock_guard<std::mutex> lock(mark->mutex);
-    ticket = ++mark->recorded;
-  }
-  if (runs_at_once(*of(s))) {
-    reach(*mark, ticket);
-  } else {
-    enqueue(*of(s), [mark, ticket](Stream&) { reach(*mark, ticket); });
-  }
-  return UNIFY_OK;
-}
-
-void wait_for(Mark& mark, uint64_t ticket) {
-  std::unique_lock<std::mutex> lock(mark.mutex);
-  mark.passed.wait(lock, [&] { return mark.reached >= ticket; });
-}
-
-unify_status stream_wait_event(unify_stream s, unify_event e) {
-  const std::shared_ptr<Mark>& mark = of(e)->mark;
-  uint64_t ticket = 0;
-  {
-    const std::lock_guard<std::mutex> lock(mark->mutex);
-    ticket = mark->recorded;
-    if (mark->reached >= ticket) return UNIFY_OK;
-  }
-  enqueue(*of(s), [mark, ticket](Stream&) { wait_for(*mark, ticket); });
-  return UNIFY_OK;
-}
-
-unify_status event_synchronize(unify_event e) {
-  Mark& mark = *of(e)->mark;
-  std::unique_lock<std::mutex> lock(mark.mutex);
-  const uint64_t ticket = mark.recorded;
-  mark.passed.wait(lock, [&] { return mark.reached >= ticket; });
-  return UNIFY_OK;
-}
-
-unify_status event_query(unify_event e) {
-  Mark& mark = *of(e)->mark;
-  const std::lock_guard<std::mutex> lock(mark.mutex);
-  return mark.reached >= mark.recorded ? UNIFY_OK : UNIFY_NOT_READY;
-}
-
-unify_status event_elapsed(unify_event start, unify_event stop, int64_t* out) {
-  int64_t times[2] = {};
-  const unify_event events[2] = {start, stop};
-  for (int i = 0; i < 2; ++i) {
-    Mark& mark = *of(events[i])->mark;
-    const std::lock_guard<std::mutex> lock(mark.mutex);
-    if (!of(events[i])->has_timing) return fail(UNIFY_INVALID_ARGUMENT, "an event was made without timing");
-    if (mark.recorded == 0) return fail(UNIFY_INVALID_ARGUMENT, "an event was never recorded");
-    if (mark.reached < mark.recorded) return UNIFY_NOT_READY;
-    times[i] = mark.time_ns;
-  }
-  *out = times[1] - times[0];
-  return UNIFY_OK;
-}
 
 // ---- memory and copies ----
 
@@ -625,18 +370,8 @@ unify_backend make_table() {
   table.memory_info = memory_info;
   table.copy = copy;
   table.fill = fill;
-  table.stream_create = stream_create;
-  table.stream_destroy = stream_destroy;
-  table.stream_synchronize = stream_synchronize;
-  table.stream_query = stream_query;
-  table.stream_wait_event = stream_wait_event;
-  table.host_call = host_call;
-  table.event_create = event_create;
-  table.event_destroy = event_destroy;
-  table.event_record = event_record;
-  table.event_synchronize = event_synchronize;
-  table.event_query = event_query;
-  table.event_elapsed = event_elapsed;
+  add_streams(table);
+  add_events(table);
   table.module_load = module_load;
   table.module_unload = module_unload;
   table.function_get = function_get;
