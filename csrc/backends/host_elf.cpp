@@ -111,8 +111,7 @@ bool Loader::read_headers() {
   for (size_t i = 0; i < sections_.size(); ++i) {
     Elf64_Shdr& section = sections_[i];
     if (header.e_shoff > bytes_ || !read(header.e_shoff + i * sizeof section, section)) return fail("section table");
-    const bool is_stored = section.sh_type != SHT_NOBITS && section.sh_type != SHT_NULL;
-    if (is_stored && (section.sh_offset > bytes_ || bytes_ - section.sh_offset < section.sh_size)) {
+    if (section.sh_type != SHT_NOBITS && (section.sh_offset > bytes_ || bytes_ - section.sh_offset < section.sh_size)) {
       return fail("section " + std::to_string(i) + " lies outside the file");
     }
     if (section.sh_size > kMostBytes) return fail("section " + std::to_string(i) + " is too large");
@@ -260,33 +259,34 @@ bool Loader::relocate_section(const Elf64_Shdr& section) {
 // x86-64 psABI, table 4.9.
 bool Loader::apply(const Elf64_Rela& entry, size_t target) {
   const size_t index = ELF64_R_SYM(entry.r_info);
-  const auto here = static_cast<int64_t>(reinterpret_cast<uint64_t>(at(target)));
-  const auto value = static_cast<int64_t>(values_[index]);
+  const auto here = reinterpret_cast<uint64_t>(at(target));
+  const auto addend = static_cast<uint64_t>(entry.r_addend);  // unsigned: what wraps does not reach, and is found below
+  const uint64_t value = values_[index];
   const bool is_external = symbols_[index].st_shndx == SHN_UNDEF;
-  int64_t result = 0;
+  uint64_t result = 0;
   bool is_wide = false;
   switch (ELF64_R_TYPE(entry.r_info)) {
     case R_X86_64_NONE:
       return true;
     case R_X86_64_64:
-      result = value + entry.r_addend;
+      result = value + addend;
       is_wide = true;
       break;
     case R_X86_64_PC64:
-      result = value + entry.r_addend - here;
+      result = value + addend - here;
       is_wide = true;
       break;
     case R_X86_64_PC32:
     case R_X86_64_PLT32: {
-      const auto stub = static_cast<int64_t>(reinterpret_cast<uint64_t>(at(stubs_ + index * kStubBytes)));
-      result = (is_external ? stub : value) + entry.r_addend - here;
+      const auto stub = reinterpret_cast<uint64_t>(at(stubs_ + index * kStubBytes));
+      result = (is_external ? stub : value) + addend - here;
       break;
     }
     case R_X86_64_GOTPCREL:
     case R_X86_64_GOTPCRELX:
     case R_X86_64_REX_GOTPCRELX: {
-      const auto slot = static_cast<int64_t>(reinterpret_cast<uint64_t>(at(slots_ + index * sizeof(uint64_t))));
-      result = slot + entry.r_addend - here;
+      const auto slot = reinterpret_cast<uint64_t>(at(slots_ + index * sizeof(uint64_t)));
+      result = slot + addend - here;
       break;
     }
     default:
@@ -296,10 +296,8 @@ bool Loader::apply(const Elf64_Rela& entry, size_t target) {
     std::memcpy(at(target), &result, sizeof result);
     return true;
   }
-  if (result < std::numeric_limits<int32_t>::min() || result > std::numeric_limits<int32_t>::max()) {
-    return fail("a relocation that does not reach");
-  }
   const auto narrow = static_cast<int32_t>(result);
+  if (static_cast<uint64_t>(int64_t{narrow}) != result) return fail("a relocation that does not reach");
   std::memcpy(at(target), &narrow, sizeof narrow);
   return true;
 }
