@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "cores.h"
 #include "host.h"
 #include "host_elf.h"
 #include "host_fault.h"
@@ -278,6 +279,7 @@ unify_status device_open(const unify_device_open_args* args, unify_device* out) 
   const unify_status status = read_options(args->options, [&](const std::string& key, const std::string& value) {
     if (key == "threads") return read_threads(value, threads);
     if (key != "pin") return fail(UNIFY_INVALID_ARGUMENT, "no option '" + key + "'" + kKnownOptions);
+    if (value != "0" && value != "1") return fail(UNIFY_INVALID_ARGUMENT, "pin='" + value + "': 0 or 1 is needed");
     is_pinned = value == "1";
     return UNIFY_OK;
   });

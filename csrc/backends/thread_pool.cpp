@@ -9,7 +9,8 @@
 #include <algorithm>
 #include <chrono>
 #include <climits>
-#include <cstdio>
+#include <exception>
+#include <new>
 
 namespace unify::host {
 namespace {
@@ -20,14 +21,6 @@ constexpr auto kSpin = std::chrono::microseconds(100);
 
 // Chunks a thread, so that a slow core does not hold the others up.
 constexpr uint64_t kChunksPerThread = 4;
-
-std::atomic<uint32_t> fork_count{0};
-
-// Threads do not survive a fork: the child's pools start their own.
-void count_forks() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { fork_count.fetch_add(1); });
-  (void)registered;
-}
 
 void pause_core() {
 #if defined(__x86_64__)
@@ -47,25 +40,7 @@ void futex_wake_all(std::atomic<uint32_t>& word) {
 
 }  // namespace
 
-uint32_t available_cores() {
-  cpu_set_t mask;
-  CPU_ZERO(&mask);
-  uint32_t cores = std::max(1U, std::thread::hardware_concurrency());
-  if (sched_getaffinity(0, sizeof mask, &mask) == 0) cores = static_cast<uint32_t>(std::max(1, CPU_COUNT(&mask)));
-  if (FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "re")) {
-    long long quota = 0;
-    long long period = 0;
-    if (std::fscanf(file, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0) {
-      cores = std::min(cores, static_cast<uint32_t>(std::max(1LL, (quota + period - 1) / period)));
-    }
-    std::fclose(file);
-  }
-  return cores;
-}
-
-ThreadPool::ThreadPool(uint32_t threads, bool is_pinned) : threads_(std::max(1U, threads)), is_pinned_(is_pinned) {
-  count_forks();
-}
+ThreadPool::ThreadPool(uint32_t threads, bool is_pinned) : threads_(std::max(1U, threads)), is_pinned_(is_pinned) {}
 
 ThreadPool::~ThreadPool() { stop(); }
 
@@ -76,21 +51,16 @@ void ThreadPool::resize(uint32_t threads) {
 }
 
 void ThreadPool::start() {
-  fork_generation_ = fork_count.load();
   is_stopping_ = false;
-  for (uint32_t index = 1; index < threads_; ++index) {
-    workers_.emplace_back([this, index] { work(index); });
+  try {
+    for (uint32_t index = 1; index < threads_; ++index) {
+      workers_.emplace_back([this, index] { work(index); });
+    }
+  } catch (const std::exception&) {  // the system gives no more threads: these do
   }
 }
 
 void ThreadPool::stop() {
-  if (fork_generation_ != fork_count.load()) {
-    for (std::thread& worker : workers_) worker.detach();  // they live in the parent
-    workers_.clear();
-    sleeping_ = 0;
-    state_ = 0;
-    return;
-  }
   is_stopping_ = true;
   signal_.fetch_add(1);
   futex_wake_all(signal_);
@@ -98,22 +68,37 @@ void ThreadPool::stop() {
   workers_.clear();
 }
 
+// The mutex may be another thread's, and a std::thread cannot be destroyed without its thread: both are leaked.
+void ThreadPool::forget_threads() {
+  new (&mutex_) std::mutex;
+  new (&workers_) std::vector<std::thread>;
+  state_ = 0;
+  running_ = 0;
+  sleeping_ = 0;
+}
+
 void ThreadPool::run(Body body, void* context, uint64_t total) {
-  if (total <= 1 || threads_ == 1) {
+  const uint32_t threads = this->threads();
+  if (total <= 1 || threads == 1) {
     if (total > 0) body(context, 0, total);
     return;
   }
+  struct Counted {
+    explicit Counted(std::atomic<uint32_t>& count) : count(count) { count.fetch_add(1, std::memory_order_relaxed); }
+    ~Counted() { count.fetch_sub(1, std::memory_order_relaxed); }
+    std::atomic<uint32_t>& count;
+  };
+  const Counted counted(running_);
   const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
   if (!lock.owns_lock()) {
     body(context, 0, total);
     return;
   }
-  if (fork_generation_ != fork_count.load(std::memory_order_relaxed)) stop();
   if (workers_.empty()) start();
   body_ = body;
   context_ = context;
   total_ = total;
-  chunk_ = std::max<uint64_t>(1, total / (threads_ * kChunksPerThread));
+  chunk_ = std::max<uint64_t>(1, total / (threads * kChunksPerThread));
   next_.store(0, std::memory_order_relaxed);
   const uint64_t epoch = (state_.load(std::memory_order_relaxed) >> kEpochShift) + 1;
   state_.store(epoch << kEpochShift | kOpen, std::memory_order_seq_cst);
@@ -140,6 +125,28 @@ void ThreadPool::take_chunks() {
   }
 }
 
+// A worker's part of a loop.
+void ThreadPool::help() {
+  running_.fetch_add(1, std::memory_order_relaxed);
+  while (!leaves_early()) {
+    const uint64_t begin = next_.fetch_add(chunk_, std::memory_order_relaxed);
+    if (begin >= total_) {
+      running_.fetch_sub(1, std::memory_order_relaxed);
+      return;
+    }
+    body_(context_, begin, std::min(begin + chunk_, total_));
+  }
+}
+
+// Whether more threads run than there are cores for: then one worker after the other goes, until it fits.
+bool ThreadPool::leaves_early() {
+  uint32_t running = running_.load(std::memory_order_relaxed);
+  while (running > threads()) {
+    if (running_.compare_exchange_weak(running, running - 1, std::memory_order_relaxed)) return true;
+  }
+  return false;
+}
+
 // True when a loop after `last_epoch` is open, false when the pool stops.
 bool ThreadPool::wait_for_loop(uint64_t last_epoch) {
   const auto is_new = [&](uint64_t state) { return (state & kOpen) != 0 && state >> kEpochShift != last_epoch; };
@@ -148,7 +155,9 @@ bool ThreadPool::wait_for_loop(uint64_t last_epoch) {
     if (is_stopping_.load(std::memory_order_relaxed)) return false;
     if (is_new(state_.load(std::memory_order_acquire))) return true;
     pause_core();
-    if (spins % 64 != 0 || std::chrono::steady_clock::now() < deadline) continue;
+    if (spins % 64 != 0) continue;
+    std::this_thread::yield();  // the core may be wanted by another library's threads
+    if (std::chrono::steady_clock::now() < deadline) continue;
     const uint32_t seen = signal_.load(std::memory_order_seq_cst);
     sleeping_.fetch_add(1, std::memory_order_seq_cst);
     if (!is_new(state_.load(std::memory_order_seq_cst)) && !is_stopping_.load(std::memory_order_seq_cst)) {
@@ -178,7 +187,7 @@ void ThreadPool::work(uint32_t index) {
     if ((state & kOpen) == 0) continue;
     if (!state_.compare_exchange_weak(state, state + kOneInside, std::memory_order_acq_rel)) continue;
     last_epoch = state >> kEpochShift;
-    take_chunks();
+    help();
     state_.fetch_sub(kOneInside, std::memory_order_release);
   }
 }

@@ -21,17 +21,24 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   // Runs body over [0, total) and returns when all of it is done. The caller takes part. While another thread
-  // runs a loop, the caller runs its own alone: two loops at once would only share the same cores.
+  // runs a loop, the caller runs its own alone, and a worker of that loop leaves it: no more than threads() run, unless
+  // there are more callers than that.
   void run(Body body, void* context, uint64_t total);
 
   void resize(uint32_t threads);
-  [[nodiscard]] uint32_t threads() const noexcept { return threads_; }
+  [[nodiscard]] uint32_t threads() const noexcept { return threads_.load(std::memory_order_relaxed); }
+  [[nodiscard]] uint32_t running() const noexcept { return running_.load(std::memory_order_relaxed); }
+
+  // In the child of a fork, where the threads are not: the next loop starts its own.
+  void forget_threads();
 
  private:
   void start();
   void stop();
   void work(uint32_t index);
   void take_chunks();
+  void help();
+  bool leaves_early();
   bool wait_for_loop(uint64_t last_epoch);
 
   // One word says what is going on: bit 0: the loop is open; bits 1 to 15: workers inside; above: its number.
@@ -42,9 +49,8 @@ class ThreadPool {
 
   std::mutex mutex_;  // held by the thread whose loop it is
   std::vector<std::thread> workers_;
-  uint32_t threads_;
-  bool is_pinned_;
-  uint32_t fork_generation_ = 0;
+  std::atomic<uint32_t> threads_;  // changes with the mutex only
+  bool is_pinned_;                 // workers only: a caller's thread is not ours
 
   Body body_ = nullptr;
   void* context_ = nullptr;
@@ -52,12 +58,10 @@ class ThreadPool {
   uint64_t chunk_ = 1;
   alignas(64) std::atomic<uint64_t> state_{0};
   alignas(64) std::atomic<uint64_t> next_{0};
-  alignas(64) std::atomic<uint32_t> signal_{0};  // what sleeping workers wait on (futex)
+  alignas(64) std::atomic<uint32_t> running_{0};  // callers and workers inside of a loop
+  alignas(64) std::atomic<uint32_t> signal_{0};   // what sleeping workers wait on (futex)
   std::atomic<uint32_t> sleeping_{0};
   std::atomic<bool> is_stopping_{false};
 };
-
-// Cores that this process may run on: its affinity mask and its control group's quota.
-uint32_t available_cores();
 
 }  // namespace unify::host
