@@ -14,7 +14,9 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "cores.h"
@@ -48,15 +50,33 @@ unify_status fail(unify_status status, std::string message, const char* advice, 
   return status;
 }
 
+unify_status fail(const Failure& failure) { return fail(failure.status, failure.message, nullptr, failure.operation); }
+
+unify_status fail_by_exception() noexcept {
+  last = LastError{};
+  try {
+    throw;
+  } catch (const std::bad_alloc&) {
+    last.status = UNIFY_OUT_OF_MEMORY;
+    last.advice = "The host's memory is full.";
+  } catch (const std::system_error& error) {  // of std::thread: EAGAIN
+    last.status = error.code() == std::errc::resource_unavailable_try_again ? UNIFY_OUT_OF_MEMORY : UNIFY_INTERNAL;
+    last.advice = "The system starts no more threads for this process: see ulimit -u and -v, and pids.max.";
+  } catch (...) {
+    last.status = UNIFY_INTERNAL;
+  }
+  return last.status;
+}
+
 namespace {
 
 void last_error(unify_error* out) {
-  out->status = last.status;
-  out->native_code = 0;
-  out->native_name = nullptr;
-  out->message = last.message.empty() ? nullptr : last.message.c_str();
-  out->advice = last.advice;
-  out->operation = last.operation;
+  unify_error error{};
+  error.status = last.status;
+  error.message = last.message.empty() ? nullptr : last.message.c_str();
+  error.advice = last.advice;
+  error.operation = last.operation;
+  answer(out, error);
 }
 
 constexpr uint64_t kMostScratch = uint64_t{64} << 20;
@@ -169,6 +189,11 @@ void* scratch(uint64_t bytes) {
 }
 
 struct Launch {
+  Launch(unify_function function, const unify_launch_args& launch, const void* args)
+      : kernel(reinterpret_cast<unify_host_kernel>(function)),
+        args(args),
+        grid{launch.grid[0], launch.grid[1], launch.grid[2]},
+        shared_bytes(launch.shared_bytes) {}
   unify_host_kernel kernel;
   const void* args;
   uint32_t grid[3];
@@ -206,32 +231,27 @@ void run_programs(void* context, uint64_t begin, uint64_t end) {
   if (!launch.has_failed.exchange(true)) launch.message = std::move(message);
 }
 
-void run_launch(Stream& stream, unify_function function, const unify_launch_args& args) {
-  Launch launch{reinterpret_cast<unify_host_kernel>(function),
-                args.args,
-                {args.grid[0], args.grid[1], args.grid[2]},
-                args.shared_bytes,
-                {},
-                {}};
-  const uint64_t programs = uint64_t{args.grid[0]} * args.grid[1] * args.grid[2];
+// True, or false with launch.message.
+bool run_all(Stream& stream, Launch& launch) {
+  const uint64_t programs = uint64_t{launch.grid[0]} * launch.grid[1] * launch.grid[2];
   stream.device->pool.run(run_programs, &launch, programs);
-  if (launch.has_failed.load(std::memory_order_relaxed)) {
-    note_failure(stream, {UNIFY_KERNEL_FAULT, std::move(launch.message), args.operation});
-  }
+  return !launch.has_failed.load(std::memory_order_relaxed);
 }
 
 unify_status launch(unify_stream s, unify_function function, const unify_launch_args* args) {
   Stream& stream = *of(s);
   if (args->shared_bytes > kMostScratch) return fail(UNIFY_INVALID_ARGUMENT, "too much scratch memory");
   if (runs_at_once(stream)) {
-    run_launch(stream, function, *args);
-    return take_failure(stream);
+    Launch now(function, *args, args->args);
+    if (run_all(stream, now)) return UNIFY_OK;
+    return fail(UNIFY_KERNEL_FAULT, std::move(now.message), nullptr, args->operation);
   }
   const auto* bytes = static_cast<const char*>(args->args);
   auto copied = std::make_shared<std::vector<char>>(bytes, bytes + args->args_bytes);
-  enqueue(stream, [function, later = *args, copied](Stream& self) mutable {
-    later.args = copied->data();
-    run_launch(self, function, later);
+  enqueue(stream, [function, args = *args, copied](Stream& self) {
+    Launch later(function, args, copied->data());
+    if (run_all(self, later)) return;
+    note_failure(self, {UNIFY_KERNEL_FAULT, std::move(later.message), args.operation});
   });
   return UNIFY_OK;
 }
@@ -284,7 +304,8 @@ unify_status device_open(const unify_device_open_args* args, unify_device* out) 
     return UNIFY_OK;
   });
   if (status != UNIFY_OK) return status;
-  *out = reinterpret_cast<unify_device>(new Device(threads, is_pinned));
+  auto device = std::make_unique<Device>(threads, is_pinned);
+  *out = reinterpret_cast<unify_device>(device.release());
   return UNIFY_OK;
 }
 
@@ -325,31 +346,32 @@ unify_status device_status(unify_device, unify_device_state* out) {
   return UNIFY_OK;
 }
 
-unify_status device_info(unify_device d, unify_device_info* out) {
-  std::snprintf(out->name, sizeof out->name, "CPU");
-  if (FILE* file = std::fopen("/proc/cpuinfo", "re")) {
-    char line[256];
-    char model[128];
-    while (std::fgets(line, sizeof line, file) != nullptr) {
-      if (std::sscanf(line, "model name : %127[^\n]", model) != 1) continue;
-      std::snprintf(out->name, sizeof out->name, "%s", model);
-      break;
-    }
-    std::fclose(file);
+void read_name(char (&name)[128]) {
+  std::snprintf(name, sizeof name, "CPU");
+  FILE* file = std::fopen("/proc/cpuinfo", "re");
+  if (file == nullptr) return;
+  char line[256];
+  while (std::fgets(line, sizeof line, file) != nullptr && std::sscanf(line, "model name : %127[^\n]", name) != 1) {
   }
-  std::snprintf(out->target, sizeof out->target, "cpu");
-  out->flags = UNIFY_DEVICE_HOST_VISIBLE | UNIFY_DEVICE_INTEGRATED;
-  out->dlpack_type = 1;
-  out->dlpack_id = 0;
+  std::fclose(file);
+}
+
+unify_status device_info(unify_device d, unify_device_info* out) {
+  unify_device_info info{};
+  read_name(info.name);
+  std::snprintf(info.target, sizeof info.target, "cpu");
+  info.flags = UNIFY_DEVICE_HOST_VISIBLE | UNIFY_DEVICE_INTEGRATED;
+  info.dlpack_type = 1;
   uint64_t free_bytes = 0;
-  memory_info(d, &free_bytes, &out->memory_bytes);
-  out->cache_bytes = static_cast<uint64_t>(std::max(0L, sysconf(_SC_LEVEL3_CACHE_SIZE)));
-  out->cores = of(d)->pool.threads();
-  out->warp_size = 1;
-  out->max_threads = 1;
-  for (uint32_t& extent : out->max_grid) extent = UINT32_MAX;
-  out->shared_bytes = kMostScratch;
-  out->alignment = kAlignment;
+  memory_info(d, &free_bytes, &info.memory_bytes);
+  info.cache_bytes = static_cast<uint64_t>(std::max(0L, sysconf(_SC_LEVEL3_CACHE_SIZE)));
+  info.cores = of(d)->pool.threads();
+  info.warp_size = 1;
+  info.max_threads = 1;
+  for (uint32_t& extent : info.max_grid) extent = UINT32_MAX;
+  info.shared_bytes = kMostScratch;
+  info.alignment = kAlignment;
+  answer(out, info);
   return UNIFY_OK;
 }
 
@@ -360,24 +382,24 @@ unify_backend make_table() {
   table.abi_minor = UNIFY_ABI_MINOR;
   table.name = "cpu";
   table.version = "1.0";
-  table.device_count = device_count;
-  table.device_open = device_open;
+  table.device_count = Guarded<device_count>::call;
+  table.device_open = Guarded<device_open>::call;
   table.device_close = device_close;
-  table.device_info = device_info;
-  table.device_synchronize = device_synchronize;
-  table.device_status = device_status;
-  table.device_set_option = device_set_option;
-  table.memory_allocate = memory_allocate;
-  table.memory_free = memory_free;
-  table.memory_info = memory_info;
-  table.copy = copy;
-  table.fill = fill;
+  table.device_info = Guarded<device_info>::call;
+  table.device_synchronize = Guarded<device_synchronize>::call;
+  table.device_status = Guarded<device_status>::call;
+  table.device_set_option = Guarded<device_set_option>::call;
+  table.memory_allocate = Guarded<memory_allocate>::call;
+  table.memory_free = Guarded<memory_free>::call;
+  table.memory_info = Guarded<memory_info>::call;
+  table.copy = Guarded<copy>::call;
+  table.fill = Guarded<fill>::call;
   add_streams(table);
   add_events(table);
-  table.module_load = module_load;
-  table.module_unload = module_unload;
-  table.function_get = function_get;
-  table.launch = launch;
+  table.module_load = Guarded<module_load>::call;
+  table.module_unload = Guarded<module_unload>::call;
+  table.function_get = Guarded<function_get>::call;
+  table.launch = Guarded<launch>::call;
   table.last_error = last_error;
   return table;
 }

@@ -3,9 +3,11 @@
 
 #include <unify/backend.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -17,9 +19,6 @@
 #include "thread_pool.h"
 
 namespace unify::host {
-
-// Keeps what last_error says of the calling thread, and returns `status`.
-unify_status fail(unify_status status, std::string message, const char* advice = nullptr, uint64_t operation = 0);
 
 struct Failure {
   unify_status status = UNIFY_OK;
@@ -38,14 +37,14 @@ struct Device {
 struct Stream : std::enable_shared_from_this<Stream> {
   Device* device = nullptr;
   bool is_default = false;
-  std::mutex mutex;
+  std::mutex mutex;  // of what follows
   std::condition_variable changed;
   std::deque<std::function<void(Stream&)>> queue;
-  std::atomic<uint64_t> pending{0};  // queued or running
+  std::atomic<uint64_t> pending{0};  // queued or running; changes with the mutex only
   bool is_closing = false;
   bool has_thread = false;
-  Failure failure;  // the first one that nobody was told of
-  std::atomic<bool> has_failed{false};
+  std::shared_ptr<const Failure> failure;  // the first one that no synchronize returned
+  std::atomic<bool> has_failed{false};     // whether there is one
 };
 
 struct Event;   // host_event.cpp
@@ -56,8 +55,40 @@ inline Stream* of(unify_stream stream) { return reinterpret_cast<Stream*>(stream
 inline Event* of(unify_event event) { return reinterpret_cast<Event*>(event); }
 inline Module* of(unify_module module) { return reinterpret_cast<Module*>(module); }
 
+// ---- errors: host.cpp ----
+
+// Keeps what last_error says of the calling thread, and returns `status`.
+unify_status fail(unify_status status, std::string message, const char* advice = nullptr, uint64_t operation = 0);
+unify_status fail(const Failure& failure);
+unify_status fail_by_exception() noexcept;  // inside of a catch
+
+// A function of the table that lets no exception out: its callers are C.
+template <auto Function>
+struct Guarded;
+template <typename... Arguments, unify_status (*Function)(Arguments...)>
+struct Guarded<Function> {
+  static unify_status call(Arguments... arguments) noexcept {
+    try {
+      return Function(arguments...);
+    } catch (...) {
+      return fail_by_exception();
+    }
+  }
+};
+
+// Fills as much of a caller's struct as the caller knows.
+template <typename Struct>
+void answer(Struct* out, Struct filled) {
+  filled.struct_size = out->struct_size;
+  filled.extension = out->extension;
+  std::memcpy(out, &filled, std::min(out->struct_size, sizeof filled));
+}
+
+// ---- streams and events ----
+
 void note_failure(Stream& stream, Failure failure);
-unify_status take_failure(Stream& stream);
+std::shared_ptr<const Failure> failure_of(Stream& stream);  // which stays; null: none
+unify_status take_failure(Stream& stream);                  // which ends
 void enqueue(Stream& stream, std::function<void(Stream&)> item);
 void wait_until_dry(Stream& stream);
 

@@ -5,17 +5,20 @@
 
 namespace unify::host {
 
-// What an event marks; outlives the handle while a stream waits for it.
+// One record of an event. Who waits for it keeps it, so that a later record, on whatever stream, changes nothing.
 struct Mark {
   std::mutex mutex;
-  std::condition_variable passed;
-  uint64_t recorded = 0;  // how often
-  uint64_t reached = 0;   // up to which record
-  int64_t time_ns = 0;
+  std::condition_variable passing;
+  std::atomic<bool> is_passed{false};
+  int64_t time_ns = 0;                     // when; set before is_passed, as is
+  std::shared_ptr<const Failure> failure;  // the stream's, at that time
+
+  [[nodiscard]] bool holds() const { return !is_passed.load(std::memory_order_acquire); }
 };
 
 struct Event {
-  std::shared_ptr<Mark> mark = std::make_shared<Mark>();
+  std::mutex mutex;  // of `newest`
+  std::shared_ptr<Mark> newest;
   bool has_timing = false;
 };
 
@@ -24,6 +27,12 @@ namespace {
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
       .count();
+}
+
+// Null when the event was never recorded.
+std::shared_ptr<Mark> newest_of(Event& event) {
+  const std::lock_guard<std::mutex> lock(event.mutex);
+  return event.newest;
 }
 
 unify_status event_create(unify_device, const unify_event_args* args, unify_event* out) {
@@ -39,70 +48,59 @@ unify_status event_destroy(unify_event e) {
   return UNIFY_OK;
 }
 
-void reach(Mark& mark, uint64_t ticket) {
-  const std::lock_guard<std::mutex> lock(mark.mutex);
-  if (ticket <= mark.reached) return;
-  mark.reached = ticket;
+void pass(Mark& mark, Stream& stream) {
+  mark.failure = failure_of(stream);
   mark.time_ns = now_ns();
-  mark.passed.notify_all();
+  const std::lock_guard<std::mutex> lock(mark.mutex);
+  mark.is_passed.store(true, std::memory_order_release);
+  mark.passing.notify_all();
+}
+
+void wait_for(Mark& mark) {
+  if (!mark.holds()) return;
+  std::unique_lock<std::mutex> lock(mark.mutex);
+  mark.passing.wait(lock, [&] { return !mark.holds(); });
 }
 
 unify_status event_record(unify_event e, unify_stream s) {
-  const std::shared_ptr<Mark>& mark = of(e)->mark;
-  uint64_t ticket = 0;
-  {
-    const std::lock_guard<std::mutex> lock(mark->mutex);
-    ticket = ++mark->recorded;
-  }
-  if (runs_at_once(*of(s))) {
-    reach(*mark, ticket);
-  } else {
-    enqueue(*of(s), [mark, ticket](Stream&) { reach(*mark, ticket); });
-  }
+  auto mark = std::make_shared<Mark>();
+  run_or_enqueue(*of(s), [mark](Stream& stream) { pass(*mark, stream); });
+  const std::lock_guard<std::mutex> lock(of(e)->mutex);
+  of(e)->newest = std::move(mark);
   return UNIFY_OK;
-}
-
-void wait_for(Mark& mark, uint64_t ticket) {
-  std::unique_lock<std::mutex> lock(mark.mutex);
-  mark.passed.wait(lock, [&] { return mark.reached >= ticket; });
 }
 
 unify_status stream_wait_event(unify_stream s, unify_event e) {
-  const std::shared_ptr<Mark>& mark = of(e)->mark;
-  uint64_t ticket = 0;
-  {
-    const std::lock_guard<std::mutex> lock(mark->mutex);
-    ticket = mark->recorded;
-    if (mark->reached >= ticket) return UNIFY_OK;
-  }
-  enqueue(*of(s), [mark, ticket](Stream&) { wait_for(*mark, ticket); });
+  std::shared_ptr<Mark> mark = newest_of(*of(e));
+  if (mark == nullptr || !mark->holds()) return UNIFY_OK;
+  enqueue(*of(s), [mark](Stream&) { wait_for(*mark); });
   return UNIFY_OK;
 }
 
+unify_status answer_of(const Mark& mark) { return mark.failure == nullptr ? UNIFY_OK : fail(*mark.failure); }
+
 unify_status event_synchronize(unify_event e) {
-  Mark& mark = *of(e)->mark;
-  std::unique_lock<std::mutex> lock(mark.mutex);
-  const uint64_t ticket = mark.recorded;
-  mark.passed.wait(lock, [&] { return mark.reached >= ticket; });
-  return UNIFY_OK;
+  const std::shared_ptr<Mark> mark = newest_of(*of(e));
+  if (mark == nullptr) return UNIFY_OK;
+  wait_for(*mark);
+  return answer_of(*mark);
 }
 
 unify_status event_query(unify_event e) {
-  Mark& mark = *of(e)->mark;
-  const std::lock_guard<std::mutex> lock(mark.mutex);
-  return mark.reached >= mark.recorded ? UNIFY_OK : UNIFY_NOT_READY;
+  const std::shared_ptr<Mark> mark = newest_of(*of(e));
+  if (mark == nullptr) return UNIFY_OK;
+  return mark->holds() ? UNIFY_NOT_READY : answer_of(*mark);
 }
 
 unify_status event_elapsed(unify_event start, unify_event stop, int64_t* out) {
   int64_t times[2] = {};
   const unify_event events[2] = {start, stop};
   for (int i = 0; i < 2; ++i) {
-    Mark& mark = *of(events[i])->mark;
-    const std::lock_guard<std::mutex> lock(mark.mutex);
     if (!of(events[i])->has_timing) return fail(UNIFY_INVALID_ARGUMENT, "an event was made without timing");
-    if (mark.recorded == 0) return fail(UNIFY_INVALID_ARGUMENT, "an event was never recorded");
-    if (mark.reached < mark.recorded) return UNIFY_NOT_READY;
-    times[i] = mark.time_ns;
+    const std::shared_ptr<Mark> mark = newest_of(*of(events[i]));
+    if (mark == nullptr) return fail(UNIFY_INVALID_ARGUMENT, "an event was never recorded");
+    if (mark->holds()) return UNIFY_NOT_READY;
+    times[i] = mark->time_ns;
   }
   *out = times[1] - times[0];
   return UNIFY_OK;
@@ -111,13 +109,13 @@ unify_status event_elapsed(unify_event start, unify_event stop, int64_t* out) {
 }  // namespace
 
 void add_events(unify_backend& table) {
-  table.stream_wait_event = stream_wait_event;
-  table.event_create = event_create;
-  table.event_destroy = event_destroy;
-  table.event_record = event_record;
-  table.event_synchronize = event_synchronize;
-  table.event_query = event_query;
-  table.event_elapsed = event_elapsed;
+  table.stream_wait_event = Guarded<stream_wait_event>::call;
+  table.event_create = Guarded<event_create>::call;
+  table.event_destroy = Guarded<event_destroy>::call;
+  table.event_record = Guarded<event_record>::call;
+  table.event_synchronize = Guarded<event_synchronize>::call;
+  table.event_query = Guarded<event_query>::call;
+  table.event_elapsed = Guarded<event_elapsed>::call;
 }
 
 }  // namespace unify::host

@@ -7,21 +7,26 @@ namespace unify::host {
 
 void note_failure(Stream& stream, Failure failure) {
   const std::lock_guard<std::mutex> lock(stream.mutex);
-  if (stream.failure.status == UNIFY_OK) stream.failure = std::move(failure);
-  stream.has_failed = true;
+  if (stream.failure == nullptr) stream.failure = std::make_shared<const Failure>(std::move(failure));
+  stream.has_failed.store(true, std::memory_order_release);
 }
 
-// Tells of a failure once; the stream then works again, since the memory is the host's own and still there.
+std::shared_ptr<const Failure> failure_of(Stream& stream) {
+  if (!stream.has_failed.load(std::memory_order_acquire)) return nullptr;
+  const std::lock_guard<std::mutex> lock(stream.mutex);
+  return stream.failure;
+}
+
+// The stream then works on, since the memory is the host's own and still there.
 unify_status take_failure(Stream& stream) {
   if (!stream.has_failed.load(std::memory_order_acquire)) return UNIFY_OK;
-  Failure failure;
+  std::shared_ptr<const Failure> failure;
   {
     const std::lock_guard<std::mutex> lock(stream.mutex);
-    std::swap(failure, stream.failure);
-    stream.has_failed = false;
+    failure.swap(stream.failure);
+    stream.has_failed.store(false, std::memory_order_release);
   }
-  if (failure.status == UNIFY_OK) return UNIFY_OK;
-  return fail(failure.status, failure.message, nullptr, failure.operation);
+  return failure == nullptr ? UNIFY_OK : fail(*failure);
 }
 
 namespace {
@@ -33,6 +38,21 @@ void leave(Stream& stream) {
   device.left.notify_all();
 }
 
+// What an item throws, for lack of memory say, is a failure of the stream.
+void run_item(Stream& stream, const std::function<void(Stream&)>& item) noexcept {
+  try {
+    item(stream);
+  } catch (const std::bad_alloc&) {
+    static const auto no_memory =
+        std::make_shared<const Failure>(Failure{UNIFY_OUT_OF_MEMORY, "no memory to run enqueued work", 0});
+    const std::lock_guard<std::mutex> lock(stream.mutex);
+    if (stream.failure == nullptr) stream.failure = no_memory;
+    stream.has_failed.store(true, std::memory_order_release);
+  } catch (const std::exception& error) {
+    note_failure(stream, {UNIFY_INTERNAL, error.what(), 0});
+  }
+}
+
 void serve(const std::shared_ptr<Stream>& stream) {
   std::unique_lock<std::mutex> lock(stream->mutex);
   for (;;) {
@@ -41,7 +61,7 @@ void serve(const std::shared_ptr<Stream>& stream) {
     auto item = std::move(stream->queue.front());
     stream->queue.pop_front();
     lock.unlock();
-    item(*stream);
+    run_item(*stream, item);
     item = nullptr;
     lock.lock();
     if (stream->pending.fetch_sub(1) == 1) stream->changed.notify_all();
@@ -52,14 +72,15 @@ void serve(const std::shared_ptr<Stream>& stream) {
 
 }  // namespace
 
+// Throws where memory or threads have run out; nothing is enqueued then.
 void enqueue(Stream& stream, std::function<void(Stream&)> item) {
   const std::lock_guard<std::mutex> lock(stream.mutex);
+  if (!stream.has_thread) {
+    std::thread(serve, stream.shared_from_this()).detach();
+    stream.has_thread = true;
+  }
   stream.queue.push_back(std::move(item));
   stream.pending.fetch_add(1);
-  if (!stream.has_thread) {
-    stream.has_thread = true;
-    std::thread(serve, stream.shared_from_this()).detach();
-  }
   stream.changed.notify_all();
 }
 
@@ -104,7 +125,8 @@ unify_status stream_synchronize(unify_stream s) {
 
 unify_status stream_query(unify_stream s) {
   if (of(s)->pending.load(std::memory_order_acquire) != 0) return UNIFY_NOT_READY;
-  return take_failure(*of(s));
+  const std::shared_ptr<const Failure> failure = failure_of(*of(s));
+  return failure == nullptr ? UNIFY_OK : fail(*failure);
 }
 
 unify_status host_call(unify_stream s, unify_host_function function, void* user) {
@@ -115,11 +137,11 @@ unify_status host_call(unify_stream s, unify_host_function function, void* user)
 }  // namespace
 
 void add_streams(unify_backend& table) {
-  table.stream_create = stream_create;
-  table.stream_destroy = stream_destroy;
-  table.stream_synchronize = stream_synchronize;
-  table.stream_query = stream_query;
-  table.host_call = host_call;
+  table.stream_create = Guarded<stream_create>::call;
+  table.stream_destroy = Guarded<stream_destroy>::call;
+  table.stream_synchronize = Guarded<stream_synchronize>::call;
+  table.stream_query = Guarded<stream_query>::call;
+  table.host_call = Guarded<host_call>::call;
 }
 
 }  // namespace unify::host

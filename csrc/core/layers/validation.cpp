@@ -437,7 +437,7 @@ class Validation {
     }
     const unify_status status = call(handle);
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (status == UNIFY_OK) pass(stream, count);
+    if (status != UNIFY_NOT_READY) pass(stream, count);
     return status;
   }
 

@@ -54,7 +54,7 @@ typedef enum unify_status {
   UNIFY_NOT_READY = 3,        /* only from *_query: work is still under way */
   UNIFY_UNSUPPORTED = 4,      /* this device or driver cannot: nothing was done */
   UNIFY_NOT_FOUND = 5,        /* no such device, or no such function in a module */
-  UNIFY_KERNEL_FAULT = 6,     /* a kernel failed; its stream (or device, see device_status) is unusable */
+  UNIFY_KERNEL_FAULT = 6,     /* a kernel failed; whether the device can still be used says device_status */
   UNIFY_DEVICE_LOST = 7,      /* the device does not answer: close it, or reset it */
   UNIFY_TIMEOUT = 8,          /* the vendor's own limit expired */
   UNIFY_INTERNAL = 9          /* anything else: see unify_error */
@@ -264,7 +264,7 @@ typedef struct unify_backend {
      Order:   after everything enqueued before the call.
      Memory:  host memory used by that work is free to be reused afterwards.
      Threads: any.
-     Errors:  any failure of that work that was not reported yet. */
+     Errors:  one that stream_synchronize of one of the streams would return; it ends there too. */
   unify_status (*device_synchronize)(unify_device device);
 
   /* optional. Says whether the device can still be used. Must answer on a faulted or lost device, in bounded time.
@@ -374,21 +374,23 @@ typedef struct unify_backend {
      Order:   returns without waiting for the work.
      Memory:  the handle is invalid at once.
      Threads: no other call on this stream runs meanwhile.
-     Errors:  a failure that was not reported yet; the stream is destroyed all the same. */
+     Errors:  one that stream_synchronize would return, without waiting; the stream is destroyed all the same. */
   unify_status (*stream_destroy)(unify_stream stream);
 
   /* Waits for the work of a stream.
-     Order:   after everything enqueued before the call.
+     Order:   after everything enqueued before the call, also where that failed.
      Memory:  what that work used may be freed or reused afterwards.
      Threads: any, also while another thread enqueues.
-     Errors:  the first failure of that work. KERNEL_FAULT and DEVICE_LOST stay: each later call returns them. */
+     Errors:  the first failure of that work that was not returned yet by stream_synchronize, device_synchronize or
+              the call that enqueued it. Where device_status is still HEALTHY it ends with that, and the stream works
+              on; elsewhere KERNEL_FAULT and DEVICE_LOST stay: each later call returns them. */
   unify_status (*stream_synchronize)(unify_stream stream);
 
   /* Asks without waiting whether a stream has run dry.
      Order:   at once.
-     Memory:  as stream_synchronize when it answers OK.
+     Memory:  as stream_synchronize when it does not answer NOT_READY.
      Threads: any.
-     Errors:  NOT_READY; failures as stream_synchronize. */
+     Errors:  NOT_READY; what stream_synchronize would return, which it does not end: asking loses no failure. */
   unify_status (*stream_query)(unify_stream stream);
 
   /* Makes later work of a stream wait for an event's last record, also of another device of this backend.
@@ -434,12 +436,13 @@ typedef struct unify_backend {
      Order:   after the work that the last record marked.
      Memory:  as stream_synchronize, for that work.
      Threads: any.
-     Errors:  the failure of the marked work, if it failed. */
+     Errors:  what stream_synchronize would have returned when the mark was passed. It ends nothing, and stays with
+              the mark: each call returns it. */
   unify_status (*event_synchronize)(unify_event event);
 
   /* Asks without waiting whether the mark was passed.
      Order:   at once.
-     Memory:  as event_synchronize when it answers OK.
+     Memory:  as event_synchronize when it does not answer NOT_READY.
      Threads: any.
      Errors:  NOT_READY; failures as event_synchronize. */
   unify_status (*event_query)(unify_event event);

@@ -91,6 +91,28 @@ def test_what_waits_for_an_event_keeps_the_mark_it_saw(
 
 
 @native_host_calls
+def test_a_record_on_another_stream_does_not_let_earlier_waiters_pass(
+    device: un.Device, two_streams: tuple[un.Stream, un.Stream], gate: Gate
+) -> None:
+    held, waiting = two_streams
+    idle, order = un.Stream(device), []
+    gate.close(held)
+    held.host_call(lambda: order.append("held"))
+    event = held.record()
+    waiting.wait(event)
+    waiting.host_call(lambda: order.append("waiting"))
+    for _ in range(20):
+        idle.record(event)  # passes at once
+        event.synchronize()
+        idle.host_call(lambda: None)
+        idle.synchronize()
+    assert order == []
+    gate.open()
+    waiting.synchronize()
+    assert order == ["held", "waiting"]
+
+
+@native_host_calls
 def test_a_dropped_event_still_holds_back_who_waits_for_it(
     device: un.Device, two_streams: tuple[un.Stream, un.Stream], gate: Gate
 ) -> None:
