@@ -305,6 +305,7 @@ unify_status device_open(const unify_device_open_args* args, unify_device* out) 
   });
   if (status != UNIFY_OK) return status;
   auto device = std::make_unique<Device>(threads, is_pinned);
+  watch_forks(*device);
   *out = reinterpret_cast<unify_device>(device.release());
   return UNIFY_OK;
 }
@@ -338,6 +339,7 @@ void device_close(unify_device d) {
     std::unique_lock<std::mutex> lock(of(d)->mutex);
     of(d)->left.wait(lock, [&] { return of(d)->streams.empty(); });
   }
+  forget_device(*of(d));
   delete of(d);
 }
 

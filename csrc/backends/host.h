@@ -111,4 +111,12 @@ void run_or_enqueue(Stream& stream, Work&& work) {
 void add_streams(unify_backend& table);
 void add_events(unify_backend& table);
 
+// ---- forks: host_fork.cpp ----
+
+// Threads do not survive a fork, nor does what they were at. In the child the streams of these devices are empty, and
+// what was recorded before counts as never recorded.
+void watch_forks(Device& device);
+void forget_device(Device& device);
+uint32_t fork_generation() noexcept;  // how many forks lie between this process and the first one
+
 }  // namespace unify::host

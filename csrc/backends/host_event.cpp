@@ -12,8 +12,11 @@ struct Mark {
   std::atomic<bool> is_passed{false};
   int64_t time_ns = 0;                     // when; set before is_passed, as is
   std::shared_ptr<const Failure> failure;  // the stream's, at that time
+  const uint32_t generation = fork_generation();
 
-  [[nodiscard]] bool holds() const { return !is_passed.load(std::memory_order_acquire); }
+  // Not passed, and nobody is left who would.
+  [[nodiscard]] bool is_abandoned() const { return generation != fork_generation() && !is_passed.load(); }
+  [[nodiscard]] bool holds() const { return !is_passed.load(std::memory_order_acquire) && !is_abandoned(); }
 };
 
 struct Event {
@@ -32,7 +35,7 @@ int64_t now_ns() {
 // Null when the event was never recorded.
 std::shared_ptr<Mark> newest_of(Event& event) {
   const std::lock_guard<std::mutex> lock(event.mutex);
-  return event.newest;
+  return event.newest == nullptr || event.newest->is_abandoned() ? nullptr : event.newest;
 }
 
 unify_status event_create(unify_device, const unify_event_args* args, unify_event* out) {

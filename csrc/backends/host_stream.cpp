@@ -54,6 +54,7 @@ void run_item(Stream& stream, const std::function<void(Stream&)>& item) noexcept
 }
 
 void serve(const std::shared_ptr<Stream>& stream) {
+  const uint32_t generation = fork_generation();
   std::unique_lock<std::mutex> lock(stream->mutex);
   for (;;) {
     stream->changed.wait(lock, [&] { return !stream->queue.empty() || stream->is_closing; });
@@ -63,6 +64,7 @@ void serve(const std::shared_ptr<Stream>& stream) {
     lock.unlock();
     run_item(*stream, item);
     item = nullptr;
+    if (fork_generation() != generation) return;  // a host call forked: in the child nothing of this is left
     lock.lock();
     if (stream->pending.fetch_sub(1) == 1) stream->changed.notify_all();
   }

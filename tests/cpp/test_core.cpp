@@ -388,6 +388,13 @@ int main(int count, char** arguments) {
        [&] { test_a_broken_library_is_refused_and_the_rest_goes_on(folder); }},
       CASE(validation_names_what_breaks_a_rule),
       CASE(faults_come_when_they_are_asked_for),
+      CASE(each_record_of_an_event_holds_its_own_waiters),
+      CASE(a_fault_stays_until_a_synchronize_returned_it),
+      CASE(a_stream_without_a_thread_says_so_and_works_later),
+      CASE(loops_of_many_streams_run_each_program_once),
+      CASE(a_worker_makes_room_for_another_caller),
+      CASE(streams_and_workers_start_anew_after_a_fork),
+      {"cores_follow_the_control_groups", [&] { test_cores_follow_the_control_groups(folder); }},
 #undef CASE
   };
   for (const auto& [name, run] : cases) {
