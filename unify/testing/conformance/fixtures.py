@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 import unify as un
+from unify._errors import TargetError
+from unify.compiler import Target
 
-__all__ = ["Gate", "device", "gate", "other_device", "pytest_generate_tests", "stream", "two_streams"]
+__all__ = ["Gate", "device", "gate", "other_device", "pytest_generate_tests", "stream", "target", "two_streams"]
 
 GATE_LIMIT_S = 20.0  # a test that forgets to open its gate fails; it does not hang
 
@@ -38,6 +40,15 @@ def device(request: pytest.FixtureRequest) -> Iterator[un.Device]:
     yield opened
     assert opened.state == "healthy", f"the case left {opened.name} {opened.state}"
     opened.synchronize()
+
+
+@pytest.fixture
+def target(device: un.Device) -> Target:
+    """What kernels are compiled for on the device under test. Skips where nothing compiles for it."""
+    try:
+        return Target.parse(device.target)
+    except TargetError as error:
+        pytest.skip(f"{device.name}: {error}")
 
 
 @pytest.fixture
