@@ -21,6 +21,7 @@ void test_a_stream_without_a_thread_says_so_and_works_later();
 void test_loops_of_many_streams_run_each_program_once();
 void test_a_worker_makes_room_for_another_caller();
 void test_streams_and_workers_start_anew_after_a_fork();
+void test_the_host_answers_what_the_caller_knows();
 void test_cores_follow_the_control_groups(const std::string& folder);
 void test_validation_names_what_breaks_a_rule();
 void test_faults_come_when_they_are_asked_for();

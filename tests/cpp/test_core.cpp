@@ -394,6 +394,7 @@ int main(int count, char** arguments) {
       CASE(loops_of_many_streams_run_each_program_once),
       CASE(a_worker_makes_room_for_another_caller),
       CASE(streams_and_workers_start_anew_after_a_fork),
+      CASE(the_host_answers_what_the_caller_knows),
       {"cores_follow_the_control_groups", [&] { test_cores_follow_the_control_groups(folder); }},
 #undef CASE
   };

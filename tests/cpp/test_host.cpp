@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstddef>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -264,6 +265,24 @@ void test_streams_and_workers_start_anew_after_a_fork() {
   for (const unify_stream stream : {served, fresh, immediate}) table().stream_destroy(stream);
   table().device_close(device);
 #endif
+}
+
+void test_the_host_answers_what_the_caller_knows() {
+  const unify_device device = open_device("threads=3;pin=1");
+  for (const char* options : {"pin=maybe", "pin", "threads=many", "colour=red"}) {
+    unify_device_open_args args{sizeof args, nullptr, 0, options};
+    unify_device refused = nullptr;
+    CHECK(table().device_open(&args, &refused) == UNIFY_INVALID_ARGUMENT && refused == nullptr);
+  }
+  unify_device_info info{};
+  info.struct_size = sizeof info;
+  CHECK(table().device_info(device, &info) == UNIFY_OK && info.cores == 3 && info.alignment > 0);
+  unify_device_info older{};
+  older.struct_size = offsetof(unify_device_info, cores);  // as a core knows it whose header ends there
+  older.cores = 77;
+  CHECK(table().device_info(device, &older) == UNIFY_OK && older.cores == 77);
+  CHECK(older.struct_size == offsetof(unify_device_info, cores) && older.memory_bytes == info.memory_bytes);
+  table().device_close(device);
 }
 
 void test_cores_follow_the_control_groups(const std::string& folder) {

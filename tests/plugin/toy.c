@@ -108,19 +108,19 @@ static unify_status device_open(const unify_device_open_args* args, unify_device
 static void device_close(unify_device device) { (void)device; }
 
 static unify_status device_info(unify_device device, unify_device_info* out_info) {
-  size_t size = out_info->struct_size;
-  memset(out_info, 0, size);
-  out_info->struct_size = size;
-  snprintf(out_info->name, sizeof(out_info->name), "Toy %u (simulated)", device->index);
-  snprintf(out_info->target, sizeof(out_info->target), "toy:1");
-  snprintf(out_info->driver_version, sizeof(out_info->driver_version), "1.0");
-  out_info->flags = UNIFY_DEVICE_SIMULATED;
-  out_info->dlpack_type = 12; /* kDLExtDev */
-  out_info->dlpack_id = (int32_t)device->index;
-  out_info->memory_bytes = DEFAULT_MEMORY;
-  out_info->cores = out_info->warp_size = out_info->max_threads = 1;
-  out_info->max_grid[0] = out_info->max_grid[1] = out_info->max_grid[2] = 65535;
-  out_info->alignment = ALIGNMENT;
+  unify_device_info info = {.struct_size = out_info->struct_size, .extension = out_info->extension};
+  snprintf(info.name, sizeof(info.name), "Toy %u (simulated)", device->index);
+  snprintf(info.target, sizeof(info.target), "toy:1");
+  snprintf(info.driver_version, sizeof(info.driver_version), "1.0");
+  info.flags = UNIFY_DEVICE_SIMULATED;
+  info.dlpack_type = 12; /* kDLExtDev */
+  info.dlpack_id = (int32_t)device->index;
+  info.memory_bytes = DEFAULT_MEMORY;
+  info.cores = info.warp_size = info.max_threads = 1;
+  info.max_grid[0] = info.max_grid[1] = info.max_grid[2] = 65535;
+  info.alignment = ALIGNMENT;
+  /* An older core's struct is shorter, a newer one's longer: what both know. */
+  memcpy(out_info, &info, info.struct_size < sizeof(info) ? info.struct_size : sizeof(info));
   return UNIFY_OK;
 }
 
