@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 
 #include <cstdio>
 #include <iterator>
@@ -27,6 +28,9 @@ void on_signal(int number, siginfo_t* info, void* context) {
     guard.is_armed = 0;
     guard.signal = number;
     guard.address = info->si_addr;
+    // What is blocked while the handler runs (by ThreadSanitizer: everything) would stay so: a second fault of the
+    // thread would end the process. sigsetjmp would keep the mask too, at the price of a system call a launch.
+    pthread_sigmask(SIG_SETMASK, &static_cast<ucontext_t*>(context)->uc_sigmask, nullptr);
     siglongjmp(guard.back, 1);
   }
   // Not ours: whoever was there before us, faulthandler or a JVM say.
