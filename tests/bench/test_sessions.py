@@ -39,3 +39,10 @@ def test_a_decode_that_writes_something_else_is_found(session: Unify, monkeypatc
     monkeypatch.setattr(models.Generator, "generate", lambda *_: models.Answer(token_ids=[7, 7, 7, 7]))
     with pytest.raises(RuntimeError, match=r"token \d of the answer is 7, but a pass over the whole text prefers"):
         session.decode_logits(IDS, FORCED)
+
+
+def test_the_timed_verbs_read_and_write(session: Unify) -> None:
+    # A prompt's first token is changed from time to time, so that nothing of it is in the cache.
+    prompts = [IDS, IDS + (np.arange(len(IDS)) == 0).astype(np.int32)]
+    assert session.prefill(IDS) in [session.logits(ids).argmax() for ids in prompts]
+    assert session.decode_seconds(IDS, 3) > 0

@@ -108,8 +108,8 @@ class Unify:
         logits = self._model.prefill(unify.asarray(ids, device=device), cache)
         for token in forced.tolist():
             at = cache.grow(1)
-            step = (unify.asarray([value], dtype=unify.int32, device=device) for value in (token, at, at + 1))
-            logits = self._model.decode(*step, cache)
+            one, position, keys = (unify.asarray([n], dtype=unify.int32, device=device) for n in (token, at, at + 1))
+            logits = self._model.decode(one, position, keys, cache)
         return self._host(logits)
 
     def _check_recorded_step(self, ids: list[int], tokens: int) -> None:
@@ -146,4 +146,7 @@ class _Clock:
 
     def add(self, token: int) -> str:
         self.ticks.append(time.perf_counter())
+        return ""
+
+    def finish(self) -> str:
         return ""
