@@ -44,7 +44,7 @@ class Config:
         if architecture != "llama":
             raise ModelFileError(
                 f"{file.path}: the metadata 'general.architecture' is {architecture!r}; only 'llama' can be run "
-                "(Llama, SmolLM, TinyLlama, Mistral and their like). Take another model."
+                "(SmolLM, Llama, TinyLlama, Mistral 7B and their like). Take another model."
             )
         embedding = file.tensors.get("token_embd.weight")
         if embedding is None or len(embedding.shape) != 2:
