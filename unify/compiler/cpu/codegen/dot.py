@@ -9,6 +9,7 @@ operand, that one's tile is updated in place.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen import float8, nest, scaled
@@ -260,9 +261,9 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
     ones = tuple(1 for _ in batch)
     wide, single = (*ones, 1, lanes), (*ones, 1, 1)
 
-    def block(at: list[Index], rows: int, first: int) -> None:
-        *outer, column, row = at
-        row = row + first
+    def block(rows: int, first: int, at: list[Index], down: list[Index]) -> None:
+        *outer, column = at
+        row = down[0] + first
         acc = []
         for r in range(rows):
             for c in range(across):
@@ -297,12 +298,8 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
     def column_of_blocks(at: list[Index]) -> None:
         first = 0
         for rows, count in blocks:
-            nest.for_each(
-                k,
-                [(rows * count, rows)],
-                lambda row, rows=rows, first=first: block([*at, *row], rows, first),
-                unrolled=1,
-            )
+            here = partial(block, rows, first, at)
+            nest.for_each(k, [(rows * count, rows)], here, unrolled=1)
             first += rows * count
 
     with em.nest():
