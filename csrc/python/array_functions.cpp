@@ -19,25 +19,17 @@ py::object as_tensor_object(PyObject* array) {
 
 std::string argument_name(PyObject* name) { return is_given(name) ? text_of(name) : std::string("array"); }
 
-// `wanted` is a dtype or a tuple of them.
+// `wanted` is a dtype or a tuple of them. Each op asks this of each array: the text is made for an error only.
 void require_dtype(const Tensor& tensor, PyObject* wanted, PyObject* name) {
-  if (is_dtype(wanted)) {
-    if (reinterpret_cast<DTypeObject*>(wanted)->value == tensor.dtype) return;
-  } else if (!PyTuple_Check(wanted)) {
-    if (dtype_from_object(wanted) == tensor.dtype) return;
+  const bool is_one = PyTuple_Check(wanted) == 0;
+  const Py_ssize_t count = is_one ? 1 : PyTuple_GET_SIZE(wanted);
+  const auto candidate = [&](Py_ssize_t i) { return dtype_from_object(is_one ? wanted : PyTuple_GET_ITEM(wanted, i)); };
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    if (candidate(i) == tensor.dtype) return;
   }
   std::string known;
-  if (PyTuple_Check(wanted)) {
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(wanted); ++i) {
-      const DType candidate = dtype_from_object(PyTuple_GET_ITEM(wanted, i));
-      if (candidate == tensor.dtype) return;
-      known += (known.empty()                       ? ""
-                : i + 1 == PyTuple_GET_SIZE(wanted) ? " or "
-                                                    : ", ") +
-               std::string(unify::name(candidate));
-    }
-  } else {
-    known = unify::name(dtype_from_object(wanted));
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    known += (i == 0 ? "" : i + 1 == count ? " or " : ", ") + std::string(unify::name(candidate(i)));
   }
   throw Error(ErrorKind::kDType, argument_name(name) + ": must be " + known + ", not " + unify::name(tensor.dtype) +
                                      " (shape " + shape_text(tensor) + "). Convert it with .to().");
@@ -83,7 +75,10 @@ PyObject* as_tensor(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject
     }
     const Tensor& tensor = tensor_of(result.ptr());
     if (is_given(dtype)) require_dtype(tensor, dtype, name);
-    if (is_given(device)) require_device(tensor, *device_from_object(device), name);
+    // A device has one object; to compare it costs less than to cast it.
+    if (is_given(device) && device != device_object(tensor.storage->device_ptr())) {
+      require_device(tensor, *device_from_object(device), name);
+    }
     if (is_given(ndim)) require_ndim(tensor, ndim, name);
     if (is_true(contiguous)) require_contiguous(tensor, name);
     return result.release().ptr();
@@ -165,9 +160,11 @@ PyMethodDef* import_functions() {
           "None, device: DeviceLike = None, ndim: int | None = None, contiguous: bool = False) -> Tensor\n\n"
           "A zero-copy tensor over an argument of an op, which must be as asked: DTypeError, DeviceMismatchError,\n"
           "ShapeError or LayoutError name the argument. Nothing is converted."),
-      function("wrap_like", wrap_like,
-               "wrap_like(tensor: Tensor, like: object) -> Any\n\n"
-               "The tensor as an array of `like`'s library, zero-copy: torch in, torch out."),
+      function(
+          "wrap_like", wrap_like,
+          "wrap_like(tensor: Tensor, like: object) -> Any\n\n"
+          "The tensor as an array of `like`'s library, zero-copy: torch in, torch out. That library may read it at\n"
+          "once: what the current stream holds so far is waited for, or ordered before the library's own stream."),
       {nullptr, nullptr, 0, nullptr}};
   return functions;
 }
