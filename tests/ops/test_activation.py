@@ -32,6 +32,11 @@ def test_large_inputs_do_not_overflow() -> None:
     torch.testing.assert_close(result, torch.nn.functional.silu(gate), rtol=1e-6, atol=1e-30)
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (2, 3, 0)])
+def test_no_elements_are_no_work(shape: tuple[int, ...]) -> None:
+    assert un.ops.swiglu(torch.ones(shape), torch.ones(shape)).shape == shape
+
+
 def test_different_shapes_are_refused() -> None:
     with pytest.raises(un.errors.ShapeError, match=r"\[2, 8\].*\[2, 4\]"):
         un.ops.swiglu(torch.ones(2, 8), torch.ones(2, 4))

@@ -67,6 +67,13 @@ def test_rows_of_zeros_and_huge_values_stay_finite() -> None:
     assert torch.isfinite(result[1]).all()
 
 
+def test_no_inputs_or_no_outputs_are_no_work() -> None:
+    assert torch.equal(un.ops.linear(torch.ones(2, 2, 0), torch.ones(3, 0)), torch.zeros(2, 2, 3))
+    assert torch.equal(un.ops.matmul(torch.ones(2, 0), torch.ones(0, 3)), torch.zeros(2, 3))
+    assert un.ops.linear(torch.ones(2, 2, 3), torch.ones(0, 3), residual=torch.ones(2, 2, 0)).shape == (2, 2, 0)
+    assert un.ops.linear(torch.ones(0, 2, 3), torch.ones(4, 3)).shape == (0, 2, 4)
+
+
 def test_shapes_that_do_not_meet_are_refused() -> None:
     with pytest.raises(un.errors.ShapeError, match=r"\[2, 8\].*\[4, 9\]"):
         un.ops.linear(torch.ones(2, 8), torch.ones(4, 9))

@@ -43,6 +43,17 @@ def test_codes_stand_for_their_values(dtype: un.DType) -> None:
     np.testing.assert_array_equal(values.sums.numpy(), whole.sum(-1))
 
 
+@pytest.mark.parametrize("x", [np.ones((1, 40), np.float32), np.ones(32, np.float32), np.ones((64, 2), np.float32).T])
+def test_activations_that_are_not_rows_of_whole_blocks_are_refused(x: np.ndarray) -> None:
+    with pytest.raises(un.errors.ShapeError, match="multiple of 32"):
+        quant.quantize(x)
+
+
+def test_activations_of_another_dtype_are_refused() -> None:
+    with pytest.raises(un.errors.DTypeError, match="int32"):
+        quant.quantize(np.ones((1, 32), np.int32))
+
+
 def test_an_unknown_format_is_named_with_the_known_ones() -> None:
     with pytest.raises(un.errors.DTypeError, match="q4_1"):
         quant.from_gguf("q3_k", np.zeros((1, 20), np.uint8))

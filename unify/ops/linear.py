@@ -8,9 +8,10 @@ from typing import Any
 import triton.language as tl
 
 import unify
-from unify._errors import DeviceMismatchError, DTypeError, ShapeError
+from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
+from .op import FLOATS, as_rows, op
 from .quant import BLOCK, COLUMNS, QuantizedMatrix, quantize
 
 
@@ -148,6 +149,7 @@ def quantized_linear_kernel(
     tl.store(out + row[:, None] * o_row + column[None, :], total, mask=inside)
 
 
+@op
 def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> Any:
     """x · weightᵀ, plus `residual` if given.
 
@@ -160,24 +162,27 @@ def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> 
     >>> ops.linear(np.ones((1, 2), np.float32), np.array([[1.0, 2.0], [3.0, 4.0]], np.float32))
     array([[3., 7.]], dtype=float32)
     """
-    source = as_tensor(x, name="linear: x")
-    matrix = weight if isinstance(weight, QuantizedMatrix) else as_tensor(weight, name="linear: weight")
+    source = as_tensor(x, name="linear: x", dtype=FLOATS)
+    dtype, device = source.dtype, source.device
+    matrix: Any = weight
+    if isinstance(weight, QuantizedMatrix):
+        as_tensor(weight.codes, name="linear: weight", device=device)
+    else:
+        matrix = as_tensor(weight, name="linear: weight", dtype=dtype, device=device)
     if len(matrix.shape) != 2 or source.ndim < 1 or source.shape[-1] != matrix.shape[1]:
         raise ShapeError(
             f"linear: x must be [..., k] and weight [n, k]; they are {list(source.shape)} and {list(matrix.shape)}."
         )
-    if source.device != matrix.device:
-        raise DeviceMismatchError(f"linear: x is on {source.device}, weight on {matrix.device}; move one with .to().")
-    if not isinstance(matrix, QuantizedMatrix) and source.dtype != matrix.dtype:
-        raise DTypeError(f"linear: x is {source.dtype}, weight {matrix.dtype}; cast one with .to().")
     n, k = matrix.shape
     shape = (*source.shape[:-1], n)
-    rows = _rows(source, k)
-    added = None if residual is None else as_tensor(residual, name="linear: residual", dtype=source.dtype)
-    if added is not None and added.shape != shape:
-        raise ShapeError(f"linear: residual must be {list(shape)}; it is {list(added.shape)}.")
-    added = None if added is None else _rows(added, n)
-    result = unify.empty((rows.shape[0], n), dtype=source.dtype, device=source.device)
+    added = None
+    if residual is not None:
+        added = as_tensor(residual, name="linear: residual", dtype=dtype, device=device)
+        if added.shape != shape:
+            raise ShapeError(f"linear: residual must be {list(shape)}; it is {list(added.shape)}.")
+        added = as_rows(added, n)
+    rows = as_rows(source, k)
+    result = unify.empty((rows.shape[0], n), dtype=dtype, device=device)
     if isinstance(matrix, QuantizedMatrix):
         _quantized(rows, matrix, added, result, stream)
     elif rows.shape[0] <= 4 and matrix.strides[1] == 1:
@@ -187,6 +192,7 @@ def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> 
     return wrap_like(result.reshape(shape), x)
 
 
+@op
 def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
     """The matrix product a · b.
 
@@ -197,21 +203,13 @@ def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
     >>> ops.matmul(np.ones((1, 2), np.float32), np.array([[1.0, 2.0], [3.0, 4.0]], np.float32))
     array([[4., 6.]], dtype=float32)
     """
-    left, right = as_tensor(a, name="matmul: a"), as_tensor(b, name="matmul: b")
+    left = as_tensor(a, name="matmul: a", dtype=FLOATS)
+    right = as_tensor(b, name="matmul: b", dtype=left.dtype, device=left.device)
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
         raise ShapeError(f"matmul: a must be [m, k] and b [k, n]; they are {list(left.shape)} and {list(right.shape)}.")
-    if left.dtype != right.dtype:
-        raise DTypeError(f"matmul: a is {left.dtype}, b {right.dtype}; cast one with .to().")
-    if left.device != right.device:
-        raise DeviceMismatchError(f"matmul: a is on {left.device}, b on {right.device}; move one with .to().")
     result = unify.empty((left.shape[0], right.shape[1]), dtype=left.dtype, device=left.device)
-    _matmul(_rows(left, left.shape[1]), right, None, result, stream)
+    _matmul(as_rows(left, left.shape[1]), right, None, result, stream)
     return wrap_like(result, a)
-
-
-def _rows(tensor: Any, columns: int) -> Any:
-    rows = tensor if tensor.ndim == 2 else tensor.reshape(-1, columns)
-    return rows if rows.strides[1] == 1 else rows.contiguous()
 
 
 def _matmul(a: Any, b: Any, residual: Any, out: Any, stream: Any) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import triton.language as tl
 
 import unify
-from unify._errors import DeviceMismatchError, ShapeError
+from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
+
+from .op import FLOATS, op, written
 
 
 # One program a row, in steps of BLOCK columns: the row stays in the nearest cache for the second pass.
@@ -45,27 +47,32 @@ def column_block(columns: int, largest: int = 256) -> int:
     return min(divisor, largest) if divisor >= 16 else largest
 
 
+@op
 def rms_norm(x: Any, weight: Any, *, eps: float = 1e-6, out: Any = None, stream: Any = None) -> Any:
     """Root-mean-square norm over the last axis: x / sqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4).
 
-    x: [..., d] float16, bfloat16 or float32, contiguous; weight: [d] on the same device. Sums in float32.
+    x: [..., d] float16, bfloat16 or float32, contiguous; weight: [d], one of these too; out: like x, contiguous; all
+    on one device. Sums in float32.
     Returns an array like x (or `out`), enqueued on `stream` (default: the current one of x's device).
-    Raises ShapeError if weight is not [d], DeviceMismatchError; nothing is enqueued then.
+    Raises ShapeError if weight is not [d], DTypeError, DeviceMismatchError; nothing is enqueued then.
 
     >>> ops.rms_norm(np.array([[3.0, 4.0]], np.float32), np.ones(2, np.float32)).round(2)
     array([[0.85, 1.13]], dtype=float32)
     """
-    source = as_tensor(x, name="rms_norm: x", contiguous=True)
-    scale = as_tensor(weight, name="rms_norm: weight", contiguous=True)
+    source = as_tensor(x, name="rms_norm: x", dtype=FLOATS, contiguous=True)
+    scale = as_tensor(weight, name="rms_norm: weight", dtype=FLOATS, device=source.device, contiguous=True)
+    if source.ndim == 0:
+        raise ShapeError("rms_norm: x must be [..., d]; it is [].")
     columns = source.shape[-1]
     if scale.shape != (columns,):
         raise ShapeError(f"rms_norm: weight must be [{columns}], x's last axis; it is {list(scale.shape)}.")
-    if scale.device != source.device:
-        raise DeviceMismatchError(f"rms_norm: x is on {source.device}, weight on {scale.device}; move one with .to().")
-    result = unify.empty_like(source) if out is None else as_tensor(out, name="rms_norm: out", contiguous=True)
-    if result.shape != source.shape:
-        raise ShapeError(f"rms_norm: out must be {list(source.shape)}, as x; it is {list(result.shape)}.")
+    if out is None:
+        result = unify.empty_like(source)
+    else:
+        result = as_tensor(out, name="rms_norm: out", dtype=source.dtype, device=source.device, contiguous=True)
+        if result.shape != source.shape:
+            raise ShapeError(f"rms_norm: out must be {list(source.shape)}, as x; it is {list(result.shape)}.")
     block = column_block(columns)
     rows = source.size // columns if columns else 0
-    rms_norm_kernel[(rows,)](source, scale, result, columns, eps, BLOCK=block, EVEN=columns % block == 0, stream=stream)
-    return wrap_like(result, x) if out is None else out
+    rms_norm_kernel[(rows,)](source, scale, result, columns, eps, BLOCK=block, EVEN=columns % block == 0)
+    return wrap_like(result, x) if out is None else written(result, out)

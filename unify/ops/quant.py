@@ -19,6 +19,9 @@ import triton.language as tl
 
 import unify
 from unify._errors import DTypeError, ShapeError
+from unify._tensor import as_tensor
+
+from .op import FLOATS, op
 
 COLUMNS = 64  # output features that lie side by side
 BLOCK = 32  # inputs that share a scale, in every format here
@@ -153,15 +156,23 @@ class QuantizedActivations:
     sums: Any
 
 
+@op
 def quantize(x: Any, *, stream: Any = None) -> QuantizedActivations:
     """Turns activations into 16-bit codes, a scale for each 32: what the integer dot products of `linear` eat.
 
-    x: [m, k] tensor of float16, bfloat16 or float32, k a multiple of 32, last axis contiguous. The error of a value is
-    at most 1/65024 of the largest in its block. Enqueued on `stream` (default: the current one of x's device).
+    x: [m, k] float16, bfloat16 or float32, k a multiple of 32, last axis contiguous. The error of a value is at most
+    1/65024 of the largest in its block. Enqueued on `stream` (default: the current one of x's device).
+    Raises ShapeError, DTypeError; nothing is enqueued then.
     """
-    rows, k = x.shape
-    codes = unify.empty((rows, k // BLOCK, 2, BLOCK), dtype=unify.int8, device=x.device)
-    scales = unify.empty((rows, k // BLOCK), dtype=unify.float32, device=x.device)
-    sums = unify.empty((rows, k // BLOCK), dtype=unify.int32, device=x.device)
-    quantize_kernel[(rows,)](x, codes, scales, sums, k, x.strides[0], BLOCKS=2, stream=stream)
+    source = as_tensor(x, name="quantize: x", dtype=FLOATS)
+    if source.ndim != 2 or source.shape[1] % BLOCK or source.strides[1] != 1:
+        raise ShapeError(
+            f"quantize: x must be [m, k], k a multiple of {BLOCK}, its last axis contiguous; "
+            f"it is {list(source.shape)} with strides {list(source.strides)}."
+        )
+    (rows, k), device = source.shape, source.device
+    codes = unify.empty((rows, k // BLOCK, 2, BLOCK), dtype=unify.int8, device=device)
+    scales = unify.empty((rows, k // BLOCK), dtype=unify.float32, device=device)
+    sums = unify.empty((rows, k // BLOCK), dtype=unify.int32, device=device)
+    quantize_kernel[(rows,)](source, codes, scales, sums, k, source.strides[0], BLOCKS=2)
     return QuantizedActivations(codes, scales, sums)

@@ -11,6 +11,8 @@ import unify
 from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
+from .op import FLOATS, op
+
 
 # One program a token and head. Pairs are (2i, 2i+1) when interleaved, else (i, i + d/2).
 @unify.jit
@@ -44,18 +46,20 @@ def _frequencies(device: str, half: int, base: float) -> Any:
     return unify.asarray([base ** (-i / half) for i in range(half)], dtype=unify.float32, device=device)
 
 
+@op
 def rope(x: Any, positions: Any, *, base: float = 10000.0, interleaved: bool = True, stream: Any = None) -> Any:
     """Rotates pairs of features by the token's position: angle = position · base^(-2i/d) (Su et al. 2021, eq. 15).
 
     x: [t, h, d] float16, bfloat16 or float32, d even, last axis contiguous; positions: [t] int32, same device.
     interleaved: pairs are (2i, 2i+1), as in the paper and in GGUF's llama; else (i, i + d/2), as in GPT-NeoX.
     Returns a contiguous array like x, enqueued on `stream` (default: the current one of x's device).
-    Raises ShapeError.
+    Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
 
     >>> ops.rope(np.array([[[1.0, 0.0]]], np.float32), np.array([1], np.int32)).round(2)  # cos 1, sin 1
     array([[[0.54, 0.84]]], dtype=float32)
     """
-    source, where = as_tensor(x, name="rope: x"), as_tensor(positions, name="rope: positions", dtype=unify.int32)
+    source = as_tensor(x, name="rope: x", dtype=FLOATS)
+    where = as_tensor(positions, name="rope: positions", dtype=unify.int32, device=source.device, contiguous=True)
     if source.ndim != 3 or source.shape[2] % 2:
         raise ShapeError(f"rope: x must be [tokens, heads, d] with an even d; it is {list(source.shape)}.")
     tokens, heads, width = source.shape
@@ -67,6 +71,6 @@ def rope(x: Any, positions: Any, *, base: float = 10000.0, interleaved: bool = T
     half = width // 2
     rope_kernel[(heads, tokens)](
         source, where, _frequencies(str(source.device), half, base), result, heads, *source.strides[:2],
-        HALF=half, BLOCK=max(16, 1 << (half - 1).bit_length()), INTERLEAVED=interleaved, stream=stream,
+        HALF=half, BLOCK=max(16, 1 << (half - 1).bit_length()), INTERLEAVED=interleaved,
     )  # fmt: skip
     return wrap_like(result, x)

@@ -1,0 +1,49 @@
+"""What all ops share: the stream that they run on, the dtypes that they take, and arrays as rows."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from unify._stream import Stream
+from unify._tensor import as_tensor, bfloat16, float16, float32, wrap_like
+
+FLOATS = (float16, bfloat16, float32)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def op(function: Function) -> Function:
+    """Runs an op with its argument `stream` as the current one, so that its body cannot forget it.
+
+    Helper copies, kernels and what makes a result ready for the caller's library all go to the current stream. The
+    body's own `stream` is always None. The device is that of the op's first array.
+    """
+    first = next(iter(inspect.signature(function).parameters))
+    name = f"{function.__name__}: {first}"
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        stream = kwargs.pop("stream", None)
+        if stream is None:
+            return function(*args, **kwargs)
+        device = as_tensor(args[0] if args else kwargs.get(first), name=name).device
+        with Stream.from_native(stream, device):
+            return function(*args, **kwargs)
+
+    return run  # type: ignore[return-value]
+
+
+def written(tensor: Any, array: Any) -> Any:
+    """Returns the caller's `array`, whose memory an op wrote as `tensor`, ready for the library that it is of."""
+    wrap_like(tensor, array)
+    return array
+
+
+def as_rows(tensor: Any, columns: int) -> Any:
+    """[..., columns] as [rows, columns], the last axis contiguous; a copy where that needs one."""
+    rows = tensor if tensor.ndim == 2 else tensor.reshape(math.prod(tensor.shape[:-1]), columns)
+    return rows if rows.strides[1] == 1 else rows.contiguous()
