@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import triton.language as tl
 
 import unify
-from unify._errors import DTypeError, ShapeError
+from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
+
+from .op import FLOATS, op
 
 # Queries and keys a tile, by target kind: the tiles of q, k, v, the scores and the sums stay in the first-level cache.
 _TILES = {"cpu": (64, 64)}
@@ -19,18 +22,20 @@ _TILES_ELSEWHERE = (64, 32)
 @unify.jit
 def attend(
     total, top, mass, q, k, v, table, first_key, last_key, keys, row, offset, scale_log2, d, inside_d,
-    k_token, k_dim, v_token, k_block, v_block,
+    k_token, k_dim, v_token, k_block, v_block, blocks,
     BLOCK_N: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr, PAGED: tl.constexpr,
 ):  # fmt: skip
     """Online softmax of queries q over keys [first_key, last_key) (Dao et al. 2022, algorithm 1), in powers of two.
 
-    first_key is a multiple of BLOCK_N. PAGED: keys lie in blocks of BLOCK_N, found through `table`.
+    first_key is a multiple of BLOCK_N. PAGED: keys lie in blocks of BLOCK_N, found through `table`; a block outside of
+    the cache's `blocks` is taken as the nearest one, so that nothing else is read.
     """
     inner = tl.arange(0, BLOCK_N)
     for start in range(first_key, last_key, BLOCK_N):
         column = start + inner
         if PAGED:
-            block = tl.load(table + start // BLOCK_N).to(tl.int64)
+            block = tl.load(table + start // BLOCK_N)
+            block = tl.minimum(tl.maximum(block, 0), blocks - 1).to(tl.int64)
             k_start = k + block * k_block
             v_start = v + block * v_block
         else:
@@ -88,16 +93,64 @@ def attention_kernel(
         last = keys
     total, top, mass = attend(
         total, top, mass, q_tile, k, v, None, 0, whole, keys, row, offset, scale_log2, d, inside_d,
-        k_token, 1, v_token, 0, 0, BLOCK_N, False, CAUSAL, False,
+        k_token, 1, v_token, 0, 0, 0, BLOCK_N, False, CAUSAL, False,
     )  # fmt: skip
     total, top, mass = attend(
         total, top, mass, q_tile, k, v, None, whole, last, keys, row, offset, scale_log2, d, inside_d,
-        k_token, 1, v_token, 0, 0, BLOCK_N, True, CAUSAL, False,
+        k_token, 1, v_token, 0, 0, 0, BLOCK_N, True, CAUSAL, False,
     )  # fmt: skip
     out += batch * o_batch + head * o_head
     tl.store(out + row[:, None] * o_token + d[None, :], total / mass[:, None], mask=inside)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What an attention takes as queries, keys and values."""
+
+    names: tuple[str, str, str]  # "op: argument"
+    ranks: tuple[tuple[int, int], ...]  # axes of the queries and of keys and values that go together
+    shapes: str  # the same in words
+
+    def tensors(self, q: Any, k: Any, v: Any) -> tuple[Any, Any, Any]:
+        """The arrays as tensors of one dtype, device and width, or the error that says what does not fit."""
+        query = as_tensor(q, name=self.names[0], dtype=FLOATS)
+        dtype, device = query.dtype, query.device
+        key = as_tensor(k, name=self.names[1], dtype=dtype, device=device)
+        value = as_tensor(v, name=self.names[2], dtype=dtype, device=device)
+        ranks, shape = (query.ndim, key.ndim), key.shape
+        if ranks not in self.ranks or shape != value.shape or shape[-1] != query.shape[-1] or shape[-1] == 0:
+            raise self._error(f"{self.shapes}, with one d of at least 1", query, key, value)
+        if shape[-2] == 0 or query.shape[-2] % shape[-2]:
+            raise self._error("heads must be a multiple of kv_heads", query, key, value)
+        return query, key, value
+
+    def _error(self, what: str, *tensors: Any) -> ShapeError:
+        op = self.names[0].partition(":")[0]
+        found = ", ".join(
+            f"{name.partition(': ')[2]} is {list(tensor.shape)}"
+            for name, tensor in zip(self.names, tensors, strict=True)
+        )
+        return ShapeError(f"{op}: {what}; {found}.")
+
+
+def block_d(width: int) -> int:
+    """The tile that holds a head."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def log2_scale(scale: float | None, width: int) -> float:
+    """What scores are multiplied with, for powers of two in place of e."""
+    return (1.0 / math.sqrt(width) if scale is None else scale) * math.log2(math.e)
+
+
+_LAYOUT = Layout(
+    ("attention: q", "attention: k", "attention: v"),
+    ((3, 3), (4, 4)),
+    "q must be [tokens, heads, d], k and v [keys, kv_heads, d], or all with a batch in front",
+)
+
+
+@op
 def attention(q: Any, k: Any, v: Any, *, causal: bool = True, scale: float | None = None, stream: Any = None) -> Any:
     """Softmax attention, softmax(q·kᵀ·scale)·v, without storing the scores (Dao et al. 2022).
 
@@ -105,47 +158,30 @@ def attention(q: Any, k: Any, v: Any, *, causal: bool = True, scale: float | Non
     heads share keys, Ainslie et al. 2023). float16, bfloat16 or float32, last axis contiguous, others strided at
     will. causal: query i sees keys up to i + s - t. scale: 1/sqrt(d) by default. Sums in float32.
     Returns an array like q, contiguous, enqueued on `stream` (default: the current one of q's device).
-    Raises ShapeError, DTypeError; nothing is enqueued then.
+    Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
 
     >>> q, k = np.ones((5, 8, 64), np.float32), np.ones((5, 2, 64), np.float32)
     >>> ops.attention(q, k, k).shape
     (5, 8, 64)
     """
-    tensors = [as_tensor(a, name=f"attention: {n}") for a, n in ((q, "q"), (k, "k"), (v, "v"))]
-    rank = tensors[0].ndim
-    if rank not in (3, 4) or any(t.ndim != rank for t in tensors):
-        raise ShapeError(
-            "attention: q, k and v must all be [tokens, heads, d] or [batch, tokens, heads, d]; "
-            f"they are {', '.join(str(list(t.shape)) for t in tensors)}."
-        )
-    if len({t.dtype for t in tensors}) != 1:
-        raise DTypeError(f"attention: q, k and v must have one dtype; {', '.join(str(t.dtype) for t in tensors)}.")
-    qs, ks, vs = (t if t.ndim == 4 else t.reshape(1, *t.shape) for t in tensors)
-    qs, ks, vs = (t if t.strides[3] == 1 else t.contiguous() for t in (qs, ks, vs))
+    query, key, value = _LAYOUT.tensors(q, k, v)
+    qs, ks, vs = (t if t.ndim == 4 else t.reshape(1, *t.shape) for t in (query, key, value))
     batch, queries, heads, width = qs.shape
     keys, kv_heads = ks.shape[1:3]
-    if ks.shape != vs.shape or ks.shape[0] != batch or ks.shape[3] != width:
-        raise ShapeError(
-            "attention: k and v must be [batch, keys, kv_heads, d] with q's batch and d; "
-            f"q is {list(qs.shape)}, k is {list(ks.shape)}, v is {list(vs.shape)}."
-        )
-    if kv_heads == 0 or heads % kv_heads:
-        raise ShapeError(
-            f"attention: heads must be a multiple of kv_heads; q is {list(qs.shape)}, k is {list(ks.shape)}."
-        )
+    if ks.shape[0] != batch:
+        raise ShapeError(f"attention: q, k and v must have one batch; q is {list(qs.shape)}, k is {list(ks.shape)}.")
     if causal and keys < queries:
         raise ShapeError(
             f"attention: causal needs at least as many keys as queries; {keys} keys, {queries} queries. "
             "Use causal=False."
         )
+    qs, ks, vs = (t if t.strides[3] == 1 else t.contiguous() for t in (qs, ks, vs))
     result = unify.empty(qs.shape, dtype=qs.dtype, device=qs.device)
     block_m, block_n = _TILES.get(qs.device.kind, _TILES_ELSEWHERE)
     block_m = min(block_m, max(16, 1 << (queries - 1).bit_length()))
-    factor = (1.0 / math.sqrt(width) if scale is None else scale) * math.log2(math.e)
     attention_kernel[(-(-queries // block_m), heads, batch)](
-        qs, ks, vs, result, queries, keys, heads // kv_heads, factor,
+        qs, ks, vs, result, queries, keys, heads // kv_heads, log2_scale(scale, width),
         *qs.strides[:3], *ks.strides[:3], *vs.strides[:3], *result.strides[:3],
-        BLOCK_M=block_m, BLOCK_N=block_n, WIDTH=width, BLOCK_D=max(16, 1 << (width - 1).bit_length()), CAUSAL=causal,
-        stream=stream,
+        BLOCK_M=block_m, BLOCK_N=block_n, WIDTH=width, BLOCK_D=block_d(width), CAUSAL=causal,
     )  # fmt: skip
-    return wrap_like(result if rank == 4 else result.reshape(tensors[0].shape), q)
+    return wrap_like(result if query.ndim == 4 else result.reshape(query.shape), q)
