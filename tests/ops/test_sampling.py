@@ -75,10 +75,37 @@ def test_the_step_may_live_on_the_device() -> None:
     assert on_device.item() == un.ops.sample(logits, temperature=1.0, seed=5, step=9).item()
 
 
-def test_settings_out_of_range_are_refused() -> None:
-    for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}):
-        with pytest.raises(un.errors.InvalidArgument, match="sample"):
-            un.ops.sample(torch.zeros(1, 4), **{"temperature": 1.0, **wrong})
+@pytest.mark.parametrize("step", [torch.tensor([9]), torch.zeros(3, 1, dtype=torch.int64), torch.tensor(9)])
+def test_a_step_that_is_not_one_for_each_row_is_refused(step: torch.Tensor) -> None:
+    with pytest.raises(un.errors.ShapeError, match=r"step.*\[3\]"):
+        un.ops.sample(torch.zeros(3, 50), temperature=1.0, step=step)
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-38])
+def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
+    logits = torch.tensor([[0.0, 5.0, 1.0], [2.0, 5.0, 7.0]])
+    assert un.ops.sample(logits, temperature=temperature).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"top_p": 0.5}, {"top_k": 2, "top_p": 0.5}])
+def test_infinite_logits_share_the_draws(options: dict[str, float]) -> None:
+    logits = torch.tensor([1.0, float("inf"), float("-inf"), float("inf"), 3.0])
+    frequency = frequencies(logits, 400, temperature=1.0, seed=8, **options)
+    assert_drawn_from(frequency, torch.tensor([0.0, 0.5, 0.0, 0.5, 0.0]).double(), 400)
+
+
+def test_a_nan_leaves_top_p_to_the_others() -> None:
+    frequency = frequencies(torch.tensor([float("nan"), 5.0, 1.0, 0.0]), 200, temperature=1.0, top_p=0.7, seed=9)
+    assert frequency.tolist() == [0.0, 1.0, 0.0, 0.0]  # softmax: .98
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"temperature": float("inf")}, {"temperature": float("nan")}, {"top_p": 0.0},
+              {"top_p": 1.5}, {"top_k": -1}]
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(un.errors.InvalidArgument, match="sample"):
+        un.ops.sample(torch.zeros(1, 4), **{"temperature": 1.0, **wrong})
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])
