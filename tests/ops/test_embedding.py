@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gguf
+import numpy as np
 import pytest
 import torch
 
 import unify as un
+from unify.ops import quant
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -14,6 +17,22 @@ def test_takes_rows(width: int, dtype: torch.dtype) -> None:
     table = torch.randn(20, width, generator=torch.Generator().manual_seed(width)).to(dtype)
     ids = torch.tensor([19, 0, 7, 7], dtype=torch.int32)
     assert torch.equal(un.ops.embedding(ids, table), table[ids.long()].float())
+
+
+def test_an_id_outside_of_the_table_gives_zeros() -> None:
+    rows = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([3, 1, -1, 4, 2**31 - 1, -(2**31)], dtype=torch.int32)
+    expected = torch.zeros(6, 32)
+    expected[1] = rows[1]
+    assert torch.equal(un.ops.embedding(ids, rows[:3]), expected)
+    raw = gguf.quants.quantize(rows[:3].numpy(), gguf.GGMLQuantizationType.Q8_0).view(np.uint8)
+    expected[1] = torch.from_numpy(gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.Q8_0))[1]
+    assert torch.equal(un.ops.embedding(ids, quant.from_gguf("q8_0", raw)), expected)
+
+
+def test_a_table_without_rows_is_refused() -> None:
+    with pytest.raises(un.errors.ShapeError, match="at least one row"):
+        un.ops.embedding(torch.zeros(1, dtype=torch.int32), torch.ones(0, 16))
 
 
 def test_no_ids_are_no_rows() -> None:
