@@ -1,0 +1,254 @@
+"""What holds for each op: its stream, its caller's kind of array, and what it refuses."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+import unify as un
+from unify import ops
+from unify.ops import quant
+from unify.testing.backends import compile_backend
+
+LIMIT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op and arrays for it, by the names of its parameters; those in `strided` may be strided at will."""
+
+    function: Callable[..., Any]
+    arrays: dict[str, torch.Tensor]
+    strided: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def call(self, kind: Callable[[torch.Tensor], Any], stream: Any = None, **replaced: Any) -> list[Any]:
+        """What the op returns and writes, of fresh arrays of this kind."""
+        given = {name: kind(array) for name, array in self.arrays.items()} | self.options | replaced
+        returned = self.function(**given, stream=stream)
+        return [*([] if returned is None else [returned]), *(given[name] for name in self.written)]
+
+
+def floats(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def ints(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def quantized() -> quant.QuantizedMatrix:
+    raw = gguf.quants.quantize(floats(64, 32).numpy(), gguf.GGMLQuantizationType.Q4_1)
+    return quant.from_gguf("q4_1", raw.view(np.uint8))
+
+
+CACHE = {"k_cache": floats(2, 16, 2, 64), "v_cache": floats(2, 16, 2, 64)}
+TABLE = ints(1, 0)
+CASES = {
+    "attention": Case(
+        ops.attention, {"q": floats(5, 4, 64), "k": floats(7, 2, 64), "v": floats(7, 2, 64)}, ("q", "k", "v")
+    ),
+    "embedding": Case(ops.embedding, {"ids": ints(2, 0), "weight": floats(3, 64)}),
+    "embedding quantised": Case(ops.embedding, {"ids": ints(2, 0)}, options={"weight": quantized()}),
+    "kv_write": Case(
+        ops.kv_write,
+        {"k": floats(3, 2, 64), "v": floats(3, 2, 64), **CACHE, "slots": ints(0, 17, 31)},
+        ("k", "v", "k_cache"),
+        ("k_cache", "v_cache"),
+    ),
+    "linear": Case(
+        ops.linear, {"x": floats(2, 64), "weight": floats(8, 64), "residual": floats(2, 8)}, ("x", "weight", "residual")
+    ),
+    "linear quantised": Case(
+        ops.linear,
+        {"x": floats(2, 32), "residual": floats(2, 64)},
+        ("x", "residual"),
+        options={"weight": quantized()},
+    ),
+    "matmul": Case(ops.matmul, {"a": floats(20, 64), "b": floats(64, 8)}, ("a", "b")),
+    "paged_attention": Case(
+        ops.paged_attention,
+        {"q": floats(1, 4, 64), **CACHE, "block_table": TABLE[None], "context_lens": ints(20)},
+        ("q", "k_cache"),
+    ),
+    "paged_prefill": Case(
+        ops.paged_prefill,
+        {"q": floats(5, 4, 64), **CACHE, "block_table": TABLE},
+        ("q", "k_cache"),
+        options={"context_len_before": 15},
+    ),
+    "repetition_penalty": Case(
+        ops.repetition_penalty, {"logits": floats(2, 64), "ids": ints(1, 5)[:, None]}, options={"penalty": 1.5}
+    ),
+    "rms_norm": Case(ops.rms_norm, {"x": floats(3, 64), "weight": floats(64)}),
+    "rms_norm out": Case(
+        ops.rms_norm, {"x": floats(3, 64), "weight": floats(64), "out": torch.zeros(3, 64)}, written=("out",)
+    ),
+    "rope": Case(ops.rope, {"x": floats(3, 2, 64), "positions": ints(0, 1, 9)}, ("x",)),
+    "sample": Case(ops.sample, {"logits": floats(3, 700)}, ("logits",), options={"temperature": 1.0, "step": 3}),
+    "sample greedy": Case(ops.sample, {"logits": floats(3, 700)}, ("logits",)),
+    "sample with steps": Case(
+        ops.sample,
+        {"logits": floats(3, 700), "step": torch.tensor([4, 5, 6])},
+        ("logits",),
+        options={"temperature": 1.0, "top_k": 9, "top_p": 0.9},
+    ),
+    "swiglu": Case(ops.swiglu, {"gate": floats(3, 64), "up": floats(3, 64)}, ("gate", "up")),
+}
+
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+each_array = pytest.mark.parametrize(
+    ("case", "name"),
+    [pytest.param(case, name, id=f"{title}: {name}") for title, case in CASES.items() for name in case.arrays],
+)
+
+
+def to_unify(array: torch.Tensor) -> un.Tensor:
+    return un.asarray(array.clone())
+
+
+KINDS: dict[type, Callable[[torch.Tensor], Any]] = {
+    np.ndarray: lambda array: array.numpy().copy(),
+    torch.Tensor: torch.Tensor.clone,
+    un.Tensor: to_unify,
+}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_guest = pytest.mark.parametrize("kind", [np.ndarray, torch.Tensor])
+
+
+def strided(array: torch.Tensor) -> torch.Tensor:
+    wide = torch.full((*array.shape, 2), 99, dtype=array.dtype)
+    wide[..., 0] = array
+    return wide[..., 0]
+
+
+def equal(left: list[Any], right: list[Any]) -> bool:
+    return len(left) == len(right) and all(
+        np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(left, right, strict=True)
+    )
+
+
+@contextmanager
+def held_back(stream: un.Stream) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Later work of the stream waits until the first event is set, or for the end; the second says that it goes on."""
+    opened, passed = threading.Event(), threading.Event()
+    stream.host_call(lambda: (opened.wait(LIMIT_S), passed.set()))
+    try:
+        yield opened, passed
+    finally:
+        opened.set()
+
+
+def test_each_op_has_a_case() -> None:
+    assert {case.function.__name__ for case in CASES.values()} == set(ops.__all__)
+
+
+@each_case
+@each_kind
+def test_an_op_returns_its_callers_kind(case: Case, kind: type) -> None:
+    result = case.call(KINDS[kind])
+    assert all(type(array) is kind for array in result)
+    assert equal(result, case.call(to_unify))
+
+
+@each_case
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_op_takes_narrow_floats(case: Case, dtype: torch.dtype) -> None:
+    def narrow(array: torch.Tensor) -> torch.Tensor:
+        return array.to(dtype) if array.is_floating_point() else array.clone()
+
+    for ours, wide in zip(case.call(narrow), case.call(torch.clone), strict=True):
+        keeps_float32 = case.function is ops.embedding  # its result is float32 by contract
+        assert ours.dtype == (dtype if wide.is_floating_point() and not keeps_float32 else wide.dtype)
+
+
+@each_case
+def test_all_work_of_an_op_is_on_its_stream(case: Case) -> None:
+    # The current stream stands still: whatever an op enqueues there is not done when its own stream is.
+    current, stream = un.Stream("cpu"), un.Stream("cpu")
+    arrays, again = ({name: un.asarray(strided(case.arrays[name])) for name in case.strided} for _ in range(2))
+    with held_back(current):
+        with current:
+            result = case.call(to_unify, stream, **arrays)
+        stream.synchronize(timeout_s=LIMIT_S)
+        found = [array.numpy().copy() for array in result]
+    assert equal(found, case.call(to_unify, **again))
+
+
+@each_case
+def test_an_op_does_not_wait_for_its_stream(case: Case) -> None:
+    stream = un.Stream("cpu")
+    with held_back(stream) as (_, passed):
+        case.call(to_unify, stream)
+        assert not passed.is_set()
+
+
+@each_case
+@each_guest
+def test_what_another_library_gets_is_ready(case: Case, kind: type) -> None:
+    # Its library reads at once. The timer opens the stream only after an op that does not wait has returned.
+    stream = un.Stream("cpu")
+    with held_back(stream) as (opened, passed):
+        threading.Timer(0.05, opened.set).start()
+        result = case.call(KINDS[kind], stream)
+        assert passed.is_set()
+        assert equal(result, case.call(to_unify))
+
+
+@each_case
+def test_a_stream_of_another_device_is_refused(case: Case, other_device: str) -> None:
+    with pytest.raises(un.errors.DeviceMismatchError, match="stream"):
+        case.call(to_unify, un.Stream(other_device))
+
+
+@each_array
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int16, torch.uint8])
+def test_an_array_of_a_wrong_dtype_is_refused_by_name(case: Case, name: str, dtype: torch.dtype) -> None:
+    with pytest.raises(un.errors.DTypeError, match=f"{case.function.__name__}: {name}.*must be"):
+        case.call(torch.clone, **{name: case.arrays[name].to(dtype)})
+
+
+@pytest.mark.parametrize("case", [case for case in CASES.values() if case.function not in (ops.embedding,)])
+def test_arrays_of_one_wrong_dtype_are_refused(case: Case) -> None:
+    def double(array: torch.Tensor) -> torch.Tensor:
+        return array.double() if array.is_floating_point() else array.clone()
+
+    with pytest.raises(un.errors.DTypeError, match="float16, bfloat16 or float32, not float64"):
+        case.call(double)
+
+
+@each_array
+def test_an_array_without_axes_is_refused(case: Case, name: str) -> None:
+    with pytest.raises(un.errors.ShapeError, match=case.function.__name__):
+        case.call(torch.clone, **{name: case.arrays[name].flatten()[0].clone()})
+
+
+@pytest.fixture(scope="session")
+def other_device(tmp_path_factory: pytest.TempPathFactory) -> str:
+    toy, library = Path(__file__).parents[1] / "plugin" / "toy.c", tmp_path_factory.mktemp("toy") / "toy.so"
+    assert un.add_backend(str(compile_backend(toy, library, ['TOY_NAME="opstoy"']))).is_usable
+    return "opstoy:0"
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        (case, name)
+        for case in CASES.values()
+        for name in case.arrays
+        if len(case.arrays) > 1 or "weight" in case.options
+    ],
+)
+def test_an_array_on_another_device_is_refused(case: Case, name: str, other_device: str) -> None:
+    with pytest.raises(un.errors.DeviceMismatchError, match=case.function.__name__):
+        case.call(to_unify, **{name: to_unify(case.arrays[name]).to(other_device)})
