@@ -9,6 +9,9 @@ namespace unify {
 std::shared_ptr<Module> Module::load(const std::shared_ptr<Device>& device, const void* image, size_t bytes,
                                      const std::string& name) {
   device->require_usable();
+  if (bytes == 0) {
+    throw Error(ErrorKind::kInvalidArgument, device->name() + ": loading kernel " + name + ": the image is empty.");
+  }
   std::shared_ptr<Module> module(new Module);
   module->device_ = device;
   module->generation_ = device->generation();

@@ -183,8 +183,8 @@ typedef struct unify_module_args {
   size_t struct_size;
   const unify_extension* extension;
   const void* image; /* what the target's compiler made: an ELF object, a cubin … */
-  size_t bytes;
-  const char* name; /* for profilers and errors, or null */
+  size_t bytes;      /* > 0 */
+  const char* name;  /* for profilers and errors, or null */
 } unify_module_args;
 
 typedef struct unify_function_args {
