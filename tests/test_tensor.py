@@ -466,6 +466,60 @@ def test_tensors_cannot_be_made_or_derived_by_hand() -> None:
         type("Derived", (un.Tensor,), {})
 
 
+@pytest.mark.parametrize("shape", [(16, 2**60 + 1), (2**32, 2**32, 16), (2**62, 4, 16), (-1, 2**62, 16)])
+def test_a_shape_whose_elements_overflow_a_count_is_no_shape_of_a_few(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match="reshape"):
+        un.zeros(16, un.uint8).reshape(shape)
+
+
+@pytest.mark.parametrize("shape", [(2**62, 4), (2**40, 2**40, 2), (2**62, 2**62, 2**62)])
+def test_a_tensor_is_not_broadcast_beyond_what_an_address_counts(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match="broadcast_to"):
+        un.zeros(1, un.float32).broadcast_to(shape)
+
+
+class Described:
+    def __init__(self, **interface: Any) -> None:
+        self.kept = np.zeros(64, np.float32)
+        self.__array_interface__ = {**self.kept.__array_interface__, **interface}
+
+
+@pytest.mark.parametrize("count", [1, 3, 9, 4000])
+def test_an_array_interface_with_other_strides_than_lengths_is_refused(count: int) -> None:
+    with pytest.raises(ShapeError, match=f"2 lengths and {count} strides"):
+        un.asarray(Described(shape=(2, 3), strides=(4,) * count))
+
+
+@pytest.mark.parametrize("stride", [2**62, -(2**62)])
+def test_an_array_interface_that_reaches_around_the_address_space_is_refused(stride: int) -> None:
+    with pytest.raises(LayoutError, match="reaches further"):
+        un.asarray(Described(shape=(8, 8), strides=(stride, 4)))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("flags", ["C_CONTIGUOUS", "F_CONTIGUOUS", "ANY_CONTIGUOUS", "STRIDES"])
+def test_the_buffer_protocol_refuses_what_numpy_refuses(order: str, flags: str) -> None:
+    flag = {"C_CONTIGUOUS": 0x38, "F_CONTIGUOUS": 0x58, "ANY_CONTIGUOUS": 0x98, "STRIDES": 0x18}[flags]
+    source = np.arange(12, dtype=np.float32).reshape(3, 4)
+    arrays = [source, un.asarray(source)]
+    if order == "F":
+        arrays = [each.T for each in arrays]
+    get, release = ctypes.pythonapi.PyObject_GetBuffer, ctypes.pythonapi.PyBuffer_Release
+    get.argtypes = [ctypes.py_object, ctypes.c_void_p, ctypes.c_int]
+    release.argtypes = [ctypes.c_void_p]
+    granted = []
+    for each in arrays:
+        view = ctypes.create_string_buffer(256)
+        try:
+            get(each, view, flag)
+        except (BufferError, ValueError):
+            granted.append(False)
+        else:
+            granted.append(True)
+            release(view)
+    assert granted[1] == granted[0]
+
+
 def test_making_and_dropping_tensors_leaks_nothing() -> None:
     def once() -> None:
         source = np.zeros(1000, np.float32)

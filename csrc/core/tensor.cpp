@@ -212,52 +212,83 @@ Tensor empty(Stream& stream, const std::vector<int64_t>& shape, DType dtype) {
   return tensor;
 }
 
-Tensor reshape(const Tensor& tensor, const std::vector<int64_t>& wanted) {
+namespace {
+
+// The lengths with the one -1 made up for; as many elements as `tensor` has.
+std::vector<int64_t> resolved(const Tensor& tensor, const std::vector<int64_t>& wanted) {
+  const auto fail = [&](const std::string& why) {
+    return Error(ErrorKind::kShape, "reshape: " + shape_of(tensor) + " to " + text_of(wanted) + ": " + why);
+  };
   std::vector<int64_t> shape = wanted;
   const auto unknown = std::find(shape.begin(), shape.end(), -1);
-  int64_t known = 1;
-  for (const int64_t extent : shape) known *= extent == -1 ? 1 : extent;
+  int64_t known = 1;   // product of what was given,
+  int64_t stride = 1;  // and with each 0 as 1, since strides are computed that way
+  for (auto it = shape.begin(); it != shape.end(); ++it) {
+    if (it == unknown) continue;
+    if (*it < 0) throw fail("at most one -1, and no other negative length.");
+    if (__builtin_mul_overflow(stride, std::max<int64_t>(*it, 1), &stride)) throw fail("more elements than can be.");
+    known *= *it;
+  }
   if (unknown != shape.end()) *unknown = known == 0 ? 0 : tensor.size() / known;
-  int64_t count = 1;
-  for (const int64_t extent : shape) {
-    if (extent < 0)
-      throw Error(ErrorKind::kShape,
-                  "reshape to " + text_of(wanted) + ": at most one -1, and no other negative length.");
-    count *= extent;
+  if (known * (unknown != shape.end() ? *unknown : 1) != tensor.size()) {
+    throw fail("the number of elements is " + std::to_string(tensor.size()) + ", and must stay so.");
   }
-  if (count != tensor.size()) {
-    throw Error(ErrorKind::kShape, "reshape: " + shape_of(tensor) + " has " + std::to_string(tensor.size()) +
-                                       " elements, " + text_of(wanted) + " does not.");
+  return shape;
+}
+
+// Axes of `tensor`, last one first, that follow each other in memory as one run.
+struct Run {
+  const Tensor& tensor;
+  int axis;
+  int64_t stride = 1;  // of the run's last axis
+  int64_t length = 1;
+
+  explicit Run(const Tensor& t) : tensor(t), axis(t.ndim - 1) {}
+  void skip_ones() {
+    while (axis >= 0 && tensor.shape[static_cast<size_t>(axis)] == 1) --axis;
   }
-  Tensor view = tensor;
-  set_shape(view, shape);
-  if (tensor.is_contiguous()) {
-    set_contiguous_strides(view);
-    return view;
+  void begin() {
+    skip_ones();
+    stride = axis >= 0 ? tensor.strides[static_cast<size_t>(axis)] : 1;
+    length = axis >= 0 ? tensor.shape[static_cast<size_t>(axis)] : 1;
   }
-  // Each new axis has to lie within one run of old axes that follow each other in memory.
-  int old_axis = tensor.ndim - 1;
-  int new_axis = view.ndim - 1;
-  while (new_axis >= 0) {
-    while (old_axis >= 0 && tensor.shape[static_cast<size_t>(old_axis)] == 1) --old_axis;
-    int64_t stride = old_axis >= 0 ? tensor.strides[static_cast<size_t>(old_axis)] : 1;
-    int64_t run = old_axis >= 0 ? tensor.shape[static_cast<size_t>(old_axis)] : 1;
+  // One axis more, if it lies before what there is.
+  [[nodiscard]] bool extend() {
+    --axis;
+    skip_ones();
+    if (axis < 0 || tensor.strides[static_cast<size_t>(axis)] != stride * length) return false;
+    length *= tensor.shape[static_cast<size_t>(axis)];
+    return true;
+  }
+};
+
+// Each new axis has to lie within one run of old axes. False where that takes a copy.
+bool set_strides_within(Tensor& view, Run run) {
+  for (int axis = view.ndim - 1; axis >= 0; --run.axis) {
+    run.begin();
     int64_t taken = 1;
     for (;;) {
-      while (new_axis >= 0 && (taken < run || view.shape[static_cast<size_t>(new_axis)] == 1)) {
-        view.strides[static_cast<size_t>(new_axis)] = stride * taken;
-        taken *= view.shape[static_cast<size_t>(new_axis--)];
+      while (axis >= 0 && (taken < run.length || view.shape[static_cast<size_t>(axis)] == 1)) {
+        view.strides[static_cast<size_t>(axis)] = run.stride * taken;
+        taken *= view.shape[static_cast<size_t>(axis--)];
       }
-      if (taken == run) break;
-      --old_axis;  // the new axis reaches over the next old one
-      while (old_axis >= 0 && tensor.shape[static_cast<size_t>(old_axis)] == 1) --old_axis;
-      if (old_axis < 0 || tensor.strides[static_cast<size_t>(old_axis)] != stride * run) {
-        throw Error(ErrorKind::kLayout, "reshape of a strided " + shape_of(tensor) + " to " + text_of(wanted) +
-                                            " needs a copy. Call contiguous() first.");
-      }
-      run *= tensor.shape[static_cast<size_t>(old_axis)];
+      if (taken == run.length) break;
+      if (!run.extend()) return false;
     }
-    --old_axis;
+  }
+  return true;
+}
+
+}  // namespace
+
+Tensor reshape(const Tensor& tensor, const std::vector<int64_t>& wanted) {
+  Tensor view = tensor;
+  set_shape(view, resolved(tensor, wanted));
+  if (tensor.is_contiguous()) {
+    set_contiguous_strides(view);
+  } else if (!set_strides_within(view, Run(tensor))) {
+    throw Error(ErrorKind::kLayout, "reshape of a strided " + shape_of(tensor) + " to " + text_of(wanted) +
+                                        " needs a copy. Call contiguous() first.");
   }
   return view;
 }

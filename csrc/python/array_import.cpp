@@ -35,19 +35,27 @@ bool is_host(int32_t dlpack_type) { return dlpack_type == kDLCPU || dlpack_type 
 // Storage covers what the tensor touches, also where strides run backwards.
 void attach_storage(Tensor& tensor, const std::shared_ptr<Device>& device, unify_address first,
                     std::shared_ptr<void> owner) {
-  int64_t low = 0;
-  int64_t high = 0;
+  const auto width = static_cast<int64_t>(itemsize(tensor.dtype));
+  int64_t low = 0;  // bytes from the first element
+  int64_t high = width;
   bool is_empty = false;
+  bool fits = true;
   for (size_t i = 0; i < static_cast<size_t>(tensor.ndim); ++i) {
     is_empty = is_empty || tensor.shape[i] == 0;
-    const int64_t reach = (tensor.shape[i] - 1) * tensor.strides[i];
-    (reach < 0 ? low : high) += reach;
+    int64_t reach = 0;
+    fits = fits && tensor.shape[i] >= 0 && !__builtin_mul_overflow(tensor.shape[i] - 1, tensor.strides[i], &reach) &&
+           !__builtin_mul_overflow(reach, width, &reach);
+    int64_t& end = reach < 0 ? low : high;
+    fits = fits && !__builtin_add_overflow(end, reach, &end);
   }
-  const auto width = static_cast<int64_t>(itemsize(tensor.dtype));
-  if (is_empty) low = 0;
-  tensor.offset_bytes = static_cast<uint64_t>(-low * width);
-  const auto bytes = is_empty ? 0 : static_cast<size_t>((high - low + 1) * width);
-  tensor.storage = std::make_shared<Storage>(device, first - tensor.offset_bytes, bytes, std::move(owner));
+  if (!fits || high - low < 0) {
+    throw Error(ErrorKind::kLayout, "array: the shape " + shape_text(tensor) +
+                                        " with its strides reaches further than an address can count.");
+  }
+  if (is_empty) low = high = 0;
+  tensor.offset_bytes = static_cast<uint64_t>(-low);
+  tensor.storage =
+      std::make_shared<Storage>(device, first - tensor.offset_bytes, static_cast<size_t>(high - low), std::move(owner));
 }
 
 [[noreturn]] void throw_many_axes(int64_t ndim) {
@@ -273,6 +281,10 @@ ImportedArray from_interface(PyObject* object, const py::dict& interface, const 
   set_contiguous(tensor, lengths);
   if (interface.contains("strides") && !interface["strides"].is_none()) {
     const auto strides = interface["strides"].cast<py::tuple>();
+    if (strides.size() != shape.size()) {
+      throw Error(ErrorKind::kShape, "array: its interface has " + std::to_string(shape.size()) + " lengths and " +
+                                         std::to_string(strides.size()) + " strides.");
+    }
     for (size_t i = 0; i < strides.size(); ++i) {
       const auto step = strides[i].cast<int64_t>();
       if (step % width != 0)

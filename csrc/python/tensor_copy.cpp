@@ -5,6 +5,7 @@
 // be waited for, so the host waits: for the source's stream before the copy, and for the copy itself, unless the
 // caller named a stream and with it took the second wait on itself.
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "../core/memory.h"
@@ -167,8 +168,14 @@ PyObject* fill_method(PyObject* self, PyObject* const* args, Py_ssize_t nargs, P
 
 // What a Py_buffer points to: lengths and steps in bytes.
 struct BufferLayout {
-  Py_ssize_t shape[kMaxDims];
-  Py_ssize_t strides[kMaxDims];
+  explicit BufferLayout(const Tensor& tensor) {
+    for (size_t i = 0; i < static_cast<size_t>(tensor.ndim); ++i) {
+      shape[i] = static_cast<Py_ssize_t>(tensor.shape[i]);
+      strides[i] = static_cast<Py_ssize_t>(tensor.strides[i] * itemsize(tensor.dtype));
+    }
+  }
+  Py_ssize_t shape[kMaxDims]{};
+  Py_ssize_t strides[kMaxDims]{};
 };
 
 [[noreturn]] void throw_buffer_error(const std::string& message) {
@@ -217,6 +224,24 @@ int tensor_assign_subscript(PyObject* self, PyObject* key, PyObject* value) {
   });
 }
 
+namespace {
+
+// The flags ask for a layout that the tensor must have, as NumPy reads them.
+void require_layout(const Tensor& tensor, int flags) {
+  std::vector<int> reversed(static_cast<size_t>(tensor.ndim));
+  std::iota(reversed.rbegin(), reversed.rend(), 0);
+  const bool is_c = tensor.is_contiguous();
+  const bool is_f = permute(tensor, reversed).is_contiguous();
+  const auto asks = [flags](int layout) { return (flags & layout) == layout; };
+  const bool fits = asks(PyBUF_ANY_CONTIGUOUS) ? is_c || is_f
+                    : asks(PyBUF_F_CONTIGUOUS) ? is_f
+                    : asks(PyBUF_C_CONTIGUOUS) ? is_c
+                                               : asks(PyBUF_STRIDES) || is_c;
+  if (!fits) throw_buffer_error("the tensor is not contiguous as was asked for; use .contiguous()");
+}
+
+}  // namespace
+
 int tensor_get_buffer(PyObject* self, Py_buffer* view, int flags) {
   view->obj = nullptr;
   return guarded_status([&] {
@@ -232,19 +257,12 @@ int tensor_get_buffer(PyObject* self, Py_buffer* view, int flags) {
     }
     const bool is_readonly = reinterpret_cast<TensorObject*>(self)->is_readonly;
     if ((flags & PyBUF_WRITABLE) != 0 && is_readonly) throw_buffer_error("the tensor is read-only");
-    if ((flags & PyBUF_STRIDES) != PyBUF_STRIDES && !tensor.is_contiguous()) {
-      throw_buffer_error("the tensor is not contiguous; use .contiguous()");
-    }
+    require_layout(tensor, flags);
     host_tensor(tensor);
-    auto* layout = new BufferLayout;
-    const auto width = static_cast<Py_ssize_t>(itemsize(tensor.dtype));
-    for (size_t i = 0; i < static_cast<size_t>(tensor.ndim); ++i) {
-      layout->shape[i] = static_cast<Py_ssize_t>(tensor.shape[i]);
-      layout->strides[i] = static_cast<Py_ssize_t>(tensor.strides[i]) * width;
-    }
+    auto* layout = new BufferLayout(tensor);
     view->buf = reinterpret_cast<void*>(tensor.address());
     view->len = static_cast<Py_ssize_t>(tensor.bytes());
-    view->itemsize = width;
+    view->itemsize = static_cast<Py_ssize_t>(itemsize(tensor.dtype));
     view->readonly = is_readonly ? 1 : 0;
     view->ndim = tensor.ndim;
     view->format = (flags & PyBUF_FORMAT) != 0 ? const_cast<char*>(format) : nullptr;

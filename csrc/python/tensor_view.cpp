@@ -206,26 +206,35 @@ PyObject* squeeze(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   });
 }
 
+// Whether strides of 0 give `tensor` this shape; `result` has it then. At most 2^62 bytes, as if they were there.
+bool broadcast(const Tensor& tensor, const std::vector<int64_t>& shape, Tensor& result) {
+  const auto missing = static_cast<ptrdiff_t>(shape.size()) - tensor.ndim;
+  if (missing < 0 || shape.size() > kMaxDims) return false;
+  int64_t bytes = itemsize(tensor.dtype);
+  result.ndim = static_cast<int>(shape.size());
+  for (size_t i = 0; i < shape.size(); ++i) {
+    const ptrdiff_t from = static_cast<ptrdiff_t>(i) - missing;
+    const int64_t own = from < 0 ? 1 : tensor.shape[static_cast<size_t>(from)];
+    if (own != shape[i] && (own != 1 || shape[i] < 0)) return false;
+    const int64_t length = std::max<int64_t>(shape[i], 1);
+    if (__builtin_mul_overflow(bytes, length, &bytes) || bytes > int64_t{1} << 62) return false;
+    result.shape[i] = shape[i];
+    result.strides[i] = own == 1 ? 0 : tensor.strides[static_cast<size_t>(from)];
+  }
+  return true;
+}
+
 PyObject* broadcast_to(PyObject* self, PyObject* const* args, Py_ssize_t nargs) {
   return guarded([&] {
     const Tensor& tensor = tensor_of(self);
     const std::vector<int64_t> shape = integers(args, nargs, "broadcast_to");
     Tensor result = tensor;
-    result.ndim = static_cast<int>(shape.size());
-    const auto missing = static_cast<ptrdiff_t>(shape.size()) - tensor.ndim;
-    bool fits = missing >= 0 && shape.size() <= kMaxDims;
-    for (size_t i = 0; fits && i < shape.size(); ++i) {
-      const ptrdiff_t from = static_cast<ptrdiff_t>(i) - missing;
-      const int64_t own = from < 0 ? 1 : tensor.shape[static_cast<size_t>(from)];
-      fits = own == shape[i] || (own == 1 && shape[i] >= 0);
-      result.shape[i] = shape[i];
-      result.strides[i] = own == 1 ? 0 : tensor.strides[static_cast<size_t>(from)];
-    }
-    if (!fits) {
+    if (!broadcast(tensor, shape, result)) {
       std::string wanted;
       for (const int64_t length : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(length);
       throw Error(ErrorKind::kShape, "broadcast_to: the shape is " + shape_text(tensor) + ", [" + wanted +
-                                         "] was asked for; axes must be equal or 1, counted from the last.");
+                                         "] was asked for; axes must be equal or 1, counted from the last, and less "
+                                         "than 2^62 bytes are possible.");
     }
     return view_of(self, result);
   });
