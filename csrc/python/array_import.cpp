@@ -389,7 +389,7 @@ PyObject* export_like(Tensor tensor, PyObject* like) {
   } else {
     void* native = nullptr;
     if (table->current_work_stream(device.info().dlpack_type, device.info().dlpack_id, &native) != 0) throw_python();
-    order_after(*foreign_stream(device, reinterpret_cast<uintptr_t>(native)), *device.current_stream());
+    hand_over(source, *foreign_stream(device, reinterpret_cast<uintptr_t>(native)));
   }
   DLManagedTensorVersioned* managed = dlpack_of(source);
   void* made = nullptr;

@@ -67,7 +67,7 @@ void make_ready(const Tensor& tensor, PyObject* stream) {
   const int32_t type = device.info().dlpack_type;
   if (!is_given(stream)) {
     if (type == kDLCUDA) {
-      order_after(*foreign_stream(device, 0), ours);  // None: the legacy default stream
+      hand_over(tensor, *foreign_stream(device, 0));  // None: the legacy default stream
     } else {
       without_gil([&] { ours.synchronize(); });
     }
@@ -80,7 +80,7 @@ void make_ready(const Tensor& tensor, PyObject* stream) {
     throw Error(ErrorKind::kInvalidArgument,
                 "__dlpack__: cpu memory has no streams, stream " + std::to_string(number) + " was given. Pass None.");
   }
-  order_after(*foreign_stream(device, static_cast<uintptr_t>(number)), ours);
+  hand_over(tensor, *foreign_stream(device, static_cast<uintptr_t>(number)));
 }
 
 bool takes_versioned(PyObject* max_version) {
@@ -183,6 +183,11 @@ int table_stream(int32_t type, int32_t id, void** out_stream) {
 }
 
 }  // namespace
+
+void hand_over(const Tensor& tensor, Stream& consumer) {
+  order_after(consumer, *tensor.device().current_stream());
+  without_gil([&] { tensor.storage->used_on(consumer); });
+}
 
 DLManagedTensorVersioned* dlpack_of(const Tensor& tensor) { return exported_versioned(tensor, false, false); }
 

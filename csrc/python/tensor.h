@@ -61,6 +61,8 @@ PyMethodDef* creation_functions();
 PyMethodDef* import_functions();
 PyObject* dlpack_exchange_api();                            // a new capsule
 DLManagedTensorVersioned* dlpack_of(const Tensor& tensor);  // the consumer deletes it
+// To a consumer that works on its own stream: after our work so far, and the memory lives until its work has passed.
+void hand_over(const Tensor& tensor, Stream& consumer);
 
 // Waits for the current stream's work when the host can see the memory, else copies it to the host.
 Tensor host_tensor(const Tensor& tensor);
