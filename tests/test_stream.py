@@ -65,3 +65,24 @@ def test_work_on_the_idle_default_stream_is_done_at_once() -> None:
     tensor = un.zeros(100, un.float32, "cpu")
     assert un.current_stream("cpu").is_idle
     assert tensor.tolist() == [0] * 100
+
+
+def test_streams_are_left_in_any_order() -> None:
+    outer, inner = un.Stream("cpu"), un.Stream("cpu")
+    before = un.current_stream("cpu")
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    assert un.current_stream("cpu") == inner
+    inner.__exit__(None, None, None)
+    assert un.current_stream("cpu") == before
+
+
+def test_a_stream_is_entered_twice() -> None:
+    stream, other = un.Stream("cpu"), un.Stream("cpu")
+    before = un.current_stream("cpu")
+    with stream:
+        with other, stream:
+            assert un.current_stream("cpu") == stream
+        assert un.current_stream("cpu") == stream
+    assert un.current_stream("cpu") == before

@@ -3,6 +3,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -18,24 +19,40 @@ namespace {
 
 using PyStream = py::class_<Stream, std::shared_ptr<Stream>>;
 
-// What each `with stream:` of this thread replaced, innermost last.
-std::vector<std::shared_ptr<Stream>>& replaced_streams() {
-  thread_local std::vector<std::shared_ptr<Stream>> streams;
+// What each `with stream:` of this thread made current, and what it replaced; innermost last.
+struct Entered {
+  std::shared_ptr<Stream> stream;
+  std::shared_ptr<Stream> replaced;
+};
+std::vector<Entered>& entered_streams() {
+  thread_local std::vector<Entered> streams;
   return streams;
 }
 
 std::shared_ptr<Stream> enter(const std::shared_ptr<Stream>& stream) {
-  replaced_streams().push_back(stream->device().set_current_stream(stream));
+  entered_streams().push_back({stream, stream->device().set_current_stream(stream)});
   return stream;
 }
 
+// Out of turn too: the next inner one of the device then stands for what this one replaced.
 void leave(const std::shared_ptr<Stream>& stream, const py::args&) {
-  if (replaced_streams().empty()) {
+  std::vector<Entered>& streams = entered_streams();
+  auto own = streams.end();
+  for (auto it = streams.begin(); it != streams.end(); ++it) {
+    if (it->stream == stream) own = it;
+  }
+  if (own == streams.end()) {
     throw Error(ErrorKind::kInvalidArgument,
                 stream->name() + ": left on another thread than it was entered on; use one `with` per thread.");
   }
-  stream->device().set_current_stream(std::move(replaced_streams().back()));
-  replaced_streams().pop_back();
+  const auto is_of_device = [&](const Entered& entry) { return &entry.stream->device() == &stream->device(); };
+  const auto inner = std::find_if(own + 1, streams.end(), is_of_device);
+  if (inner != streams.end()) {
+    inner->replaced = std::move(own->replaced);
+  } else {
+    stream->device().set_current_stream(std::move(own->replaced));
+  }
+  streams.erase(own);
 }
 
 void synchronize(Stream& stream, const std::optional<double> timeout_s) {
