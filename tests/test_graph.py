@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 import unify as un
@@ -37,3 +39,23 @@ def test_a_graph_whose_recording_failed_cannot_be_launched() -> None:
     assert kept is not None
     with pytest.raises(GraphError):
         kept.launch(stream)
+
+
+def test_a_graph_does_not_keep_the_streams_that_it_ran_on() -> None:
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    tensor = un.zeros(100, un.uint8, "cpu")
+    with un.Graph.capture(device="cpu") as graph:
+        tensor.fill_(3)
+    un.synchronize("cpu")
+    before = threads()
+    for _ in range(50):
+        graph.launch(un.Stream("cpu"))  # whose work is served by a thread of its own
+    un.synchronize("cpu")
+    for _ in range(1000):
+        if threads() < before + 10:
+            break
+        un.synchronize("cpu")
+    assert threads() < before + 10
+    assert tensor.tolist() == [3] * 100

@@ -43,3 +43,69 @@ def test_layers_are_chosen_before_the_first_device_is_opened() -> None:
     un.device("cpu")
     with pytest.raises(un.errors.InvalidArgument, match="open already"):
         un._core.set_layers(["validation"])
+
+
+def test_what_was_made_before_a_reset_is_refused_wherever_it_goes(root: Path) -> None:
+    code = """
+import unify as un
+device = un.device("cpu")
+old, event, later = un.Stream(device), un.Event(device, timing=True), un.Event(device, timing=True)
+for made in (event, later):
+    made.record(old)
+with un.Graph.capture(old) as graph:
+    un.zeros(4)
+old.synchronize()
+device.reset()
+new = un.Stream(device)
+for use in (lambda: new.wait(event), lambda: event.elapsed_ms(later), lambda: event.is_done, event.synchronize,
+            lambda: graph.launch(new), lambda: event.record(new), lambda: new.wait(old),
+            lambda: un.zeros(4, stream=old), lambda: old.host_call(print)):
+    try:
+        use()
+    except un.errors.DeviceLost as error:
+        assert "reset" in str(error), error
+    else:
+        raise SystemExit(f"{use} went through")
+del graph, event, later, old
+new.synchronize()
+assert un.ones(3).tolist() == [1, 1, 1]
+"""
+    finished = run_with("faults,validation", root, "-c", code)
+    assert finished.returncode == 0, finished.stderr
+    assert "unify validation:" not in finished.stderr
+
+
+def test_a_device_is_reset_while_threads_use_it(root: Path) -> None:
+    code = """
+import threading
+import unify as un
+device = un.device("cpu")
+done = threading.Event()
+raised = []
+
+def work():
+    while not done.is_set():
+        try:
+            stream = un.Stream(device)
+            tensor = un.zeros(1000, stream=stream)
+            other = un.zeros(1000)
+            other.copy_(tensor, stream=stream)
+            stream.wait(un.Stream(device).record())
+            del tensor, other
+            stream.synchronize()
+        except un.errors.DeviceLost:
+            pass
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads: thread.start()
+for _ in range(30): device.reset()
+done.set()
+for thread in threads: thread.join()
+assert not raised, raised
+"""
+    finished = run_with("faults,validation", root, "-c", code)
+    assert finished.returncode == 0, finished.stderr
+    assert "unify validation:" not in finished.stderr, finished.stderr

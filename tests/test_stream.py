@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
+import triton.language as tl
 
 import unify as un
-from unify._errors import Error
+from unify._errors import Error, KernelFault
 
 
 class WithCudaStream:
@@ -86,3 +88,67 @@ def test_a_stream_is_entered_twice() -> None:
             assert un.current_stream("cpu") == stream
         assert un.current_stream("cpu") == stream
     assert un.current_stream("cpu") == before
+
+
+# ---- failures that the core finds before the user asks
+
+
+@un.jit
+def far_away(x):
+    tl.store(x + (1 << 46), 1.0)
+
+
+def copy_from_numpy(stream: un.Stream) -> None:
+    un.zeros(10, stream=stream).copy_(np.ones(10, np.float32), stream=stream)
+
+
+def drop_a_tensor_of_another_stream(stream: un.Stream) -> None:
+    tensor = un.zeros(10)
+    tensor.fill_(1, stream=stream)
+    del tensor
+    un.empty(10)
+
+
+def trim(stream: un.Stream) -> None:
+    un.trim_memory("cpu")
+
+
+def look_for_memory_elsewhere(stream: un.Stream) -> None:
+    del stream
+    un.empty(1 << 20, stream=un.Stream("cpu"))
+
+
+@pytest.mark.parametrize("use", [copy_from_numpy, drop_a_tensor_of_another_stream, trim, look_for_memory_elsewhere])
+def test_a_fault_is_raised_whatever_the_core_asked_for_meanwhile(use: Any) -> None:
+    for _ in range(30):
+        stream = un.Stream("cpu")
+        target = un.zeros(1 << 20, un.float32, stream=stream)
+        far_away[1](target, stream=stream)
+        del target
+        for _ in range(3):
+            use(stream)
+        with pytest.raises(KernelFault, match="far_away"):
+            stream.synchronize()
+
+
+def test_a_fault_of_a_stream_that_was_dropped_is_raised_by_the_device() -> None:
+    for _ in range(10):
+        stream = un.Stream("cpu")
+        far_away[1](un.zeros(4, stream=stream), stream=stream)
+        del stream
+        for _ in range(20):
+            un.empty(10)  # each looks after what was dropped
+        with pytest.raises(KernelFault, match="far_away"):
+            un.synchronize("cpu")
+        un.synchronize("cpu")
+
+
+def test_a_fault_names_its_kernel_after_many_operations() -> None:
+    stream = un.Stream("cpu")
+    tensor = un.zeros(4, stream=stream)
+    far_away[1](tensor, stream=stream)
+    for value in range(500):
+        tensor.fill_(value, stream=stream)
+    with pytest.raises(KernelFault) as raised:
+        stream.synchronize()
+    assert "far_away" in str(raised.value.kernel)

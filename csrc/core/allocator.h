@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,7 @@ class Storage : public std::enable_shared_from_this<Storage> {
   // Foreign memory: `owner` is dropped with the storage (a DLPack capsule, a NumPy array, a mapped file).
   Storage(std::shared_ptr<Device> device, unify_address address, size_t bytes, std::shared_ptr<void> owner);
   Storage(std::shared_ptr<Device> device, Block* block);
-  ~Storage();  // gives the block back; never waits
+  ~Storage();  // gives the block back, whatever its thread holds: no lock, no call of the backend
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
 
@@ -36,7 +37,9 @@ class Storage : public std::enable_shared_from_this<Storage> {
   [[nodiscard]] bool is_foreign() const noexcept { return block_ == nullptr; }
   [[nodiscard]] const std::shared_ptr<void>& owner() const noexcept { return owner_; }
 
-  [[nodiscard]] bool is_private() const noexcept;  // of a graph's own pool, which the graph keeps
+  // Of a graph's own pool, by its address, or null.
+  [[nodiscard]] const void* pool() const noexcept;
+  [[nodiscard]] bool is_of(const Stream& stream) const noexcept;  // allocated there, so free in its order
 
   // Throws DeviceLost after a reset, which took the memory away: to be asked before work that uses it is enqueued.
   void require_current() const;
@@ -75,8 +78,9 @@ class Allocator {
   ~Allocator();
 
   // At least `bytes`, aligned to the device's alignment, for use on `stream`. 0 bytes gives address 0.
-  // On out of memory: collects what streams have passed, returns unused segments to the device and tries again,
-  // then waits for blocks still in use by streams, and only then throws OutOfMemory with the figures.
+  // On out of memory: collects what streams have passed, returns unused segments to the device, takes over what streams
+  // that ran dry left free, then waits for blocks still in use by streams, and only then throws OutOfMemory with the
+  // figures.
   std::shared_ptr<Storage> allocate(size_t bytes, Stream& stream);
 
   void trim();  // returns unused segments to the device
@@ -90,20 +94,26 @@ class Allocator {
   std::shared_ptr<void> begin_private_pool(Stream& stream);
   void end_private_pool(Stream& stream);
 
-  // Before a stream is destroyed: waits for it if it has blocks, which then serve any stream.
-  void retire(Stream& stream) noexcept;
+  // A stream that has run dry and ends: its blocks then serve any stream.
+  void retire(const Stream& stream) noexcept;
 
-  void forget() noexcept;  // after a reset: the memory is gone already
+  // For a reset: nothing is allocated while the lock is held. forget() is called under it, once the device has another
+  // generation: the memory is as good as gone.
+  [[nodiscard]] std::unique_lock<std::mutex> lock();
+  void forget() noexcept;
 
  private:
   friend class Storage;
+  void catch_up() const;
   void give_back(Block* block) noexcept;
   void note_use(Block* block, Stream& stream);
   static uint32_t generation_of(const Block* block) noexcept;
-  static bool is_private(const Block* block) noexcept;
+  static const void* pool_of(const Block* block) noexcept;
+  static uint32_t stream_of(const Block* block) noexcept;
   static unify_address address_of(const Block* block) noexcept;
   static size_t bytes_of(const Block* block) noexcept;
   struct State;
+  struct GraphPool;
   std::unique_ptr<State> state_;
 };
 

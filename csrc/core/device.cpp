@@ -1,13 +1,17 @@
 #include "device.h"
 
+#include <algorithm>
 #include <mutex>
-#include <unordered_map>
+#include <set>
+#include <shared_mutex>
 
 #include "allocator.h"
 #include "error.h"
 #include "event.h"
+#include "failures.h"
 #include "launch.h"
 #include "memory.h"
+#include "reclaim.h"
 #include "registry.h"
 #include "stream.h"
 
@@ -17,6 +21,9 @@ struct Device::Private {
   std::mutex stream_mutex;  // of default_stream_
   std::mutex mutex;         // of what follows
   std::string cause;        // of the fault or loss
+  std::shared_mutex calls;
+  std::mutex streams_mutex;
+  std::set<Stream*> streams;  // all that have a handle, also those whose end waits for their work
 };
 
 namespace {
@@ -46,6 +53,7 @@ Device::Device(const Backend& backend, uint32_t index, const std::string& option
     table_->device_close(handle_);
     throw_status(*this, nullptr, status, "asking for its properties");
   }
+  failures_ = std::make_unique<Failures>(*this);
   events_ = std::make_unique<EventPool>(*this);
   allocator_ = std::make_unique<Allocator>(*this);
 }
@@ -98,9 +106,84 @@ std::shared_ptr<Stream> Device::set_current_stream(std::shared_ptr<Stream> strea
   return nullptr;
 }
 
+std::shared_lock<std::shared_mutex> Device::call() const {
+  return std::shared_lock<std::shared_mutex>(private_->calls);
+}
+
 void Device::synchronize() {
+  reclaim();
   require_usable();
-  check(*this, nullptr, table_->device_synchronize(handle_), "waiting for the device");
+  {
+    const auto call = this->call();
+    check(*this, nullptr, table_->device_synchronize(handle_), "waiting for the device");
+  }
+  reclaim();
+  failures_->raise_any();
+}
+
+void Device::wait_for_work() noexcept {
+  const auto call = this->call();
+  const unify_status status = table_->device_synchronize(handle_);
+  if (status != UNIFY_OK) failures_->note(Failures::kNoStream, status, "waiting for the device");
+}
+
+bool Device::takes_fill(uint32_t value_bytes) {
+  if (value_bytes == 1) return true;
+  std::atomic<int>& known = takes_fill_.at(value_bytes / 2);
+  if (known.load(std::memory_order_relaxed) == 0) {
+    const std::shared_ptr<Stream> stream = Stream::create(shared_from_this());
+    const std::shared_ptr<Storage> memory = allocator_->allocate(value_bytes, *stream);
+    unify_fill_args args{};
+    args.struct_size = sizeof args;
+    args.dst = memory->address();
+    args.value_bytes = value_bytes;
+    args.count = 1;
+    const std::lock_guard<std::mutex> lock(stream->mutex());
+    const unify_status status = table_->fill(stream->handle(), &args);
+    if (status != UNIFY_UNSUPPORTED) check(*this, stream.get(), status, "a fill to see if it is possible");
+    known.store(status == UNIFY_OK ? 1 : 2, std::memory_order_relaxed);
+  }
+  return known.load(std::memory_order_relaxed) == 1;
+}
+
+void Device::add_stream(Stream& stream) {
+  const std::lock_guard<std::mutex> lock(private_->streams_mutex);
+  private_->streams.insert(&stream);
+}
+
+void Device::remove_stream(Stream& stream) noexcept {
+  const std::lock_guard<std::mutex> lock(private_->streams_mutex);
+  private_->streams.erase(&stream);
+}
+
+Device::Work Device::mark_work() {
+  Work work;
+  std::vector<std::shared_ptr<Stream>> streams;
+  {
+    const std::lock_guard<std::mutex> lock(private_->streams_mutex);
+    for (Stream* stream : private_->streams) {
+      if (std::shared_ptr<Stream> held = stream->weak_from_this().lock()) {
+        streams.push_back(std::move(held));
+      } else {
+        work.ending.push_back(stream->id());
+      }
+    }
+  }
+  for (const std::shared_ptr<Stream>& stream : streams) {
+    const std::lock_guard<std::mutex> lock(stream->mutex());
+    work.marks.emplace_back(*stream);
+  }
+  return work;
+}
+
+bool Device::has_passed(Work& work) noexcept {
+  const auto passes = [](Mark& mark) { return mark.has_passed(); };
+  if (!std::all_of(work.marks.begin(), work.marks.end(), passes)) return false;
+  const auto is_ending = [&](const Stream* stream) {
+    return std::find(work.ending.begin(), work.ending.end(), stream->id()) != work.ending.end();
+  };
+  const std::lock_guard<std::mutex> lock(private_->streams_mutex);
+  return std::none_of(private_->streams.begin(), private_->streams.end(), is_ending);
 }
 
 void Device::set_option(const std::string& key, const std::string& value) {
@@ -139,20 +222,41 @@ void Device::reset() {
   if (table_->device_reset == nullptr) {
     throw Error(ErrorKind::kUnsupported, name_ + ": this backend cannot reset a device.");
   }
-  // First: whoever holds a handle of the old generation must not use it while it goes away.
-  generation_.fetch_add(1, std::memory_order_acq_rel);
+  reclaim();
+  std::shared_ptr<Stream> old_default;
   {
-    const std::lock_guard<std::mutex> lock(private_->stream_mutex);
-    default_stream_.reset();
+    const std::lock_guard<std::mutex> making(private_->stream_mutex);
+    old_default = std::move(default_stream_);
   }
+  // No other call runs meanwhile. Whoever comes next sees the new generation before it uses a handle.
+  const std::unique_lock<std::shared_mutex> calls(private_->calls);
+  const std::unique_lock<std::mutex> allocating = allocator_->lock();
+  const std::vector<Turn> turns = take_turns();
+  generation_.fetch_add(1, std::memory_order_acq_rel);
   allocator_->forget();
   events_->forget();
+  failures_->forget();
   const unify_status status = table_->device_reset(handle_);
   if (status != UNIFY_OK) {
     poison(UNIFY_DEVICE_GONE, "a reset that failed");
     throw_status(*this, nullptr, status, "reset");
   }
   state_.store(UNIFY_DEVICE_HEALTHY, std::memory_order_release);
+}
+
+// Every stream's mutex, of those that somebody may still enqueue on.
+std::vector<Device::Turn> Device::take_turns() {
+  std::vector<Turn> turns;
+  std::set<Stream*> streams;
+  {
+    const std::lock_guard<std::mutex> lock(private_->streams_mutex);
+    streams.swap(private_->streams);
+    for (Stream* stream : streams) {
+      if (std::shared_ptr<Stream> held = stream->weak_from_this().lock()) turns.push_back({std::move(held), {}});
+    }
+  }
+  for (Turn& turn : turns) turn.lock = std::unique_lock<std::mutex>(turn.stream->mutex());
+  return turns;
 }
 
 }  // namespace unify

@@ -3,17 +3,22 @@
 
 #include <unify/backend.h>
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <vector>
+
+#include "event.h"
 
 namespace unify {
 
 struct Backend;
 class Allocator;
-class EventPool;
+class Failures;
 class OperationRing;
 class Stream;
 
@@ -45,8 +50,27 @@ class Device : public std::enable_shared_from_this<Device> {
   Allocator& allocator() noexcept { return *allocator_; }
   EventPool& events() noexcept { return *events_; }
   OperationRing& operations() noexcept { return *operations_; }
+  Failures& failures() noexcept { return *failures_; }
+
+  // Held around calls of the backend that happen under neither a stream's nor the allocator's mutex: a reset waits for
+  // all three. Taken before them.
+  [[nodiscard]] std::shared_lock<std::shared_mutex> call() const;
+
+  // Whether the backend repeats a value of this many bytes. Asked once, by a fill of memory that nobody uses.
+  [[nodiscard]] bool takes_fill(uint32_t value_bytes);
+
+  void add_stream(Stream& stream);
+  void remove_stream(Stream& stream) noexcept;
+  // Marks behind the work of all streams so far, also of those that nobody holds any more.
+  struct Work {
+    std::vector<Mark> marks;
+    std::vector<uint32_t> ending;  // ids of streams
+  };
+  [[nodiscard]] Work mark_work();
+  [[nodiscard]] bool has_passed(Work& work) noexcept;  // asks, never waits
 
   void synchronize();
+  void wait_for_work() noexcept;  // for the core itself: what failed is kept for the user's next call
   void set_option(const std::string& key, const std::string& value);
 
   // Healthy until a fault or a loss was reported; then every use throws KernelFault or DeviceLost naming the
@@ -57,7 +81,7 @@ class Device : public std::enable_shared_from_this<Device> {
     if (state() != UNIFY_DEVICE_HEALTHY) throw_unusable();
   }
   // Forgets all streams, events, modules and blocks (their owners get errors when they use them) and resets the
-  // chip. `generation` tells old handles from new ones.
+  // chip. `generation` tells old handles from new ones. Waits for calls under way, also for those that wait for work.
   void reset();
   // Throws DeviceLost for what was made before a reset. `what` in words: "this stream".
   void require_generation(uint32_t made_in, const char* what) const {
@@ -68,6 +92,11 @@ class Device : public std::enable_shared_from_this<Device> {
  private:
   [[noreturn]] void throw_unusable() const;
   [[noreturn]] void throw_outdated(const char* what) const;
+  struct Turn {
+    std::shared_ptr<Stream> stream;
+    std::unique_lock<std::mutex> lock;
+  };
+  std::vector<Turn> take_turns();
 
   const Backend& backend_;
   const unify_backend* table_;
@@ -75,11 +104,13 @@ class Device : public std::enable_shared_from_this<Device> {
   unify_device_info info_{};
   std::string name_;
   std::unique_ptr<OperationRing> operations_;
+  std::unique_ptr<Failures> failures_;
   std::unique_ptr<EventPool> events_;
   std::unique_ptr<Allocator> allocator_;
   std::shared_ptr<Stream> default_stream_;
   std::atomic<unify_device_state> state_{UNIFY_DEVICE_HEALTHY};
   std::atomic<uint32_t> generation_{0};
+  std::array<std::atomic<int>, 3> takes_fill_{};  // of 1, 2 and 4 bytes: 0 unknown, 1 yes, 2 no
   struct Private;
   std::unique_ptr<Private> private_;
 };

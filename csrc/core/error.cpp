@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "device.h"
+#include "failures.h"
 #include "launch.h"
 #include "registry.h"
 #include "stream.h"
@@ -70,7 +71,7 @@ void note_device_state(Device& device, unify_status status, const std::string& c
 
 Error::Error(ErrorKind kind, std::string message) : kind(kind), message(std::move(message)) {}
 
-void throw_status(Device& device, const Stream* stream, unify_status status, const std::string& what) {
+Error error_of(Device& device, const std::string& stream, unify_status status, const std::string& what) {
   unify_error native{};
   native.struct_size = sizeof native;
   device.table().last_error(&native);
@@ -78,9 +79,9 @@ void throw_status(Device& device, const Stream* stream, unify_status status, con
 
   Error error(kind_of(status), {});
   error.device = device.name();
-  if (stream != nullptr) error.stream = stream->name();
+  error.stream = stream;
   std::string text = device.name();
-  if (stream != nullptr) text += ", " + stream->name();
+  if (!stream.empty()) text += ", " + stream;
   text += ": " + what + ": ";
   text += has_native && native.message != nullptr ? native.message : words_for(status);
   if (has_native && native.native_name != nullptr) {
@@ -89,7 +90,8 @@ void throw_status(Device& device, const Stream* stream, unify_status status, con
     text += " (" + error.native_name + ", " + std::to_string(native.native_code) + ")";
   }
   text += ".";
-  if (has_native && native.operation != 0) error.kernel = device.operations().describe(native.operation);
+  if (has_native) error.operation = native.operation;
+  if (error.operation != 0) error.kernel = device.operations().describe(error.operation);
   if (!error.kernel.empty()) text += " Caused by " + error.kernel + ".";
   if (has_native && native.advice != nullptr) {
     error.advice = native.advice;
@@ -101,6 +103,12 @@ void throw_status(Device& device, const Stream* stream, unify_status status, con
   }
   note_device_state(device, status, error.kernel.empty() ? what : error.kernel);
   error.message = text;
+  return error;
+}
+
+void throw_status(Device& device, const Stream* stream, unify_status status, const std::string& what) {
+  Error error = error_of(device, stream == nullptr ? std::string() : stream->name(), status, what);
+  device.failures().was_told(error);
   throw error;
 }
 

@@ -45,12 +45,16 @@ class Error : public std::exception {
   int64_t native_code = 0;  // the vendor's own
   std::string native_name;
   std::string advice;
-  std::string recent;  // the last operations of the device, a line each, newest last
+  std::string recent;      // the last operations of the device, a line each, newest last
+  uint64_t operation = 0;  // the one that caused it, by its number; 0 if unknown
 };
 
-// Composes and throws from a backend's answer: asks its last_error, names the operation that caused it, appends
-// the recent operations, and marks the device as faulted or lost where the status says so.
-// `what` is the call in words: "copy of 4096 bytes to cuda:0". `stream` may be null.
+// Composes from a backend's answer: asks its last_error, names the operation that caused it, appends the recent
+// operations, and marks the device as faulted or lost where the status says so.
+// `what` is the call in words: "copy of 4096 bytes to cuda:0". `stream` is its name, or empty.
+Error error_of(Device& device, const std::string& stream, unify_status status, const std::string& what);
+
+// Throws that to the user, who was told of it then. `stream` may be null.
 [[noreturn]] void throw_status(Device& device, const Stream* stream, unify_status status, const std::string& what);
 
 inline void check(Device& device, const Stream* stream, unify_status status, const char* what) {

@@ -2,6 +2,7 @@
 
 #include "device.h"
 #include "error.h"
+#include "failures.h"
 #include "graph.h"
 #include "launch.h"
 #include "poll.h"
@@ -46,9 +47,9 @@ unify_status EventPool::mark(Stream& stream, unify_event* out) noexcept {
   return recorded;
 }
 
-void EventPool::give_back(unify_event event) noexcept {
+void EventPool::give_back(unify_event event, uint32_t generation) noexcept {
   const std::lock_guard<std::mutex> lock(mutex_);
-  idle_.push_back(event);
+  if (generation == device_.generation()) idle_.push_back(event);  // else a reset took it away
 }
 
 void EventPool::forget() noexcept {
@@ -56,17 +57,58 @@ void EventPool::forget() noexcept {
   idle_.clear();
 }
 
+Mark::Mark(Stream& stream) : device_(&stream.device()), generation_(device_->generation()), stream_(stream.id()) {
+  // One that the backend records ran dry before; what a reset ended counts as dry.
+  if (records_natively(stream) || stream.is_dry()) return;
+  const unify_status status = device_->events().mark(stream, &event_);
+  if (status == UNIFY_OK) return;
+  event_ = nullptr;
+  device_->failures().note(stream_, status, "marking work");
+  if (device_->state() == UNIFY_DEVICE_HEALTHY) unmarked_ = stream.shared_from_this();
+}
+
+Mark& Mark::operator=(Mark&& other) noexcept {
+  release();
+  device_ = other.device_;
+  event_ = std::exchange(other.event_, nullptr);
+  generation_ = other.generation_;
+  stream_ = other.stream_;
+  unmarked_ = std::move(other.unmarked_);
+  return *this;
+}
+
+void Mark::release() noexcept {
+  if (event_ != nullptr) device_->events().give_back(std::exchange(event_, nullptr), generation_);
+}
+
+bool Mark::has_passed() noexcept {
+  if (unmarked_ != nullptr) {
+    if (!unmarked_->is_dry()) return false;
+    unmarked_.reset();
+  }
+  if (event_ == nullptr) return true;
+  if (generation_ == device_->generation()) {  // else a reset ended what it stood for
+    const unify_status status = device_->table().event_query(event_);
+    if (status == UNIFY_NOT_READY) return false;
+    if (status != UNIFY_OK) device_->failures().note(stream_, status, "work that memory waited for");
+  }
+  release();
+  return true;
+}
+
 std::shared_ptr<Event> Event::create(const std::shared_ptr<Device>& device, bool timing) {
   device->require_usable();
   std::shared_ptr<Event> event(new Event);
   event->device_ = device;
   if (timing) event->flags_ = UNIFY_EVENT_TIMING;
+  const auto call = device->call();
   event->generation_ = device->generation();
   check(*device, nullptr, make_event(*device, event->flags_, &event->handle_), "making an event");
   return event;
 }
 
 Event::~Event() {
+  const auto call = device_->call();
   if (handle_ == nullptr || generation_ != device_->generation()) return;
   device_->table().event_destroy(handle_);
 }
@@ -77,10 +119,10 @@ void Event::record(Stream& stream) {
                 "event of " + device_->name() + " cannot be recorded on a stream of " + stream.device().name() + ".");
   }
   device_->require_usable();
-  device_->require_generation(generation_, "this event");
-  stream.require_current();
   const std::lock_guard<std::mutex> lock(stream.mutex());
+  stream.require_current();
   const std::lock_guard<std::mutex> mark(mutex_);
+  require_current();
   is_of_graph_ = stream.recording() != nullptr;
   recording_.reset();
   if (is_of_graph_) {
@@ -91,6 +133,8 @@ void Event::record(Stream& stream) {
       {device_->operations().next_number(), Operation::Kind::kRecord, stream.id(), nullptr, {}, 0});
   check(*device_, &stream, device_->table().event_record(handle_, stream.handle()), "recording an event");
 }
+
+void Event::require_current() const { device_->require_generation(generation_, "this event"); }
 
 bool Event::is_of_graph() {
   const std::lock_guard<std::mutex> mark(mutex_);
@@ -105,19 +149,20 @@ void Event::require_no_graph(const char* what) {
 }
 
 void Event::synchronize(double timeout_s) {
-  device_->require_generation(generation_, "this event");
-  require_no_graph("cannot wait for");
-  const unify_backend& table = device_->table();
-  if (timeout_s < 0) {
-    check(*device_, nullptr, table.event_synchronize(handle_), "waiting for an event");
-  } else {
+  if (timeout_s >= 0) {
     poll_until(timeout_s, device_->name(), "the event", [&] { return query(); });
+    return;
   }
+  require_no_graph("cannot wait for");
+  const auto call = device_->call();
+  require_current();
+  check(*device_, nullptr, device_->table().event_synchronize(handle_), "waiting for an event");
 }
 
 bool Event::query() {
-  device_->require_generation(generation_, "this event");
   require_no_graph("cannot ask");
+  const auto call = device_->call();
+  require_current();
   const unify_status status = device_->table().event_query(handle_);
   if (status == UNIFY_NOT_READY) return false;
   check(*device_, nullptr, status, "asking an event");
@@ -129,6 +174,9 @@ double Event::elapsed_ms(Event& later) {
     throw Error(ErrorKind::kDeviceMismatch, "elapsed_ms: the events are of " + device_->name() + " and " +
                                                 later.device_->name() + ", whose clocks differ.");
   }
+  const auto call = device_->call();
+  require_current();
+  later.require_current();
   int64_t nanoseconds = 0;
   const unify_status status = device_->table().event_elapsed(handle_, later.handle_, &nanoseconds);
   if (status == UNIFY_NOT_READY) {

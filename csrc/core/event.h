@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 namespace unify {
@@ -21,13 +22,34 @@ class EventPool {
   ~EventPool();
   // Records an event behind the work of `stream` so far. The caller holds the stream's mutex.
   [[nodiscard]] unify_status mark(Stream& stream, unify_event* out) noexcept;
-  void give_back(unify_event event) noexcept;  // it has passed, or never will
-  void forget() noexcept;                      // after a reset: handles are gone already
+  void give_back(unify_event event, uint32_t generation) noexcept;  // whether it has passed or not
+  void forget() noexcept;                                           // after a reset: handles are gone already
 
  private:
   Device& device_;
   std::mutex mutex_;
   std::vector<unify_event> idle_;
+};
+
+// A mark of the core's own behind the work of a stream so far, for what may end only after that work.
+class Mark {
+ public:
+  Mark() = default;               // of nothing: has passed
+  explicit Mark(Stream& stream);  // the caller holds its mutex. Of nothing where the stream has run dry
+  ~Mark() { release(); }
+  Mark(Mark&& other) noexcept { *this = std::move(other); }
+  Mark& operator=(Mark&& other) noexcept;
+
+  [[nodiscard]] bool is_of_nothing() const noexcept { return event_ == nullptr && unmarked_ == nullptr; }
+  [[nodiscard]] bool has_passed() noexcept;  // asks, never waits
+
+ private:
+  void release() noexcept;
+  Device* device_ = nullptr;  // the registry keeps them all
+  unify_event event_ = nullptr;
+  uint32_t generation_ = 0;
+  uint32_t stream_ = 0;
+  std::shared_ptr<Stream> unmarked_;  // no event could be recorded: asked itself
 };
 
 class Event : public std::enable_shared_from_this<Event> {
@@ -48,6 +70,7 @@ class Event : public std::enable_shared_from_this<Event> {
  private:
   friend class Stream;
   Event() = default;
+  void require_current() const;
   [[nodiscard]] bool is_of_graph();
   void require_no_graph(const char* what);
   std::shared_ptr<Device> device_;

@@ -1,8 +1,12 @@
 #include "graph.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <exception>
+#include <map>
 #include <mutex>
+#include <optional>
 #include <variant>
 #include <vector>
 
@@ -10,7 +14,9 @@
 #include "device.h"
 #include "error.h"
 #include "event.h"
+#include "failures.h"
 #include "module.h"
+#include "reclaim.h"
 #include "stream.h"
 #include "trace.h"
 
@@ -30,12 +36,14 @@ class Recording : public std::enable_shared_from_this<Recording> {
   explicit Recording(bool is_native) : is_native(is_native) {}
 
   const bool is_native;
+  std::atomic<const void*> pool{nullptr};  // of its allocations
   std::mutex mutex;  // of what follows: several streams record at once. Taken after a stream's and an event's
   bool is_open = true;
   std::vector<Node> nodes;
   std::vector<char> packed;
   std::vector<std::shared_ptr<void>> owners;
-  std::vector<std::shared_ptr<Stream>> streams;  // all that record, the first one first
+  std::vector<std::shared_ptr<void>> used_by_branches;  // until the end of the recording
+  std::vector<std::shared_ptr<Stream>> streams;         // all that record, the first one first
   std::vector<std::pair<std::shared_ptr<Stream>, std::shared_ptr<Event>>> outside_waits;  // made up for at the end
 };
 
@@ -43,6 +51,12 @@ namespace {
 
 [[noreturn]] void throw_graph(const Stream& stream, const std::string& what) {
   throw Error(ErrorKind::kGraph, stream.device().name() + ", " + stream.name() + ": " + what);
+}
+
+// A recorded host call, on the stream's thread.
+void call_on_stream(void* user) {
+  const InHostCall inside;
+  (*static_cast<const std::function<void()>*>(user))();
 }
 
 }  // namespace
@@ -90,8 +104,8 @@ void record_host_call(Recording& recording, Stream& stream, std::function<void()
   // The graph owns the function and may run it often.
   auto owned = std::make_shared<std::function<void()>>(std::get<std::function<void()>>(recording.nodes.back()));
   recording.owners.push_back(owned);
-  const auto run = [](void* user) { (*static_cast<std::function<void()>*>(user))(); };
-  check(stream.device(), &stream, table.host_call(stream.handle(), run, owned.get()), "recording a host call");
+  check(stream.device(), &stream, table.host_call(stream.handle(), call_on_stream, owned.get()),
+        "recording a host call");
 }
 
 std::weak_ptr<Recording> record_event(Recording& recording, Stream& stream, const std::shared_ptr<Event>& event) {
@@ -104,15 +118,22 @@ std::weak_ptr<Recording> record_event(Recording& recording, Stream& stream, cons
   return recording.weak_from_this();
 }
 
+void record_use(Recording& recording, const Stream& stream, std::shared_ptr<Storage> storage) {
+  const std::lock_guard<std::mutex> lock(recording.mutex);
+  if (storage->pool() == nullptr || storage->pool() != recording.pool) {
+    recording.owners.push_back(std::move(storage));
+  } else if (!storage->is_of(stream)) {
+    recording.used_by_branches.push_back(std::move(storage));
+  }
+}
+
 std::unique_lock<std::mutex> lock_to_record(Stream& stream) {
   const unify_backend& table = stream.device().table();
   for (;;) {
     std::unique_lock<std::mutex> lock(stream.mutex());
-    const bool is_ready = table.capture_begin == nullptr || stream.recording() != nullptr ||
-                          table.stream_query(stream.handle()) != UNIFY_NOT_READY;
-    if (is_ready) return lock;
-    lock.unlock();  // a host call on the stream may let go of memory, which takes streams' locks
-    check(stream.device(), &stream, table.stream_synchronize(stream.handle()), "waiting for work before a recording");
+    if (table.capture_begin == nullptr || stream.recording() != nullptr || stream.is_dry()) return lock;
+    lock.unlock();  // a host call on the stream may use it
+    stream.wait_for_work("waiting for work before a recording");
   }
 }
 
@@ -146,7 +167,7 @@ bool records_natively(const Stream& stream) noexcept {
   return recording != nullptr && recording->is_native;
 }
 
-struct Graph::Private {
+struct Graph::Private : Reclaimable {
   std::shared_ptr<Device> device;
   std::shared_ptr<Stream> origin;
   std::shared_ptr<void> pool;
@@ -155,9 +176,18 @@ struct Graph::Private {
   bool is_recording = false;
   bool is_whole = false;  // the recording ended well
   uint32_t generation = 0;
-  std::vector<std::shared_ptr<Stream>> launched_on;  // what the graph uses is let go after their work
+  std::mutex launching;               // the backend takes one launch of a graph at a time. Before a stream's
+  std::mutex mutex;                   // of `launches`. After a stream's
+  std::map<uint32_t, Mark> launches;  // by stream: behind the last one
 
+  bool end() noexcept override;
+  void abandon() noexcept;
   void stop_recording() noexcept;
+  void require_launchable(const Stream& stream) const;
+  void note_launch(Stream& stream);
+  void launch_natively(Stream& stream);
+  void replay(Stream& stream);
+  unify_status replay_nodes(Stream& stream, std::unique_lock<std::mutex>& lock);
 };
 
 void Graph::Private::stop_recording() noexcept {
@@ -169,47 +199,97 @@ void Graph::Private::stop_recording() noexcept {
     recording->is_open = false;
     streams.swap(recording->streams);
     waits.swap(recording->outside_waits);
+    recording->used_by_branches.clear();
   }
   for (const std::shared_ptr<Stream>& stream : streams) {
     const std::lock_guard<std::mutex> lock(stream->mutex());
     stream->set_recording(nullptr);
   }
-  for (const auto& [stream, event] : waits) device->table().stream_wait_event(stream->handle(), event->handle());
+  for (const auto& [stream, event] : waits) {
+    const std::lock_guard<std::mutex> lock(stream->mutex());
+    if (stream->generation() != device->generation()) continue;
+    const unify_status status = device->table().stream_wait_event(stream->handle(), event->handle());
+    if (status != UNIFY_OK) device->failures().note(stream->id(), status, "a wait that followed a recording");
+  }
   device->allocator().end_private_pool(*origin);
 }
 
-Graph::Graph() : private_(std::make_unique<Private>()) {}
+void Graph::Private::abandon() noexcept {
+  if (!is_recording) return;
+  if (recording->is_native && generation == device->generation()) {
+    const std::unique_lock<std::mutex> lock(origin->mutex());
+    unify_graph unwanted = nullptr;
+    (void)device->table().capture_end(origin->handle(),
+                                      &unwanted);  // a failure is of the recording, which nobody wants
+    if (unwanted != nullptr) (void)device->table().graph_destroy(unwanted);
+  }
+  stop_recording();
+}
+
+bool Graph::Private::end() noexcept {
+  if (device == nullptr) return true;
+  abandon();
+  const auto call = device->call();
+  if (generation != device->generation()) return true;
+  for (auto& [stream, mark] : launches) {
+    if (!mark.has_passed()) return false;
+  }
+  if (native != nullptr) (void)device->table().graph_destroy(native);
+  return true;
+}
+
+namespace {
+
+// Where work is about to be enqueued, under the stream's mutex.
+void require_free(const Stream& stream, uint32_t generation) {
+  stream.require_current();
+  stream.device().require_generation(generation, "this graph");
+  if (stream.recording() != nullptr) throw_graph(stream, "a graph cannot be recorded into another one.");
+}
+
+}  // namespace
+
+Graph::Graph() : private_(reclaimed(new Private)) {}
+Graph::~Graph() = default;
 
 std::shared_ptr<Graph> Graph::begin(const std::shared_ptr<Stream>& stream) {
+  reclaim();
   Device& device = stream->device();
   device.require_usable();
   std::shared_ptr<Graph> graph(new Graph);
   Private& p = *graph->private_;
-  p.device = stream->device_ptr();
-  p.origin = stream;
-  p.generation = device.generation();
   std::unique_lock<std::mutex> lock = lock_to_record(*stream);
+  stream->require_current();
   if (stream->recording() != nullptr) throw_graph(*stream, "it records a graph already.");
   const bool is_native = device.table().capture_begin != nullptr;
   if (is_native) {
     check(device, stream.get(), device.table().capture_begin(stream->handle()), "beginning a recording");
   }
+  p.device = stream->device_ptr();
+  p.origin = stream;
+  p.generation = device.generation();
   p.recording = std::make_shared<Recording>(is_native);
   p.recording->streams.push_back(stream);
   p.is_recording = true;
   stream->set_recording(p.recording.get());
   lock.unlock();  // the allocator's comes before a stream's
   p.pool = device.allocator().begin_private_pool(*stream);
+  p.recording->pool = p.pool.get();
   return graph;
 }
 
 void Graph::end() {
   Private& p = *private_;
   if (!p.is_recording) throw_graph(*p.origin, "nothing is being recorded.");
-  unify_status status = UNIFY_OK;
-  if (p.recording->is_native) status = p.device->table().capture_end(p.origin->handle(), &p.native);
+  std::optional<Error> failure;  // asked for before the backend's next call
+  if (p.recording->is_native && p.generation == p.device->generation()) {
+    const std::unique_lock<std::mutex> lock(p.origin->mutex());
+    const unify_status status = p.device->table().capture_end(p.origin->handle(), &p.native);
+    if (status != UNIFY_OK) failure = error_of(*p.device, p.origin->name(), status, "ending a recording");
+  }
   p.stop_recording();
-  check(*p.device, p.origin.get(), status, "ending a recording");
+  if (failure.has_value()) throw *failure;
+  p.device->require_generation(p.generation, "this graph");
   for (Recording::Node& node : p.recording->nodes) {
     if (auto* launch = std::get_if<Recording::Launch>(&node)) {
       launch->args.args = p.recording->packed.data() + launch->offset;
@@ -218,94 +298,130 @@ void Graph::end() {
   p.is_whole = true;
 }
 
-void Graph::abandon() noexcept {
-  Private& p = *private_;
-  if (!p.is_recording) return;
-  if (p.recording->is_native) {
-    unify_graph unwanted = nullptr;
-    p.device->table().capture_end(p.origin->handle(), &unwanted);
-    if (unwanted != nullptr) p.device->table().graph_destroy(unwanted);
+void Graph::abandon() noexcept { private_->abandon(); }
+
+void Graph::launch(Stream& stream) {
+  reclaim();
+  private_->require_launchable(stream);
+  if (private_->native != nullptr) {
+    private_->launch_natively(stream);
+  } else {
+    private_->replay(stream);
   }
-  p.stop_recording();
+}
+
+void Graph::Private::require_launchable(const Stream& stream) const {
+  if (is_recording) throw_graph(*origin, "the graph is still being recorded.");
+  if (!is_whole) throw_graph(*origin, "the recording failed; record the graph again.");
+  if (&stream.device() != device.get()) {
+    throw Error(ErrorKind::kDeviceMismatch,
+                "a graph of " + device->name() + " cannot run on " + stream.device().name() + ".");
+  }
+  device->require_usable();
+}
+
+// Under the stream's mutex. An event for each stream: the graph keeps none of them alive.
+void Graph::Private::note_launch(Stream& stream) {
+  constexpr size_t kMany = 8;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (launches.size() >= kMany) {
+    for (auto it = launches.begin(); it != launches.end();) {
+      it = it->second.has_passed() ? launches.erase(it) : std::next(it);
+    }
+  }
+  launches[stream.id()] = Mark(stream);  // moves the last one
+}
+
+void Graph::Private::launch_natively(Stream& stream) {
+  const std::lock_guard<std::mutex> turn(launching);
+  const std::lock_guard<std::mutex> lock(stream.mutex());
+  require_free(stream, generation);
+  const TraceScope span(stream, "graph");
+  OperationRing& operations = device->operations();
+  operations.push({operations.next_number(), Operation::Kind::kGraph, stream.id(), nullptr, {}, 0});
+  const unify_status status = device->table().graph_launch(native, stream.handle());
+  if (status != UNIFY_OK) throw_status(*device, &stream, status, "launching a graph");
+  note_launch(stream);
 }
 
 namespace {
 
-// Without the lock, as above; an event is asked, since the stream may begin to record.
-void wait_for_launches(Stream& stream) noexcept {
-  Device& device = stream.device();
-  unify_event event = nullptr;
-  {
-    const std::lock_guard<std::mutex> lock(stream.mutex());
-    if (records_natively(stream)) return;                          // dry since it began
-    if (device.events().mark(stream, &event) != UNIFY_OK) return;  // lost: nothing runs
+// Enqueues a recorded operation again, under a new number. Nodes are shared by threads that replay at once.
+struct Replay {
+  Stream& stream;
+  OperationRing& operations;
+  const unify_backend& table;
+
+  unify_status operator()(const Recording::Launch& node) const {
+    unify_launch_args args = node.args;
+    const Grid grid = {args.grid[0], args.grid[1], args.grid[2]};
+    args.operation = operations.next_number();
+    operations.push({args.operation, Operation::Kind::kLaunch, stream.id(), node.function->label, grid, 0});
+    const TraceScope kernel(stream, node.function->label);
+    return table.launch(stream.handle(), node.function->handle, &args);
   }
-  (void)device.table().event_synchronize(event);
-  device.events().give_back(event);
-}
+  unify_status operator()(const unify_copy_args& node) const {
+    unify_copy_args args = node;
+    args.operation = operations.next_number();
+    operations.push({args.operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, args.bytes});
+    return table.copy(stream.handle(), &args);
+  }
+  unify_status operator()(const unify_fill_args& node) const {
+    unify_fill_args args = node;
+    args.operation = operations.next_number();
+    operations.push({args.operation, Operation::Kind::kFill, stream.id(), nullptr, {}, args.count * args.value_bytes});
+    return table.fill(stream.handle(), &args);
+  }
+  unify_status operator()(const std::function<void()>& node) const {
+    return table.host_call(stream.handle(), call_on_stream, const_cast<std::function<void()>*>(&node));
+  }
+};
+
+// Gives way to other users of a stream.
+class Unlocked {
+ public:
+  explicit Unlocked(std::unique_lock<std::mutex>& lock) : lock_(lock) { lock_.unlock(); }
+  ~Unlocked() { lock_.lock(); }
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+
+ private:
+  std::unique_lock<std::mutex>& lock_;
+};
 
 }  // namespace
 
-Graph::~Graph() {
-  abandon();
-  Private& p = *private_;
-  if (p.generation != p.device->generation()) return;
-  for (const auto& stream : p.launched_on) wait_for_launches(*stream);
-  if (p.native != nullptr) p.device->table().graph_destroy(p.native);
+// Ends at the first node that fails.
+unify_status Graph::Private::replay_nodes(Stream& stream, std::unique_lock<std::mutex>& lock) {
+  const TraceScope span(stream, "graph");
+  const Replay again{stream, device->operations(), device->table()};
+  for (const Recording::Node& node : recording->nodes) {
+    const auto* call = std::get_if<std::function<void()>>(&node);
+    if (call != nullptr && again.table.host_call == nullptr) {  // emulated, as in Stream::host_call
+      const Unlocked given_way(lock);
+      stream.wait_for_work("waiting before a host call of a graph");
+      (*call)();
+      continue;
+    }
+    require_free(stream, generation);
+    const unify_status status = std::visit(again, node);
+    if (status != UNIFY_OK) return status;
+  }
+  return UNIFY_OK;
 }
 
-void Graph::launch(Stream& stream) {
-  Private& p = *private_;
-  if (p.is_recording) throw_graph(*p.origin, "the graph is still being recorded.");
-  if (!p.is_whole) throw_graph(*p.origin, "the recording failed; record the graph again.");
-  if (&stream.device() != p.device.get()) {
-    throw Error(ErrorKind::kDeviceMismatch,
-                "a graph of " + p.device->name() + " cannot run on " + stream.device().name() + ".");
+void Graph::Private::replay(Stream& stream) {
+  std::unique_lock<std::mutex> lock(stream.mutex());
+  require_free(stream, generation);
+  std::exception_ptr failure;
+  try {
+    const unify_status status = replay_nodes(stream, lock);
+    if (status != UNIFY_OK) throw_status(*device, &stream, status, "replaying a graph");
+  } catch (...) {
+    failure = std::current_exception();
   }
-  p.device->require_usable();
-  if (p.generation != p.device->generation()) throw_graph(stream, "the graph went with a reset. Record it again.");
-  OperationRing& operations = p.device->operations();
-  const std::lock_guard<std::mutex> lock(stream.mutex());
-  if (stream.recording() != nullptr) throw_graph(stream, "a graph cannot be recorded into another one.");
-  const auto is_stream = [&](const std::shared_ptr<Stream>& other) { return other.get() == &stream; };
-  if (std::none_of(p.launched_on.begin(), p.launched_on.end(), is_stream)) {
-    p.launched_on.push_back(stream.shared_from_this());
-  }
-  const TraceScope span(stream, "graph");
-  const unify_backend& table = p.device->table();
-  if (p.native != nullptr) {
-    operations.push({operations.next_number(), Operation::Kind::kGraph, stream.id(), nullptr, {}, 0});
-    check(*p.device, &stream, table.graph_launch(p.native, stream.handle()), "launching a graph");
-    return;
-  }
-  for (Recording::Node& node : p.recording->nodes) {
-    unify_status status = UNIFY_OK;
-    const char* what = "replaying a graph";
-    if (auto* launch = std::get_if<Recording::Launch>(&node)) {
-      unify_launch_args& args = launch->args;
-      const Grid grid = {args.grid[0], args.grid[1], args.grid[2]};
-      args.operation = operations.next_number();
-      operations.push({args.operation, Operation::Kind::kLaunch, stream.id(), launch->function->label, grid, 0});
-      const TraceScope kernel(stream, launch->function->label);
-      status = table.launch(stream.handle(), launch->function->handle, &args);
-    } else if (auto* copy = std::get_if<unify_copy_args>(&node)) {
-      copy->operation = operations.next_number();
-      operations.push({copy->operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, copy->bytes});
-      status = table.copy(stream.handle(), copy);
-    } else if (auto* fill = std::get_if<unify_fill_args>(&node)) {
-      fill->operation = operations.next_number();
-      operations.push(
-          {fill->operation, Operation::Kind::kFill, stream.id(), nullptr, {}, fill->count * fill->value_bytes});
-      status = table.fill(stream.handle(), fill);
-    } else if (table.host_call != nullptr) {
-      const auto run = [](void* user) { (*static_cast<std::function<void()>*>(user))(); };
-      status = table.host_call(stream.handle(), run, &std::get<std::function<void()>>(node));
-    } else {
-      status = table.stream_synchronize(stream.handle());
-      if (status == UNIFY_OK) std::get<std::function<void()>>(node)();
-    }
-    check(*p.device, &stream, status, what);
-  }
+  note_launch(stream);  // also of a part
+  if (failure != nullptr) std::rethrow_exception(failure);
 }
 
 Device& Graph::device() const noexcept { return *private_->device; }

@@ -15,6 +15,7 @@ namespace unify {
 class Device;
 class Event;
 class Recording;
+class Storage;
 class Stream;
 
 // What a stream that records does with work in place of enqueuing it. The caller holds the stream's mutex. A fill that
@@ -34,6 +35,9 @@ void join_recording(const std::shared_ptr<Recording>& recording, Stream& stream,
 // Whatever runs on `stream` after the recording comes after `event`, which is none of the recording's.
 void record_outside_wait(Recording& recording, Stream& stream, std::shared_ptr<Event> event);
 void record_keep(Recording& recording, std::shared_ptr<void> owner);
+// Keeps what `stream` uses: as long as the graph, but memory of the graph's own pool only until the recording ends, so
+// that nothing is put there which another branch of the graph still uses.
+void record_use(Recording& recording, const Stream& stream, std::shared_ptr<Storage> storage);
 // Whether the backend records what this stream is given: it must not be asked or waited for meanwhile.
 [[nodiscard]] bool records_natively(const Stream& stream) noexcept;
 
@@ -44,7 +48,7 @@ class Graph {
   static std::shared_ptr<Graph> begin(const std::shared_ptr<Stream>& stream);
   void end();  // throws GraphError and leaves the stream usable when the recording is not valid
   void abandon() noexcept;
-  ~Graph();
+  ~Graph();  // what it uses ends after its launches
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
@@ -58,7 +62,7 @@ class Graph {
  private:
   Graph();
   struct Private;
-  std::unique_ptr<Private> private_;
+  std::shared_ptr<Private> private_;
 };
 
 }  // namespace unify

@@ -68,13 +68,11 @@ void launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
             size_t foreign_count) {
   Device& device = stream.device();
   device.require_usable();
-  stream.require_current();
   check_sizes(device, *function, grid, args_bytes);
   if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0) return;
   if (&function->module->device() != &device) {
     throw_bad_launch(device, *function, "it was loaded on " + function->module->device().name() + ".");
   }
-  device.require_generation(function->module->generation(), "this kernel");
   for (size_t i = 0; i < touched_count; ++i) {  // blocks only, which may be noted before
     touched[i]->require_current();
     touched[i]->used_on(stream);
@@ -90,6 +88,8 @@ void launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
   device.operations().push({launch_args.operation, Operation::Kind::kLaunch, stream.id(), function->label, grid, 0});
 
   const std::lock_guard<std::mutex> lock(stream.mutex());
+  stream.require_current();
+  device.require_generation(function->module->generation(), "this kernel");
   if (stream.recording() != nullptr) {
     record_launch(*stream.recording(), stream, function, launch_args, foreign, foreign_count);
     return;
@@ -98,7 +98,7 @@ void launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
   const unify_status status = device.table().launch(stream.handle(), function->handle, &launch_args);
   if (status != UNIFY_OK) throw_status(device, &stream, status, std::string("launch of ") + function->label);
   for (size_t i = 0; i < foreign_count; ++i) {
-    if (foreign[i] != nullptr) stream.keep_alive(std::move(foreign[i]));
+    if (foreign[i] != nullptr) stream.keep_alive_locked(std::move(foreign[i]));
   }
 }
 

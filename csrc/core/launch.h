@@ -41,7 +41,7 @@ struct Operation {
 // The last operations of a device: what an error prints. Writing takes a few ns, no lock and no memory.
 class OperationRing {
  public:
-  static constexpr size_t kSize = 64;
+  static constexpr size_t kSize = 4096;  // more than a step of a model enqueues before anybody waits
   uint64_t next_number() noexcept { return counter_.fetch_add(1, std::memory_order_relaxed) + 1; }
   void push(const Operation& operation) noexcept;
   [[nodiscard]] std::string describe(uint64_t number) const;  // "kernel rms_norm (norm.py:12), grid 4×1×1", or ""

@@ -6,15 +6,17 @@
 
 #include "device.h"
 #include "error.h"
+#include "failures.h"
 #include "graph.h"
 #include "launch.h"
+#include "reclaim.h"
 #include "stream.h"
 #include "trace.h"
 
 namespace unify {
 namespace {
 
-void copy_directly(Stream& stream, Place dst, Place src, size_t bytes) {
+void enqueue_copy(Stream& stream, const Place& dst, const Place& src, size_t bytes) {
   Device& device = stream.device();
   unify_copy_args args{};
   args.struct_size = sizeof args;
@@ -26,6 +28,7 @@ void copy_directly(Stream& stream, Place dst, Place src, size_t bytes) {
   args.operation = device.operations().next_number();
   device.operations().push({args.operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, bytes});
   const std::lock_guard<std::mutex> lock(stream.mutex());
+  stream.require_current();
   if (stream.recording() != nullptr) {
     record_copy(*stream.recording(), stream, args);
     return;
@@ -35,6 +38,13 @@ void copy_directly(Stream& stream, Place dst, Place src, size_t bytes) {
   if (status != UNIFY_OK) throw_status(device, &stream, status, "copy of " + format_bytes(bytes));
 }
 
+void copy_directly(Stream& stream, const Place& dst, const Place& src, size_t bytes) {
+  enqueue_copy(stream, dst, src, bytes);
+  for (const Place* place : {&dst, &src}) {
+    if (place->storage != nullptr) place->storage->used_on(stream);
+  }
+}
+
 bool can_reach(Device& device, Device& peer) {
   if (&device == &peer || peer.is_host_visible()) return true;
   if (&device.backend() != &peer.backend() || device.table().peer_access == nullptr) return false;
@@ -42,11 +52,27 @@ bool can_reach(Device& device, Device& peer) {
   return device.table().peer_access(device.handle(), peer.handle(), 1, &can) == UNIFY_OK && can != 0;
 }
 
+// Freeing it may wait for the device's driver.
+class Pinned : public Reclaimable {
+ public:
+  Pinned(std::shared_ptr<Device> device, unify_address address) : device_(std::move(device)), address_(address) {}
+  bool end() noexcept override {
+    const auto call = device_->call();
+    const unify_status status = device_->table().memory_free(device_->handle(), UNIFY_MEMORY_PINNED, address_);
+    if (status != UNIFY_OK) device_->failures().note(Failures::kNoStream, status, "freeing pinned memory");
+    return true;
+  }
+
+ private:
+  std::shared_ptr<Device> device_;
+  unify_address address_;
+};
+
 // A host-visible device's memory is the host's for every other backend.
 Place seen_from(const Device& device, Place place) {
   const bool is_host = place.device != nullptr && place.device != &device && place.device->is_host_visible() &&
                        &place.device->backend() != &device.backend();
-  return is_host ? Place{nullptr, place.address} : place;
+  return is_host ? Place{nullptr, place.address, place.storage} : place;
 }
 
 }  // namespace
@@ -55,7 +81,6 @@ void copy(Stream& stream, Place dst, Place src, size_t bytes) {
   if (bytes == 0) return;
   Device& device = stream.device();
   device.require_usable();
-  stream.require_current();
   dst = seen_from(device, dst);
   src = seen_from(device, src);
   const bool is_reachable = (dst.device == nullptr || can_reach(device, *dst.device)) &&
@@ -69,7 +94,7 @@ void copy(Stream& stream, Place dst, Place src, size_t bytes) {
   const bool is_incoming = src.device != nullptr && src.device != &device;
   Device& other = is_incoming ? *src.device : *dst.device;
   const std::shared_ptr<Storage> staging = allocate_pinned(stream.device_ptr(), bytes);
-  const Place host{nullptr, staging->address()};
+  const Place host{nullptr, staging->address(), staging.get()};
   Stream& other_stream = *other.current_stream();
   if (is_incoming) {
     copy_directly(other_stream, host, src, bytes);
@@ -80,45 +105,62 @@ void copy(Stream& stream, Place dst, Place src, size_t bytes) {
     stream.synchronize();
     copy_directly(other_stream, dst, host, bytes);
   }
-  (is_incoming ? stream : other_stream).keep_alive(staging);
 }
+
+namespace {
+
+// The narrowest value of 1, 2, 4 or 8 bytes whose repetition is the same: every backend repeats a byte.
+void make_narrow(uint64_t& value, uint32_t& value_bytes, size_t& count) {
+  while (value_bytes > 1) {
+    const uint32_t bits = value_bytes * 4;
+    const uint64_t low = value & ((uint64_t{1} << bits) - 1);
+    if (((value >> bits) & ((uint64_t{1} << bits) - 1)) != low) return;
+    value = low;
+    value_bytes /= 2;
+    count *= 2;
+  }
+}
+
+// Fills, or records it. False where the backend repeats no value of this width.
+bool enqueue_fill(Stream& stream, unify_fill_args& args) {
+  Device& device = stream.device();
+  if (args.value_bytes == 8) return false;
+  if (stream.recording() != nullptr && !records_natively(stream) && !device.takes_fill(args.value_bytes)) return false;
+  args.operation = device.operations().next_number();
+  device.operations().push(
+      {args.operation, Operation::Kind::kFill, stream.id(), nullptr, {}, args.count * args.value_bytes});
+  const std::lock_guard<std::mutex> lock(stream.mutex());
+  stream.require_current();
+  if (stream.recording() != nullptr) return record_fill(*stream.recording(), stream, args);
+  const TraceScope span(stream, "fill");
+  const unify_status status = device.table().fill(stream.handle(), &args);
+  if (status == UNIFY_UNSUPPORTED) return false;
+  if (status != UNIFY_OK) throw_status(device, &stream, status, "fill");
+  return true;
+}
+
+}  // namespace
 
 void fill(Stream& stream, Place dst, uint64_t value, uint32_t value_bytes, size_t count) {
   if (count == 0) return;
-  Device& device = stream.device();
-  device.require_usable();
-  stream.require_current();
+  stream.device().require_usable();
+  make_narrow(value, value_bytes, count);
   unify_fill_args args{};
   args.struct_size = sizeof args;
   args.dst = dst.address;
   args.value = static_cast<uint32_t>(value);
   args.value_bytes = value_bytes;
   args.count = count;
-  const bool is_narrow_pair = value_bytes == 8 && static_cast<uint32_t>(value >> 32) == static_cast<uint32_t>(value);
-  if (is_narrow_pair) {
-    args.value_bytes = 4;
-    args.count = count * 2;
-  }
-  if (args.value_bytes != 8) {
-    args.operation = device.operations().next_number();
-    device.operations().push({args.operation, Operation::Kind::kFill, stream.id(), nullptr, {}, count * value_bytes});
-    const std::lock_guard<std::mutex> lock(stream.mutex());
-    if (stream.recording() != nullptr) {
-      if (record_fill(*stream.recording(), stream, args)) return;
-    } else {
-      const TraceScope span(stream, "fill");
-      const unify_status status = device.table().fill(stream.handle(), &args);
-      if (status == UNIFY_OK) return;
-      if (status != UNIFY_UNSUPPORTED) throw_status(device, &stream, status, "fill");
-    }
+  if (enqueue_fill(stream, args)) {
+    if (dst.storage != nullptr) dst.storage->used_on(stream);
+    return;
   }
   // The backend repeats no value of this width: a filled host buffer is copied.
   const size_t bytes = count * value_bytes;
   const std::shared_ptr<Storage> staging = allocate_pinned(stream.device_ptr(), bytes);
   auto* out = reinterpret_cast<unsigned char*>(static_cast<uintptr_t>(staging->address()));
   for (size_t i = 0; i < bytes; ++i) out[i] = static_cast<unsigned char>(value >> (8 * (i % value_bytes)));
-  copy(stream, dst, {nullptr, staging->address()}, bytes);
-  stream.keep_alive(staging);
+  copy(stream, dst, {nullptr, staging->address(), staging.get()}, bytes);
 }
 
 bool has_pinned_memory(const Device& device) {
@@ -141,10 +183,7 @@ std::shared_ptr<Storage> allocate_pinned(const std::shared_ptr<Device>& device, 
   unify_address address = 0;
   const unify_status status = table.memory_allocate(device->handle(), &args, &address);
   if (status == UNIFY_OK) {
-    std::shared_ptr<void> owner(nullptr, [device, address](void*) {
-      device->table().memory_free(device->handle(), UNIFY_MEMORY_PINNED, address);
-    });
-    return std::make_shared<Storage>(device, address, bytes, std::move(owner));
+    return std::make_shared<Storage>(device, address, bytes, reclaimed(new Pinned(device, address)));
   }
   if (status != UNIFY_UNSUPPORTED) throw_status(*device, nullptr, status, "allocating pinned " + format_bytes(bytes));
   std::shared_ptr<void> memory(::operator new(args.bytes, std::align_val_t{64}),

@@ -18,10 +18,11 @@ class Stream;
 struct Place {
   Device* device;
   unify_address address;
+  Storage* storage = nullptr;  // that it lies in, to be noted as used; null where the caller sees to its life
 };
 
-// Enqueues a copy on `stream`; both ranges' storages are the caller's to note with used_on. Between two devices
-// without a way between them it goes through pinned host memory. Recorded if the stream records.
+// Enqueues a copy on `stream`. Between two devices without a way between them it goes through pinned host memory, by
+// way of the other device's current stream too. Recorded if the stream records.
 void copy(Stream& stream, Place dst, Place src, size_t bytes);
 
 // Enqueues the repetition of `value` (1, 2, 4 or 8 bytes wide).

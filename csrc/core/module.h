@@ -5,17 +5,19 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+
+#include "device.h"
+#include "reclaim.h"
 
 namespace unify {
 
-class Device;
-
-class Module {
+class Module : public Reclaimable {
  public:
   static std::shared_ptr<Module> load(const std::shared_ptr<Device>& device, const void* image, size_t bytes,
                                       const std::string& name);
-  ~Module();  // waits for the device, then unloads
+  bool end() noexcept override;  // unloaded after the device's work so far, which may run its code
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
   [[nodiscard]] Device& device() const noexcept { return *device_; }
@@ -28,6 +30,7 @@ class Module {
   std::shared_ptr<Device> device_;
   unify_module handle_ = nullptr;
   uint32_t generation_ = 0;
+  std::optional<Device::Work> work_;  // before its end
 };
 
 // An entry point, ready to launch.

@@ -8,52 +8,96 @@
 #include "device.h"
 #include "error.h"
 #include "event.h"
+#include "failures.h"
 #include "graph.h"
 #include "launch.h"
 #include "poll.h"
 
 namespace unify {
 
-// Owners of memory that enqueued work uses, each with the event after which it may go.
+// Owners of memory that enqueued work uses, each with the mark after which it may go.
 struct Stream::Held {
   struct Entry {
-    unify_event event;
+    Mark mark;
     std::shared_ptr<void> owner;
   };
   std::mutex mutex;
   std::deque<Entry> entries;
+
+  // Dropping an owner takes no lock and calls no backend.
+  void let_go() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    while (!entries.empty() && entries.front().mark.has_passed()) entries.pop_front();
+  }
 };
+
+namespace {
+
+// A function that a stream's thread calls once. What it captured ends elsewhere.
+struct HostCall : Reclaimable {
+  explicit HostCall(std::function<void()> f) : function(std::move(f)) {}
+  bool end() noexcept override { return true; }
+  static void run(void* user) {
+    auto* call = static_cast<HostCall*>(user);
+    {
+      const InHostCall inside;
+      call->function();
+    }
+    reclaim_later(call);
+  }
+  std::function<void()> function;
+};
+
+}  // namespace
 
 std::shared_ptr<Stream> Stream::create(const std::shared_ptr<Device>& device, int priority, void* native,
                                        bool is_default) {
   device->require_usable();
   static std::atomic<uint32_t> next_id{1};
-  std::shared_ptr<Stream> stream(new Stream);
+  const std::shared_ptr<Stream> stream = reclaimed(new Stream);
   stream->device_ = device;
   stream->held_ = std::make_unique<Held>();
-  stream->generation_ = device->generation();
   stream->priority_ = priority;
   unify_stream_args args{};
   args.struct_size = sizeof args;
   args.priority = priority;
   args.is_default = is_default ? 1 : 0;
   args.native = native;
+  const auto call = device->call();
+  stream->generation_ = device->generation();
   check(*device, nullptr, device->table().stream_create(device->handle(), &args, &stream->handle_), "making a stream");
   stream->native_ = args.native;
   stream->id_ = is_default ? 0 : next_id.fetch_add(1, std::memory_order_relaxed);
+  device->add_stream(*stream);
   return stream;
 }
 
-Stream::~Stream() {
-  if (handle_ == nullptr || generation_ != device_->generation()) return;
-  const unify_backend& table = device_->table();
-  device_->allocator().retire(*this);
-  if (!held_->entries.empty()) table.stream_synchronize(handle_);
-  for (Held::Entry& entry : held_->entries) device_->events().give_back(entry.event);
-  table.stream_destroy(handle_);
+Stream::~Stream() = default;
+
+bool Stream::end() noexcept {
+  if (handle_ == nullptr) return true;  // the backend made none
+  const auto call = device_->call();
+  if (generation_ == device_->generation()) {
+    if (!is_dry()) return false;
+    device_->allocator().retire(*this);
+    held_->entries.clear();
+    const unify_status status = device_->table().stream_destroy(handle_);
+    if (status != UNIFY_OK) device_->failures().note(id_, status, "the end of the stream");
+    device_->failures().stream_ended(id_);
+  }
+  device_->remove_stream(*this);
+  return true;
 }
 
-std::string Stream::name() const { return id_ == 0 ? "default stream" : "stream " + std::to_string(id_); }
+std::string stream_name(uint32_t id) { return id == 0 ? "default stream" : "stream " + std::to_string(id); }
+
+bool Stream::is_dry() noexcept {
+  if (generation_ != device_->generation()) return true;
+  const unify_status status = device_->table().stream_query(handle_);
+  if (status == UNIFY_NOT_READY) return false;
+  if (status != UNIFY_OK) device_->failures().note(id_, status, "asking the stream");
+  return true;
+}
 
 namespace {
 
@@ -68,40 +112,50 @@ void require_not_recording(const Stream& stream, const char* what) {
 void Stream::require_current() const { device_->require_generation(generation_, "this stream"); }
 
 void Stream::synchronize(double timeout_s) {
-  require_current();
+  reclaim();
   require_not_recording(*this, "cannot wait");
   device_->require_usable();
   if (timeout_s >= 0) {
     poll_until(timeout_s, device_->name(), name(), [this] { return query(); });
-    return;
+  } else {
+    wait_for_work("waiting for the stream");
   }
-  check(*device_, this, device_->table().stream_synchronize(handle_), "waiting for the stream");
-  const std::lock_guard<std::mutex> lock(held_->mutex);
-  while (!held_->entries.empty() && device_->table().event_query(held_->entries.front().event) == UNIFY_OK) {
-    device_->events().give_back(held_->entries.front().event);
-    held_->entries.pop_front();
+  {
+    const auto call = device_->call();
+    held_->let_go();
   }
+  reclaim();
+  device_->failures().raise(id_);
+}
+
+void Stream::wait_for_work(const char* what) {
+  const auto call = device_->call();
+  require_current();
+  check(*device_, this, device_->table().stream_synchronize(handle_), what);
 }
 
 bool Stream::query() {
-  require_current();
   require_not_recording(*this, "cannot ask");
+  const auto call = device_->call();
+  require_current();
   const unify_status status = device_->table().stream_query(handle_);
   if (status == UNIFY_NOT_READY) return false;
   check(*device_, this, status, "asking the stream");
+  device_->failures().raise(id_);
   return true;
 }
 
 void Stream::wait(Event& event) {
   device_->require_usable();
-  require_current();
   if (&event.device().backend() != &device_->backend()) {
     throw Error(ErrorKind::kUnsupported, device_->name() + ", " + name() + " cannot wait for an event of " +
                                              event.device().name() +
                                              ": another backend. Synchronise the event on the host instead.");
   }
   const std::unique_lock<std::mutex> lock = event.is_of_graph() ? lock_to_record(*this) : std::unique_lock(mutex_);
+  require_current();
   const std::lock_guard<std::mutex> mark(event.mutex_);
+  event.require_current();
   if (event.is_of_graph_) {
     join_recording(event.recording_.lock(), *this, event.handle());
     return;
@@ -122,46 +176,42 @@ void Stream::wait(Stream& other) {
 }
 
 void Stream::host_call(std::function<void()> function) {
+  reclaim();
   device_->require_usable();
+  const unify_backend& table = device_->table();
+  std::unique_lock<std::mutex> lock(mutex_);
   require_current();
-  const std::lock_guard<std::mutex> lock(mutex_);
   if (recording_ != nullptr) {
     record_host_call(*recording_, *this, std::move(function));
     return;
   }
-  const unify_backend& table = device_->table();
   device_->operations().push({device_->operations().next_number(), Operation::Kind::kHostCall, id_, nullptr, {}, 0});
   if (table.host_call == nullptr) {  // emulated: everything before it, then the call
-    check(*device_, this, table.stream_synchronize(handle_), "waiting before a host call");
+    lock.unlock();                   // it may use this stream, or wait for who does
+    wait_for_work("waiting before a host call");
     function();
     return;
   }
-  auto owned = std::make_unique<std::function<void()>>(std::move(function));
-  const auto run = [](void* user) {
-    const std::unique_ptr<std::function<void()>> call(static_cast<std::function<void()>*>(user));
-    (*call)();
-  };
-  check(*device_, this, table.host_call(handle_, run, owned.get()), "enqueuing a host call");
-  owned.release();
+  auto call = std::make_unique<HostCall>(std::move(function));
+  check(*device_, this, table.host_call(handle_, HostCall::run, call.get()), "enqueuing a host call");
+  call.release();
 }
 
 void Stream::keep_alive(std::shared_ptr<void> owner) {
-  const unify_backend& table = device_->table();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  keep_alive_locked(std::move(owner));
+}
+
+void Stream::keep_alive_locked(std::shared_ptr<void> owner) {
   if (recording_ != nullptr) {
     record_keep(*recording_, std::move(owner));
     return;
   }
-  if (table.stream_query(handle_) != UNIFY_NOT_READY) return;  // dry already: nothing uses it
-  unify_event event = nullptr;
-  check(*device_, this, device_->events().mark(*this, &event), "keeping memory alive");
-  std::vector<std::shared_ptr<void>> done;  // let go outside the lock
+  Mark mark(*this);
+  if (mark.is_of_nothing()) return;
+  held_->let_go();
   const std::lock_guard<std::mutex> lock(held_->mutex);
-  while (!held_->entries.empty() && table.event_query(held_->entries.front().event) != UNIFY_NOT_READY) {
-    device_->events().give_back(held_->entries.front().event);
-    done.push_back(std::move(held_->entries.front().owner));
-    held_->entries.pop_front();
-  }
-  held_->entries.push_back({event, std::move(owner)});
+  held_->entries.push_back({std::move(mark), std::move(owner)});
 }
 
 }  // namespace unify

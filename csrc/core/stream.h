@@ -10,18 +10,23 @@
 #include <mutex>
 #include <string>
 
+#include "reclaim.h"
+
 namespace unify {
 
 class Device;
 class Event;
 class Recording;
 
-class Stream : public std::enable_shared_from_this<Stream> {
+std::string stream_name(uint32_t id);  // "stream 2"
+
+class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
  public:
-  // A new stream, or with `native` one that wraps a vendor's (e.g. torch's current stream) without owning it.
+  // A new stream, or with `native` one that wraps a vendor's (e.g. torch's current stream) without owning it. Nobody
+  // waits for its end: it is destroyed once its work has run.
   static std::shared_ptr<Stream> create(const std::shared_ptr<Device>& device, int priority = 0, void* native = nullptr,
                                         bool is_default = false);
-  ~Stream();
+  ~Stream() override;
   Stream(const Stream&) = delete;  // it owns the backend's handle
   Stream& operator=(const Stream&) = delete;
 
@@ -30,11 +35,13 @@ class Stream : public std::enable_shared_from_this<Stream> {
   [[nodiscard]] unify_stream handle() const noexcept { return handle_; }
   [[nodiscard]] void* native() const noexcept { return native_; }
   [[nodiscard]] uint32_t id() const noexcept { return id_; }  // 0 is the default stream
-  [[nodiscard]] std::string name() const;                     // "stream 2"
+  [[nodiscard]] std::string name() const { return stream_name(id_); }
   [[nodiscard]] int priority() const noexcept { return priority_; }
 
-  // Throws DeviceLost when the stream was made before a reset of its device.
+  // Throws DeviceLost when the stream was made before a reset of its device. Whoever enqueues asks under the mutex,
+  // which a reset takes.
   void require_current() const;
+  [[nodiscard]] uint32_t generation() const noexcept { return generation_; }
 
   // Waits for everything enqueued so far, at most `timeout_s` (negative: for ever; else polls, throws Timeout).
   void synchronize(double timeout_s = -1);
@@ -45,6 +52,14 @@ class Stream : public std::enable_shared_from_this<Stream> {
 
   // Keeps `owner` alive until everything enqueued so far has run. For memory that the allocator does not own.
   void keep_alive(std::shared_ptr<void> owner);
+  void keep_alive_locked(std::shared_ptr<void> owner);  // the caller holds the mutex
+
+  // Whether it has run dry, for the core itself: a failure is kept for the user's next call. Not while the backend
+  // records it.
+  [[nodiscard]] bool is_dry() noexcept;
+
+  // As synchronize(), and nothing else: recording or not. `what` for, in words.
+  void wait_for_work(const char* what);
 
   // What is being recorded on this stream, or null. Launches and copies go there in place of the backend.
   [[nodiscard]] Recording* recording() const noexcept { return recording_.load(std::memory_order_acquire); }
@@ -52,6 +67,8 @@ class Stream : public std::enable_shared_from_this<Stream> {
 
   // Calls that enqueue hold it: the backend takes one at a time per stream.
   std::mutex& mutex() noexcept { return mutex_; }
+
+  bool end() noexcept override;
 
  private:
   Stream() = default;

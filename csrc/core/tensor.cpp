@@ -145,6 +145,10 @@ Span span_of(const Tensor& tensor) {
   return span;
 }
 
+Place place_of(const Tensor& tensor, unify_address address) {
+  return {&tensor.device(), address, tensor.storage.get()};
+}
+
 // The same tensor over host memory: its span, copied there if asked for. Waits for a copy.
 Tensor on_host(Stream& stream, const Tensor& tensor, bool with_contents) {
   const Span span = span_of(tensor);
@@ -154,7 +158,7 @@ Tensor on_host(Stream& stream, const Tensor& tensor, bool with_contents) {
   staged.offset_bytes = static_cast<uint64_t>(-span.begin);
   if (with_contents) {
     const unify_address first = tensor.address() + static_cast<uint64_t>(span.begin);
-    copy(stream, {nullptr, staged.storage->address()}, {&tensor.device(), first}, bytes);
+    copy(stream, {nullptr, staged.storage->address(), staged.storage.get()}, place_of(tensor, first), bytes);
     stream.synchronize();
   }
   return staged;
@@ -172,9 +176,8 @@ void copy_through_host(Stream& stream, const Tensor& dst, const Tensor& src) {
   const Tensor staged = on_host(stream, dst, !dst.is_contiguous());
   copy_nest(folded(staged, values), 0, dst.dtype, host_pointer(staged), values.dtype, host_pointer(values));
   const Span span = span_of(dst);
-  copy(stream, {&dst.device(), dst.address() + static_cast<uint64_t>(span.begin)}, {nullptr, staged.storage->address()},
-       static_cast<size_t>(span.end - span.begin));
-  stream.keep_alive(staged.storage);
+  copy(stream, place_of(dst, dst.address() + static_cast<uint64_t>(span.begin)),
+       {nullptr, staged.storage->address(), staged.storage.get()}, static_cast<size_t>(span.end - span.begin));
 }
 
 }  // namespace
@@ -336,8 +339,10 @@ void copy_into(Stream& stream, const Tensor& dst, const Tensor& source) {
   src.storage->require_current();
   const bool is_plain = dst.dtype == src.dtype && dst.is_contiguous() && src.is_contiguous();
   if (is_plain) {
-    copy(stream, {&dst.device(), dst.address()}, {&src.device(), src.address()}, dst.bytes());
-  } else if (dst.device().is_host_visible() && src.device().is_host_visible()) {
+    copy(stream, place_of(dst, dst.address()), place_of(src, src.address()), dst.bytes());
+    return;
+  }
+  if (dst.device().is_host_visible() && src.device().is_host_visible()) {
     copy_on_host(stream, dst, src);
   } else {
     copy_through_host(stream, dst, src);

@@ -9,7 +9,8 @@ namespace {
 Allocator& allocator_of(const py::object& device) { return device_from_object(device.ptr())->allocator(); }
 
 py::dict statistics(const py::object& device) {
-  const MemoryStatistics figures = allocator_of(device).statistics();
+  const Allocator& allocator = allocator_of(device);
+  const MemoryStatistics figures = without_gil([&] { return allocator.statistics(); });
   py::dict result;
   result["allocated_bytes"] = figures.allocated_bytes;
   result["allocated_bytes_peak"] = figures.allocated_bytes_peak;
@@ -26,7 +27,8 @@ py::dict statistics(const py::object& device) {
 
 py::list snapshot(const py::object& device) {
   py::list segments;
-  for (const SegmentSnapshot& segment : allocator_of(device).snapshot()) {
+  const Allocator& allocator = allocator_of(device);
+  for (const SegmentSnapshot& segment : without_gil([&] { return allocator.snapshot(); })) {
     py::list blocks;
     for (const BlockSnapshot& block : segment.blocks) {
       py::dict record;
@@ -60,10 +62,18 @@ void bind_memory(py::module_& module) {
       },
       py::arg("device") = py::none(), "Returns what is unused to the device.");
   module.def(
-      "set_memory_limit", [](uint64_t bytes, const py::object& device) { allocator_of(device).set_limit(bytes); },
+      "set_memory_limit",
+      [](uint64_t bytes, const py::object& device) {
+        Allocator& allocator = allocator_of(device);
+        without_gil([&] { allocator.set_limit(bytes); });
+      },
       py::arg("bytes"), py::arg("device") = py::none(), "The most that unify may take from the device; 0: no limit.");
   module.def(
-      "reset_memory_peaks", [](const py::object& device) { allocator_of(device).reset_peaks(); },
+      "reset_memory_peaks",
+      [](const py::object& device) {
+        Allocator& allocator = allocator_of(device);
+        without_gil([&] { allocator.reset_peaks(); });
+      },
       py::arg("device") = py::none(), "Peaks count from now on.");
 }
 

@@ -1,12 +1,13 @@
 // unify._core: the extension module, a function per subject.
 #include "convert.h"
+#include "owner.h"
 
-// In kernel.cpp: unify.jit's launch path.
-__attribute__((weak)) void bind_kernel(pybind11::module_&) {}
+void bind_kernel(pybind11::module_& module);  // in kernel.cpp: unify.jit's launch path
 
 PYBIND11_MODULE(_core, module) {
   using namespace unify::python;
   module.doc() = "The core of unify. Its classes are the public ones; use them through `import unify`.";
+  watch_reclaim();
   bind_errors(module);
   bind_device(module);
   bind_stream(module);

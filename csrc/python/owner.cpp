@@ -5,6 +5,9 @@
 #include <utility>
 #include <vector>
 
+#include "../core/reclaim.h"
+#include "convert.h"
+
 namespace unify::python {
 namespace {
 
@@ -26,8 +29,14 @@ ReleasedList& released() {
 }
 
 int release_from_interpreter(void*) {
+  without_gil(reclaim);
   release_owners();
   return 0;
+}
+
+// The interpreter's main thread empties the lists soon, also when nobody calls unify again.
+void call_interpreter() {
+  if (Py_IsInitialized() != 0) Py_AddPendingCall(release_from_interpreter, nullptr);
 }
 
 void let_go(Released entry) noexcept {
@@ -41,8 +50,7 @@ void let_go(Released entry) noexcept {
   } catch (...) {
     return;  // no memory for the list: leaking one object is the lesser evil
   }
-  // The interpreter's main thread empties the list soon, also when nobody calls unify again.
-  if (was_empty && Py_IsInitialized() != 0) Py_AddPendingCall(release_from_interpreter, nullptr);
+  if (was_empty) call_interpreter();
 }
 
 }  // namespace
@@ -50,6 +58,8 @@ void let_go(Released entry) noexcept {
 std::shared_ptr<void> deferred_owner(void* resource, void (*release)(void*)) {
   return {resource, [release](void* held) { let_go({held, release}); }};
 }
+
+void watch_reclaim() { set_reclaim_hook(call_interpreter); }
 
 std::shared_ptr<void> python_owner(PyObject* object) {
   Py_INCREF(object);

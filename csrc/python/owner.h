@@ -17,6 +17,9 @@ std::shared_ptr<void> python_owner(PyObject* object);
 // Calls `release(resource)` with the GIL held once the result was dropped.
 std::shared_ptr<void> deferred_owner(void* resource, void (*release)(void*));
 
+// What the core has to end is ended soon, also when nobody calls unify again: once, when the module is made.
+void watch_reclaim();
+
 // Drops what was let go since the last call. Needs the GIL. A few ns when there is nothing.
 void release_owners();
 

@@ -23,8 +23,10 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "core/event.h"
+#include "core/failures.h"
 #include "core/graph.h"
 #include "core/memory.h"
+#include "core/reclaim.h"
 #include "core/registry.h"
 #include "core/stream.h"
 
@@ -349,6 +351,58 @@ void test_a_broken_library_is_refused_and_the_rest_goes_on(const std::string& fo
   });
 }
 
+// The last holder of a stream is work of that stream: its own thread must neither wait for it nor call the backend.
+void test_what_work_holds_last_ends_on_another_thread() {
+  struct Probe : Reclaimable {
+    explicit Probe(std::thread::id& out) : ended_on(out) {}
+    bool end() noexcept override {
+      ended_on = std::this_thread::get_id();
+      return true;
+    }
+    std::thread::id& ended_on;
+  };
+  std::thread::id ran_on;
+  std::thread::id ended_on;
+  std::atomic<bool> is_open{false};
+  std::weak_ptr<Stream> watched;
+  {
+    const std::shared_ptr<Stream> stream = Stream::create(cpu());
+    watched = stream;
+    const Block block = cpu()->allocator().allocate(1 << 16, *cpu()->default_stream());
+    block->used_on(*stream);
+    stream->host_call([&, stream, block, probe = reclaimed(new Probe(ended_on))] {
+      ran_on = std::this_thread::get_id();
+      while (!is_open) std::this_thread::yield();
+    });
+  }
+  for (int i = 0; i < 100; ++i) (void)cpu()->allocator().allocate(4096, *cpu()->default_stream());  // waits for nothing
+  CHECK(!watched.expired());
+  is_open = true;
+  cpu()->synchronize();
+  cpu()->allocator().trim();
+  CHECK(watched.expired());
+  CHECK(ended_on == std::this_thread::get_id() && ran_on != ended_on);
+  check_statistics(cpu()->allocator());
+}
+
+void test_what_the_core_found_out_is_raised_once_by_the_users_next_call() {
+  const Streams streams = make_streams(2);
+  const auto raised = [](auto&& use) { return error_of(use).find("found by the core") != std::string::npos; };
+  Failures& failures = cpu()->failures();
+  failures.note(streams[0]->id(), UNIFY_INTERNAL, "found by the core");
+  CHECK(!raised([&] { streams[1]->synchronize(); }));
+  CHECK(raised([&] { streams[0]->synchronize(); }));
+  CHECK(!raised([&] { streams[0]->synchronize(); }));
+  failures.note(streams[0]->id(), UNIFY_INTERNAL, "found by the core");
+  CHECK(raised([&] { (void)streams[0]->query(); }));
+  failures.note(streams[0]->id(), UNIFY_INTERNAL, "found by the core");
+  failures.stream_ended(streams[0]->id());  // whoever is next
+  CHECK(raised([&] { streams[1]->synchronize(); }));
+  failures.note(Failures::kNoStream, UNIFY_INTERNAL, "found by the core");
+  CHECK(raised([&] { cpu()->synchronize(); }));
+  CHECK(!raised([&] { cpu()->synchronize(); }));
+}
+
 // Proof that the sanitizer would tell: each ends in its report, or does what nobody sees.
 void do_wrong(const std::string& what) {
   std::vector<char> bytes(16);
@@ -386,6 +440,8 @@ int main(int count, char** arguments) {
       CASE(graphs_are_recorded_and_replayed_by_many_threads),
       {"a_broken_library_is_refused_and_the_rest_goes_on",
        [&] { test_a_broken_library_is_refused_and_the_rest_goes_on(folder); }},
+      CASE(what_work_holds_last_ends_on_another_thread),
+      CASE(what_the_core_found_out_is_raised_once_by_the_users_next_call),
       CASE(validation_names_what_breaks_a_rule),
       CASE(faults_come_when_they_are_asked_for),
       CASE(each_record_of_an_event_holds_its_own_waiters),

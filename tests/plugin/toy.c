@@ -9,7 +9,8 @@
    drawn in by an event must be waited for by the first one before the end.
 
    set_option("fail", "copy") makes the next call of that verb fail as a kernel fault would, "fail"="lost" loses
-   the device, "memory"="N" limits its memory. TOY_* macros make the variants that must be refused. */
+   the device, "memory"="N" limits its memory. TOY_PLAIN leaves out what a backend may: graphs and ways between devices.
+   Further TOY_* macros make the variants that must be refused. */
 #define _POSIX_C_SOURCE 200809L
 
 #include <stdatomic.h>
@@ -24,7 +25,12 @@
 #define TOY_NAME "toy"
 #endif
 
-enum { DEVICES = 2, ALIGNMENT = 256 };
+#ifndef TOY_DLPACK
+#define TOY_DLPACK 12 /* kDLExtDev */
+#endif
+
+enum { DEVICES = 2, ALIGNMENT = 256, DLPACK_TYPE = TOY_DLPACK };
+#define MAYBE_UNUSED __attribute__((unused))
 static const uint64_t TAG = UINT64_C(1) << 63;
 static const uint64_t DEFAULT_MEMORY = UINT64_C(256) << 20;
 
@@ -107,13 +113,14 @@ static unify_status device_open(const unify_device_open_args* args, unify_device
 
 static void device_close(unify_device device) { (void)device; }
 
+/* What the caller has no room for, since it is older, is left out. */
 static unify_status device_info(unify_device device, unify_device_info* out_info) {
   unify_device_info info = {.struct_size = out_info->struct_size, .extension = out_info->extension};
   snprintf(info.name, sizeof(info.name), "Toy %u (simulated)", device->index);
   snprintf(info.target, sizeof(info.target), "toy:1");
   snprintf(info.driver_version, sizeof(info.driver_version), "1.0");
   info.flags = UNIFY_DEVICE_SIMULATED;
-  info.dlpack_type = 12; /* kDLExtDev */
+  info.dlpack_type = DLPACK_TYPE;
   info.dlpack_id = (int32_t)device->index;
   info.memory_bytes = DEFAULT_MEMORY;
   info.cores = info.warp_size = info.max_threads = 1;
@@ -218,7 +225,7 @@ static unify_status run_or_record(unify_stream stream, const Node* node) {
   return UNIFY_OK;
 }
 
-__attribute__((unused)) static unify_status copy(unify_stream stream, const unify_copy_args* args) {
+MAYBE_UNUSED static unify_status copy(unify_stream stream, const unify_copy_args* args) {
   unify_status status = begin(stream, "copy");
   if (status) {
     failure.operation = args->operation;
@@ -273,7 +280,7 @@ static unify_status stream_wait_event(unify_stream stream, unify_event event) {
   return begin(stream, "wait"); /* outside of a recording, what it marks has run already */
 }
 
-static unify_status capture_begin(unify_stream stream) {
+MAYBE_UNUSED static unify_status capture_begin(unify_stream stream) {
   if (stream->recording) return fail(UNIFY_INVALID_ARGUMENT, "the stream records already");
   stream->recording = calloc(1, sizeof(*stream->recording));
   if (!stream->recording) return fail(UNIFY_OUT_OF_MEMORY, "the host's memory is full");
@@ -282,7 +289,7 @@ static unify_status capture_begin(unify_stream stream) {
   return UNIFY_OK;
 }
 
-static unify_status capture_end(unify_stream stream, unify_graph* out_graph) {
+MAYBE_UNUSED static unify_status capture_end(unify_stream stream, unify_graph* out_graph) {
   unify_graph graph = stream->recording;
   *out_graph = NULL;
   if (!graph || graph->first != stream) return fail(UNIFY_INVALID_ARGUMENT, "no recording began on the stream");
@@ -300,13 +307,13 @@ static unify_status capture_end(unify_stream stream, unify_graph* out_graph) {
   return UNIFY_OK;
 }
 
-static unify_status graph_launch(unify_graph graph, unify_stream stream) {
+MAYBE_UNUSED static unify_status graph_launch(unify_graph graph, unify_stream stream) {
   unify_status status = begin(stream, "graph");
   for (size_t i = 0; !status && i < graph->count; ++i) run(stream->device, &graph->nodes[i]);
   return status;
 }
 
-static unify_status graph_destroy(unify_graph graph) {
+MAYBE_UNUSED static unify_status graph_destroy(unify_graph graph) {
   free(graph);
   return UNIFY_OK;
 }
@@ -371,7 +378,8 @@ static unify_status launch(unify_stream stream, unify_function function, const u
   return fail(UNIFY_UNSUPPORTED, "the toy runs no kernels");
 }
 
-static unify_status peer_access(unify_device device, unify_device peer, uint32_t enable, uint32_t* out_can) {
+MAYBE_UNUSED static unify_status peer_access(unify_device device, unify_device peer, uint32_t enable,
+                                             uint32_t* out_can) {
   (void)device, (void)peer, (void)enable;
   *out_can = 1;
   return UNIFY_OK;
@@ -440,11 +448,13 @@ static const NewerBackend backend = {
             .module_unload = module_unload,
             .function_get = function_get,
             .launch = launch,
+#ifndef TOY_PLAIN
             .capture_begin = capture_begin,
             .capture_end = capture_end,
             .graph_launch = graph_launch,
             .graph_destroy = graph_destroy,
             .peer_access = peer_access,
+#endif
             .last_error = last_error,
         },
 };

@@ -281,14 +281,56 @@ def test_an_event_of_a_graph_marks_nothing_outside_of_it(
     del graph
 
 
-def test_a_wide_fill_can_be_recorded(device: un.Device, stream: un.Stream) -> None:
-    tensor = un.zeros(100, un.float64, device)
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("int16", 0x1234), ("float32", 1.5), ("float64", 0.1), ("int32", 0x01010101), ("int64", -1)]
+)
+def test_a_wide_fill_can_be_recorded(device: un.Device, stream: un.Stream, dtype: str, value: float) -> None:
+    tensor = un.zeros(100, dtype, device)
     device.synchronize()
     with un.Graph.capture(stream) as graph:
-        tensor.fill_(0.1)
+        tensor.fill_(value)
     graph.launch(stream)
     stream.synchronize()
-    assert_same(tensor, np.full(100, 0.1))
+    assert_same(tensor, np.full(100, value, dtype))
+
+
+def test_memory_that_another_branch_still_uses_is_not_allocated_again(
+    device: un.Device, two_streams: tuple[un.Stream, un.Stream]
+) -> None:
+    first, second = two_streams
+    result = un.zeros(1 << 12, un.uint8, device)
+    device.synchronize()
+    with un.Graph.capture(first) as graph:
+        scratch = un.full(1 << 12, 1, un.uint8, device)
+        second.wait(first)
+        result.copy_(scratch, stream=second)
+        address = scratch.address
+        del scratch
+        later = un.full(1 << 12, 2, un.uint8, device)  # may run beside the copy
+        assert later.address != address
+        first.wait(second)
+    graph.launch(first)
+    first.synchronize()
+    assert_same(result, np.full(1 << 12, 1, np.uint8))
+
+
+def test_memory_of_one_graph_that_another_uses_stays(device: un.Device, stream: un.Stream) -> None:
+    result = un.zeros(1 << 12, un.uint8, device)
+    device.synchronize()
+    with un.Graph.capture(stream) as maker:
+        made = un.full(1 << 12, 5, un.uint8, device)
+    maker.launch(stream)
+    stream.synchronize()
+    with un.Graph.capture(stream) as user:
+        result.copy_(made)
+    del made, maker
+    gc.collect()
+    un.trim_memory(device)
+    thieves = [un.full(1 << 12, 9, un.uint8, device) for _ in range(4)]
+    user.launch(stream)
+    stream.synchronize()
+    assert_same(result, np.full(1 << 12, 5, np.uint8))
+    del thieves
 
 
 def test_a_graph_runs_on_another_stream_than_it_was_recorded_on(

@@ -203,6 +203,44 @@ def test_allocation_works_again_after_running_out(device: un.Device) -> None:
     assert un.zeros(MIB, un.uint8, device).numpy().sum() == 0
 
 
+@pytest.mark.parametrize("size", [1000, 2 * MIB, 5 * MIB])
+def test_the_limit_is_for_what_is_asked_and_not_for_what_is_set_aside(device: un.Device, size: int) -> None:
+    un.set_memory_limit(un.memory_statistics(device).reserved_bytes + size + MIB, device)
+    assert un.zeros(size, un.uint8, device).numpy().sum() == 0
+
+
+def test_what_a_stream_left_free_serves_others_before_running_out(
+    device: un.Device, two_streams: tuple[un.Stream, un.Stream]
+) -> None:
+    first, second = two_streams
+    held = [un.full(3 * MIB, number, un.uint8, device, stream=first) for number in range(5)]
+    del held[1::2]
+    first.synchronize()
+    un.set_memory_limit(un.memory_statistics(device).reserved_bytes, device)
+    taken = [un.full(3 * MIB, 9, un.uint8, device, stream=second) for _ in range(2)]
+    second.synchronize()
+    for number, tensor in zip((0, 2, 4), held, strict=True):
+        np.testing.assert_array_equal(tensor.numpy(), np.full(3 * MIB, number, np.uint8))
+    del taken
+
+
+@native_host_calls
+def test_what_a_busy_stream_left_free_is_not_given_away(
+    device: un.Device, two_streams: tuple[un.Stream, un.Stream], gate: Gate
+) -> None:
+    busy, other = two_streams
+    held = un.empty(3 * MIB, un.uint8, device, stream=busy)
+    freed = un.empty(3 * MIB, un.uint8, device, stream=busy)
+    address = freed.address
+    gate.close(busy)
+    freed.fill_(1, stream=busy)
+    del freed
+    assert un.empty(3 * MIB, un.uint8, device, stream=other).address != address
+    gate.open()
+    busy.synchronize()
+    del held
+
+
 def test_unused_memory_is_given_back_before_running_out(device: un.Device) -> None:
     un.set_memory_limit(un.memory_statistics(device).reserved_bytes + 48 * MIB, device)
     tensors = [un.empty(8 * MIB, un.uint8, device) for _ in range(4)]
@@ -240,6 +278,20 @@ def test_the_snapshot_adds_up(device: un.Device) -> None:
         assert {block.state for block in segment.blocks} <= {"allocated", "free", "waiting"}
     addresses = {block.address for s in segments for block in s.blocks if block.state == "allocated"}
     assert {tensor.address for tensor in tensors} <= addresses
+
+
+@pytest.mark.needs("graphs")
+def test_the_snapshot_adds_up_while_a_graph_has_memory(device: un.Device, stream: un.Stream) -> None:
+    with un.Graph.capture(stream) as graph:
+        tensor = un.zeros(MIB, un.uint8, device)
+    statistics = un.memory_statistics(device)
+    segments = un.memory_snapshot(device)
+    assert sum(segment.bytes for segment in segments) == statistics.reserved_bytes
+    assert len(segments) == statistics.segments
+    assert tensor.address in {block.address for segment in segments for block in segment.blocks}
+    del graph, tensor
+    device.synchronize()
+    assert sum(segment.bytes for segment in un.memory_snapshot(device)) < statistics.reserved_bytes
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -166,3 +166,56 @@ def test_streams_are_made_and_dropped_by_many_threads(device: un.Device) -> None
 
     run_in_threads(work)
     device.synchronize()
+
+
+@pytest.mark.needs("graphs")
+def test_threads_launch_one_graph_on_streams_of_their_own(device: un.Device, stream: un.Stream) -> None:
+    tensor = un.zeros(1000, un.uint8, device)
+    device.synchronize()
+    with un.Graph.capture(stream) as graph:
+        tensor.fill_(7)
+        tensor.fill_(8)
+
+    def work(number: int) -> None:
+        own = un.Stream(device)
+        for _ in range(50):
+            graph.launch(own)
+        own.synchronize()
+
+    run_in_threads(work)
+    device.synchronize()
+    assert set(tensor.numpy().tolist()) <= {7, 8}
+
+
+def test_threads_copy_arrays_of_other_libraries_to_one_stream(device: un.Device, stream: un.Stream) -> None:
+    tensors = [un.zeros(1000, un.int32, device, stream=stream) for _ in range(THREADS)]
+    stream.synchronize()
+
+    def work(number: int) -> None:
+        for value in range(50):
+            tensors[number].copy_(np.full(1000, value, np.int32), stream=stream)
+
+    run_in_threads(work)
+    stream.synchronize()
+    for tensor in tensors:
+        np.testing.assert_array_equal(tensor.numpy(), np.full(1000, 49))
+
+
+@pytest.mark.needs("host_calls")
+def test_a_tensor_is_dropped_while_a_host_call_of_its_stream_runs(device: un.Device, stream: un.Stream) -> None:
+    tensor = un.zeros(1000, un.uint8, device)
+    tensor.fill_(1, stream=stream)
+    reached, opened = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        assert opened.wait(20)
+
+    caller = threading.Thread(target=stream.host_call, args=(hold,))
+    caller.start()
+    assert reached.wait(20)
+    del tensor
+    opened.set()
+    caller.join(20)
+    assert not caller.is_alive()
+    stream.synchronize()
