@@ -21,7 +21,8 @@ namespace unify::python {
 namespace {
 
 constexpr size_t kMostParameters = 96;
-constexpr uint64_t kAlignment = 16;  // what "divisible" means to Triton
+constexpr size_t kMostBytes = 3 * 8 * kMostParameters;  // of packed arguments: an array has up to three words
+constexpr uint64_t kAlignment = 16;                     // what "divisible" means to Triton
 
 // ---- what a kernel's parameters are ----
 
@@ -416,10 +417,45 @@ Kind kind_of(const std::string& type) {
   throw Error(ErrorKind::kDType, "a kernel parameter of type " + type + " cannot be passed.");
 }
 
+size_t bytes_of(Kind kind) {
+  switch (kind) {
+    case Kind::kBool:
+    case Kind::kInt8:
+      return 1;
+    case Kind::kInt16:
+    case Kind::kFloat16:
+    case Kind::kBFloat16:
+      return 2;
+    case Kind::kInt32:
+    case Kind::kFloat32:
+      return 4;
+    default:
+      return 8;
+  }
+}
+
 py::str type_of(const Parameter& parameter, const Argument& argument) {
   if (argument.tag == Tag::kConstant) return "constexpr";
   if (argument.tag == Tag::kPointer) return std::string("*") + argument.type;
   return parameter.forced_type.empty() ? std::string(argument.type) : parameter.forced_type;
+}
+
+// What the compiler says of the packed arguments is what the launch writes: a field beyond them would be memory that
+// is not the launch's.
+void check_fields(const Call& call, const Entry& entry) {
+  bool is_sound = entry.args_bytes <= kMostBytes;
+  for (const Field& field : entry.fields) {
+    const Tag tag = field.parameter < call.size() ? call.arguments[field.parameter].tag : Tag::kConstant;
+    const bool is_of_array = field.kind == Kind::kPointer || field.kind == Kind::kLow || field.kind == Kind::kHigh;
+    is_sound = is_sound && tag != Tag::kConstant && is_of_array == (tag == Tag::kPointer) &&
+               field.offset + bytes_of(field.kind) <= entry.args_bytes;
+  }
+  if (is_sound) return;
+  throw Error(ErrorKind::kInternal, "kernel " + name_of(call.dispatcher) + ": its compiler describes " +
+                                        std::to_string(entry.fields.size()) + " fields in " +
+                                        std::to_string(entry.args_bytes) + " bytes, which the arguments do not fill. " +
+                                        "At most " + std::to_string(kMostBytes) +
+                                        " bytes are possible. This is a bug of the target's compiler.");
 }
 
 Entry* compile(Call& call) {
@@ -453,6 +489,7 @@ Entry* compile(Call& call) {
     const auto [parameter, type, offset, is_written] = field.cast<std::tuple<size_t, std::string, uint32_t, bool>>();
     entry->fields.push_back({parameter, kind_of(type), is_written, offset});
   }
+  check_fields(call, *entry);
   for (const py::handle global : compiled[2]) {
     const py::tuple parts = py::reinterpret_borrow<py::tuple>(global);
     entry->globals.push_back({py::object(parts[0]).release().ptr(), py::object(parts[1]).release().ptr(),
@@ -613,7 +650,7 @@ PyObject* launch_kernel(PyObject* self, PyObject* const* args, size_t nargsf, Py
     if (call.has_readonly) check_readonly(call, *entry);
     const Grid grid = grid_of(launcher, call);
 
-    alignas(16) std::array<unsigned char, 8 * kMostParameters> packed;
+    alignas(16) std::array<unsigned char, kMostBytes> packed;
     pack(call, *entry, packed.data());
     std::shared_ptr<Stream> given;
     if (call.stream != nullptr && call.stream != Py_None) given = stream_from_object(call.stream, *call.device);
