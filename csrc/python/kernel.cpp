@@ -136,6 +136,7 @@ struct Call {
   size_t touched_count = 0;
   bool has_readonly = false;
   std::vector<std::shared_ptr<Storage>> foreign;
+  std::vector<py::object> numbers;  // made of NumPy's scalars
   Device* device = nullptr;
   PyObject* device_argument = nullptr;  // name of the one that decided
   std::shared_ptr<Device> device_owner;
@@ -152,7 +153,11 @@ struct Call {
   void classify_constant(size_t index);
   void classify_tensor(size_t index, const Tensor& tensor, bool is_readonly);
   void classify_integer(size_t index);
+  void classify_float(size_t index);
+  void classify_number(size_t index);
+  bool take_scalar(size_t index);
   void classify_array(size_t index);
+  void push_options();
   void set_device(size_t index, Device& found);
   [[nodiscard]] bool fits(const Entry& entry) const;
 };
@@ -208,9 +213,10 @@ void Call::bind(PyObject* const* args, size_t nargs, PyObject* keywords) {
 void Call::classify_constant(size_t index) {
   Argument& argument = arguments[index];
   argument.tag = Tag::kConstant;
+  if (!PyLong_Check(argument.value) && argument.value != Py_None) take_scalar(index);
   PyObject* value = argument.value;
   uint64_t content = 0;
-  if (PyFloat_CheckExact(value)) {  // 0.0 and -0.0 are equal and hash alike, but compile to different code
+  if (PyFloat_Check(value)) {  // each NaN has a hash of its own
     const double number = PyFloat_AS_DOUBLE(value);
     std::memcpy(&content, &number, sizeof content);
   } else {
@@ -257,7 +263,7 @@ void Call::classify_tensor(size_t index, const Tensor& tensor, bool is_readonly)
 
 // Whether an annotation's type holds the number. is_above: it is more than an int64_t holds, and at most a uint64_t.
 bool holds(const std::string& type, int64_t value, bool is_above) {
-  if (type.empty() || type[0] == 'f' || type[0] == 'b') return true;
+  if (type.empty() || (type[0] != 'i' && type[0] != 'u')) return true;
   const int bits = std::atoi(type.c_str() + 1);
   if (is_above) return type[0] == 'u' && bits == 64;
   if (bits == 1) return value >= -1 && value <= 1;
@@ -296,21 +302,77 @@ void Call::classify_integer(size_t index) {
        static_cast<uint64_t>(Tag::kInt));
 }
 
+void Call::classify_float(size_t index) {
+  Argument& argument = arguments[index];
+  const double number = PyFloat_AS_DOUBLE(argument.value);
+  argument.tag = Tag::kFloat;
+  argument.type = "fp32";
+  std::memcpy(&argument.bits, &number, sizeof number);
+  push(static_cast<uint64_t>(Tag::kFloat));
+}
+
+void Call::classify_number(size_t index) {
+  Argument& argument = arguments[index];
+  if (PyBool_Check(argument.value)) {
+    argument.tag = Tag::kBool;
+    argument.type = "u1";
+    argument.bits = argument.value == Py_True ? 1 : 0;
+    push(static_cast<uint64_t>(Tag::kBool));
+  } else if (PyLong_Check(argument.value)) {
+    classify_integer(index);
+  } else {
+    classify_float(index);
+  }
+}
+
+bool is_numpy_scalar(PyObject* value) {
+  static PyObject* type = nullptr;
+  if (type == nullptr) type = py::object(py::module_::import("numpy").attr("generic")).release().ptr();
+  return PyType_IsSubtype(Py_TYPE(value), reinterpret_cast<PyTypeObject*>(type)) != 0;
+}
+
+// NumPy's scalars speak the buffer protocol, so that they look like arrays. Here they are the Python numbers that they
+// hold; false for what holds none.
+bool Call::take_scalar(size_t index) {
+  PyObject* value = arguments[index].value;
+  if (!is_numpy_scalar(value)) return false;
+  PyObject* number = nullptr;
+  const auto kind = py::handle(value).attr("dtype").attr("kind").cast<std::string>();
+  if (kind == "b") {
+    number = PyBool_FromLong(PyObject_IsTrue(value));
+  } else if (PyIndex_Check(value) && kind != "m") {
+    number = PyNumber_Index(value);
+  } else if (kind == "f" || kind == "V") {  // V: types of other libraries, such as bfloat16
+    number = PyNumber_Float(value);
+  }
+  if (number == nullptr) {
+    PyErr_Clear();
+    return false;
+  }
+  numbers.push_back(py::reinterpret_steal<py::object>(number));
+  arguments[index].value = number;
+  return true;
+}
+
 void Call::classify_array(size_t index) {
   PyObject* value = arguments[index].value;
-  if (PyUnicode_Check(value) || PyTuple_Check(value) || PyList_Check(value)) {
+  if (PyUnicode_Check(value) || PyTuple_Check(value) || PyList_Check(value) || is_numpy_scalar(value)) {
     throw_argument(dispatcher, (*dispatcher.parameters)[index].name,
                    "is " + text_of(value) + ": a kernel takes arrays, numbers and None. Annotate it as tl.constexpr.",
                    ErrorKind::kDType);
   }
-  ImportedArray imported = import_array(value);
+  ImportedArray imported{{}, false};
+  try {
+    imported = import_array(value);
+  } catch (const Error& error) {
+    throw_argument(dispatcher, (*dispatcher.parameters)[index].name, "cannot be used. " + error.message, error.kind);
+  }
   classify_tensor(index, imported.tensor, imported.is_readonly);
   foreign.push_back(std::move(imported.tensor.storage));
 }
 
 void Call::classify(size_t index) {
-  Argument& argument = arguments[index];
-  PyObject* value = argument.value;
+  PyObject* value = arguments[index].value;
   if ((*dispatcher.parameters)[index].is_constexpr || value == Py_None) {
     classify_constant(index);
   } else if (const Tensor* tensor = tensor_from_pyobject(value)) {
@@ -320,22 +382,47 @@ void Call::classify(size_t index) {
     } else {
       touched[touched_count++] = tensor->storage.get();
     }
-  } else if (PyBool_Check(value)) {
-    argument.tag = Tag::kBool;
-    argument.type = "u1";
-    argument.bits = value == Py_True ? 1 : 0;
-    push(static_cast<uint64_t>(Tag::kBool));
-  } else if (PyLong_Check(value)) {
-    classify_integer(index);
-  } else if (PyFloat_Check(value)) {
-    const double number = PyFloat_AS_DOUBLE(value);
-    argument.tag = Tag::kFloat;
-    argument.type = "fp32";
-    std::memcpy(&argument.bits, &number, sizeof number);
-    push(static_cast<uint64_t>(Tag::kFloat));
+  } else if (PyLong_Check(value) || PyFloat_Check(value)) {
+    classify_number(index);
+  } else if (take_scalar(index)) {
+    classify_number(index);
   } else {
     classify_array(index);
   }
+}
+
+void Call::push_options() {
+  for (size_t i = 0; i < option_count; ++i) {
+    const auto [name, value] = options[i];
+    if (!PyIndex_Check(value)) {
+      throw Error(ErrorKind::kDType, "kernel " + name_of(dispatcher) + ": the option " + text_of(name) + " is " +
+                                         text_of(value) + "; it has to be a whole number.");
+    }
+    const Py_hash_t hash = PyObject_Hash(value);
+    if (hash == -1 && PyErr_Occurred() != nullptr) throw_python();
+    push(static_cast<uint64_t>(PyObject_Hash(name)));
+    push(static_cast<uint64_t>(hash));
+  }
+}
+
+// Whether two constants compile to the same code. Equal is not enough: 0.0 == -0.0, and (1,) == (1.0,).
+bool is_same_constant(PyObject* a, PyObject* b) {
+  if (a == b) return true;
+  if (Py_TYPE(a) != Py_TYPE(b)) return false;
+  if (PyFloat_Check(a)) {
+    const double numbers[2] = {PyFloat_AS_DOUBLE(a), PyFloat_AS_DOUBLE(b)};
+    return std::memcmp(&numbers[0], &numbers[1], sizeof numbers[0]) == 0;
+  }
+  if (PyTuple_CheckExact(a)) {
+    bool is_same = PyTuple_GET_SIZE(a) == PyTuple_GET_SIZE(b);
+    for (Py_ssize_t i = 0; is_same && i < PyTuple_GET_SIZE(a); ++i) {
+      is_same = is_same_constant(PyTuple_GET_ITEM(a, i), PyTuple_GET_ITEM(b, i));
+    }
+    return is_same;
+  }
+  const int is_equal = PyObject_RichCompareBool(a, b, Py_EQ);
+  if (is_equal < 0) PyErr_Clear();
+  return is_equal == 1;
 }
 
 bool Call::fits(const Entry& entry) const {
@@ -345,12 +432,7 @@ bool Call::fits(const Entry& entry) const {
   size_t next = 0;
   for (size_t i = 0; i < size(); ++i) {
     if (!(*dispatcher.parameters)[i].is_constexpr) continue;
-    PyObject* known = entry.constants[next++];
-    PyObject* given = arguments[i].value;
-    if (known == given || PyFloat_CheckExact(known)) continue;  // a float's bits are in the key
-    const int is_equal = PyObject_RichCompareBool(known, given, Py_EQ);
-    if (is_equal < 0) PyErr_Clear();
-    if (is_equal != 1) return false;
+    if (!is_same_constant(entry.constants[next++], arguments[i].value)) return false;
   }
   return true;
 }
@@ -434,10 +516,40 @@ size_t bytes_of(Kind kind) {
   }
 }
 
+// Bytes of an element of a Triton type: "i1", "bf16", "fp8e5", or a pointer to it, "*kfp32".
+int element_bytes(const std::string& type) {
+  const size_t digits = type.find_first_of("0123456789");
+  return digits == std::string::npos ? 0 : (std::atoi(type.c_str() + digits) + 7) / 8;
+}
+
+// Triton's rule: the annotation says what the kernel is compiled for, and an integer may become a float, but no float
+// an integer. The key holds what is looked at here, so that a kernel which was found needs no look.
+void check_annotation(const Call& call, size_t index) {
+  const Parameter& parameter = (*call.dispatcher.parameters)[index];
+  const Argument& argument = call.arguments[index];
+  const std::string& type = parameter.forced_type;
+  if (type.empty() || argument.tag == Tag::kConstant) return;
+  std::string what;
+  if (argument.tag == Tag::kPointer && type[0] != '*') {
+    what = "is an array; pass a number, or annotate a pointer";
+  } else if (argument.tag != Tag::kPointer && type[0] == '*') {
+    what = "is " + text_of(argument.value) + "; pass an array";
+  } else if (argument.tag == Tag::kPointer && element_bytes(type) != element_bytes(argument.type)) {
+    what = std::string("its elements are ") + argument.type + "; convert it, or leave the annotation out";
+  } else if (argument.tag == Tag::kFloat && (type[0] == 'i' || type[0] == 'u')) {
+    what = "is the float " + text_of(argument.value) + "; pass an int, or annotate a float";
+  } else {
+    return;
+  }
+  throw_argument(call.dispatcher, parameter.name, "is annotated as " + type + " and " + what + ".", ErrorKind::kDType);
+}
+
 py::str type_of(const Parameter& parameter, const Argument& argument) {
   if (argument.tag == Tag::kConstant) return "constexpr";
-  if (argument.tag == Tag::kPointer) return std::string("*") + argument.type;
-  return parameter.forced_type.empty() ? std::string(argument.type) : parameter.forced_type;
+  std::string type = parameter.forced_type;
+  if (type.compare(0, 2, "*k") == 0) type.erase(1, 1);  // const: effects are found by looking
+  if (!type.empty()) return type;
+  return argument.tag == Tag::kPointer ? std::string("*") + argument.type : std::string(argument.type);
 }
 
 // What the compiler says of the packed arguments is what the launch writes: a field beyond them would be memory that
@@ -464,6 +576,7 @@ Entry* compile(Call& call) {
   py::list types;
   py::list aligned;
   for (size_t i = 0; i < call.size(); ++i) {
+    check_annotation(call, i);
     const Argument& argument = call.arguments[i];
     values.append(py::reinterpret_borrow<py::object>(argument.value));
     types.append(type_of((*dispatcher.parameters)[i], argument));
@@ -546,6 +659,8 @@ void pack(const Call& call, const Entry& entry, unsigned char* out) {
     if (field.kind >= Kind::kFloat16) {
       if (argument.tag == Tag::kFloat) {
         std::memcpy(&number, &argument.bits, sizeof number);
+      } else if (argument.type[0] == 'u') {
+        number = static_cast<double>(argument.bits);
       } else {
         number = static_cast<double>(static_cast<int64_t>(argument.bits));
       }
@@ -587,32 +702,36 @@ void pack(const Call& call, const Entry& entry, unsigned char* out) {
   }
 }
 
-uint32_t extent_of(PyObject* value) {
-  const Py_ssize_t extent = PyNumber_AsSsize_t(value, PyExc_OverflowError);
+[[noreturn]] void throw_no_grid(PyObject* object, const std::string& why) {
+  const std::string rule = "a grid is a number, a tuple of one to three numbers, or a function of the arguments; ";
+  throw Error(ErrorKind::kInvalidArgument, rule + text_of(object) + " " + why + ".");
+}
+
+uint32_t extent_of(PyObject* value, PyObject* grid) {
+  if (!PyIndex_Check(value)) throw_no_grid(grid, "is none");
+  const Py_ssize_t extent = PyNumber_AsSsize_t(value, nullptr);  // clipped
   if (extent == -1 && PyErr_Occurred() != nullptr) throw_python();
   if (extent < 0 || extent > static_cast<Py_ssize_t>(UINT32_MAX)) {
-    throw Error(ErrorKind::kInvalidArgument, "a grid of " + text_of(value) + " programs.");
+    throw_no_grid(grid, "has a number that is not between 0 and 2**32 - 1");
   }
   return static_cast<uint32_t>(extent);
 }
 
 Grid grid_from_object(PyObject* object) {
   Grid grid = {1, 1, 1};
-  if (PyIndex_Check(object)) {
-    grid[0] = extent_of(object);
-    return grid;
+  if (PyTuple_Check(object) || PyList_Check(object)) {
+    const Py_ssize_t size = PySequence_Fast_GET_SIZE(object);
+    if (size < 1 || size > 3) throw_no_grid(object, "has " + std::to_string(size) + " numbers");
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      grid[static_cast<size_t>(i)] = extent_of(PySequence_Fast_GET_ITEM(object, i), object);
+    }
+  } else {
+    grid[0] = extent_of(object, object);
   }
-  if (!PyTuple_Check(object) && !PyList_Check(object)) {
-    throw Error(ErrorKind::kInvalidArgument,
-                "a grid is a number, a tuple of one to three numbers, or a function of the arguments; not " +
-                    text_of(object) + ".");
+  uint64_t programs = 0;
+  if (__builtin_mul_overflow(uint64_t{grid[0]} * grid[1], uint64_t{grid[2]}, &programs)) {
+    throw_no_grid(object, "has 2**64 programs or more");
   }
-  const Py_ssize_t size = PySequence_Fast_GET_SIZE(object);
-  if (size < 1 || size > 3) {
-    throw Error(ErrorKind::kInvalidArgument,
-                "a grid has one to three numbers; " + text_of(object) + " has " + std::to_string(size) + ".");
-  }
-  for (Py_ssize_t i = 0; i < size; ++i) grid[static_cast<size_t>(i)] = extent_of(PySequence_Fast_GET_ITEM(object, i));
   return grid;
 }
 
@@ -635,10 +754,7 @@ PyObject* launch_kernel(PyObject* self, PyObject* const* args, size_t nargsf, Py
     Call call(dispatcher);
     call.bind(args, static_cast<size_t>(PyVectorcall_NARGS(nargsf)), keywords);
     for (size_t i = 0; i < call.size(); ++i) call.classify(i);
-    for (size_t i = 0; i < call.option_count; ++i) {
-      call.push(static_cast<uint64_t>(PyObject_Hash(call.options[i].first)));
-      call.push(static_cast<uint64_t>(PyObject_Hash(call.options[i].second)));
-    }
+    call.push_options();
     if (call.device == nullptr) {
       call.device_owner = device_from_object(Py_None);
       call.device = call.device_owner.get();
