@@ -99,8 +99,8 @@ _default: Device | None = None
 def device(name: DeviceLike = None) -> Device:
     """Opens a device by its name ("cpu", "cuda:1"); None is the default device.
 
-    Returns the same object for the same device. Raises InvalidArgument for an unknown name, naming near ones, and
-    UnsupportedError or BackendError for a backend that cannot be used here, saying why.
+    Returns the same object for the same device. Raises InvalidArgument for an unknown name, naming near ones,
+    UnsupportedError for a backend that finds no chip or driver here, and BackendError for a broken one, saying why.
 
     >>> un.device("cpu").kind
     'cpu'

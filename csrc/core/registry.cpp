@@ -17,53 +17,79 @@ extern "C" const unify_backend* unify_host_backend_get(unify_backend_get_args* a
 namespace unify {
 namespace {
 
-// The functions without which nothing works, by name and place in the table.
-struct Required {
+// A function of the table, by name and place.
+struct Entry {
   const char* name;
   size_t offset;
 };
-#define REQUIRED(name) \
-  Required { #name, offsetof(unify_backend, name) }
-constexpr Required kRequired[] = {
-    REQUIRED(device_count),
-    REQUIRED(device_open),
-    REQUIRED(device_close),
-    REQUIRED(device_info),
-    REQUIRED(device_synchronize),
-    REQUIRED(memory_allocate),
-    REQUIRED(memory_free),
-    REQUIRED(memory_info),
-    REQUIRED(copy),
-    REQUIRED(fill),
-    REQUIRED(stream_create),
-    REQUIRED(stream_destroy),
-    REQUIRED(stream_synchronize),
-    REQUIRED(stream_query),
-    REQUIRED(stream_wait_event),
-    REQUIRED(event_create),
-    REQUIRED(event_destroy),
-    REQUIRED(event_record),
-    REQUIRED(event_synchronize),
-    REQUIRED(event_query),
-    REQUIRED(event_elapsed),
-    REQUIRED(module_load),
-    REQUIRED(module_unload),
-    REQUIRED(function_get),
-    REQUIRED(launch),
-    REQUIRED(last_error),
+#define ENTRY(name) \
+  Entry { #name, offsetof(unify_backend, name) }
+
+// The functions without which nothing works.
+constexpr Entry kRequired[] = {
+    ENTRY(device_count),
+    ENTRY(device_open),
+    ENTRY(device_close),
+    ENTRY(device_info),
+    ENTRY(device_synchronize),
+    ENTRY(memory_allocate),
+    ENTRY(memory_free),
+    ENTRY(memory_info),
+    ENTRY(copy),
+    ENTRY(fill),
+    ENTRY(stream_create),
+    ENTRY(stream_destroy),
+    ENTRY(stream_synchronize),
+    ENTRY(stream_query),
+    ENTRY(stream_wait_event),
+    ENTRY(event_create),
+    ENTRY(event_destroy),
+    ENTRY(event_record),
+    ENTRY(event_synchronize),
+    ENTRY(event_query),
+    ENTRY(event_elapsed),
+    ENTRY(module_load),
+    ENTRY(module_unload),
+    ENTRY(function_get),
+    ENTRY(launch),
+    ENTRY(last_error),
 };
-#undef REQUIRED
+
+// The optional functions that are there together or not at all: the core asks for the first and uses the others.
+constexpr Entry kVirtualMemory[] = {ENTRY(virtual_reserve), ENTRY(virtual_commit), ENTRY(virtual_decommit),
+                                    ENTRY(virtual_release)};
+constexpr Entry kGraphs[] = {ENTRY(capture_begin), ENTRY(capture_end), ENTRY(graph_launch), ENTRY(graph_destroy)};
+constexpr Entry kIpc[] = {ENTRY(ipc_export), ENTRY(ipc_import), ENTRY(ipc_close)};
+#undef ENTRY
+
+bool has(const unify_backend& table, const Entry& entry) {
+  void* pointer = nullptr;
+  std::memcpy(&pointer, reinterpret_cast<const char*>(&table) + entry.offset, sizeof pointer);
+  return pointer != nullptr;
+}
+
+// Empty if all are there, or none.
+template <size_t N>
+std::string why_half(const unify_backend& table, const Entry (&group)[N]) {
+  std::string present;
+  std::string absent;
+  for (const Entry& entry : group) (has(table, entry) ? present : absent) += std::string(" ") + entry.name;
+  if (present.empty() || absent.empty()) return {};
+  return "it has" + present + " and lacks" + absent + ", which are there together or not at all";
+}
 
 using Get = unify_backend_get_function;
 
-// Asks for the table and checks it. A table of an older minor version is shorter: what it lacks is null.
-std::string open_table(Get get, const std::string& vendor_library, unify_backend& out) {
+// Asks for the table and checks it. A table of an older minor version is shorter: what it lacks is null. Returns why
+// it cannot be used; out_is_absent: the backend itself said so.
+std::string open_table(Get get, const std::string& vendor_library, unify_backend& out, bool& out_is_absent) {
   unify_backend_get_args args{};
   args.struct_size = sizeof args;
   args.abi_major = UNIFY_ABI_MAJOR;
   args.abi_minor = UNIFY_ABI_MINOR;
   args.library = vendor_library.empty() ? nullptr : vendor_library.c_str();
   const unify_backend* table = get(&args);
+  out_is_absent = table == nullptr;
   if (table == nullptr) return args.why != nullptr ? args.why : "it gave no reason";
   constexpr size_t kHead = offsetof(unify_backend, device_count);
   if (table->struct_size < kHead) return "its table is cut off: " + std::to_string(table->struct_size) + " bytes";
@@ -75,12 +101,27 @@ std::string open_table(Get get, const std::string& vendor_library, unify_backend
   out = unify_backend{};
   std::memcpy(&out, table, std::min(table->struct_size, sizeof out));
   if (out.name == nullptr || *out.name == 0) return "it has no name";
-  for (const Required& function : kRequired) {
-    void* pointer = nullptr;
-    std::memcpy(&pointer, reinterpret_cast<const char*>(&out) + function.offset, sizeof pointer);
-    if (pointer == nullptr) return std::string("it lacks the required function ") + function.name;
+  for (const Entry& function : kRequired) {
+    if (!has(out, function)) return std::string("it lacks the required function ") + function.name;
+  }
+  for (const std::string& why : {why_half(out, kVirtualMemory), why_half(out, kGraphs), why_half(out, kIpc)}) {
+    if (!why.empty()) return why;
   }
   return {};
+}
+
+// The backend's own words for its last failure, ": driver too old (TOY_ERROR, 7009). Update it", as far as it has any.
+std::string words_of(const unify_backend& table) {
+  unify_error error{};
+  error.struct_size = sizeof error;
+  table.last_error(&error);
+  std::string text;
+  if (error.message != nullptr) text += std::string(": ") + error.message;
+  if (error.native_name != nullptr) {
+    text += std::string(" (") + error.native_name + ", " + std::to_string(error.native_code) + ")";
+  }
+  if (error.advice != nullptr) text += std::string(". ") + error.advice;
+  return text;
 }
 
 // Letters to change to make one word of the other; for "did you mean".
@@ -139,9 +180,9 @@ const Backend& Registry::State::add(Backend backend, const std::string& expected
       wrap(tables.back());
       backend.table = &tables.back();
       if (table.device_count(&backend.device_count) != UNIFY_OK) {
+        backend.why = "counting its devices failed" + words_of(table);
         backend.table = nullptr;
         backend.device_count = 0;
-        backend.why = "counting its devices failed";
       }
     }
   }
@@ -157,12 +198,12 @@ Registry& Registry::instance() {
 }
 
 void Registry::add_builtin(const std::string& name, Get get, const std::string& vendor_library) {
-  unify_backend table{};
-  const std::string why = open_table(get, vendor_library, table);
-  const std::lock_guard<std::mutex> lock(state_->mutex);
   Backend backend;
   backend.name = name;
   backend.library = "built in";
+  unify_backend table{};
+  const std::string why = open_table(get, vendor_library, table, backend.is_absent);
+  const std::lock_guard<std::mutex> lock(state_->mutex);
   state_->add(std::move(backend), name, why, table);
 }
 
@@ -179,7 +220,7 @@ const Backend& Registry::add_library(const std::string& path, const std::string&
   } else if (void* symbol = dlsym(library, "unify_backend_get"); symbol == nullptr) {
     why = "it does not export unify_backend_get: not a backend of unify";
   } else {
-    why = open_table(reinterpret_cast<Get>(symbol), {}, table);
+    why = open_table(reinterpret_cast<Get>(symbol), {}, table, backend.is_absent);
   }
   if (backend.name.empty()) backend.name = path.substr(path.rfind('/') + 1);
   const std::lock_guard<std::mutex> lock(state_->mutex);
@@ -256,8 +297,9 @@ std::shared_ptr<Device> Registry::device(const std::string& name) {
   }
   if (found == nullptr || !is_number) throw_unknown(name, known);
   if (found->table == nullptr) {
-    throw Error(ErrorKind::kUnsupported, "device '" + name + "': the backend '" + kind + "' (" + found->library +
-                                             ") cannot be used: " + found->why);
+    throw Error(
+        found->is_absent ? ErrorKind::kUnsupported : ErrorKind::kBackend,
+        "device '" + name + "': the backend '" + kind + "' (" + found->library + ") cannot be used: " + found->why);
   }
   const auto index = static_cast<uint32_t>(std::stoul(digits));
   if (index >= found->device_count) throw_unknown(name, known);

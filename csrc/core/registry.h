@@ -18,6 +18,7 @@ struct Backend {
   const unify_backend* table = nullptr;  // null when unavailable; may be wrapped by layers
   std::string why;                       // why it is unavailable, in words
   uint32_t device_count = 0;
+  bool is_absent = false;  // `why` is the backend's own word: no chip or no driver, say. Else it is broken.
 };
 
 class Registry {
@@ -28,7 +29,8 @@ class Registry {
   void add_builtin(const std::string& name, unify_backend_get_function get, const std::string& vendor_library = {});
 
   // Opens a shared library and adds its backend. Never throws: a missing file, a missing symbol, another major
-  // version, a truncated table or a table without a required function is a Backend with `why` set.
+  // version, a truncated table, a table without a required function or with a part of those that belong together is a
+  // Backend with `why` set.
   // A name that is taken already is refused the same way. `expected_name` may be empty.
   const Backend& add_library(const std::string& path, const std::string& expected_name = {});
 
@@ -39,7 +41,7 @@ class Registry {
   [[nodiscard]] std::vector<const Backend*> backends() const;
 
   // The device of that name ("cpu", "cuda:1"), opened at its first use; the same object from then on.
-  // Throws NotFound naming near names, or the backend's `why`.
+  // Throws NotFound naming near names, or the backend's `why`: Unsupported if it is absent, else Backend.
   std::shared_ptr<Device> device(const std::string& name);
 
   // All devices that could be opened, as names, without opening them.
