@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,9 @@ import pytest
 
 import unify as un
 from unify._errors import InvalidArgument
+from unify.testing.backends import compile_backend
+
+TOY = Path(__file__).parent / "plugin" / "toy.c"
 
 
 def events(path: Path) -> list[dict[str, Any]]:
@@ -22,6 +29,18 @@ def events(path: Path) -> list[dict[str, Any]]:
 
 def complete(path: Path) -> list[dict[str, Any]]:
     return [event for event in events(path) if event["ph"] == "X"]
+
+
+def by_name(path: Path) -> dict[str, dict[str, Any]]:
+    return {span["name"]: span for span in complete(path)}
+
+
+def end(span: dict[str, Any]) -> float:
+    return float(span["ts"]) + float(span["dur"])
+
+
+def dropped(path: Path) -> int:
+    return int(json.loads(path.read_text())["otherData"]["dropped"])
 
 
 def test_work_appears_with_its_time(tmp_path: Path) -> None:
@@ -130,3 +149,145 @@ def test_it_decorates_a_function(tmp_path: Path) -> None:
 
     assert work() == 3
     assert events(path)
+
+
+def test_work_is_drawn_when_it_ran_also_behind_a_stream_that_was_busy(tmp_path: Path) -> None:
+    path, gate = tmp_path / "out.json", threading.Event()
+    stream = un.Stream("cpu")
+    tensor = un.zeros(1 << 16, un.uint8, stream=stream)
+    stream.synchronize()
+    stream.host_call(lambda: gate.wait() and None)
+    with un.trace(path):
+        tensor.fill_(1, stream=stream)
+        with un.span("before"):
+            un.zeros(16, un.uint8, "cpu").fill_(1)
+        gate.set()
+        stream.synchronize()
+        with un.span("after"):
+            tensor.copy(stream=stream)
+            stream.synchronize()
+    spans = by_name(path)
+    gated = next(span for span in complete(path) if span["name"] == "fill" and span["tid"] != 0)
+    assert end(spans["before"]) <= gated["ts"]
+    assert end(gated) <= spans["after"]["ts"]
+    assert spans["after"]["ts"] <= spans["copy"]["ts"]
+    assert end(spans["copy"]) <= end(spans["after"])
+
+
+def test_operations_of_a_stream_are_drawn_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    stream = un.Stream("cpu")
+    tensor = un.empty(1 << 16, un.uint8, stream=stream)
+    with un.trace(path):
+        for value in range(20):
+            tensor.fill_(value, stream=stream)
+        stream.synchronize()
+    fills = [span for span in complete(path) if span["name"] == "fill"]
+    assert len(fills) == 20
+    for earlier, later in itertools.pairwise(fills):
+        assert end(earlier) <= later["ts"] + 0.002  # three digits after the point
+
+
+def test_each_host_thread_has_a_track_of_its_own(tmp_path: Path) -> None:
+    path, together = tmp_path / "out.json", threading.Barrier(2)
+    ids: dict[str, int] = {}
+
+    def work(name: str) -> None:
+        ids[name] = threading.get_native_id()
+        with un.span(name):
+            together.wait()
+
+    with un.trace(path):
+        threads = [threading.Thread(target=work, args=(name,)) for name in ("one", "other")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with un.span("alone"):
+            pass
+    spans = by_name(path)
+    assert {name: spans[name]["tid"] for name in ids} == ids
+    assert spans["one"]["tid"] != spans["other"]["tid"]
+    names = {event["tid"]: event["args"]["name"] for event in events(path) if event["name"] == "thread_name"}
+    assert names[spans["alone"]["tid"]] == "main"
+    assert names[ids["one"]] == f"thread {ids['one']}"
+
+
+def test_a_span_that_ends_after_the_trace_is_in_no_later_one(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    with un.trace(first):
+        span = un.span("late")
+        span.__enter__()
+    span.__exit__(None, None, None)
+    with un.trace(second):
+        pass
+    assert complete(first) == []
+    assert complete(second) == []
+
+
+def run_with_layers(code: str, *arguments: str) -> str:
+    """In a process of its own, since layers are chosen before the first device is opened. Returns what it printed."""
+    finished = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys, unify as un\nfrom unify.testing.faults import fail_call\n{code}",
+            *arguments,
+        ],
+        env={**os.environ, "UNIFY_LAYERS": "faults,validation"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "unify validation:" not in finished.stderr, finished.stderr
+    return finished.stdout
+
+
+@pytest.mark.parametrize("name", ["cpu", "toy:0"])
+def test_a_reset_inside_the_block_leaves_what_came_after_it(tmp_path: Path, name: str) -> None:
+    code = """
+name, path, library = sys.argv[1:]
+if library: un.add_backend(library)
+device = un.device(name)
+with un.trace(path):
+    for value in range(2):
+        x = un.empty(100, un.uint8, device)
+        with un.span(f"round {value}"):
+            for _ in range(3): x.fill_(value)
+            device.synchronize()
+        if value == 0: device.reset()
+"""
+    path = tmp_path / "out.json"
+    library = "" if name == "cpu" else str(compile_backend(TOY, tmp_path / "toy.so"))
+    run_with_layers(code, name, str(path), library)
+    assert [span["name"] for span in complete(path)] == ["round 0", "round 1", "fill", "fill", "fill"]
+    assert dropped(path) == 3
+    spans = by_name(path)
+    assert spans["round 1"]["ts"] <= spans["fill"]["ts"]
+    assert end(spans["fill"]) <= end(spans["round 1"])
+
+
+@pytest.mark.parametrize(
+    "call", ["event_create", "event_record", "stream_create", "event_synchronize", "event_elapsed"]
+)
+def test_a_device_that_makes_no_events_costs_spans_and_nothing_else(tmp_path: Path, call: str) -> None:
+    code = """
+path, call = sys.argv[1:]
+device = un.device("cpu")
+x = un.empty(100, un.uint8, device)
+for after in range(8):
+    with un.trace(f"{path}{after}"):
+        fail_call(device, call, after=after, status="out_of_memory")
+        for value in range(3): x.fill_(value)
+    device.set_option("fail", "")
+    assert x.tolist() == [2] * 100
+"""
+    run_with_layers(code, f"{tmp_path}/out", call)
+    kept = []
+    for after in range(8):
+        path = tmp_path / f"out{after}"
+        kept.append(len(complete(path)))
+        assert kept[-1] + dropped(path) == 3
+    assert min(kept) < 3

@@ -1,10 +1,14 @@
 #include "trace.h"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <chrono>
 #include <cstdio>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include "device.h"
@@ -16,6 +20,7 @@ namespace {
 struct HostSpan {
   std::string name;
   const char* category;
+  uint32_t thread;
   int64_t begin_ns;
   int64_t end_ns;
 };
@@ -23,24 +28,36 @@ struct HostSpan {
 struct DeviceSpan {
   std::shared_ptr<Stream> stream;
   const char* name;
+  uint32_t generation;  // of the device: after a reset the events are gone
   unify_event begin;
   unify_event end;
-  int64_t host_begin_ns;
 };
 
-// The host's clock at the moment of a device's first mark, so that both fit on one axis.
+// A mark of a device and the host's clock when it was passed, so that both fit on one axis.
 struct Origin {
-  unify_event mark;
-  int64_t host_ns;
+  unify_event mark = nullptr;
+  uint32_t generation = 0;
+  int64_t host_ns = 0;
+};
+
+struct Spans {
+  std::vector<HostSpan> host;
+  std::vector<DeviceSpan> device;
+  std::map<Device*, Origin> origins;
+  size_t dropped = 0;
 };
 
 struct State {
   std::mutex mutex;
-  std::vector<HostSpan> host;
-  std::vector<DeviceSpan> device;
-  std::map<Device*, Origin> origins;
+  Spans spans;
   size_t max_events = 0;
-  size_t dropped = 0;
+  uint32_t number = 0;  // of the trace: a span may end after the one that it began in
+
+  bool has_room() {
+    if (spans.host.size() + spans.device.size() < max_events) return true;
+    ++spans.dropped;
+    return false;
+  }
 };
 
 State& state() {
@@ -53,15 +70,58 @@ int64_t now_ns() {
       .count();
 }
 
-unify_event mark(Stream& stream) {
-  const unify_backend& table = stream.device().table();
+uint32_t thread_id() { return static_cast<uint32_t>(::syscall(SYS_gettid)); }  // glibc before 2.30 has no gettid
+
+void destroy(Device& device, uint32_t generation, unify_event event) {
+  if (event != nullptr && generation == device.generation()) device.table().event_destroy(event);
+}
+
+// Null when the device makes no event.
+unify_event timed_event(Device& device) {
   unify_event_args args{};
   args.struct_size = sizeof args;
   args.flags = UNIFY_EVENT_TIMING;
   unify_event event = nullptr;
-  if (table.event_create(stream.device().handle(), &args, &event) != UNIFY_OK) return nullptr;
-  table.event_record(event, stream.handle());
-  return event;
+  return device.table().event_create(device.handle(), &args, &event) == UNIFY_OK ? event : nullptr;
+}
+
+unify_event mark(Stream& stream) {
+  Device& device = stream.device();
+  const unify_event event = timed_event(device);
+  if (event == nullptr || device.table().event_record(event, stream.handle()) == UNIFY_OK) return event;
+  device.table().event_destroy(event);
+  return nullptr;
+}
+
+// Passes the mark on a stream that holds nothing else, so that the host's clock can be read at that very time.
+bool measure(Device& device, Origin& origin) {
+  const unify_backend& table = device.table();
+  unify_stream_args args{};
+  args.struct_size = sizeof args;
+  unify_stream idle = nullptr;
+  if (table.stream_create(device.handle(), &args, &idle) != UNIFY_OK) return false;
+  bool is_measured = false;
+  for (int attempt = 0; attempt < 5; ++attempt) {  // the thread may be interrupted in between; the last one counts
+    const int64_t before = now_ns();
+    is_measured = table.event_record(origin.mark, idle) == UNIFY_OK && table.event_synchronize(origin.mark) == UNIFY_OK;
+    const int64_t width = now_ns() - before;
+    origin.host_ns = before + width / 2;
+    if (!is_measured || width < 20'000) break;
+  }
+  table.stream_destroy(idle);
+  return is_measured;
+}
+
+// The origin of a device's times; false when the device gives none. The caller holds the state's mutex.
+bool has_origin(State& s, Device& device) {
+  Origin& origin = s.spans.origins[&device];
+  if (origin.mark != nullptr && origin.generation == device.generation()) return true;
+  origin = {timed_event(device), device.generation(), 0};
+  if (origin.mark == nullptr) return false;
+  if (measure(device, origin)) return true;
+  device.table().event_destroy(origin.mark);
+  origin.mark = nullptr;
+  return false;
 }
 
 std::string escaped(const std::string& text) {
@@ -104,90 +164,119 @@ void Trace::start(size_t max_events) {
   State& s = state();
   const std::lock_guard<std::mutex> lock(s.mutex);
   s.max_events = max_events;
-  s.dropped = 0;
   on_.store(true, std::memory_order_relaxed);
 }
 
 void Trace::span(const std::string& name, const char* category, int64_t begin_ns, int64_t end_ns) {
-  if (!is_on()) return;
   State& s = state();
   const std::lock_guard<std::mutex> lock(s.mutex);
-  if (s.host.size() + s.device.size() >= s.max_events) {
-    ++s.dropped;
-  } else {
-    s.host.push_back({name, category, begin_ns, end_ns});
+  if (is_on() && s.has_room()) s.spans.host.push_back({name, category, thread_id(), begin_ns, end_ns});
+}
+
+namespace {
+
+void add_host_spans(std::string& json, const std::vector<HostSpan>& spans) {
+  std::set<uint32_t> named;
+  for (const HostSpan& span : spans) {
+    if (named.insert(span.thread).second) {
+      const bool is_main = span.thread == static_cast<uint32_t>(::getpid());
+      add_name(json, "thread_name", 0, span.thread, is_main ? "main" : "thread " + std::to_string(span.thread));
+    }
+    add_event(json, span.name, span.category, 0, span.thread, static_cast<double>(span.begin_ns) * 1e-3,
+              static_cast<double>(span.end_ns - span.begin_ns) * 1e-3);
   }
 }
 
-void Trace::device_span(Stream& stream, const char* name, unify_event begin, int64_t host_begin_ns) {
-  const unify_event end = mark(stream);
-  State& s = state();
-  const std::lock_guard<std::mutex> lock(s.mutex);
-  s.origins.try_emplace(&stream.device(), Origin{begin, host_begin_ns});
-  s.device.push_back({stream.shared_from_this(), name, begin, end, host_begin_ns});
+// Waits for the span's end, also of work that failed. False when the device tells no times.
+bool add_device_span(std::string& json, const DeviceSpan& span, const Origin& origin, size_t process) {
+  Device& device = span.stream->device();
+  if (span.generation != device.generation() || span.generation != origin.generation) return false;
+  const unify_backend& table = device.table();
+  (void)table.event_synchronize(span.end);
+  int64_t since_origin = 0;
+  int64_t duration = 0;
+  if (table.event_elapsed(origin.mark, span.begin, &since_origin) != UNIFY_OK ||
+      table.event_elapsed(span.begin, span.end, &duration) != UNIFY_OK) {
+    return false;
+  }
+  add_event(json, span.name, "device", process, span.stream->id(),
+            static_cast<double>(origin.host_ns + since_origin) * 1e-3, static_cast<double>(duration) * 1e-3);
+  return true;
 }
+
+// Returns how many have no time.
+size_t add_device_spans(std::string& json, Spans& spans) {
+  std::map<Device*, size_t> processes;
+  std::set<Stream*> named;
+  size_t lost = 0;
+  for (const DeviceSpan& span : spans.device) {
+    Device& device = span.stream->device();
+    const auto [process, is_new] = processes.try_emplace(&device, processes.size() + 1);
+    if (is_new) add_name(json, "process_name", process->second, 0, device.name() + " " + device.info().name);
+    if (named.insert(span.stream.get()).second) {
+      add_name(json, "thread_name", process->second, span.stream->id(), span.stream->name());
+    }
+    if (!add_device_span(json, span, spans.origins[&device], process->second)) ++lost;
+  }
+  for (const DeviceSpan& span : spans.device) {
+    destroy(span.stream->device(), span.generation, span.begin);
+    destroy(span.stream->device(), span.generation, span.end);
+  }
+  for (const auto& [device, origin] : spans.origins) destroy(*device, origin.generation, origin.mark);
+  return lost;
+}
+
+}  // namespace
 
 std::string Trace::stop() {
   on_.store(false, std::memory_order_relaxed);
   State& s = state();
-  const std::lock_guard<std::mutex> lock(s.mutex);
-  std::string json = "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"dropped\":\"" + std::to_string(s.dropped) +
-                     "\"},\"traceEvents\":[\n{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":0,\"tid\":0,"
-                     "\"args\":{\"name\":\"host\"}}";
-  for (const HostSpan& span : s.host) {
-    add_event(json, span.name, span.category, 0, 0, static_cast<double>(span.begin_ns) * 1e-3,
-              static_cast<double>(span.end_ns - span.begin_ns) * 1e-3);
+  Spans spans;
+  {
+    const std::lock_guard<std::mutex> lock(s.mutex);
+    std::swap(spans, s.spans);
+    ++s.number;
   }
-  std::map<Device*, size_t> processes;
-  std::map<Stream*, bool> named;
-  for (const DeviceSpan& span : s.device) {
-    Device& device = span.stream->device();
-    const unify_backend& table = device.table();
-    const auto [process, is_new] = processes.try_emplace(&device, processes.size() + 1);
-    if (is_new) add_name(json, "process_name", process->second, 0, device.name() + " " + device.info().name);
-    if (named.try_emplace(span.stream.get(), true).second) {
-      add_name(json, "thread_name", process->second, span.stream->id(), span.stream->name());
-    }
-    const Origin& origin = s.origins.at(&device);
-    int64_t since_origin = 0;
-    int64_t duration = 0;
-    if (table.event_synchronize(span.end) != UNIFY_OK ||
-        table.event_elapsed(origin.mark, span.begin, &since_origin) != UNIFY_OK ||
-        table.event_elapsed(span.begin, span.end, &duration) != UNIFY_OK) {
-      continue;
-    }
-    add_event(json, span.name, "device", process->second, span.stream->id(),
-              static_cast<double>(origin.host_ns + since_origin) * 1e-3, static_cast<double>(duration) * 1e-3);
-  }
-  for (const DeviceSpan& span : s.device) {
-    span.stream->device().table().event_destroy(span.begin);
-    span.stream->device().table().event_destroy(span.end);
-  }
-  s.host.clear();
-  s.device.clear();
-  s.origins.clear();
-  return json + "\n]}\n";
+  // Without the lock: what is waited for may need a thread that is in the middle of a span.
+  std::string events;
+  add_host_spans(events, spans.host);
+  const size_t dropped = spans.dropped + add_device_spans(events, spans);
+  return "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"dropped\":\"" + std::to_string(dropped) +
+         "\"},\"traceEvents\":[\n{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":0,\"tid\":0,"
+         "\"args\":{\"name\":\"host\"}}" +
+         events + "\n]}\n";
 }
 
 TraceScope::TraceScope(Stream& stream, const char* name) {
   if (!Trace::instance().is_on()) return;
+  Device& device = stream.device();
   State& s = state();
-  {
-    const std::lock_guard<std::mutex> lock(s.mutex);
-    if (s.host.size() + s.device.size() >= s.max_events) {
-      ++s.dropped;
-      return;
-    }
+  const std::lock_guard<std::mutex> lock(s.mutex);
+  if (!Trace::instance().is_on() || !s.has_room()) return;
+  if (has_origin(s, device)) begin_ = mark(stream);
+  if (begin_ == nullptr) {
+    ++s.spans.dropped;
+    return;
   }
-  host_begin_ns_ = now_ns();
-  begin_ = mark(stream);
-  if (begin_ == nullptr) return;
+  generation_ = device.generation();
+  trace_ = s.number;
   stream_ = &stream;
   name_ = name;
 }
 
 TraceScope::~TraceScope() {
-  if (stream_ != nullptr) Trace::instance().device_span(*stream_, name_, begin_, host_begin_ns_);
+  if (stream_ == nullptr) return;
+  Device& device = stream_->device();
+  const unify_event end = generation_ == device.generation() ? mark(*stream_) : nullptr;
+  State& s = state();
+  const std::lock_guard<std::mutex> lock(s.mutex);
+  if (end != nullptr && trace_ == s.number) {
+    s.spans.device.push_back({stream_->shared_from_this(), name_, generation_, begin_, end});
+    return;
+  }
+  destroy(device, generation_, begin_);
+  destroy(device, generation_, end);
+  if (trace_ == s.number) ++s.spans.dropped;
 }
 
 }  // namespace unify

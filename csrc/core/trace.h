@@ -18,16 +18,14 @@ class Trace {
   // Starts collecting; at most `max_events`, later ones are counted and dropped.
   void start(size_t max_events = 1'000'000);
   // Waits for the work that was traced and returns the trace (Chrome trace event format: a process for each device
-  // with a thread for each stream, and one for the host's spans).
+  // with a thread for each stream, and one for the host with its threads). What ran on a device that was reset
+  // meanwhile has no times any more, and is counted as dropped.
   std::string stop();
   [[nodiscard]] bool is_on() const noexcept { return on_.load(std::memory_order_relaxed); }
-  // A span of the host program ("prefill"). Times in ns of the monotonic clock.
+  // A span of the calling thread ("prefill"). Times in ns of the monotonic clock.
   void span(const std::string& name, const char* category, int64_t begin_ns, int64_t end_ns);
 
  private:
-  friend class TraceScope;
-  void device_span(Stream& stream, const char* name, unify_event begin, int64_t host_begin_ns);
-
   std::atomic<bool> on_{false};
 };
 
@@ -43,7 +41,8 @@ class TraceScope {
   Stream* stream_ = nullptr;
   const char* name_ = nullptr;
   unify_event begin_ = nullptr;
-  int64_t host_begin_ns_ = 0;
+  uint32_t generation_ = 0;  // of the device
+  uint32_t trace_ = 0;       // the number of the one in which it began
 };
 
 }  // namespace unify
