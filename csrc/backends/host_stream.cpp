@@ -38,8 +38,9 @@ void leave(Stream& stream) {
   device.left.notify_all();
 }
 
-// What an item throws, for lack of memory say, is a failure of the stream.
-void run_item(Stream& stream, const std::function<void(Stream&)>& item) noexcept {
+// What an item throws, for lack of memory say, is a failure of the stream. Not noexcept: a host call of Python may end
+// its thread when the interpreter is gone (pthread_exit unwinds).
+void run_item(Stream& stream, const std::function<void(Stream&)>& item) {
   try {
     item(stream);
   } catch (const std::bad_alloc&) {

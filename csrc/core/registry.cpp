@@ -264,6 +264,15 @@ std::vector<std::string> Registry::device_names() const {
   return names;
 }
 
+std::vector<std::shared_ptr<Device>> Registry::open_devices() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  std::vector<std::shared_ptr<Device>> open;
+  for (const auto& [name, device] : state_->devices) {
+    if (device != nullptr) open.push_back(device);
+  }
+  return open;
+}
+
 void Registry::set_open_options(const std::string& backend, const std::string& options) {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   state_->options[backend] = options;

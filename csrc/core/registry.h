@@ -47,6 +47,9 @@ class Registry {
   // All devices that could be opened, as names, without opening them.
   [[nodiscard]] std::vector<std::string> device_names() const;
 
+  // The devices that are open.
+  [[nodiscard]] std::vector<std::shared_ptr<Device>> open_devices() const;
+
   // Options for devices that are opened later, e.g. ("cpu", "threads=4;pin=1").
   void set_open_options(const std::string& backend, const std::string& options);
 

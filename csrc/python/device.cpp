@@ -154,9 +154,9 @@ void bind_registry(py::module_& module) {
   module.def(
       "shutdown",
       [] {
-        for (const auto& [device, object] : device_objects()) {
+        for (const std::shared_ptr<Device>& device : Registry::instance().open_devices()) {
           try {
-            without_gil([&, device = device] { const_cast<Device*>(device)->synchronize(); });
+            without_gil([&] { device->synchronize(); });
           } catch (const Error&) {  // a lost device has nothing left to wait for
           }
         }
