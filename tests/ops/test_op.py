@@ -205,6 +205,20 @@ def test_what_another_library_gets_is_ready(case: Case, kind: type) -> None:
         assert equal(result, case.call(to_unify))
 
 
+def test_a_captured_op_writes_into_another_librarys_array_when_launched() -> None:
+    x, weight, out = floats(3, 64), floats(64), torch.zeros(3, 64)
+    stream = un.Stream("cpu")
+    ops.rms_norm(x, weight, out=out)  # compiles
+    expected = out.clone()
+    out.zero_()
+    with un.Graph.capture(stream) as graph:
+        assert ops.rms_norm(x, weight, out=out) is out
+    assert not out.any()
+    graph.launch(stream)
+    stream.synchronize()
+    assert torch.equal(out, expected)
+
+
 @each_case
 def test_a_stream_of_another_device_is_refused(case: Case, other_device: str) -> None:
     with pytest.raises(un.errors.DeviceMismatchError, match="stream"):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from unify._stream import Stream
-from unify._tensor import as_tensor, bfloat16, float16, float32, wrap_like
+from unify._tensor import Tensor, as_tensor, bfloat16, float16, float32, wrap_like
 
 FLOATS = (float16, bfloat16, float32)
 
@@ -38,8 +38,12 @@ def op(function: Function) -> Function:
 
 
 def written(tensor: Any, array: Any) -> Any:
-    """Returns the caller's `array`, whose memory an op wrote as `tensor`, ready for the library that it is of."""
-    wrap_like(tensor, array)
+    """Returns the caller's `array`, whose memory an op wrote as `tensor`, ready for the library that it is of.
+
+    While a graph is captured nothing is written yet: who launches the graph waits for it.
+    """
+    if not (isinstance(array, Tensor) or tensor.device.current_stream.is_capturing):
+        wrap_like(tensor, array)
     return array
 
 
