@@ -68,7 +68,7 @@ def test_a_case_that_fails_does_not_stop_the_others_and_is_told_by_the_status(
         (["launch"], {"vs": "tourch"}, "Did you mean 'torch'"),
         (["launch"], {"threads": 1000}, "1000 threads asked"),
         (["launch"], {"plot": "figure.txt"}, "use one of .png, .svg, .pdf"),
-        (["launch"], {"plot": "no/such/folder/figure.png"}, "there is no folder"),
+        (["launch"], {"plot": "no/such/folder/figure.png"}, "it cannot be written: No such file or directory"),
         (["launch"], {"vs": "llama.cpp"}, "llama.cpp"),
     ],
 )

@@ -39,8 +39,9 @@ class _Loaded:
         )
         fields, formals = [], []
         for index, p in enumerate(binary.parameters):
-            is_address = p.type in ("low", "high")
-            type_, name = ("u64", f"{p.name}.{p.type}") if is_address else (p.type, p.name)
+            is_end = p.type in ("low", "high")
+            type_ = "u64" if is_end or p.type.startswith("*") else p.type  # pointers come as addresses
+            name = f"{p.name}.{p.type}" if is_end else p.name
             fields.append((index, type_, p.offset, p.is_written))
             formals.append((name, False, None, type_, False, False, False))
         self._dispatcher = _core.Dispatcher(binary.name, formals, lambda *_: (function, fields, []))
