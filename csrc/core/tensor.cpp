@@ -219,8 +219,9 @@ namespace {
 
 // The lengths with the one -1 made up for; as many elements as `tensor` has.
 std::vector<int64_t> resolved(const Tensor& tensor, const std::vector<int64_t>& wanted) {
-  const auto fail = [&](const std::string& why) {
-    return Error(ErrorKind::kShape, "reshape: " + shape_of(tensor) + " to " + text_of(wanted) + ": " + why);
+  const auto other_count = [&] {
+    return Error(ErrorKind::kShape, "reshape: " + shape_of(tensor) + " has " + std::to_string(tensor.size()) +
+                                        " elements, " + text_of(wanted) + " does not.");
   };
   std::vector<int64_t> shape = wanted;
   const auto unknown = std::find(shape.begin(), shape.end(), -1);
@@ -228,14 +229,15 @@ std::vector<int64_t> resolved(const Tensor& tensor, const std::vector<int64_t>& 
   int64_t stride = 1;  // and with each 0 as 1, since strides are computed that way
   for (auto it = shape.begin(); it != shape.end(); ++it) {
     if (it == unknown) continue;
-    if (*it < 0) throw fail("at most one -1, and no other negative length.");
-    if (__builtin_mul_overflow(stride, std::max<int64_t>(*it, 1), &stride)) throw fail("more elements than can be.");
+    if (*it < 0) {
+      throw Error(ErrorKind::kShape,
+                  "reshape to " + text_of(wanted) + ": at most one -1, and no other negative length.");
+    }
+    if (__builtin_mul_overflow(stride, std::max<int64_t>(*it, 1), &stride)) throw other_count();
     known *= *it;
   }
   if (unknown != shape.end()) *unknown = known == 0 ? 0 : tensor.size() / known;
-  if (known * (unknown != shape.end() ? *unknown : 1) != tensor.size()) {
-    throw fail("the number of elements is " + std::to_string(tensor.size()) + ", and must stay so.");
-  }
+  if (known * (unknown != shape.end() ? *unknown : 1) != tensor.size()) throw other_count();
   return shape;
 }
 
