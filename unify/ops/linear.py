@@ -184,11 +184,11 @@ def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> 
     rows = as_rows(source, k)
     result = unify.empty((rows.shape[0], n), dtype=dtype, device=device)
     if isinstance(matrix, QuantizedMatrix):
-        _quantized(rows, matrix, added, result, stream)
+        _quantized(rows, matrix, added, result)
     elif rows.shape[0] <= 4 and matrix.strides[1] == 1:
-        _few_rows(rows, matrix, added, result, stream)
+        _few_rows(rows, matrix, added, result)
     else:
-        _matmul(rows, matrix.permute(1, 0), added, result, stream)
+        _matmul(rows, matrix.permute(1, 0), added, result)
     return wrap_like(result.reshape(shape), x)
 
 
@@ -208,40 +208,41 @@ def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
         raise ShapeError(f"matmul: a must be [m, k] and b [k, n]; they are {list(left.shape)} and {list(right.shape)}.")
     result = unify.empty((left.shape[0], right.shape[1]), dtype=left.dtype, device=left.device)
-    _matmul(as_rows(left, left.shape[1]), right, None, result, stream)
+    _matmul(as_rows(left, left.shape[1]), right, None, result)
     return wrap_like(result, a)
 
 
-def _matmul(a: Any, b: Any, residual: Any, out: Any, stream: Any) -> None:
+def _matmul(a: Any, b: Any, residual: Any, out: Any) -> None:
     (m, k), n = a.shape, b.shape[1]
     tile = _MATMUL.get(a.device.kind, _MATMUL_ELSEWHERE)
     rows = min(tile.m, max(16, 1 << (m - 1).bit_length())) if m else tile.m
+    inner = tile.k if k % (2 * tile.k) else 2 * tile.k  # sums are read and written once for so much of k
     matmul_kernel[(-(-m // rows), -(-n // tile.n))](
         a, b, residual, out, m, n, k, a.strides[0], *b.strides, 0 if residual is None else residual.strides[0],
-        out.strides[0], M=rows, N=tile.n, K=tile.k, EVEN_K=k % tile.k == 0, stream=stream,
+        out.strides[0], M=rows, N=tile.n, K=inner, EVEN_K=k % inner == 0,
     )  # fmt: skip
 
 
-def _few_rows(x: Any, weight: Any, residual: Any, out: Any, stream: Any) -> None:
+def _few_rows(x: Any, weight: Any, residual: Any, out: Any) -> None:
     n, k = weight.shape
     tile = _FEW_ROWS.get(x.device.kind, _FEW_ROWS_ELSEWHERE)
     few_rows_kernel[(-(-n // tile.n), x.shape[0])](
         x, weight, residual, out, n, k, x.strides[0], weight.strides[0],
         0 if residual is None else residual.strides[0], out.strides[0],
-        N=tile.n, K=tile.k, EVEN=k % tile.k == 0 and n % tile.n == 0, stream=stream,
+        N=tile.n, K=tile.k, EVEN=k % tile.k == 0 and n % tile.n == 0,
     )  # fmt: skip
 
 
-def _quantized(x: Any, weight: QuantizedMatrix, residual: Any, out: Any, stream: Any) -> None:
+def _quantized(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -> None:
     (m, k), n = x.shape, weight.shape[0]
     if k % BLOCK:
         raise ShapeError(f"linear: a quantised weight's k must be a multiple of {BLOCK}; it is {k}.")
-    values = quantize(x, stream=stream)
+    values = quantize(x)
     rows = 1 if m == 1 else _QUANTIZED_ROWS.get(x.device.kind, _QUANTIZED_ROWS_ELSEWHERE)
     columns = COLUMNS if rows == 1 else COLUMNS // 4  # as many sums as registers hold
     quantized_linear_kernel[(-(-m // rows), -(-n // columns))](
         values.codes, values.scales, values.sums, weight.codes, weight.scales, weight.minimums, residual, out,
         m, n, k, 0 if residual is None else residual.strides[0], out.strides[0],
         ROWS=rows, N=columns, COLUMNS=COLUMNS, BITS=weight.format.bits, OFFSET=weight.format.offset,
-        EVEN=m % rows == 0, stream=stream,
+        EVEN=m % rows == 0,
     )  # fmt: skip
