@@ -2,8 +2,6 @@
 #include "convert.h"
 #include "owner.h"
 
-void bind_kernel(pybind11::module_& module);  // in kernel.cpp: unify.jit's launch path
-
 PYBIND11_MODULE(_core, module) {
   using namespace unify::python;
   module.doc() = "The core of unify. Its classes are the public ones; use them through `import unify`.";

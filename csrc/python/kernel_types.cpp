@@ -1,0 +1,182 @@
+// The Python types of unify.jit's launch path: a kernel's Dispatcher, a Launcher for one grid, a loaded Function.
+#include <Python.h>
+// After Python.h, which it needs.
+#include <structmember.h>
+
+#include <cstddef>
+
+#include "kernel.h"
+
+namespace unify::python {
+namespace kernel {
+namespace {
+
+PyTypeObject* launcher_type = nullptr;
+PyTypeObject* function_type = nullptr;
+
+PyObject* dispatcher_new(PyTypeObject* type, PyObject* args, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    PyObject* name = nullptr;
+    PyObject* parameters = nullptr;
+    PyObject* miss = nullptr;
+    if (PyArg_ParseTuple(args, "UOO", &name, &parameters, &miss) == 0) throw_python();
+    auto* self = reinterpret_cast<Dispatcher*>(require(type->tp_alloc(type, 0)));
+    const py::object owner = py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(self));
+    Py_INCREF(name);
+    Py_INCREF(miss);
+    self->kernel_name = name;
+    self->miss = miss;
+    self->parameters = new std::vector<Parameter>;
+    self->variants = new std::vector<std::unique_ptr<Variant>>(8);
+    // (name, has_default, default, forced_type, is_constexpr, is_specialized, is_aligned)
+    for (const py::handle item : py::reinterpret_borrow<py::iterable>(parameters)) {
+      const py::tuple parts = py::reinterpret_borrow<py::tuple>(item);
+      PyObject* interned = py::object(parts[0]).release().ptr();
+      PyUnicode_InternInPlace(&interned);
+      const auto default_value = parts[1].cast<bool>() ? py::object(parts[2]) : py::object();
+      self->parameters->push_back({py::reinterpret_steal<py::str>(interned), default_value,
+                                   parts[3].cast<std::string>(), parts[4].cast<bool>(), parts[5].cast<bool>(),
+                                   parts[6].cast<bool>()});
+    }
+    if (self->parameters->size() > kMostParameters) {
+      throw Error(ErrorKind::kInvalidArgument, "kernel " + name_of(*self) + " has " +
+                                                   std::to_string(self->parameters->size()) + " parameters, at most " +
+                                                   std::to_string(kMostParameters) + " are possible.");
+    }
+    return owner.inc_ref().ptr();
+  });
+}
+
+int dispatcher_traverse(PyObject* object, visitproc visit, void* arg) {
+  auto* self = reinterpret_cast<Dispatcher*>(object);
+  Py_VISIT(Py_TYPE(object));
+  Py_VISIT(self->kernel_name);
+  Py_VISIT(self->miss);
+  return 0;
+}
+
+int dispatcher_clear(PyObject* object) {
+  auto* self = reinterpret_cast<Dispatcher*>(object);
+  Py_CLEAR(self->miss);
+  return 0;
+}
+
+void dispatcher_dealloc(PyObject* object) {
+  auto* self = reinterpret_cast<Dispatcher*>(object);
+  PyTypeObject* type = Py_TYPE(object);
+  PyObject_GC_UnTrack(object);
+  dispatcher_clear(object);
+  Py_CLEAR(self->kernel_name);
+  delete self->variants;
+  delete self->parameters;
+  type->tp_free(object);
+  Py_DECREF(type);
+}
+
+PyObject* dispatcher_launcher(PyObject* object, PyObject* grid) {
+  return guarded([&]() -> PyObject* {
+    const bool is_function = PyCallable_Check(grid) != 0;
+    const Grid fixed = is_function ? Grid{0, 0, 0} : grid_from_object(grid);
+    auto* launcher = reinterpret_cast<Launcher*>(require(launcher_type->tp_alloc(launcher_type, 0)));
+    launcher->call = launch_kernel;
+    Py_INCREF(object);
+    launcher->dispatcher = reinterpret_cast<Dispatcher*>(object);
+    launcher->grid = fixed;
+    if (is_function) {
+      Py_INCREF(grid);
+      launcher->grid_function = grid;
+    }
+    return reinterpret_cast<PyObject*>(launcher);
+  });
+}
+
+PyObject* dispatcher_size(PyObject* object, PyObject*) {
+  return PyLong_FromSize_t(reinterpret_cast<Dispatcher*>(object)->count);
+}
+
+int launcher_traverse(PyObject* object, visitproc visit, void* arg) {
+  auto* self = reinterpret_cast<Launcher*>(object);
+  Py_VISIT(Py_TYPE(object));
+  Py_VISIT(reinterpret_cast<PyObject*>(self->dispatcher));
+  Py_VISIT(self->grid_function);
+  return 0;
+}
+
+void launcher_dealloc(PyObject* object) {
+  auto* self = reinterpret_cast<Launcher*>(object);
+  PyTypeObject* type = Py_TYPE(object);
+  PyObject_GC_UnTrack(object);
+  Py_XDECREF(reinterpret_cast<PyObject*>(self->dispatcher));
+  Py_XDECREF(self->grid_function);
+  type->tp_free(object);
+  Py_DECREF(type);
+}
+
+void function_dealloc(PyObject* object) {
+  PyTypeObject* type = Py_TYPE(object);
+  using Pointer = std::shared_ptr<Function>;
+  reinterpret_cast<FunctionObject*>(object)->function.~Pointer();
+  type->tp_free(object);
+  Py_DECREF(type);
+}
+
+PyMethodDef dispatcher_methods[] = {
+    {"launcher", dispatcher_launcher, METH_O, "launcher(grid)\n\nA callable that launches the kernel on this grid."},
+    {"size", dispatcher_size, METH_NOARGS, "size() -> int\n\nCompiled variants that are loaded."},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyMemberDef launcher_members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(Launcher, call), READONLY, nullptr},
+                                  {nullptr, 0, 0, 0, nullptr}};
+
+template <typename T>
+PyType_Slot slot(int id, T* function) {
+  return {id, reinterpret_cast<void*>(function)};
+}
+
+void add_types(py::module_& module) {
+  PyType_Slot dispatcher_slots[] = {slot(Py_tp_new, dispatcher_new),           slot(Py_tp_dealloc, dispatcher_dealloc),
+                                    slot(Py_tp_traverse, dispatcher_traverse), slot(Py_tp_clear, dispatcher_clear),
+                                    slot(Py_tp_methods, dispatcher_methods),   {0, nullptr}};
+  PyType_Spec dispatcher_spec = {"unify._core.Dispatcher", sizeof(Dispatcher), 0,
+                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, dispatcher_slots};
+  module.add_object("Dispatcher", py::reinterpret_steal<py::object>(require(PyType_FromSpec(&dispatcher_spec))));
+
+  PyType_Slot launcher_slots[] = {slot(Py_tp_dealloc, launcher_dealloc),
+                                  slot(Py_tp_traverse, launcher_traverse),
+                                  slot(Py_tp_call, PyVectorcall_Call),
+                                  slot(Py_tp_members, launcher_members),
+                                  {0, nullptr}};
+  PyType_Spec launcher_spec = {"unify._core.Launcher", sizeof(Launcher), 0,
+                               Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL, launcher_slots};
+  launcher_type = reinterpret_cast<PyTypeObject*>(require(PyType_FromSpec(&launcher_spec)));
+
+  PyType_Slot function_slots[] = {slot(Py_tp_dealloc, function_dealloc), {0, nullptr}};
+  PyType_Spec function_spec = {"unify._core.Function", sizeof(FunctionObject), 0, Py_TPFLAGS_DEFAULT, function_slots};
+  function_type = reinterpret_cast<PyTypeObject*>(require(PyType_FromSpec(&function_spec)));
+}
+
+py::object load_function(const std::shared_ptr<Device>& device, const py::bytes& image, const std::string& name,
+                         uint64_t shared_bytes, uint32_t threads, size_t args_bytes, const std::string& location) {
+  char* data = nullptr;
+  Py_ssize_t size = 0;
+  if (PyBytes_AsStringAndSize(image.ptr(), &data, &size) != 0) throw_python();
+  std::shared_ptr<Function> function = without_gil([&] {
+    return Function::get(Module::load(device, data, static_cast<size_t>(size), name), name, shared_bytes, threads,
+                         args_bytes, location);
+  });
+  auto* object = reinterpret_cast<FunctionObject*>(require(function_type->tp_alloc(function_type, 0)));
+  new (&object->function) std::shared_ptr<Function>(std::move(function));
+  return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(object));
+}
+
+}  // namespace
+}  // namespace kernel
+
+void bind_kernel(py::module_& module) {
+  kernel::add_types(module);
+  module.def("load_function", kernel::load_function, py::arg("device"), py::arg("image"), py::arg("name"),
+             py::arg("shared_bytes"), py::arg("threads"), py::arg("args_bytes"), py::arg("location") = "",
+             "Loads a compiled image onto a device and finds its kernel.");
+}
+
+}  // namespace unify::python
