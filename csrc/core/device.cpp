@@ -79,7 +79,7 @@ std::vector<std::pair<std::string, std::string>> Device::capabilities() const {
       {"health", native_or(t.device_status != nullptr, "absent")},
       {"options", native_or(t.device_set_option != nullptr, "absent")},
       {"priorities", native_or(info_.priority_least != info_.priority_greatest, "absent")},
-      {"timing", "native"},
+      {"timing", native_or(t.event_elapsed != nullptr, "emulated")},
   };
 }
 

@@ -125,12 +125,16 @@ void Event::record(Stream& stream) {
   require_current();
   is_of_graph_ = stream.recording() != nullptr;
   recording_.reset();
+  time_.reset();
   if (is_of_graph_) {
     recording_ = record_event(*stream.recording(), stream, shared_from_this());
     return;
   }
   device_->operations().push(
       {device_->operations().next_number(), Operation::Kind::kRecord, stream.id(), nullptr, {}, 0});
+  if (has_timing() && device_->table().event_elapsed == nullptr) {
+    check(*device_, &stream, read_clock(stream, &time_), "reading the clock for an event");
+  }
   check(*device_, &stream, device_->table().event_record(handle_, stream.handle()), "recording an event");
 }
 
@@ -169,6 +173,13 @@ bool Event::query() {
   return true;
 }
 
+HostTime Event::host_time() {
+  const std::lock_guard<std::mutex> mark(mutex_);
+  if (time_ != nullptr) return time_;
+  throw Error(ErrorKind::kInvalidArgument, device_->name() + ": elapsed_ms of an event that was " +
+                                               (has_timing() ? "never recorded." : "made without timing=True."));
+}
+
 double Event::elapsed_ms(Event& later) {
   if (later.device_ != device_) {
     throw Error(ErrorKind::kDeviceMismatch, "elapsed_ms: the events are of " + device_->name() + " and " +
@@ -177,8 +188,18 @@ double Event::elapsed_ms(Event& later) {
   const auto call = device_->call();
   require_current();
   later.require_current();
+  const unify_backend& table = device_->table();
   int64_t nanoseconds = 0;
-  const unify_status status = device_->table().event_elapsed(handle_, later.handle_, &nanoseconds);
+  unify_status status = UNIFY_OK;
+  if (table.event_elapsed != nullptr) {
+    status = table.event_elapsed(handle_, later.handle_, &nanoseconds);
+  } else {
+    const HostTime begin = host_time();
+    const HostTime end = later.host_time();
+    status = table.event_query(handle_);
+    if (status == UNIFY_OK) status = table.event_query(later.handle_);
+    nanoseconds = *end - *begin;
+  }
   if (status == UNIFY_NOT_READY) {
     throw Error(ErrorKind::kInvalidArgument,
                 device_->name() + ": elapsed_ms of an event that was not passed yet. Call synchronize() on it first.");

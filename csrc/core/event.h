@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "host_time.h"
+
 namespace unify {
 
 class Device;
@@ -73,6 +75,7 @@ class Event : public std::enable_shared_from_this<Event> {
   void require_current() const;
   [[nodiscard]] bool is_of_graph();
   void require_no_graph(const char* what);
+  [[nodiscard]] HostTime host_time();  // throws when there is none
   std::shared_ptr<Device> device_;
   unify_event handle_ = nullptr;
   uint32_t flags_ = 0;
@@ -80,6 +83,7 @@ class Event : public std::enable_shared_from_this<Event> {
   std::mutex mutex_;  // of what follows, and of calls of the backend that move or read the mark; after a stream's
   bool is_of_graph_ = false;            // the last record became part of a graph,
   std::weak_ptr<Recording> recording_;  // of this one
+  HostTime time_;                       // of the last record, where the backend tells no times
 };
 
 }  // namespace unify

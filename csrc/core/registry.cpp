@@ -47,7 +47,6 @@ constexpr Entry kRequired[] = {
     ENTRY(event_record),
     ENTRY(event_synchronize),
     ENTRY(event_query),
-    ENTRY(event_elapsed),
     ENTRY(module_load),
     ENTRY(module_unload),
     ENTRY(function_get),

@@ -3,7 +3,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "device.h"
+#include "host_time.h"
 #include "stream.h"
 
 namespace unify {
@@ -29,8 +29,8 @@ struct DeviceSpan {
   std::shared_ptr<Stream> stream;
   const char* name;
   uint32_t generation;  // of the device: after a reset the events are gone
-  unify_event begin;
-  unify_event end;
+  SpanMark begin;
+  SpanMark end;
 };
 
 // A mark of a device and the host's clock when it was passed, so that both fit on one axis.
@@ -65,11 +65,6 @@ State& state() {
   return *instance;
 }
 
-int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
 uint32_t thread_id() { return static_cast<uint32_t>(::syscall(SYS_gettid)); }  // glibc before 2.30 has no gettid
 
 void destroy(Device& device, uint32_t generation, unify_event event) {
@@ -85,12 +80,15 @@ unify_event timed_event(Device& device) {
   return device.table().event_create(device.handle(), &args, &event) == UNIFY_OK ? event : nullptr;
 }
 
-unify_event mark(Stream& stream) {
-  Device& device = stream.device();
-  const unify_event event = timed_event(device);
-  if (event == nullptr || device.table().event_record(event, stream.handle()) == UNIFY_OK) return event;
-  device.table().event_destroy(event);
-  return nullptr;
+// Without an event when the device makes none.
+SpanMark mark(Stream& stream) {
+  const unify_backend& table = stream.device().table();
+  SpanMark result{timed_event(stream.device()), nullptr};
+  if (result.event == nullptr) return {};
+  const bool has_time = table.event_elapsed != nullptr || read_clock(stream, &result.time) == UNIFY_OK;
+  if (has_time && table.event_record(result.event, stream.handle()) == UNIFY_OK) return result;
+  table.event_destroy(result.event);
+  return {};
 }
 
 // Passes the mark on a stream that holds nothing else, so that the host's clock can be read at that very time.
@@ -114,6 +112,7 @@ bool measure(Device& device, Origin& origin) {
 
 // The origin of a device's times; false when the device gives none. The caller holds the state's mutex.
 bool has_origin(State& s, Device& device) {
+  if (device.table().event_elapsed == nullptr) return true;  // the host's clock is the axis
   Origin& origin = s.spans.origins[&device];
   if (origin.mark != nullptr && origin.generation == device.generation()) return true;
   origin = {timed_event(device), device.generation(), 0};
@@ -190,17 +189,23 @@ void add_host_spans(std::string& json, const std::vector<HostSpan>& spans) {
 // Waits for the span's end, also of work that failed. False when the device tells no times.
 bool add_device_span(std::string& json, const DeviceSpan& span, const Origin& origin, size_t process) {
   Device& device = span.stream->device();
-  if (span.generation != device.generation() || span.generation != origin.generation) return false;
+  if (span.generation != device.generation()) return false;
   const unify_backend& table = device.table();
-  (void)table.event_synchronize(span.end);
-  int64_t since_origin = 0;
+  (void)table.event_synchronize(span.end.event);
+  int64_t begin_ns = 0;
   int64_t duration = 0;
-  if (table.event_elapsed(origin.mark, span.begin, &since_origin) != UNIFY_OK ||
-      table.event_elapsed(span.begin, span.end, &duration) != UNIFY_OK) {
+  if (span.begin.time != nullptr) {
+    begin_ns = *span.begin.time;
+    duration = *span.end.time - begin_ns;
+  } else if (span.generation == origin.generation &&
+             table.event_elapsed(origin.mark, span.begin.event, &begin_ns) == UNIFY_OK &&
+             table.event_elapsed(span.begin.event, span.end.event, &duration) == UNIFY_OK) {
+    begin_ns += origin.host_ns;
+  } else {
     return false;
   }
-  add_event(json, span.name, "device", process, span.stream->id(),
-            static_cast<double>(origin.host_ns + since_origin) * 1e-3, static_cast<double>(duration) * 1e-3);
+  add_event(json, span.name, "device", process, span.stream->id(), static_cast<double>(begin_ns) * 1e-3,
+            static_cast<double>(duration) * 1e-3);
   return true;
 }
 
@@ -219,8 +224,8 @@ size_t add_device_spans(std::string& json, Spans& spans) {
     if (!add_device_span(json, span, spans.origins[&device], process->second)) ++lost;
   }
   for (const DeviceSpan& span : spans.device) {
-    destroy(span.stream->device(), span.generation, span.begin);
-    destroy(span.stream->device(), span.generation, span.end);
+    destroy(span.stream->device(), span.generation, span.begin.event);
+    destroy(span.stream->device(), span.generation, span.end.event);
   }
   for (const auto& [device, origin] : spans.origins) destroy(*device, origin.generation, origin.mark);
   return lost;
@@ -254,7 +259,7 @@ TraceScope::TraceScope(Stream& stream, const char* name) {
   const std::lock_guard<std::mutex> lock(s.mutex);
   if (!Trace::instance().is_on() || !s.has_room()) return;
   if (has_origin(s, device)) begin_ = mark(stream);
-  if (begin_ == nullptr) {
+  if (begin_.event == nullptr) {
     ++s.spans.dropped;
     return;
   }
@@ -267,15 +272,15 @@ TraceScope::TraceScope(Stream& stream, const char* name) {
 TraceScope::~TraceScope() {
   if (stream_ == nullptr) return;
   Device& device = stream_->device();
-  const unify_event end = generation_ == device.generation() ? mark(*stream_) : nullptr;
+  const SpanMark end = generation_ == device.generation() ? mark(*stream_) : SpanMark{};
   State& s = state();
   const std::lock_guard<std::mutex> lock(s.mutex);
-  if (end != nullptr && trace_ == s.number) {
+  if (end.event != nullptr && trace_ == s.number) {
     s.spans.device.push_back({stream_->shared_from_this(), name_, generation_, begin_, end});
     return;
   }
-  destroy(device, generation_, begin_);
-  destroy(device, generation_, end);
+  destroy(device, generation_, begin_.event);
+  destroy(device, generation_, end.event);
   if (trace_ == s.number) ++s.spans.dropped;
 }
 

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <string>
 
+#include "host_time.h"
+
 namespace unify {
 
 class Stream;
@@ -29,6 +31,12 @@ class Trace {
   std::atomic<bool> on_{false};
 };
 
+// Where a span begins or ends on a device.
+struct SpanMark {
+  unify_event event = nullptr;
+  HostTime time;  // where the backend tells no times
+};
+
 // Marks the device's time around what is enqueued during its life. Costs one load while no trace is taken.
 class TraceScope {
  public:
@@ -40,7 +48,7 @@ class TraceScope {
  private:
   Stream* stream_ = nullptr;
   const char* name_ = nullptr;
-  unify_event begin_ = nullptr;
+  SpanMark begin_;
   uint32_t generation_ = 0;  // of the device
   uint32_t trace_ = 0;       // the number of the one in which it began
 };

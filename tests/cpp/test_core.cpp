@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -29,6 +30,9 @@
 #include "core/reclaim.h"
 #include "core/registry.h"
 #include "core/stream.h"
+#include "core/trace.h"
+
+extern "C" const unify_backend* unify_host_backend_get(unify_backend_get_args* args);
 
 namespace unify {
 namespace {
@@ -334,6 +338,40 @@ void test_graphs_are_recorded_and_replayed_by_many_threads() {
   });
 }
 
+// The CPU's table without its clock: host calls read the time.
+const unify_backend* untimed_backend_get(unify_backend_get_args* args) {
+  static unify_backend table = *unify_host_backend_get(args);
+  table.name = "untimed";
+  table.event_elapsed = nullptr;
+  return &table;
+}
+
+void test_a_backend_that_tells_no_times_gets_the_hosts() {
+  Registry::instance().add_builtin("untimed", untimed_backend_get);
+  const std::shared_ptr<Device> device = Registry::instance().device("untimed:0");
+  const std::shared_ptr<Stream> stream = Stream::create(device);
+  const std::shared_ptr<Event> begin = Event::create(device, true);
+  const std::shared_ptr<Event> end = Event::create(device, true);
+  CHECK(error_of([&] { (void)begin->elapsed_ms(*end); }).find("never recorded") != std::string::npos);
+  std::atomic<bool> is_open{false};
+  begin->record(*stream);
+  stream->host_call([&] {
+    while (!is_open) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  });
+  end->record(*stream);
+  CHECK(error_of([&] { (void)begin->elapsed_ms(*end); }).find("synchronize()") != std::string::npos);
+  is_open = true;
+  end->synchronize();
+  CHECK(begin->elapsed_ms(*end) >= 20 && end->elapsed_ms(*begin) == -begin->elapsed_ms(*end));
+
+  Trace::instance().start();
+  const Block block = device->allocator().allocate(64, *stream);
+  fill_bytes(*stream, block, 1);
+  const std::string trace = Trace::instance().stop();
+  CHECK(trace.find("\"fill\"") != std::string::npos && trace.find("\"dropped\":\"0\"") != std::string::npos);
+}
+
 void test_a_broken_library_is_refused_and_the_rest_goes_on(const std::string& folder) {
   const std::string path = folder + "/broken.so";
   std::ofstream(path) << "not a library";
@@ -438,6 +476,7 @@ int main(int count, char** arguments) {
       CASE(a_graph_replays_what_was_recorded),
       CASE(an_event_of_a_graph_marks_nothing_outside_of_it),
       CASE(graphs_are_recorded_and_replayed_by_many_threads),
+      {"a_backend_that_tells_no_times_gets_the_hosts", test_a_backend_that_tells_no_times_gets_the_hosts},
       {"a_broken_library_is_refused_and_the_rest_goes_on",
        [&] { test_a_broken_library_is_refused_and_the_rest_goes_on(folder); }},
       CASE(what_work_holds_last_ends_on_another_thread),

@@ -9,8 +9,8 @@
    drawn in by an event must be waited for by the first one before the end.
 
    set_option("fail", "copy") makes the next call of that verb fail as a kernel fault would, "fail"="lost" loses
-   the device, "memory"="N" limits its memory. TOY_PLAIN leaves out what a backend may: graphs and ways between devices.
-   Further TOY_* macros make the variants that must be refused. */
+   the device, "memory"="N" limits its memory. TOY_PLAIN leaves out what a backend may: graphs, times of events and ways
+   between devices. Further TOY_* macros make the variants that must be refused. */
 #define _POSIX_C_SOURCE 200809L
 
 #include <stdatomic.h>
@@ -349,7 +349,7 @@ static unify_status event_synchronize(unify_event event) {
 }
 static unify_status event_query(unify_event event) { return event_synchronize(event); }
 
-static unify_status event_elapsed(unify_event start, unify_event stop, int64_t* out_nanoseconds) {
+MAYBE_UNUSED static unify_status event_elapsed(unify_event start, unify_event stop, int64_t* out_nanoseconds) {
   if (!(start->flags & stop->flags & UNIFY_EVENT_TIMING)) return fail(UNIFY_INVALID_ARGUMENT, "made without timing");
   if (!start->recorded || !stop->recorded) return fail(UNIFY_INVALID_ARGUMENT, "never recorded");
   *out_nanoseconds = stop->nanoseconds - start->nanoseconds;
@@ -443,7 +443,9 @@ static const NewerBackend backend = {
             .event_record = event_record,
             .event_synchronize = event_synchronize,
             .event_query = event_query,
+#ifndef TOY_PLAIN
             .event_elapsed = event_elapsed,
+#endif
             .module_load = module_load,
             .module_unload = module_unload,
             .function_get = function_get,

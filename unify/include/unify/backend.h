@@ -447,7 +447,7 @@ typedef struct unify_backend {
      Errors:  NOT_READY; failures as event_synchronize. */
   unify_status (*event_query)(unify_event event);
 
-  /* The time between two marks as the device saw it. Negative when they were passed in the other order.
+  /* optional. The time between two marks as the device saw it. Negative when they were passed in the other order.
      Order:   both marks were passed.
      Memory:  none.
      Threads: any.
