@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,7 +225,7 @@ def test_a_constant_that_is_not_a_number_compiles_once() -> None:
         out = zeros("float32")
         fill[1](out, float("nan"))
         assert np.isnan(out[0])
-    assert fill._dispatcher.size() == 1
+    assert fill._launchers._dispatcher.size() == 1
 
 
 # ---- options and grids ----
@@ -317,3 +320,47 @@ def test_what_a_compiler_says_of_the_arguments_is_checked(tmp_path: Path, damage
             un.jit(add)[1](np.zeros(1, np.int32), 3)
     finally:
         register_target("cpu", cpu.compile)
+
+
+@un.jit
+def copied(x, out, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(out + i, tl.load(x + i))
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_an_array_that_is_dropped_after_its_launch_lives_until_it_ran(library: str) -> None:
+    make = np.full if library == "numpy" else torch.full
+    stream, is_open = un.Stream("cpu"), threading.Event()
+    out = np.zeros(4096, np.float32)
+    copied[1](make((4096,), 3.0), np.zeros(4096), N=4096)  # compiled beforehand
+    copied[1](np.zeros(4096, np.float32), out, N=4096)
+    stream.host_call(is_open.wait)
+    x = make((4096,), 3.0)
+    x = x.astype(np.float32) if library == "numpy" else x
+    is_alive = weakref.ref(x)
+    copied[1](x, out, N=4096, stream=stream)
+    del x
+    assert is_alive() is not None
+    is_open.set()
+    stream.synchronize()
+    assert (out == 3).all()
+    assert is_alive() is None
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_an_array_of_a_recorded_launch_lives_as_long_as_the_graph(library: str) -> None:
+    make = np.ones if library == "numpy" else torch.ones
+    x = make(64, dtype=np.float32) if library == "numpy" else make(64)
+    is_alive, out = weakref.ref(x), np.zeros(64, np.float32)
+    copied[1](x, out, N=64)
+    with un.Graph.capture(un.Stream("cpu")) as graph:
+        copied[1](x, out, N=64)
+    del x
+    graph.launch()
+    un.synchronize()
+    assert (out == 1).all()
+    assert is_alive() is not None
+    del graph
+    gc.collect()
+    assert library == "torch" or is_alive() is None  # torch revives the object that a weak reference points to

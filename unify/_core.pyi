@@ -294,13 +294,17 @@ _Loaded: TypeAlias = tuple[_Function, list[_Field], list[tuple[dict[str, Any], s
 
 @final
 class Dispatcher:
-    """The launch path of one kernel: finds the compiled variant for the arguments, or calls `miss`."""
+    """The launch path of one kernel: finds the compiled variant for the arguments, or calls `miss`.
+
+    With `fallback` each launch waits, and a call that cannot be taken goes to fallback(grid).
+    """
 
     def __new__(
         cls,
         name: str,
         parameters: Sequence[_Formal],
-        miss: Callable[[Device, list[Any], list[str], list[bool], dict[str, Any]], _Loaded],
+        miss: Callable[[Device, list[Any], list[str], list[bool], dict[str, Any]], _Loaded | None],
+        fallback: Callable[[Any], Callable[..., Any]] = ...,
         /,
     ) -> Dispatcher: ...
     def launcher(self, grid: Any, /) -> Callable[..., None]: ...

@@ -24,12 +24,19 @@ from ._errors import CompileError, InvalidArgument
 from .compiler import Binary, Options, Specialization, Target, compile
 
 
-class _Launchers(dict[Any, Any]):
+class Launchers(dict[Any, Any]):
     """Launchers by grid, made at their first use. Grids of numbers are kept, functions with what they hold are not."""
 
     def __init__(self, dispatcher: Any) -> None:
         super().__init__()
         self._dispatcher = dispatcher
+
+    def of(self, grid: Any) -> Callable[..., Any]:
+        """A callable that launches on this grid."""
+        try:
+            return self[grid]  # type: ignore[no-any-return]
+        except TypeError:  # a list cannot be kept
+            return self._dispatcher.launcher(grid)  # type: ignore[no-any-return]
 
     def __missing__(self, grid: Any) -> Any:
         launcher = self._dispatcher.launcher(grid)
@@ -37,6 +44,28 @@ class _Launchers(dict[Any, Any]):
         if is_numbers and len(self) < 4096:  # grids that change with each call are not kept for ever
             self[grid] = launcher
         return launcher
+
+
+def formals(kernel: JITFunction[Any]) -> list[tuple[str, bool, Any, str, bool, bool, bool]]:
+    """A kernel's parameters as `_core.Dispatcher` takes them."""
+    return [
+        (
+            parameter.name,
+            parameter.has_default,
+            parameter.default if parameter.has_default else None,
+            parameter.annotation_type or "",
+            parameter.is_constexpr,
+            not parameter.do_not_specialize,
+            not parameter.do_not_specialize_on_alignment,
+        )
+        for parameter in kernel.params
+    ]
+
+
+def fields(binary: Binary, runtime: list[int]) -> list[tuple[int, str, int, bool]]:
+    """Where the launch path packs what. runtime: the kernel's parameters that are not constants."""
+    places = dict(zip((p.name for p in binary.parameters), runtime, strict=False))
+    return [(places[p.name], p.type, p.offset, p.is_written) for p in binary.parameters]
 
 
 class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
@@ -51,29 +80,13 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, fn: Callable[..., Any], **options: Any) -> None:
         super().__init__(fn, **options)
-        parameters = [
-            (
-                parameter.name,
-                parameter.has_default,
-                parameter.default if parameter.has_default else None,
-                parameter.annotation_type or "",
-                parameter.is_constexpr,
-                not parameter.do_not_specialize,
-                not parameter.do_not_specialize_on_alignment,
-            )
-            for parameter in self.params
-        ]
-        self._dispatcher = _core.Dispatcher(fn.__name__, parameters, self._compile_for)
-        self._launchers = _Launchers(self._dispatcher)
+        self._launchers = Launchers(_core.Dispatcher(fn.__name__, formals(self), self._compile_for))
         self._lock = threading.Lock()
         self._binaries: dict[Any, Binary] = {}
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         """A callable that launches the kernel on this grid."""
-        try:
-            return self._launchers[grid]  # type: ignore[no-any-return]
-        except TypeError:  # a list cannot be kept
-            return self._dispatcher.launcher(grid)
+        return self._launchers.of(grid)
 
     def run(self, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> None:
         """Launches, in the way of triton.JITFunction."""
@@ -101,12 +114,10 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
             binary = compile(self, Target.parse(device.properties["target"]), specialization, checked)
             self._binaries[device.name, str(specialization), str(options)] = binary
         runtime = [index for index, type_name in enumerate(types) if type_name != "constexpr"]
-        places = dict(zip((p.name for p in binary.parameters), runtime, strict=False))
-        fields = [(places[p.name], p.type, p.offset, p.is_written) for p in binary.parameters]
         function = _core.load_function(
             device, binary.image, binary.name, binary.shared_bytes, binary.threads, binary.args_bytes, self._location()
         )
-        return function, fields, self._globals()
+        return function, fields(binary, runtime), self._globals()
 
     def _location(self) -> str:
         code = self.fn.__code__

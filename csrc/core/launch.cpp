@@ -63,13 +63,13 @@ std::string text_of(const Operation& operation) {
 
 }  // namespace
 
-void launch(Stream& stream, const std::shared_ptr<Function>& function, const Grid& grid, const void* args,
+bool launch(Stream& stream, const std::shared_ptr<Function>& function, const Grid& grid, const void* args,
             size_t args_bytes, Storage* const* touched, size_t touched_count, std::shared_ptr<void>* foreign,
-            size_t foreign_count) {
+            size_t foreign_count, bool may_record) {
   Device& device = stream.device();
   device.require_usable();
   check_sizes(device, *function, grid, args_bytes);
-  if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0) return;
+  if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0) return true;
   if (&function->module->device() != &device) {
     throw_bad_launch(device, *function, "it was loaded on " + function->module->device().name() + ".");
   }
@@ -91,8 +91,9 @@ void launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
   stream.require_current();
   device.require_generation(function->module->generation(), "this kernel");
   if (stream.recording() != nullptr) {
+    if (!may_record) return false;
     record_launch(*stream.recording(), stream, function, launch_args, foreign, foreign_count);
-    return;
+    return true;
   }
   const TraceScope span(stream, function->label);
   const unify_status status = device.table().launch(stream.handle(), function->handle, &launch_args);
@@ -100,6 +101,7 @@ void launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
   for (size_t i = 0; i < foreign_count; ++i) {
     if (foreign[i] != nullptr) stream.keep_alive_locked(std::move(foreign[i]));
   }
+  return true;
 }
 
 void OperationRing::push(const Operation& operation) noexcept {

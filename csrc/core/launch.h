@@ -23,9 +23,10 @@ using Grid = std::array<uint32_t, 3>;
 // point into: each is noted as used on the stream. `foreign` keeps memory alive that no allocator owns; it is
 // dropped at once where the stream is already idle again. Recorded if the stream records.
 // A grid with a 0 launches nothing. Throws InvalidArgument for sizes beyond the device's, naming both.
-void launch(Stream& stream, const std::shared_ptr<Function>& function, const Grid& grid, const void* args,
+// may_record: false when the caller knows of more owners; then false is returned, and nothing done, if it records.
+bool launch(Stream& stream, const std::shared_ptr<Function>& function, const Grid& grid, const void* args,
             size_t args_bytes, Storage* const* touched, size_t touched_count, std::shared_ptr<void>* foreign = nullptr,
-            size_t foreign_count = 0);
+            size_t foreign_count = 0, bool may_record = true);
 
 // What was enqueued, for errors and traces.
 struct Operation {

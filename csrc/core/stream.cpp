@@ -128,6 +128,17 @@ void Stream::synchronize(double timeout_s) {
   device_->failures().raise(id_);
 }
 
+void Stream::finish() {
+  {
+    const auto call = device_->call();
+    if (recording() == nullptr && generation_ == device_->generation() &&
+        device_->table().stream_query(handle_) == UNIFY_OK) {
+      return;
+    }
+  }
+  synchronize();
+}
+
 void Stream::wait_for_work(const char* what) {
   const auto call = device_->call();
   require_current();

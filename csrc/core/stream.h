@@ -45,6 +45,7 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
 
   // Waits for everything enqueued so far, at most `timeout_s` (negative: for ever; else polls, throws Timeout).
   void synchronize(double timeout_s = -1);
+  void finish();               // the same, at the cost of a question where it has run dry already
   [[nodiscard]] bool query();  // true when it has run dry
   void wait(Event& event);     // later work waits for the event's last record
   void wait(Stream& other);    // later work waits for everything that `other` holds now

@@ -203,6 +203,30 @@ bool from_buffer(PyObject* object, ImportedArray* out_array) {
   return true;
 }
 
+// An ndarray cannot move its memory while it is referred to.
+bool is_ndarray(PyObject* object) {
+  static PyTypeObject* type = nullptr;
+  if (type == nullptr && std::strcmp(Py_TYPE(object)->tp_name, "numpy.ndarray") == 0) {
+    type = Py_TYPE(object);
+    Py_INCREF(type);
+  }
+  return Py_TYPE(object) == type;
+}
+
+bool borrow_ndarray(PyObject* object, BorrowedArray* out_array) {
+  Py_buffer view;
+  if (PyObject_GetBuffer(object, &view, PyBUF_RECORDS_RO) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  out_array->address = reinterpret_cast<uint64_t>(view.buf);
+  out_array->is_readonly = view.readonly != 0;
+  out_array->device = host_device().get();
+  const bool is_known = dtype_from_format(view.format, view.itemsize, &out_array->dtype);
+  PyBuffer_Release(&view);
+  return is_known;
+}
+
 // ---- DLPack by method
 
 PyObject* call_dlpack(PyObject* object, PyObject* stream) {
@@ -371,6 +395,22 @@ ImportedArray import_array(PyObject* object) {
               std::string("array: an object of type ") + Py_TYPE(object)->tp_name +
                   " is no array: it speaks neither DLPack nor the buffer protocol nor an array interface. "
                   "Pass a unify, NumPy, torch or CuPy array, or convert it with unify.asarray().");
+}
+
+bool borrow_array(PyObject* object, BorrowedArray* out_array) {
+  const DLPackExchangeAPI* table = table_of(Py_TYPE(object));
+  if (table == nullptr) return is_ndarray(object) && borrow_ndarray(object, out_array);
+  if (table->dltensor_from_py_object_no_sync == nullptr) return false;
+  DLTensor dl{};
+  if (table->dltensor_from_py_object_no_sync(object, &dl) != 0) {
+    PyErr_Clear();  // the whole import says why
+    return false;
+  }
+  out_array->address = reinterpret_cast<uint64_t>(dl.data) + dl.byte_offset;
+  out_array->is_readonly = false;
+  out_array->device = host_device().get();
+  return is_host(dl.device.device_type) && dl.dtype.lanes == 1 &&
+         dtype_from_dlpack(dl.dtype.code, dl.dtype.bits, &out_array->dtype);
 }
 
 PyObject* export_like(Tensor tensor, PyObject* like) {

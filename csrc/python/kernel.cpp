@@ -98,14 +98,65 @@ uint32_t extent_of(PyObject* value, PyObject* grid) {
 }
 
 Grid grid_of(const Launcher& launcher, const Call& call) {
-  if (launcher.grid_function == nullptr) return launcher.grid;
+  if (!launcher.is_function) return launcher.grid;
   py::dict meta;
   for (size_t i = 0; i < call.size; ++i) {
     meta[call.parameters[i].name] = py::reinterpret_borrow<py::object>(call.arguments[i].value);
   }
   const py::object grid =
-      py::reinterpret_steal<py::object>(require(PyObject_CallOneArg(launcher.grid_function, meta.ptr())));
+      py::reinterpret_steal<py::object>(require(PyObject_CallOneArg(launcher.grid_object, meta.ptr())));
   return grid_from_object(grid.ptr());
+}
+
+// What to launch; null when the call is the fallback's.
+const Variant* prepare(Call& call, PyObject* const* args, size_t nargs, PyObject* keywords) {
+  const bool has_fallback = call.dispatcher.fallback != nullptr;
+  try {
+    bind(call, args, nargs, keywords);
+    classify(call);
+    if (has_fallback && call.stream != nullptr) return nullptr;
+    return &variant_of(call);
+  } catch (const Error&) {
+    if (has_fallback) return nullptr;
+    throw;
+  }
+}
+
+// Keeps borrowed arrays until the work on the stream has run; most often it has.
+void keep_borrowed(Call& call, Stream& stream) {
+  if (stream.is_dry()) return;
+  own_borrowed(call);
+  for (std::shared_ptr<Storage>& owner : call.foreign) {
+    without_gil([&] { stream.keep_alive(std::move(owner)); });
+  }
+}
+
+void enqueue(const Launcher& launcher, Call& call, const Variant& variant) {
+  const Grid grid = grid_of(launcher, call);
+  if (variant.is_checked) own_borrowed(call);
+  alignas(16) std::array<unsigned char, kMostBytes> packed;
+  pack(call, variant, packed.data());
+  std::shared_ptr<Stream> given;
+  if (call.stream != nullptr && call.stream != Py_None) given = stream_from_object(call.stream, *call.device);
+  Stream& stream = given != nullptr ? *given : *call.device->current_stream();
+  const std::shared_ptr<Function> function = variant.function;
+  const bool waits = call.dispatcher.fallback != nullptr;
+  const auto try_launch = [&] {
+    std::vector<std::shared_ptr<void>> owners(call.foreign.begin(), call.foreign.end());
+    return without_gil([&] {
+      const bool is_launched = launch(stream, function, grid, packed.data(), variant.args_bytes, call.touched.data(),
+                                      call.touched_count, owners.data(), owners.size(), call.borrowed_count == 0);
+      if (is_launched && waits) stream.finish();
+      return is_launched;
+    });
+  };
+  if (!try_launch()) {
+    own_borrowed(call);
+    (void)try_launch();
+  }
+  if (call.borrowed_count > 0 && !waits) keep_borrowed(call, stream);
+  call.foreign.clear();
+  release_owners();
 }
 
 }  // namespace
@@ -132,26 +183,14 @@ PyObject* launch_kernel(PyObject* self, PyObject* const* args, size_t nargsf, Py
   return guarded([&]() -> PyObject* {
     const Launcher& launcher = *reinterpret_cast<Launcher*>(self);
     Call call(*launcher.dispatcher);
-    bind(call, args, static_cast<size_t>(PyVectorcall_NARGS(nargsf)), keywords);
-    classify(call);
-    const Variant& variant = variant_of(call);
-    const Grid grid = grid_of(launcher, call);
-
-    alignas(16) std::array<unsigned char, kMostBytes> packed;
-    pack(call, variant, packed.data());
-    std::shared_ptr<Stream> given;
-    if (call.stream != nullptr && call.stream != Py_None) given = stream_from_object(call.stream, *call.device);
-    Stream& stream = given != nullptr ? *given : *call.device->current_stream();
-    std::vector<std::shared_ptr<void>> owners(call.foreign.begin(), call.foreign.end());
-    const std::shared_ptr<Function> function = variant.function;
-    without_gil([&] {
-      launch(stream, function, grid, packed.data(), variant.args_bytes, call.touched.data(), call.touched_count,
-             owners.data(), owners.size());
-    });
-    owners.clear();
-    call.foreign.clear();
-    release_owners();
-    Py_RETURN_NONE;
+    const Variant* variant = prepare(call, args, static_cast<size_t>(PyVectorcall_NARGS(nargsf)), keywords);
+    if (variant == nullptr) {
+      PyObject* function = PyObject_CallOneArg(launcher.dispatcher->fallback, launcher.grid_object);
+      const py::object other = py::reinterpret_steal<py::object>(require(function));
+      return PyObject_Vectorcall(other.ptr(), args, nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET, keywords);
+    }
+    enqueue(launcher, call, *variant);
+    return py::object(variant->result ? variant->result : py::none()).release().ptr();
   });
 }
 

@@ -77,15 +77,20 @@ struct Variant {
   std::shared_ptr<Function> function;
   std::vector<Field> fields;
   std::vector<Global> globals;
+  py::object result;  // what a launch returns; null: None
   uint32_t args_bytes = 0;
+  bool is_checked = false;  // has kLow and kHigh
 };
 
 // ---- the Python types ----
 
+// With a `fallback` it stands before another launcher, Triton's own: it waits for each launch, and fallback(grid) is
+// called with the arguments of a call that it cannot take.
 struct Dispatcher {
   PyObject_HEAD
   PyObject* kernel_name;
-  PyObject* miss;  // called with (device, values, types, aligned, options)
+  PyObject* miss;      // called with (device, values, types, aligned, options)
+  PyObject* fallback;  // or null
   std::vector<Parameter>* parameters;
   std::vector<std::unique_ptr<Variant>>* variants;  // open addressing; its size is a power of two
   size_t count;
@@ -95,7 +100,8 @@ struct Launcher {
   PyObject_HEAD
   vectorcallfunc call;
   Dispatcher* dispatcher;
-  PyObject* grid_function;  // null when `grid` is fixed
+  PyObject* grid_object;  // as given
+  bool is_function;       // else `grid` is what it says
   Grid grid;
 };
 
@@ -136,6 +142,8 @@ struct Call {
   size_t touched_count = 0;
   bool has_readonly = false;
   std::vector<std::shared_ptr<Storage>> foreign;
+  std::array<size_t, kMostParameters> borrowed;  // arguments: other libraries' arrays of which nothing is held
+  size_t borrowed_count = 0;
   std::vector<py::object> numbers;  // made of NumPy's scalars
   Device* device = nullptr;
   PyObject* device_argument = nullptr;  // name of the one that decided
@@ -151,6 +159,8 @@ struct Call {
 void bind(Call& call, PyObject* const* args, size_t nargs, PyObject* keywords);
 // What each value is, the device, and the key of all of it. Throws DTypeError, InvalidArgument, DeviceMismatchError.
 void classify(Call& call);
+// Holds what is only borrowed: a launch is recorded, or the kernel wants to know where memory ends.
+void own_borrowed(Call& call);
 
 std::string name_of(const Dispatcher& dispatcher);
 [[noreturn]] void throw_argument(const Call& call, size_t index, const std::string& what,

@@ -134,19 +134,23 @@ void set_device(Call& call, size_t index, Device& found) {
   }
 }
 
-void classify_tensor(Call& call, size_t index, const Tensor& tensor, bool is_readonly) {
+void classify_pointer(Call& call, size_t index, const BorrowedArray& array) {
   Argument& argument = call.arguments[index];
   const Parameter& parameter = call.parameters[index];
   argument.tag = Tag::kPointer;
-  argument.bits = tensor.address();
-  argument.type = triton_name(tensor.dtype);
-  argument.storage = tensor.storage.get();
-  argument.is_readonly = is_readonly;
-  call.has_readonly = call.has_readonly || is_readonly;
+  argument.bits = array.address;
+  argument.type = triton_name(array.dtype);
+  argument.is_readonly = array.is_readonly;
+  call.has_readonly = call.has_readonly || array.is_readonly;
   argument.is_divisible = parameter.is_specialized && parameter.is_aligned && argument.bits % kAlignment == 0;
-  set_device(call, index, tensor.device());
-  call.push(static_cast<uint64_t>(tensor.dtype) << 8 | static_cast<uint64_t>(argument.is_divisible) << 4 |
+  set_device(call, index, *array.device);
+  call.push(static_cast<uint64_t>(array.dtype) << 8 | static_cast<uint64_t>(argument.is_divisible) << 4 |
             static_cast<uint64_t>(Tag::kPointer));
+}
+
+void classify_tensor(Call& call, size_t index, const Tensor& tensor, bool is_readonly) {
+  call.arguments[index].storage = tensor.storage.get();
+  classify_pointer(call, index, {&tensor.device(), tensor.address(), tensor.dtype, is_readonly});
 }
 
 void classify_integer(Call& call, size_t index) {
@@ -203,6 +207,12 @@ void classify_number(Call& call, size_t index) {
 
 void classify_array(Call& call, size_t index) {
   PyObject* value = call.arguments[index].value;
+  BorrowedArray borrowed;
+  if (borrow_array(value, &borrowed)) {
+    classify_pointer(call, index, borrowed);
+    call.borrowed[call.borrowed_count++] = index;
+    return;
+  }
   if (PyUnicode_Check(value) || PyTuple_Check(value) || PyList_Check(value) || is_numpy_scalar(value)) {
     throw_argument(call, index,
                    "is " + text_of(value) + ": a kernel takes arrays, numbers and None. Annotate it as tl.constexpr.",
@@ -267,6 +277,16 @@ void bind(Call& call, PyObject* const* args, size_t nargs, PyObject* keywords) {
     if (call.arguments[i].value == nullptr) call.arguments[i].value = call.parameters[i].default_value.ptr();
     if (call.arguments[i].value == nullptr) throw_argument(call, i, "is missing.");
   }
+}
+
+void own_borrowed(Call& call) {
+  for (size_t i = 0; i < call.borrowed_count; ++i) {
+    Argument& argument = call.arguments[call.borrowed[i]];
+    ImportedArray imported = import_array(argument.value);
+    argument.storage = imported.tensor.storage.get();
+    call.foreign.push_back(std::move(imported.tensor.storage));
+  }
+  call.borrowed_count = 0;
 }
 
 void classify(Call& call) {

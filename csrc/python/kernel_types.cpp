@@ -19,13 +19,16 @@ PyObject* dispatcher_new(PyTypeObject* type, PyObject* args, PyObject*) {
     PyObject* name = nullptr;
     PyObject* parameters = nullptr;
     PyObject* miss = nullptr;
-    if (PyArg_ParseTuple(args, "UOO", &name, &parameters, &miss) == 0) throw_python();
+    PyObject* fallback = nullptr;
+    if (PyArg_ParseTuple(args, "UOO|O", &name, &parameters, &miss, &fallback) == 0) throw_python();
     auto* self = reinterpret_cast<Dispatcher*>(require(type->tp_alloc(type, 0)));
     const py::object owner = py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(self));
     Py_INCREF(name);
     Py_INCREF(miss);
+    Py_XINCREF(fallback);
     self->kernel_name = name;
     self->miss = miss;
+    self->fallback = fallback;
     self->parameters = new std::vector<Parameter>;
     self->variants = new std::vector<std::unique_ptr<Variant>>(8);
     // (name, has_default, default, forced_type, is_constexpr, is_specialized, is_aligned)
@@ -52,12 +55,20 @@ int dispatcher_traverse(PyObject* object, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(object));
   Py_VISIT(self->kernel_name);
   Py_VISIT(self->miss);
+  Py_VISIT(self->fallback);
+  for (const auto& variant : *self->variants) {
+    if (variant != nullptr) Py_VISIT(variant->result.ptr());
+  }
   return 0;
 }
 
 int dispatcher_clear(PyObject* object) {
   auto* self = reinterpret_cast<Dispatcher*>(object);
   Py_CLEAR(self->miss);
+  Py_CLEAR(self->fallback);
+  for (const auto& variant : *self->variants) {
+    if (variant != nullptr) variant->result = py::object();
+  }
   return 0;
 }
 
@@ -81,11 +92,10 @@ PyObject* dispatcher_launcher(PyObject* object, PyObject* grid) {
     launcher->call = launch_kernel;
     Py_INCREF(object);
     launcher->dispatcher = reinterpret_cast<Dispatcher*>(object);
+    Py_INCREF(grid);
+    launcher->grid_object = grid;
+    launcher->is_function = is_function;
     launcher->grid = fixed;
-    if (is_function) {
-      Py_INCREF(grid);
-      launcher->grid_function = grid;
-    }
     return reinterpret_cast<PyObject*>(launcher);
   });
 }
@@ -98,7 +108,7 @@ int launcher_traverse(PyObject* object, visitproc visit, void* arg) {
   auto* self = reinterpret_cast<Launcher*>(object);
   Py_VISIT(Py_TYPE(object));
   Py_VISIT(reinterpret_cast<PyObject*>(self->dispatcher));
-  Py_VISIT(self->grid_function);
+  Py_VISIT(self->grid_object);
   return 0;
 }
 
@@ -107,7 +117,7 @@ void launcher_dealloc(PyObject* object) {
   PyTypeObject* type = Py_TYPE(object);
   PyObject_GC_UnTrack(object);
   Py_XDECREF(reinterpret_cast<PyObject*>(self->dispatcher));
-  Py_XDECREF(self->grid_function);
+  Py_XDECREF(self->grid_object);
   type->tp_free(object);
   Py_DECREF(type);
 }

@@ -172,7 +172,7 @@ void check_fields(const Call& call, const Variant& variant) {
                   " bytes are possible. This is a bug of the target's compiler.");
 }
 
-// → (function, [(parameter, type, offset, is_written)], [(dict, name, value)])
+// → (function, [(parameter, type, offset, is_written)], [(dict, name, value)]) and maybe what a launch returns
 py::tuple compile(const Call& call) {
   py::list values;
   py::list types;
@@ -190,7 +190,10 @@ py::tuple compile(const Call& call) {
         py::reinterpret_borrow<py::object>(call.options[i].second);
   }
   const auto device = py::reinterpret_borrow<py::object>(device_object(call.device->shared_from_this()));
-  return py::reinterpret_borrow<py::object>(call.dispatcher.miss)(device, values, types, aligned, options);
+  const py::object made =
+      py::reinterpret_borrow<py::object>(call.dispatcher.miss)(device, values, types, aligned, options);
+  if (!made.is_none()) return made;
+  throw Error(ErrorKind::kUnsupported, "kernel " + name_of(call.dispatcher) + " was not compiled: a hook said so.");
 }
 
 std::unique_ptr<Variant> variant_from(const Call& call, const py::tuple& compiled) {
@@ -202,12 +205,14 @@ std::unique_ptr<Variant> variant_from(const Call& call, const py::tuple& compile
   for (const py::handle field : compiled[1]) {
     const auto [parameter, type, offset, is_written] = field.cast<std::tuple<size_t, std::string, uint32_t, bool>>();
     variant->fields.push_back({parameter, kind_of(type), is_written, offset});
+    variant->is_checked = variant->is_checked || variant->fields.back().kind == Kind::kLow;
   }
   check_fields(call, *variant);
   for (const py::handle global : compiled[2]) {
     const py::tuple parts = py::reinterpret_borrow<py::tuple>(global);
     variant->globals.push_back({parts[0], parts[1], parts[2]});
   }
+  if (compiled.size() > 3) variant->result = compiled[3];
   for (size_t i = 0; i < call.size; ++i) {
     if (!call.parameters[i].is_constexpr) continue;
     variant->constants.push_back(py::reinterpret_borrow<py::object>(call.arguments[i].value));

@@ -40,6 +40,16 @@ struct ImportedArray {
 };
 ImportedArray import_array(PyObject* object);
 
+// Where the elements of another library's array on the host are, while the array lives: nothing is kept, and nothing
+// to be given back. False for arrays of libraries that cannot say it so cheaply.
+struct BorrowedArray {
+  Device* device;
+  uint64_t address;
+  DType dtype;
+  bool is_readonly;
+};
+bool borrow_array(PyObject* object, BorrowedArray* out_array);
+
 // Takes over a DLPack tensor; its deleter runs with the GIL once the result is let go.
 ImportedArray tensor_from_dlpack(DLManagedTensorVersioned* managed);
 

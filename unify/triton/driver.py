@@ -37,6 +37,8 @@ class _Loaded:
         function = _core.load_function(
             device, binary.image, binary.name, binary.shared_bytes, binary.threads, binary.args_bytes, ""
         )
+        self.function = function
+        self.binary = binary
         fields, formals = [], []
         for index, p in enumerate(binary.parameters):
             is_end = p.type in ("low", "high")
@@ -77,10 +79,13 @@ class _Utilities:
 
 
 class _Launcher:
-    """Calls a compiled kernel with the arguments that Triton bound."""
+    """Calls a compiled kernel with the arguments that Triton bound: in C++, but for tuples and descriptors."""
 
     def __init__(self, source: Any, metadata: Any) -> None:
+        self._names = tuple(source.signature)
         self._types = tuple(source.signature.values())
+        self._is_flat = all(isinstance(t, str) and not t.startswith("tensordesc") for t in self._types)
+        self._launchers: Any = None
 
     def __call__(
         self, x: int, y: int, z: int, stream: Any, loaded: _Loaded, packed_metadata: Any, metadata: Any,
@@ -89,13 +94,35 @@ class _Launcher:
         """Launches on the CPU's default stream and waits."""
         if enter is not None:
             enter(metadata)
-        if x > 0 and y > 0 and z > 0:
-            packed = list(_flat(self._types, arguments))
-            if loaded.is_checked:
-                packed += _memory(self._types, arguments)
-            loaded.launch((x, y, z), packed)
+        if self._is_flat:
+            if self._launchers is None:
+                self._launchers = self._made(loaded)
+            self._launchers[x, y, z](*arguments)
+        else:
+            self._launch(loaded, (x, y, z), arguments)
         if leave is not None:
             leave(metadata)
+
+    def _made(self, loaded: _Loaded) -> Any:
+        from unify import _core
+        from unify._kernel import Launchers, fields
+
+        formals = [(n, False, None, t, t == "constexpr", False, False) for n, t in zip(self._names, self._types)]
+        runtime = [index for index, type_ in enumerate(self._types) if type_ != "constexpr"]
+        found: Any = loaded.function, fields(loaded.binary, runtime), []
+
+        def fallback(grid: tuple[int, int, int]) -> Callable[..., None]:
+            return lambda *arguments: self._launch(loaded, grid, arguments)
+
+        return Launchers(_core.Dispatcher(loaded.binary.name, formals, lambda *_: found, fallback))
+
+    def _launch(self, loaded: _Loaded, grid: tuple[int, int, int], arguments: tuple[Any, ...]) -> None:
+        if 0 in grid:
+            return
+        packed = list(_flat(self._types, arguments))
+        if loaded.is_checked:
+            packed += _memory(self._types, arguments)
+        loaded.launch(grid, packed)
 
 
 def _flat(types: Any, arguments: Any) -> Iterator[Any]:
@@ -206,6 +233,9 @@ class CPUDriver(DriverBase):  # type: ignore[misc, unused-ignore]
     def __init__(self) -> None:
         super().__init__()
         self.utils = _Utilities()
+        from .launch import install
+
+        install(CPUDriver)
 
     @staticmethod
     def is_active() -> bool:
