@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from unify.compiler import mlir
+from unify.compiler.cpu.aliasing import Aliasing
 from unify.compiler.cpu.axis import Axes, Step
 from unify.compiler.cpu.bounds import Bounds
 
@@ -57,6 +58,11 @@ STORED = frozenset(
     ]
 )
 WRITES = frozenset(["tt.store", "tt.atomic_rmw", "tt.atomic_cas", "tt.call", "ttg.barrier", "gpu.barrier"])
+_STORES = frozenset(["tt.store", "tt.atomic_rmw", "tt.atomic_cas"])
+# Their results take elements from other positions.
+_MOVING = frozenset(
+    ["tt.trans", "tt.reshape", "tt.broadcast", "tt.expand_dims", "tt.join", "tt.split", "tt.cat", "tt.gather"]
+)
 _COST = {
     "tt.load": 4, "tt.gather": 30, "arith.divf": 6, "arith.divsi": 12, "arith.remsi": 12, "arith.divui": 12,
     "arith.remui": 12,
@@ -83,6 +89,7 @@ class ByteDot:
 class Plan:
     axes: Axes
     bounds: Bounds
+    aliasing: Aliasing
     stored: set[mlir.Value] = field(default_factory=set)
     steps: dict[mlir.Value, Step] = field(default_factory=dict)
     rounds: dict[mlir.Operation, mlir.Value] = field(default_factory=dict)
@@ -101,7 +108,8 @@ def plan(function: mlir.Operation) -> Plan:
     hints = _hints(function)
     uses = _uses(function)
     rounds, steps = _steps(function)
-    out = Plan(Axes(steps, hints), Bounds(), steps=steps, rounds=rounds, uses=uses)
+    axes = Axes(steps, hints)
+    out = Plan(axes, Bounds(), Aliasing(function, axes), steps=steps, rounds=rounds, uses=uses)
     _find_byte_dots(function, out)
     _Chooser(function, out).run()
     return out
@@ -246,6 +254,7 @@ class _Chooser:
         self.writes = [i for op, i in self.order.items() if op.name in WRITES]
         self.unstructured = any(len(region.blocks) > 1 for op in self.order for region in op.regions)
         self.consumers: dict[mlir.Value, set[mlir.Operation]] = {}
+        self.moved: dict[mlir.Value, bool] = {}
         self.costs: dict[mlir.Value, int] = {}
 
     def run(self) -> None:
@@ -311,10 +320,33 @@ class _Chooser:
         return self._cost(value) * (times - 1) >= _WORTH_STORING
 
     def _may_be_overwritten(self, op: mlir.Operation, consumers: set[mlir.Operation]) -> bool:
-        """Does a write stand between this load and its last use, or come round again in a loop that uses it?"""
+        """Does a write stand between this load and its last use, come round again in a loop, or run beside it?"""
+        if any(self._meets_stores_of(op, user) for user in consumers):
+            return True
         if self.unstructured and self.writes:
             return any(user.parent is not op.parent for user in consumers) or self._crossed(op, consumers)
         return self._crossed(op, consumers)
+
+    def _meets_stores_of(self, load: mlir.Operation, user: mlir.Operation) -> bool:
+        """Whether `user`, or a store before it that may share its loop nest, goes where `load` still has to read."""
+        if user.name not in _STORES or user.parent is None:
+            return False
+        begin, end = self.order[load], self.order[user]
+        stores = [op for op in user.parent.operations if op.name in _STORES and begin < self.order[op] <= end]
+        return any(_shape(op) == _shape(user) and self._is_met_by(load, op) for op in stores)
+
+    def _is_moved(self, value: mlir.Value) -> bool:
+        """Whether some loop nest takes elements of `value` from other positions than its own."""
+        found = self.moved.get(value)
+        if found is None:
+            users = [op for op in self.plan.uses.get(value, ()) if not self.plan.is_root(op)]
+            found = any(op.name in _MOVING or any(map(self._is_moved, op.results)) for op in users)
+            self.moved[value] = found
+        return found
+
+    def _is_met_by(self, load: mlir.Operation, store: mlir.Operation) -> bool:
+        is_moved = self._is_moved(load.results[0])
+        return self.plan.aliasing.may_meet(load.operands[0], store.operands[0], at_same_position=not is_moved)
 
     def _crossed(self, op: mlir.Operation, consumers: set[mlir.Operation]) -> bool:
         begin = self.order[op]
@@ -334,6 +366,8 @@ class _Chooser:
         if user.name != "tt.store" or user.parent is None:
             return start
         operations = user.parent.operations
+        if any(self._is_met_by(op, user) for op in operations[: operations.index(user)] if op.name == "tt.load"):
+            return start  # it waits for a nest that loads what it overwrites
         for op in reversed(operations[: operations.index(user)]):
             if op.name == "tt.store":
                 if _shape(op) != _shape(user) or not _shape(op):
@@ -345,8 +379,11 @@ class _Chooser:
 
 
 def _shape(store: mlir.Operation) -> tuple[int, ...]:
-    type_ = store.operands[0].type
-    return type_.shape if isinstance(type_, mlir.Tensor) else ()
+    return _tensor_shape(store.operands[0])
+
+
+def _tensor_shape(value: mlir.Value) -> tuple[int, ...]:
+    return value.type.shape if isinstance(value.type, mlir.Tensor) else ()
 
 
 def _is_uniform(op: mlir.Operation) -> bool:

@@ -68,12 +68,41 @@ def add(k: Kernel, root: Root) -> None:
                 group = None if other is group else group
     if root.kind == "tt.store":
         for other in list(k.pending):
-            if other is not group:
+            if other is not group or _reads_what(k, other, root):
                 flush(k, other)
+                group = None if other is group else group
     if group is None:
         group = []
         k.pending.append(group)
     group.append(root)
+
+
+def _reads_what(k: Kernel, group: list[Root], store: Root) -> bool:
+    """Whether a block of the group may load what `store` writes in the round of another block."""
+    assert store.op is not None
+    pointers = store.op.operands[0]
+    may_meet = k.plan.aliasing.may_meet
+    return any(may_meet(read, pointers, pointwise) for root in group for read, pointwise in _loads(k, root))
+
+
+def _loads(k: Kernel, root: Root) -> list[tuple[mlir.Value, bool]]:
+    """The pointers that a root loads from block by block, and whether only at the position that is being computed."""
+    found: list[tuple[mlir.Value, bool]] = []
+    seen: set[tuple[mlir.Value, bool]] = set()
+    work = [(value, True) for value in root.values]
+    while work:
+        value, pointwise = work.pop()
+        op = value.owner
+        is_here = value not in k.bindings or (root.tile is not None and value is root.values[0])
+        if (value, pointwise) in seen or not is_here or not isinstance(op, mlir.Operation) or not is_tensor(value):
+            continue
+        seen.add((value, pointwise))
+        if op.name == "tt.load":
+            found.append((op.operands[0], pointwise))
+        else:
+            pointwise = pointwise and (op.name not in INLINE or op in k.plan.accumulations)
+        work += [(operand, pointwise) for operand in op.operands]
+    return found
 
 
 def _fits(group: list[Root], root: Root) -> bool:
