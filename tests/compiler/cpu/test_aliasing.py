@@ -165,3 +165,17 @@ def doubled(a, B: tl.constexpr):
 def test_in_place_at_its_own_position_needs_no_copy(kernel: un.Kernel) -> None:
     kernel[1](np.ones(4096, np.float32), B=4096)
     assert kernel.binaries[-1].shared_bytes < 4096
+
+
+@un.jit
+def stored_twice(a, B: tl.constexpr):
+    i = tl.arange(0, B)
+    tl.store(a + i, i)
+    tl.store(a + B - i, i)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_later_of_two_stores_wins(size: int) -> None:
+    a = np.zeros(size + 1, np.int32)
+    stored_twice[1](a, B=size)
+    np.testing.assert_array_equal(a, [0, *range(size - 1, -1, -1)])

@@ -366,16 +366,28 @@ class _Chooser:
         if user.name != "tt.store" or user.parent is None:
             return start
         operations = user.parent.operations
-        if any(self._is_met_by(op, user) for op in operations[: operations.index(user)] if op.name == "tt.load"):
-            return start  # it waits for a nest that loads what it overwrites
-        for op in reversed(operations[: operations.index(user)]):
+        for op in reversed(operations[: operations.index(user) + 1]):
             if op.name == "tt.store":
                 if _shape(op) != _shape(user) or not _shape(op):
                     break
                 start = self.order[op]
+                if self._starts_run(op):
+                    break
             elif op.name == "tt.load" or self.plan.is_root(op) or any(v in self.plan.stored for v in op.results):
                 break
         return start
+
+    def _starts_run(self, store: mlir.Operation) -> bool:
+        """Whether a store waits for the nest before it, which loads or stores where it goes."""
+        assert store.parent is not None
+        operations = store.parent.operations
+        before = operations[: operations.index(store)]
+        meets = self.plan.aliasing.may_meet
+        return any(self._is_met_by(op, store) for op in before if op.name == "tt.load") or any(
+            meets(op.operands[0], store.operands[0], at_same_position=True)
+            for op in before
+            if op.name == "tt.store" and _shape(op) == _shape(store)
+        )
 
 
 def _shape(store: mlir.Operation) -> tuple[int, ...]:

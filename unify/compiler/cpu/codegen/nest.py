@@ -68,7 +68,7 @@ def add(k: Kernel, root: Root) -> None:
                 group = None if other is group else group
     if root.kind == "tt.store":
         for other in list(k.pending):
-            if other is not group or _reads_what(k, other, root):
+            if other is not group or _meets(k, other, root):
                 flush(k, other)
                 group = None if other is group else group
     if group is None:
@@ -77,12 +77,13 @@ def add(k: Kernel, root: Root) -> None:
     group.append(root)
 
 
-def _reads_what(k: Kernel, group: list[Root], store: Root) -> bool:
-    """Whether a block of the group may load what `store` writes in the round of another block."""
+def _meets(k: Kernel, group: list[Root], store: Root) -> bool:
+    """Whether a block of the group may load or store where `store` writes in the round of another block."""
     assert store.op is not None
     pointers = store.op.operands[0]
-    may_meet = k.plan.aliasing.may_meet
-    return any(may_meet(read, pointers, pointwise) for root in group for read, pointwise in _loads(k, root))
+    accesses = [access for root in group for access in _loads(k, root)]
+    accesses += [(root.op.operands[0], True) for root in group if root.op is not None and root.kind == "tt.store"]
+    return any(k.plan.aliasing.may_meet(other, pointers, pointwise) for other, pointwise in accesses)
 
 
 def _loads(k: Kernel, root: Root) -> list[tuple[mlir.Value, bool]]:
