@@ -128,6 +128,30 @@ def test_bfloat16_agrees_with_torch(arch):
 
 
 @triton.jit
+def scalar_bfloat_kernel(x, scale, out, rows, N: tl.constexpr):
+    i = tl.arange(0, N)
+    s = tl.load(scale)
+    for row in range(1, rows):
+        tl.store(out + row * N + i, tl.load(x + row * N + i) - s)
+    i = tl.arange(0, N // 2)
+    tl.store(out + i, tl.load(x + i) - s)
+
+
+@pytest.mark.parametrize("arch", ["", "x86-64-v3"])
+def test_a_scalar_bfloat16_meets_vectors_in_later_blocks(arch):
+    from .harness import compile_kernel
+
+    generator = torch.Generator().manual_seed(4)
+    x, scale = (torch.randn(shape, generator=generator).bfloat16() for shape in ((3, 16), 1))
+    out = torch.zeros_like(x)
+    arguments = {name: value.view(torch.uint16).numpy() for name, value in (("x", x), ("scale", scale), ("out", out))}
+    arguments["rows"] = 3
+    assert compile_kernel(scalar_bfloat_kernel, arguments, {"N": 16}, arch=arch).prepare((1,), arguments)() == 0
+    torch.testing.assert_close(out[1:], (x - scale)[1:], rtol=0, atol=0)
+    torch.testing.assert_close(out[0, :8], (x - scale)[0, :8], rtol=0, atol=0)
+
+
+@triton.jit
 def unary_kernel(x, out, n, OP: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     v = tl.load(x + i, mask=i < n)

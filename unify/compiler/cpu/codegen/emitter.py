@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 BYTES = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8}
 # What a load or store moves: 16-bit floats as integers, since x86 without AVX512-FP16 takes them apart otherwise.
 STORED = {"i1": "i8", "half": "i16", "bfloat": "i16"}
+# What goes into a vector, or comes out of one: without AVX512-BF16, LLVM holds a scalar bfloat as a float, and a call
+# into a runtime library rounds it back.
+_HELD = {"bfloat": "i16"}
 FLOATS = ("half", "bfloat", "float", "double")
 
 
@@ -127,9 +130,17 @@ class Emitter:
         assert text is not None
         if not text.startswith("%"):
             return f"splat ({scalar.element} {text})"
-        vector = f"<{lanes} x {scalar.element}>"
-        first = self.assign(f"insertelement {vector} poison, {scalar.element} {text}, i64 0")
-        return self.assign(f"shufflevector {vector} {first}, {vector} poison, <{lanes} x i32> zeroinitializer")
+        held = _HELD.get(scalar.element, scalar.element)
+        vector = f"<{lanes} x {held}>"
+        first = self.assign(f"insertelement {vector} poison, {held} {self._bits(text, scalar.element, held)}, i64 0")
+        whole = self.assign(f"shufflevector {vector} {first}, {vector} poison, <{lanes} x i32> zeroinitializer")
+        return self._bits(whole, held, scalar.element, lanes)
+
+    def _bits(self, text: str, source: str, target: str, lanes: int = 1) -> str:
+        if source == target:
+            return text
+        before, after = (e if lanes == 1 else f"<{lanes} x {e}>" for e in (source, target))
+        return self.assign(f"bitcast {before} {text} to {after}")
 
     def typed(self, value: Val) -> str:
         return f"{value.type} {self.text(value)}"
@@ -160,7 +171,11 @@ class Emitter:
             return value
         if value.repeats is not None:
             return value.repeats
-        return self.op(value.element, 1, f"extractelement {self.typed(value)}, i64 {lane}")
+        element = value.element
+        held = _HELD.get(element, element)
+        whole = self._bits(self.text(value), element, held, value.lanes)
+        one = self.assign(f"extractelement <{value.lanes} x {held}> {whole}, i64 {lane}")
+        return Val(element, 1, self._bits(one, held, element))
 
     def slice(self, value: Val, start: int, count: int) -> Val:
         return self.shuffle(value, range(start, start + count))
@@ -169,12 +184,12 @@ class Emitter:
         """All lanes of the parts, in order; the parts have the same number of lanes, a power of two of them."""
         parts = list(parts)
         if len(parts) > 1 and parts[0].lanes == 1:
-            total = len(parts)
-            type_ = f"<{total} x {parts[0].element}>"
-            text = "poison"
+            total, element = len(parts), parts[0].element
+            held, text = _HELD.get(element, element), "poison"
             for i, part in enumerate(parts):
-                text = self.assign(f"insertelement {type_} {text}, {self.typed(part)}, i64 {i}")
-            return Val(parts[0].element, total, text)
+                one = self._bits(self.text(part), element, held)
+                text = self.assign(f"insertelement <{total} x {held}> {text}, {held} {one}, i64 {i}")
+            return Val(element, total, self._bits(text, held, element, total))
         while len(parts) > 1:
             parts = [
                 self.shuffle(a, range(2 * a.lanes), b if b is not a else None)
