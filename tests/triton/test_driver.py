@@ -142,6 +142,21 @@ def test_a_number_that_does_not_fit_its_annotation_is_an_overflow_error(tmp_path
     """)  # fmt: skip
 
 
+def test_any_number_is_a_bit_where_the_annotation_says_so(tmp_path: Path) -> None:
+    run(tmp_path, """
+        import torch, triton, triton.language as tl
+
+        @triton.jit
+        def keep(out, value: "tl.uint1"):
+            tl.store(out, value.to(tl.int32))
+
+        out = torch.zeros(1, dtype=torch.int32)
+        for value in (3, True, 0):
+            keep[(1,)](out, value)
+            assert out.item() == bool(value)
+    """)  # fmt: skip
+
+
 def test_printing_from_a_kernel(tmp_path: Path) -> None:
     printed = run(tmp_path, """
         import torch, triton, triton.language as tl

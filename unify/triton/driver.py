@@ -171,8 +171,10 @@ def _memory(types: Any, arguments: Any) -> Iterator[int]:
 
 def _integer(type_: str, value: Any) -> int:
     bits, number = _INTEGERS[type_], int(value)
-    low, high = (-(1 << (bits - 1)), 1 << (bits - 1)) if type_[0] == "i" and bits > 1 else (0, 1 << bits)
-    if not low <= number < high and type_ != "i1":
+    if bits == 1:
+        return int(bool(number))
+    low, high = (-(1 << (bits - 1)), 1 << (bits - 1)) if type_[0] == "i" else (0, 1 << bits)
+    if not low <= number < high:
         raise OverflowError(f"{number} does not fit a kernel's parameter of type {type_}.")
     return number
 
