@@ -7,10 +7,10 @@ NATIVE := $(shell find csrc unify/include -name '*.cpp' -o -name '*.h' -o -name 
 CXX_FILES = $(shell git ls-files '*.c' '*.cpp' '*.h' '*.inc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint format stubs docs bench sanitize size nightly clean
+.PHONY: help demo build test lint format stubs docs bench sanitize size nightly clean triton-conformance
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 28
 
 demo: $(VENV)/.built ## build, fetch a language model, and chat with it
 	@if [ -t 0 ]; then $(BIN)/unify chat; else $(BIN)/unify chat < /dev/null; fi
@@ -45,6 +45,10 @@ bench: $(VENV)/.bench ## build the peers (llama.cpp: some minutes) and compare
 
 sanitize: $(VENV)/.dev ## conformance and core under AddressSanitizer and ThreadSanitizer
 	.ci/sanitize $(BIN)/python $(SANITIZERS)
+
+TRITON ?= ../triton
+triton-conformance: $(VENV)/.dev ## Triton's own tests on the CPU target; TRITON=checkout, FILES="test_core.py …"
+	$(BIN)/python .ci/triton_conformance.py $(TRITON) $(FILES)
 
 size: $(VENV)/pyvenv.cfg ## the longest files and functions
 	@$(BIN)/python .ci/size.py
