@@ -174,6 +174,22 @@ def test_printing_from_a_kernel(tmp_path: Path) -> None:
     assert len(lines) == 2 * (2 + 1)
 
 
+def test_a_grid_can_be_chosen_by_what_fits_the_device(tmp_path: Path) -> None:
+    """As Triton's second tutorial does."""
+    choose = """
+from triton.runtime import driver
+device = driver.active.utils.get_device_properties(driver.active.get_current_device())
+kernel = add.warmup(x, y, out, 1000, BLOCK=128, num_warps=8, grid=(1,))
+kernel._init_handles()
+by_registers = device["max_num_regs"] // (kernel.n_regs * device["warpSize"] * 8)
+by_memory = device["max_shared_mem"] // kernel.metadata.shared
+assert device["multiprocessor_count"] * min(by_registers, by_memory) >= 8
+kernel[(8, 1, 1)](x, y, out, 1000, 128)
+torch.testing.assert_close(out, x + y)
+"""
+    run(tmp_path, ADD + choose)
+
+
 @pytest.mark.parametrize("what", ["an empty grid", "a launch hook"])
 def test_launch_details(tmp_path: Path, what: str) -> None:
     program = {

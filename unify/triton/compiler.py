@@ -103,5 +103,5 @@ def _kernel(module: Any, metadata: dict[str, Any], options: _Options) -> bytes:
     text = generic_text(module, ir.builder(module.context))
     ours = Options(num_warps=options.num_warps, debug=options.debug, check_bounds=options.check_bounds)
     binary = compile_ttir(metadata["name"], text, Target("cpu"), ours)
-    metadata["shared"] = 0  # a program's scratch memory is no limited resource
+    metadata["shared"] = binary.shared_bytes
     return cache.encode(binary)

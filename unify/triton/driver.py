@@ -59,9 +59,9 @@ class _Utilities:
     """What Triton's compiler asks a driver for."""
 
     def load_binary(self, name: str, kernel: bytes, shared: int, device: Any) -> tuple[Any, ...]:
-        """Returns (module, function, registers, spills, most threads)."""
+        """Returns (module, function, registers, spills, most threads): programs divide by the registers."""
         loaded = _Loaded(name, kernel)
-        return loaded, loaded, 0, 0, 1 << 30
+        return loaded, loaded, 32, 0, 1 << 30
 
     def unload_module(self, module: Any) -> None:
         """The module goes with its last reference."""
@@ -70,7 +70,7 @@ class _Utilities:
         """Those that programs read to choose their grids."""
         cores = len(os.sched_getaffinity(0))
         return {
-            "max_shared_mem": 1 << 30, "max_num_regs": 1 << 16, "multiprocessor_count": cores, "warpSize": 1,
+            "max_shared_mem": 1 << 40, "max_num_regs": 1 << 16, "multiprocessor_count": cores, "warpSize": 1,
             "sm_clock_rate": 1_000_000, "mem_clock_rate": 1_000_000, "mem_bus_width": 64, "arch": "cpu",
         }  # fmt: skip
 
