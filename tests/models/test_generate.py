@@ -250,10 +250,3 @@ def test_the_next_turn_reuses_what_it_shares_and_writes_what_a_fresh_one_writes(
         answer = generator.generate(following, 10)
         assert answer.token_ids == Generator(*tiny, max_context=CONTEXT).generate(following, 10).token_ids
     assert first.reused_tokens == 0
-
-
-def test_the_most_memory_is_in_millions_of_bytes() -> None:
-    status = Path("/proc/self/status").read_text()
-    kibibytes = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])  # proc(5)
-    # The kernel counts pages of each thread apart, so that the two differ by some of them.
-    assert models.generate.peak_memory_mb() == pytest.approx(kibibytes * 1024 / 1e6, rel=0.005)

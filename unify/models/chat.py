@@ -8,8 +8,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from unify._errors import Error
+from unify._process import peak_memory_bytes
 
-from .generate import Answer, Generator, peak_memory_mb
+from .generate import Answer, Generator
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,7 +118,7 @@ def statistics(answer: Answer, generator: Generator) -> str:
     return (
         f"{answer.prompt_tokens - answer.reused_tokens} prompt tokens at {answer.prefill_tokens_per_s:.0f} tokens/s, "
         f"{len(answer.token_ids)} written at {answer.decode_tokens_per_s:.0f} tokens/s, {generator.model.device}, "
-        f"{peak_memory_mb():.0f} MB at most"
+        f"{peak_memory_bytes() / 1e6:.0f} MB at most"
     )
 
 

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import unify
+from unify._process import peak_memory_bytes
 
 from .chat import Chat, kernels, printable, statistics
 from .fetch import model_path
-from .generate import Answer, Generator, Sampling, peak_memory_mb
+from .generate import Answer, Generator, Sampling
 from .llama import Llama
 from .tokenizer import Tokenizer
 from .weights import ModelFile
@@ -88,7 +89,7 @@ def _report(answer: Answer, model: Llama) -> dict[str, Any]:
         "prefill_tokens_per_s": round(answer.prefill_tokens_per_s, 2),
         "decode_tokens_per_s": round(answer.decode_tokens_per_s, 2),
         "device": str(model.device),
-        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "peak_memory_mb": round(peak_memory_bytes() / 1e6, 1),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -169,8 +168,3 @@ class Generator:
     def _sample(self, logits: Any, step: Any) -> Any:
         s = self.sampling
         return ops.sample(logits, temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, seed=s.seed, step=step)
-
-
-def peak_memory_mb() -> float:
-    """The most memory that this process ever had, in MB of 10⁶ bytes (resident, mapped files included)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # it is in KiB

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
+
+from unify._process import peak_memory_bytes
 
 from ..case import MEGABYTES, TOKENS_A_SECOND, Case, Setup, Side
 
@@ -100,7 +100,7 @@ def _memory() -> Case:
     def build(side: str, setup: Setup) -> Side:
         def peak(_: int) -> float:
             _session(side, setup).decode_seconds(prompt(PROMPT_TOKENS), ANSWER_TOKENS // 4)
-            return _peak_bytes()
+            return float(peak_memory_bytes())
 
         return Side(cost=peak)
 
@@ -113,10 +113,3 @@ def _memory() -> Case:
         is_fresh=True,
         aliases=("memory",),
     )
-
-
-def _peak_bytes() -> float:
-    """The process's largest resident set so far (VmHWM of proc(5), in KiB)."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024.0
