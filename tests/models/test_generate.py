@@ -176,20 +176,16 @@ def test_max_tokens_is_the_number_of_tokens(tiny: Tiny, most: int) -> None:
     assert answer.decode_steps == most - 1
 
 
-def test_the_end_token_ends_the_text_and_is_no_part_of_it(tiny: Tiny) -> None:
+@pytest.mark.parametrize("name", ["eos", "eot", "eom"])  # of a text, of a turn, of a message to a tool
+def test_each_of_the_files_end_tokens_ends_the_text_and_is_no_part_of_it(
+    tiny: Tiny, tiny_path: Path, name: str
+) -> None:
     model, tokenizer = tiny
     free = Generator(model, tokenizer, max_context=128).generate(prompt(5), 20).token_ids
     at = next(i for i in range(3, 20) if free[i] not in free[:i])
-
-    class Ending:
-        """The tokenizer, with another end token."""
-
-        eos = free[at]
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(tokenizer, name)
-
-    answer = Generator(model, Ending(), max_context=128).generate(prompt(5), 20)  # type: ignore[arg-type]
+    file = models.ModelFile(tiny_path)
+    file.metadata[f"tokenizer.ggml.{name}_token_id"] = free[at]
+    answer = Generator(model, models.Tokenizer.from_file(file), max_context=128).generate(prompt(5), 20)
     assert answer.token_ids == free[:at]
     assert answer.text == tokenizer.decode(free[:at])
 

@@ -98,6 +98,8 @@ def test_metadata_reads_back_as_it_was_written(tmp_path: Path) -> None:
         ({"tokenizer.ggml.merges": ["zz zz"]}, {}, "vocabulary cannot be used"),
         ({"tokenizer.ggml.eos_token_id": None}, {}, "'tokenizer.ggml.eos_token_id' is absent"),
         ({"tokenizer.ggml.eos_token_id": len(TOKENS)}, {}, "'tokenizer.ggml.eos_token_id' is 271"),
+        ({"tokenizer.ggml.eot_token_id": len(TOKENS)}, {}, "'tokenizer.ggml.eot_token_id' is 271"),
+        ({"tokenizer.ggml.eom_token_id": "</s>"}, {}, "'tokenizer.ggml.eom_token_id' is '</s>'; int is needed"),
         ({"tokenizer.chat_template": 7}, {}, "'tokenizer.chat_template' is 7; str"),
         ({}, {"output_norm.weight": None}, "'output_norm.weight' is absent; [64] is needed"),
         ({}, {"token_embd.weight": None}, "'token_embd.weight'"),

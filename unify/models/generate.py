@@ -77,7 +77,7 @@ class Generator:
         self._next: Any = None
 
     def generate(self, prompt: Sequence[int], max_tokens: int, on_text: Callable[[str], None] | None = None) -> Answer:
-        """Continues a prompt (token ids) until its end token, or for max_tokens.
+        """Continues a prompt (token ids) until one of the end tokens, or for max_tokens.
 
         on_text gets each piece of text as it is complete. KeyboardInterrupt passes through, and the generator can be
         used again. Raises InvalidArgument when prompt and answer do not fit into the context.
@@ -96,7 +96,7 @@ class Generator:
             if piece and on_text is not None:
                 on_text(piece)
 
-        while token != self.tokenizer.eos:
+        while token not in self.tokenizer.ends:
             answer.token_ids.append(token)
             write(stream.add(token))
             if len(answer.token_ids) == max_tokens:

@@ -17,21 +17,23 @@ if TYPE_CHECKING:
     from .weights import ModelFile
 
 _ROLES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}  # GGUF's, templates'
+_ENDS = ("eos", "eot", "eom")  # GGUF's roles: the ends of a text, of a turn, and of a message to a tool
 
 
 class Tokenizer:
     """A vocabulary with the model's own special tokens and its chat template."""
 
     def __init__(
-        self, vocabulary: Vocabulary, *, eos: int, bos: int | None, chat_template: str, names: dict[str, str]
-    ) -> None:
+        self, vocabulary: Vocabulary, *, ends: frozenset[int], bos: int | None, chat_template: str,
+        names: dict[str, str],
+    ) -> None:  # fmt: skip
         self._vocabulary = vocabulary
         # Longest first. An empty alternative would match everywhere.
         written = sorted(filter(None, vocabulary.control), key=len, reverse=True)
         self._control_text = re.compile("|".join(map(re.escape, written)) or "(?!)")
         self._template = chat_template
         self._names = names
-        self.eos = eos
+        self.ends = ends  # any of them ends an answer
         self.bos = bos
 
     @staticmethod
@@ -39,18 +41,12 @@ class Tokenizer:
         """Builds the tokenizer of a GGUF file. Raises ModelFileError for kinds that are not known."""
         vocabulary = Vocabulary.from_file(file)
         tokens = vocabulary.tokens
-        eos = file.require("tokenizer.ggml.eos_token_id", int)
-        if not 0 <= eos < len(tokens):
-            raise ModelFileError(
-                f"{file.path}: the metadata 'tokenizer.ggml.eos_token_id' is {eos}, outside its {len(tokens)} tokens. "
-                "Convert the model anew."
-            )
         told = {role: file.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in _ROLES}
         ids = {role: index for role, index in told.items() if isinstance(index, int) and 0 <= index < len(tokens)}
         adds_bos = file.require("tokenizer.ggml.add_bos_token", bool, vocabulary.adds_bos)
         return Tokenizer(
             vocabulary,
-            eos=eos,
+            ends=_ends(file, len(tokens)),
             bos=ids.get("bos") if adds_bos else None,
             chat_template=file.require("tokenizer.chat_template", str, ""),
             names={_ROLES[role]: tokens[index] for role, index in ids.items()},
@@ -131,6 +127,18 @@ class Tokenizer:
         ids = self._ids(parts)
         # Some templates write the begin token themselves.
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
+
+
+def _ends(file: ModelFile, tokens: int) -> frozenset[int]:
+    """The tokens that end an answer; every file has the first, chat models some of the others."""
+    keys = [f"tokenizer.ggml.{role}_token_id" for role in _ENDS]
+    ends = {key: file.require(key, int) for key in keys if key == keys[0] or key in file.metadata}
+    for key, token in ends.items():
+        if not 0 <= token < tokens:
+            raise ModelFileError(
+                f"{file.path}: the metadata '{key}' is {token}, outside its {tokens} tokens. Convert the model anew."
+            )
+    return frozenset(ends.values())
 
 
 class TextStream:

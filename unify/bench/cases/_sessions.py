@@ -136,7 +136,7 @@ class Unify:
 class _Clock:
     """Stands where a tokenizer does: it never ends a text, and notes when each token came."""
 
-    eos = -1
+    ends: frozenset[int] = frozenset()
 
     def __init__(self) -> None:
         self.ticks: list[float] = []
