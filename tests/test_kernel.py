@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import triton
 import triton.language as tl
 
 import unify as un
+from unify.testing.backends import compile_backend
 
 SCALE = tl.constexpr(3)
 
@@ -189,6 +191,23 @@ def test_a_tuned_kernel_that_never_compiles_says_why() -> None:
 
     with pytest.raises(un.CompileError, match="too small"):
         tuned(hopeless)[blocks](np.ones(8, np.float32), np.zeros(1, np.float32), 8)
+
+
+def test_each_device_is_tuned_for_itself(tmp_path: Path) -> None:
+    toy = compile_backend(Path(__file__).parent / "plugin" / "toy.c", tmp_path / "toy.so", ['TOY_NAME="tunedtoy"'])
+    assert un.add_backend(str(toy)).is_usable
+    tunings: list[str] = []
+
+    def consider(configs, arguments, **given):
+        tunings.append(arguments["x"].device.name)
+        return configs
+
+    kernel = tuned(accumulate, prune_configs_by={"early_config_prune": consider})
+    for device in ("cpu", "cpu"):
+        kernel[blocks](un.ones(8, device=device), un.zeros(1, device=device), 8)
+    with pytest.raises(un.Error):  # it runs no kernels
+        kernel[blocks](un.ones(8, device="tunedtoy:0"), un.zeros(1, device="tunedtoy:0"), 8)
+    assert tunings == ["cpu", "tunedtoy:0"]
 
 
 def test_a_constexpr_that_is_tuned_cannot_be_given() -> None:

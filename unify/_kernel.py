@@ -18,7 +18,7 @@ from triton.runtime.jit import JITFunction
 
 from . import _core
 from ._config import settings
-from ._core import Event, Stream, Tensor
+from ._core import Device, Event, Stream, Tensor
 from ._device import default_device
 from ._errors import CompileError, InvalidArgument
 from .compiler import Binary, Options, Specialization, Target, compile
@@ -136,8 +136,8 @@ def _plain(value: Any) -> Any:
 class TunedKernel:
     """A kernel under triton.autotune or triton.heuristics, launched like any other.
 
-    Each new combination of the tuning key's arguments is measured once per process with the device's own events; the
-    fastest configuration is kept. One that does not compile is passed over, unless none does.
+    Each new combination of device and the tuning key's arguments is measured once per process with the device's own
+    events; the fastest configuration is kept. One that does not compile is passed over, unless none does.
     """
 
     def __init__(self, tuner: Any, kernel: Kernel | TunedKernel) -> None:
@@ -168,7 +168,7 @@ class TunedKernel:
     def _launch_tuned(self, grid: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tuner, arguments = self._tuner, self._bound(args, kwargs)
         dtypes = tuple(str(value.dtype) for value in arguments.values() if hasattr(value, "dtype"))
-        key = (*(arguments[name] for name in tuner.keys if name in arguments), *dtypes)
+        key = (_device_of(arguments).name, *(arguments[name] for name in tuner.keys if name in arguments), *dtypes)
         config = self._best.get(key)
         if config is None:
             config = self._best[key] = self._fastest(grid, args, kwargs)
@@ -264,11 +264,16 @@ class _Hooks:
         return [_core.as_tensor(array, name=name) for name, array in given if array is not None]
 
 
-def _stream_of(arguments: dict[str, Any]) -> Stream:
-    """The stream that a launch with these arguments goes to."""
+def _device_of(arguments: dict[str, Any]) -> Device:
+    """The device that a launch with these arguments goes to."""
     arrays = (value for value in arguments.values() if hasattr(value, "dtype"))
     array = next(arrays, None)
-    device = default_device() if array is None else _core.as_tensor(array).device
+    return default_device() if array is None else _core.as_tensor(array).device
+
+
+def _stream_of(arguments: dict[str, Any]) -> Stream:
+    """The stream that a launch with these arguments goes to."""
+    device = _device_of(arguments)
     stream = arguments.get("stream")
     return device.current_stream if stream is None else Stream.from_native(stream, device)
 
