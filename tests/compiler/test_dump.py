@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 
 import unify as un
+from unify._config import settings
+from unify.compiler import Options, Specialization, Target, cache, compile
 from unify.errors import CompileError
 
 
@@ -59,3 +61,24 @@ def test_a_folder_that_cannot_be_written_is_one_warning(
         _ = [un.jit(doubled)[(1,)](x, out, N=16) for _ in range(2)]
     assert len(caught) == 1
     assert out.tolist() == [2.0] * 16
+
+
+@pytest.mark.parametrize("dump", ["", "asm"])
+def test_a_program_gets_the_stages_it_asks_for_and_they_are_not_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dump: str
+) -> None:
+    monkeypatch.setenv("UNIFY_DUMP", dump)
+    specialization = Specialization({"x": "*fp32", "out": "*fp32", "N": "constexpr"}, {"N": 16})
+    with settings.override(cache_dir=tmp_path, no_cache=False):
+        plain, *asked = (
+            compile(doubled, Target("cpu"), specialization, Options(stages=stages))
+            for stages in ((), ("ttir", "llvm"), ("asm", "unknown"))
+        )
+        (kept,) = tmp_path.rglob("*.kernel")
+    assert [list(binary.stages) for binary in (plain, *asked)] == [[], ["ttir", "llvm"], ["asm"]]
+    assert "tt.load" in asked[0].stages["ttir"]
+    assert ".text" in asked[1].stages["asm"]
+    assert folder.exists() == bool(dump)
+    entry = cache.decode(kept.read_bytes())
+    assert entry is not None
+    assert entry.stages == {}

@@ -24,28 +24,30 @@ __all__ = ["Binary", "Options", "Parameter", "Specialization", "Target", "compil
 def compile(kernel: Any, target: Target, specialization: Specialization, options: Options | None = None) -> Binary:
     """Compiles a Triton kernel (a triton.JITFunction, unify.jit's included) for a target.
 
-    Needs no device. Raises CompileError, TargetError.
+    Needs no device. What is kept on disk has no stages: to get some compiles anew. Raises CompileError, TargetError.
     """
     options = options or Options()
-    key = _key(kernel, target, specialization, options)
-    binary = None if settings.dump else cache.load(key)
+    key = _key(kernel, target, specialization, replace(options, stages=()))
+    binary = None if settings.dump or options.stages else cache.load(key)
     if binary is None:
         ttir = to_ttir(
             kernel, specialization, num_warps=options.num_warps, num_stages=options.num_stages, debug=options.debug
         )
         binary = compile_ttir(kernel.fn.__name__, ttir, target, options)
-        cache.store(key, binary)
+        cache.store(key, replace(binary, stages={}))
     return binary
 
 
 def compile_ttir(name: str, ttir: str, target: Target, options: Options) -> Binary:
     """The half behind Triton's front end. ttir: a module in MLIR's generic form with one public function, `name`."""
     dump.write(name, ttir, {"ttir": ttir})
-    binary = compiler_for(target)(ttir, target, replace(options, stages=tuple(settings.dump)))
+    binary = compiler_for(target)(ttir, target, replace(options, stages=(*options.stages, *settings.dump)))
     dump.write(name, ttir, binary.stages)
     written = written_arguments(ttir)
     parameters = (replace(p, is_written=index in written) for index, p in enumerate(binary.parameters))
-    return replace(binary, parameters=tuple(parameters), stages={})
+    texts = {"ttir": ttir, **binary.stages}
+    stages = {stage: texts[stage] for stage in options.stages if stage in texts}
+    return replace(binary, parameters=tuple(parameters), stages=stages)
 
 
 def _key(kernel: Any, target: Target, specialization: Specialization, options: Options) -> str:

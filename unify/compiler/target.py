@@ -42,7 +42,7 @@ class Target:
 class Options:
     """How to compile. Options that a target has no use for are ignored by it.
 
-    stages: names of intermediate texts that are wanted in `Binary.stages`, of those that the target knows.
+    stages: names of intermediate texts that are wanted in `Binary.stages`: "ttir", and those that the target knows.
     """
 
     num_warps: int = 4
