@@ -44,6 +44,26 @@ def test_writes_into_out() -> None:
     torch.testing.assert_close(out.double(), expected(x, weight, 1e-6), rtol=1e-6, atol=1e-6)
 
 
+def test_out_may_be_x_itself() -> None:
+    x, weight = torch.randn(4, 64), torch.randn(64)
+    before = x.clone()
+    assert un.ops.rms_norm(x, weight, out=x) is x
+    torch.testing.assert_close(x.double(), expected(before, weight, 1e-6), rtol=1e-6, atol=1e-6)
+
+
+def test_out_over_a_part_of_what_is_read_is_refused() -> None:
+    memory = torch.randn(8, 64)
+    x, weight, before = memory[2:6], torch.randn(64), memory.clone()
+    for out in (memory[1:5], memory[3:7], memory.view(-1)[129:385].view(4, 64)):
+        with pytest.raises(un.errors.LayoutError, match=r"rms_norm: out overlaps x.*x itself.*memory of its own"):
+            un.ops.rms_norm(x, weight, out=out)
+    with pytest.raises(un.errors.LayoutError, match="rms_norm: out overlaps weight"):
+        un.ops.rms_norm(torch.randn(4, 64), memory[5], out=x)
+    assert torch.equal(memory, before)
+    for beside in (memory[:2], memory[6:]):
+        un.ops.rms_norm(memory[2:4], weight, out=beside)
+
+
 def test_no_rows_are_no_work() -> None:
     assert un.ops.rms_norm(torch.empty(0, 64), torch.ones(64)).shape == (0, 64)
 

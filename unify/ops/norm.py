@@ -10,7 +10,7 @@ import unify
 from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
-from .op import FLOATS, op, written
+from .op import FLOATS, check_overlap, op, written
 
 
 # One program a row, in steps of BLOCK columns: the row stays in the nearest cache for the second pass.
@@ -51,10 +51,10 @@ def column_block(columns: int, largest: int = 256) -> int:
 def rms_norm(x: Any, weight: Any, *, eps: float = 1e-6, out: Any = None, stream: Any = None) -> Any:
     """Root-mean-square norm over the last axis: x / sqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4).
 
-    x: [..., d] float16, bfloat16 or float32, contiguous; weight: [d], one of these too; out: like x, contiguous; all
-    on one device. Sums in float32.
+    x: [..., d] float16, bfloat16 or float32, contiguous; weight: [d], one of these too; out: like x, contiguous, x
+    itself or memory of its own; all on one device. Sums in float32.
     Returns an array like x (or `out`), enqueued on `stream` (default: the current one of x's device).
-    Raises ShapeError if weight is not [d], DTypeError, DeviceMismatchError; nothing is enqueued then.
+    Raises ShapeError if weight is not [d], LayoutError, DTypeError, DeviceMismatchError; nothing is enqueued then.
 
     >>> ops.rms_norm(np.array([[3.0, 4.0]], np.float32), np.ones(2, np.float32)).round(2)
     array([[0.85, 1.13]], dtype=float32)
@@ -72,6 +72,7 @@ def rms_norm(x: Any, weight: Any, *, eps: float = 1e-6, out: Any = None, stream:
         result = as_tensor(out, name="rms_norm: out", dtype=source.dtype, device=source.device, contiguous=True)
         if result.shape != source.shape:
             raise ShapeError(f"rms_norm: out must be {list(source.shape)}, as x; it is {list(result.shape)}.")
+        check_overlap("rms_norm", result, x=source, weight=scale)
     block = column_block(columns)
     rows = source.size // columns if columns else 0
     rms_norm_kernel[(rows,)](source, scale, result, columns, eps, BLOCK=block, EVEN=columns % block == 0)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from unify._errors import LayoutError
 from unify._stream import Stream
 from unify._tensor import Tensor, as_tensor, bfloat16, float16, float32, wrap_like
 
@@ -45,6 +46,20 @@ def written(tensor: Any, array: Any) -> Any:
     if not (isinstance(array, Tensor) or tensor.device.current_stream.is_capturing):
         wrap_like(tensor, array)
     return array
+
+
+def check_overlap(name: str, out: Any, **read: Any) -> None:
+    """Raises LayoutError where writing `out` would change what is still to be read: it may lie on an array, not across.
+
+    out, read: contiguous tensors of one device, which the op named `name` reads and writes element by element.
+    """
+    for what, tensor in read.items():
+        overlaps = out.address < tensor.address + tensor.nbytes and tensor.address < out.address + out.nbytes
+        if overlaps and (out.address, out.nbytes) != (tensor.address, tensor.nbytes):
+            raise LayoutError(
+                f"{name}: out overlaps {what} in memory: {out.nbytes} bytes from {out.address:#x} on, and "
+                f"{tensor.nbytes} from {tensor.address:#x}. Give {what} itself as out, or memory of its own."
+            )
 
 
 def as_rows(tensor: Any, columns: int) -> Any:
