@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +74,36 @@ def test_the_step_may_live_on_the_device() -> None:
     logits = torch.zeros(1, 5000)
     on_device = un.ops.sample(logits, temperature=1.0, seed=5, step=torch.tensor([9]))
     assert on_device.item() == un.ops.sample(logits, temperature=1.0, seed=5, step=9).item()
+
+
+UNIFORM = torch.zeros(ROWS, 4)
+
+
+@pytest.mark.parametrize(
+    ("seed", "step", "rows"),
+    # Sums of seed, step and row, however each is weighted, meet in one of these.
+    [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -1, 0), (1_000_003, 0, -1), (1_000_003 * ROWS, -1, 0), (0, 1, -ROWS + 1),
+     (1 << 32, 0, 0), (0, 1 << 32, 0)],
+)  # fmt: skip
+def test_draws_of_another_seed_step_or_row_are_independent(seed: int, step: int, rows: int) -> None:
+    draws = un.ops.sample(UNIFORM, temperature=1.0, seed=7, step=3)
+    others = un.ops.sample(UNIFORM, temperature=1.0, seed=7 + seed, step=3 + step)
+    pairs = 4 * draws.roll(rows) + others
+    frequency = torch.bincount(pairs.long(), minlength=16).double() / ROWS
+    assert_drawn_from(frequency, torch.full((16,), 1 / 16).double(), ROWS)
+
+
+def test_a_row_draws_the_same_in_any_batch() -> None:
+    draws = un.ops.sample(UNIFORM, temperature=1.0, seed=7, step=3)
+    assert torch.equal(un.ops.sample(UNIFORM[:9], temperature=1.0, seed=7, step=3), draws[:9])
+
+
+@pytest.mark.parametrize("number", [np.int64, np.uint8, np.int32])
+def test_numbers_may_be_numpys(number: type) -> None:
+    logits = torch.zeros(1, 5000)
+    ours = un.ops.sample(logits, temperature=1.0, seed=5, step=9, top_k=99)
+    theirs = un.ops.sample(logits, temperature=1.0, seed=number(5), step=number(9), top_k=number(99))
+    assert theirs.item() == ours.item()
 
 
 @pytest.mark.parametrize("step", [torch.tensor([9]), torch.zeros(3, 1, dtype=torch.int64), torch.tensor(9)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+import operator
 from typing import Any
 
 import triton.language as tl
@@ -102,7 +104,8 @@ def _top_p_cut(logits, vocabulary, cut, top, inverse_temperature, top_p, BLOCK: 
 
 
 # One program a row. The token is the argmax of logit / temperature + Gumbel noise over what the cuts leave: a draw from
-# the softmax (Gumbel 1954; Maddison et al. 2014).
+# the softmax (Gumbel 1954; Maddison et al. 2014). Philox (Salmon et al. 2011) makes the noise: the seed is its key, and
+# token, row and step its counter, so that no two draws have noise in common.
 @unify.jit
 def sample_kernel(
     logits, out, step, vocabulary, row_stride, inverse_temperature, top_k, top_p, seed,
@@ -120,13 +123,14 @@ def sample_kernel(
         cut = _top_k_cut(logits, vocabulary, top_k, BLOCK)
     if TOP_P:
         cut = _top_p_cut(logits, vocabulary, cut, top, inverse_temperature, top_p, BLOCK)
-    draw = seed + (tl.load(step + row) * tl.num_programs(0) + row) * 1000003
+    draw = tl.load(step + row).to(tl.int64)
     best = tl.full([BLOCK], float("-inf"), dtype=tl.float32)
     index = tl.zeros([BLOCK], dtype=tl.int32)
     for start in range(0, vocabulary, BLOCK):
         token = start + lane
         value = _load(logits, token, vocabulary)
-        uniform = tl.maximum(tl.rand(draw, token), 1.0e-20)
+        bits, _, _, _ = tl.philox(seed, token, tl.program_id(0), draw.to(tl.int32), (draw >> 32).to(tl.int32))
+        uniform = tl.maximum(tl.uint_to_uniform_float(bits), 1.0e-20)
         noisy = _scaled(value, top, inverse_temperature) - tl.log(-tl.log(uniform))
         better = (token < vocabulary) & (_ordered(value) >= cut) & (noisy > best)
         best = tl.where(better, noisy, best)
@@ -145,8 +149,9 @@ def sample(
     takes the largest logit (the first of equals); else a draw from softmax(logits / temperature), restricted to the
     top_k largest (0: all) and then to the fewest whose probabilities reach top_p (Holtzman et al. 2020, section 3.1).
     Logits equal to the last one kept are kept too. A NaN is never chosen over a number.
-    seed, step: the draw depends on both and on the row; count step up for each token of a text. step may be an int32
-    or int64 array [b] on the logits' device, so that a captured graph can count it there.
+    seed, step: whole numbers of 64 bits. The draw depends on both and on the row's number, and is independent of all
+    others; count step up for each token of a text. step may be an int32 or int64 array [b] on the logits' device, so
+    that a captured graph can count it there.
     Returns int32 [b] of the caller's kind, enqueued on `stream` (default: the current one of the logits' device).
     Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument; nothing is enqueued then.
 
@@ -171,7 +176,8 @@ def sample(
         greedy_kernel[(rows,)](scores, result, vocabulary, scores.strides[0], BLOCK=_BLOCK)
         return wrap_like(result, logits)
     sample_kernel[(rows,)](
-        scores, result, steps, vocabulary, scores.strides[0], 1.0 / temperature, min(top_k, vocabulary), top_p, seed,
+        scores, result, steps, vocabulary, scores.strides[0], 1.0 / temperature, min(top_k, vocabulary), top_p,
+        operator.index(seed),
         TOP_K=0 < top_k < vocabulary, TOP_P=top_p < 1.0, BLOCK=_BLOCK,
     )  # fmt: skip
     return wrap_like(result, logits)
@@ -179,8 +185,8 @@ def sample(
 
 def _steps(step: Any, scores: Any) -> Any:
     rows, device = scores.shape[0], scores.device
-    if isinstance(step, int):
-        return unify.full((rows,), step, dtype=unify.int64, device=device)
+    if isinstance(step, numbers.Integral):
+        return unify.full((rows,), operator.index(step), dtype=unify.int64, device=device)
     steps = as_tensor(step, name="sample: step", dtype=(unify.int32, unify.int64), device=device, contiguous=True)
     if steps.shape != (rows,):
         raise ShapeError(f"sample: step must be a number or [{rows}], one for each row; it is {list(steps.shape)}.")
