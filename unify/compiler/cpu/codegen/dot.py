@@ -67,7 +67,7 @@ def pack(k: Kernel, op: mlir.Operation, side: int) -> Tile:
     if isinstance(bound, Tile) and bound.element == how.element and not (side and how.pairs):
         k.packed[key] = bound
         return bound
-    tile = k.allocate(shape_of(value), how.element, pairs=bool(side and how.pairs))
+    tile = k.allocate(shape_of(value), how.element, bool(side and how.pairs), _gap(shape_of(value), how, side))
     source = _converted(k, value, how.element)
     nest.settle(k, [source])
     if tile.pairs:
@@ -77,6 +77,17 @@ def pack(k: Kernel, op: mlir.Operation, side: int) -> Tile:
         k.state.setdefault("fills", []).append(tile)
     k.packed[key] = tile
     return tile
+
+
+def _gap(shape: tuple[int, ...], how: Scheme, side: int) -> int:
+    """A cache line behind each row of B where rows are a power of two long.
+
+    The kernel goes down a few columns at a time. Without the gap these lie in a few sets of the nearest cache, which do
+    not hold them until the next rows of A come.
+    """
+    word = 4 if how.pairs else BYTES[how.element]
+    is_deep = shape[-2] >= 32 and shape[-1] * word % 256 == 0
+    return 64 // word if side and is_deep else 0
 
 
 def _operand(k: Kernel, op: mlir.Operation, side: int) -> mlir.Value:
@@ -103,7 +114,7 @@ def _pack_pairs(k: Kernel, source: mlir.Value, tile: Tile) -> None:
     *batch, depth, columns = tile.shape
     probe = nest.choose(k, [nest.Root(tile.shape, [source], tile=tile)], tile.shape)
     side = min(16, columns, depth // 2)
-    words = Tile(tile.offset, (*batch, depth // 2, columns), "i32")
+    words = Tile(tile.offset, (*batch, depth // 2, columns), "i32", gap=tile.gap)
     with k.em.nest():
         if probe.axis == len(batch) and side > 1:
             _pack_pairs_turned(k, source, words, side)
@@ -256,7 +267,8 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
     lanes = min(n, k.features.vector_bytes // BYTES[how.accumulator])
     across, blocks = _blocks(k, op.operands[2], m, n, lanes)
     word = "i32" if how.pairs else how.element
-    a_words, b_words = Tile(a.offset, (*batch, m, words), word), Tile(b.offset, (*batch, words, n), word)
+    a_words = Tile(a.offset, (*batch, m, words), word, gap=a.gap)
+    b_words = Tile(b.offset, (*batch, words, n), word, gap=b.gap)
     accumulator = op.operands[2]
     ones = tuple(1 for _ in batch)
     wide, single = (*ones, 1, lanes), (*ones, 1, 1)

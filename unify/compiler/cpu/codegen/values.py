@@ -34,6 +34,7 @@ class Tile:
     shape: tuple[int, ...]
     element: str
     pairs: bool = False
+    gap: int = 0  # elements left out behind each row
 
     @property
     def stored(self) -> str:
@@ -41,7 +42,12 @@ class Tile:
 
     @property
     def bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * BYTES[self.element]
+        return int(np.prod(self.extents, dtype=np.int64)) * BYTES[self.element]
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """The shape in memory, gaps included."""
+        return (*self.shape[:-1], self.shape[-1] + self.gap) if self.gap else self.shape
 
 
 @dataclass(eq=False)
@@ -140,8 +146,8 @@ class Kernel:
 
     # ------------------------------------------------ memory
 
-    def allocate(self, shape: Sequence[int], element: str, pairs: bool = False) -> Tile:
-        tile = Tile(self.scratch_top, tuple(shape), element, pairs)
+    def allocate(self, shape: Sequence[int], element: str, pairs: bool = False, gap: int = 0) -> Tile:
+        tile = Tile(self.scratch_top, tuple(shape), element, pairs, gap)
         if tile.bytes > LARGEST_TILE:
             raise Unsupported(
                 f"a tile of {list(shape)} {element} ({tile.bytes >> 20} MiB; the limit is {LARGEST_TILE >> 20} MiB)",
@@ -303,10 +309,10 @@ class Kernel:
     def tile_block(self, tile: Tile, at: Sequence[Index], block: Sequence[int]) -> Val:
         if not tile.shape:
             return self._tile_load(tile, ZERO, 1)
-        strides = row_major(tile.shape)
+        strides = row_major(tile.extents)
         parts = [
             self._tile_load(tile, self.combine([a + o for a, o in zip(at, offset)], strides), lanes)
-            for offset, lanes in linear_pieces(tile.shape, block)
+            for offset, lanes in linear_pieces(tile.extents, block)
         ]
         return self.em.concat(parts)
 
@@ -339,8 +345,8 @@ class Kernel:
     def tile_store(self, tile: Tile, at: Sequence[Index], block: Sequence[int], value: Val) -> None:
         em = self.em
         value = self.to_stored(value)
-        strides, start = row_major(tile.shape), 0
-        for offset, lanes in linear_pieces(tile.shape, block):
+        strides, start = row_major(tile.extents), 0
+        for offset, lanes in linear_pieces(tile.extents, block):
             index = self.combine([a + o for a, o in zip(at, offset)], strides)
             part = value if lanes == value.lanes else em.slice(value, start, lanes)
             start += lanes
