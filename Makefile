@@ -53,7 +53,8 @@ triton-conformance: $(VENV)/.dev ## Triton's own tests on the CPU target; TRITON
 size: $(VENV)/pyvenv.cfg ## the longest files and functions
 	@$(BIN)/python .ci/size.py
 
-nightly: test sanitize ## the tests, also under the sanitizers
+nightly: test sanitize ## the tests, the slow ones too, and under the sanitizers
+	$(BIN)/pytest -m slow
 
 clean: ## remove what was built; keep .venv and the user's caches
 	rm -rf build dist docs/_build *.egg-info unify/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

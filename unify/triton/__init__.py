@@ -40,7 +40,7 @@ def use_in_torch_compile() -> None:
 
     activate()
     torch._inductor.config.cpu_backend = "triton"
-    # With max_autotune, Inductor would time kernels with what follows fused in, by means that it has for GPUs only.
+    # Under max_autotune, Inductor times a kernel with what follows it fused in by means that it has for GPUs only.
     torch._inductor.config.benchmark_epilogue_fusion = False
 
 
