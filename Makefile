@@ -48,6 +48,7 @@ sanitize: $(VENV)/.dev ## conformance and core under AddressSanitizer and Thread
 
 TRITON ?= ../triton
 triton-conformance: $(VENV)/.dev ## Triton's own tests on the CPU target; TRITON=checkout, FILES="test_core.py …"
+	$(PIP) tabulate
 	$(BIN)/python .ci/triton_conformance.py $(TRITON) $(FILES)
 
 size: $(VENV)/pyvenv.cfg ## the longest files and functions

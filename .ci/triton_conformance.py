@@ -1,8 +1,9 @@
 """Runs Triton's own tests of its language, unmodified, on the CPU target, and counts what passes in each file.
 
 `.ci/triton_conformance.py CHECKOUT [test_core.py …]`. Each file has processes of its own; the case that ended one is
-counted as a crash, and a new one goes on behind it. The processes load this file as a pytest plugin, which records
-each case as it starts and ends. `--floor` counts what passes where nothing is run at all: those cases are no evidence.
+counted as a crash, and a new one goes on behind it. The processes load this file as a pytest plugin, which records each
+case as it starts and ends. A tutorial is one case: it runs to its end, without its benchmarks. `--floor` counts what
+passes where nothing is run at all: those cases are no evidence.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ import pytest
 
 REPOSITORY = "https://github.com/triton-lang/triton"
 OUTCOMES = ("passed", "failed", "gpu", "skipped", "crashed")  # gpu: failed, since it asks for what only a GPU has
-GPU = re.compile(r"Unknown key: '(ttgir|llir|ptx|cubin|amdgcn)'|not compiled with CUDA|make_ttgir")
+GPU = re.compile(r"Unknown key: '(ttgir|llir|ptx|cubin|amdgcn)'|not compiled with CUDA|make_ttgir|\.is_cuda")
+TUTORIALS = [f"0{n}-*.py" for n in range(1, 9)]  # the later ones are of single GPUs' instructions
+TUTORIAL = """
+import runpy, sys, triton.testing
+triton.testing.Mark.run = lambda *_, **__: None
+names = runpy.run_path(sys.argv[1], run_name="__main__")
+if "test_op" in names:
+    names["test_op"](1, 2, 1024, 64, True, False, "bwd", "triton-fp16")
+"""
 PER_PROCESS = 1500  # cases; a process keeps the kernels it loaded
 STUCK_S = 600
 
@@ -140,15 +149,10 @@ def _run_process(tests: Path, file: str, record: Path, arguments: Sequence[str],
     command = [sys.executable, "-m", "pytest", "--device=cpu", f"--rootdir={root}", f"--confcutdir={root}", "-q"]
     command += ["--tb=short", "-p", "no:cacheprovider", "-p", "triton_conformance", f"--record={record}"]
     command += [*arguments, file]
-    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONDONTWRITEBYTECODE": "1",  # nothing is written into the checkout
-        "TRITON_DEFAULT_BACKEND": "cpu",
-        "MALLOC_PERTURB_": "165",  # freed memory is poisoned: results left there pass no test
-    }
-    with output.open("w") as log, subprocess.Popen(command, cwd=tests, env=environment, stdout=log, stderr=log) as run:
+    with (
+        output.open("w") as log,
+        subprocess.Popen(command, cwd=tests, env=_environment(), stdout=log, stderr=log) as run,
+    ):
         size, since = -1, time.monotonic()
         while run.poll() is None:
             time.sleep(0.5)
@@ -157,6 +161,27 @@ def _run_process(tests: Path, file: str, record: Path, arguments: Sequence[str],
                 _show_progress(file, record)
             elif time.monotonic() - since > STUCK_S:
                 run.kill()
+
+
+def _environment() -> dict[str, str]:
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONDONTWRITEBYTECODE": "1",  # nothing is written into the checkout
+        "TRITON_DEFAULT_BACKEND": "cpu",
+        "MALLOC_PERTURB_": "165",  # freed memory is poisoned: results left there pass no test
+    }
+
+
+def run_tutorial(path: Path) -> Result:
+    """Runs a tutorial; those that compare without an assertion print a cross where results differ."""
+    command = [sys.executable, "-c", TUTORIAL, str(path)]
+    run = subprocess.run(command, env=_environment(), capture_output=True, text=True, errors="replace", check=False)
+    why = "results differ" if "❌" in run.stdout else " ".join(run.stderr.split("\n")[-4:]).strip()
+    outcome = "crashed" if run.returncode < 0 else "failed" if run.returncode or "❌" in run.stdout else "passed"
+    is_gpus = outcome == "failed" and GPU.search(why)
+    return Result(path.name, {"": ("gpu" if is_gpus else outcome, why if outcome != "passed" else "")})
 
 
 def _show_progress(file: str, record: Path) -> None:
@@ -193,7 +218,7 @@ def show_failures(result: Result) -> None:
 
 
 def checkout(path: Path) -> Path:
-    """Where the tests lie; fetches the installed Triton's sources to `path` if there is nothing."""
+    """Where tests and tutorials lie; fetches the installed Triton's sources to `path` if there is nothing."""
     import triton
 
     if not path.exists():
@@ -201,26 +226,30 @@ def checkout(path: Path) -> Path:
         print("+", *command, file=sys.stderr)
         if subprocess.run(command).returncode:
             sys.exit(f"Fetching Triton {triton.__version__} failed. Name a checkout of its tag: TRITON=PATH.")
-    return path / "python" / "test" / "unit" / "language"
+    return path / "python"
 
 
 def main() -> None:
     """Runs, and prints the table and what failed."""
     parser = argparse.ArgumentParser(description="Triton's own tests of its language on the CPU target.")
     parser.add_argument("checkout", type=Path, help="Triton's repository; fetched there if nothing is")
-    parser.add_argument("files", nargs="*", help="files of python/test/unit/language; all of them if none is named")
+    parser.add_argument("files", nargs="*", help="of python/test/unit/language or python/tutorials; without, all")
     parser.add_argument("--floor", action="store_true", help="launch no kernel: what passes then is no evidence")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="run each N-th case only")
     parser.add_argument("-k", metavar="EXPRESSION", default="", help="run the cases that match, as in pytest")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write each case's outcome there")
     options = parser.parse_args()
-    tests = checkout(options.checkout.resolve())
-    files = options.files or sorted(path.name for path in tests.glob("test_*.py"))
+    python = checkout(options.checkout.resolve())
+    tests, tutorials = python / "test" / "unit" / "language", python / "tutorials"
+    files = options.files or sorted(
+        [p.name for p in tests.glob("test_*.py")] + [p.name for t in TUTORIALS for p in tutorials.glob(t)]
+    )
     arguments = [f"--every={options.every}", f"-k={options.k}", *(["--run-nothing"] if options.floor else [])]
     print(f"{'':32}" + "".join(f"{outcome:>9}" for outcome in OUTCOMES))
     results = []
     for file in files:
-        results.append(run_file(tests, file, arguments))
+        is_test = (tests / file).exists()
+        results.append(run_file(tests, file, arguments) if is_test else run_tutorial(tutorials / file))
         print(("\r" if sys.stderr.isatty() else "") + _line(results[-1]), flush=True)
         if options.json:
             options.json.write_text(json.dumps({result.file: result.cases for result in results}, indent=1))

@@ -29,6 +29,7 @@ def test_ends_the_process(n): os.abort()
 def test_is_skipped(): pytest.skip("why")
 def test_behind_the_crash(): pass
 """
+TUTORIAL = "import triton.testing\ntriton.testing.Mark.run(None)\nprint('{}')\n"
 
 
 def test_each_case_is_counted_also_behind_a_crash(tmp_path: Path) -> None:
@@ -37,6 +38,10 @@ def test_each_case_is_counted_also_behind_a_crash(tmp_path: Path) -> None:
     (tmp_path / "python" / "test" / "conftest.py").write_text(CONFTEST)
     (tests / "test_some.py").write_text(CASES)
     (tests / "test_broken.py").write_text("raise RuntimeError('no import')")
+    tutorials = tmp_path / "python" / "tutorials"
+    tutorials.mkdir()
+    (tutorials / "01-same.py").write_text(TUTORIAL.format("✅ match"))
+    (tutorials / "02-different.py").write_text(TUTORIAL.format("❌ differ"))
     output = tmp_path / "cases.json"
     command = [sys.executable, COMMAND, tmp_path, f"--json={output}"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -53,5 +58,7 @@ def test_each_case_is_counted_also_behind_a_crash(tmp_path: Path) -> None:
     assert finished.returncode == 1
     table = [line.split() for line in finished.stdout.splitlines()]
     assert ["test_some.py", "2", "1", "1", "1", "2"] in table
+    assert ["01-same.py", "1", "0", "0", "0", "0"] in table
+    assert ["02-different.py", "0", "1", "0", "0", "0"] in table
     assert "1 failed test_some.py::test_fails  ValueError: what went wrong" in finished.stdout
     assert "RuntimeError: no import" in finished.stdout
