@@ -105,11 +105,12 @@ def write_model(
     changes: dict[str, Any] | None = None,
     shapes: dict[str, tuple[int, ...]] | None = None,
     kinds: dict[str, Kind] | None = None,
+    vectors: dict[str, np.ndarray] | None = None,
 ) -> Path:
     """Writes the tiny model: matrices of one kind apart from `kinds`, metadata and shapes with `changes` (None takes an
-    entry away)."""
+    entry away), and further `vectors`."""
     rng = np.random.default_rng(7)
-    tensors = {}
+    tensors = {name: (values.astype(np.float32), Kind.F32) for name, values in (vectors or {}).items()}
     for name, shape in {**SHAPES, **(shapes or {})}.items():
         if shape is None:
             continue

@@ -52,6 +52,45 @@ def test_logits_are_those_of_transformers(tiny: Tiny, peer: Any, length: int) ->
     assert np.abs(logits(tiny[0], ids) - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+
+
+def scaled_peer(path: Path, scaling: dict[str, Any]) -> Any:
+    """The model as transformers computes it with scaled positions, which it does not read from a GGUF file."""
+    import transformers
+
+    plain = peer_of(path)
+    plain.config.rope_parameters = {"rope_theta": 10000.0, **scaling}
+    scaled = transformers.LlamaForCausalLM(plain.config)
+    scaled.load_state_dict(plain.state_dict())
+    return scaled.eval()
+
+
+@pytest.mark.parametrize("told", ["tensor", "factor", "older factor"])
+def test_scaled_positions_give_what_transformers_gives(tmp_path: Path, tiny_path: Path, told: str) -> None:
+    peer = scaled_peer(tiny_path, LLAMA3 if told == "tensor" else {"rope_type": "linear", "factor": 4.0})
+    # Of the eight frequencies, Llama 3.1 leaves some, divides some by 8, and blends one in between.
+    factors = 10000.0 ** (-np.arange(8) / 8) / peer.model.rotary_emb.inv_freq.numpy()
+    given: dict[str, Any] = {
+        "tensor": {"vectors": {"rope_freqs.weight": factors}},
+        "factor": {"changes": {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}},
+        "older factor": {"changes": {"llama.rope.scale_linear": 4.0}},
+    }
+    path = write_model(tmp_path / "scaled.gguf", **given[told])
+    ids = prompt(200)
+    with torch.no_grad():
+        expected = peer(torch.tensor([ids])).logits[0].numpy()
+    model, tokenizer = models.load(str(path))
+    full = logits(model, ids)
+    assert np.abs(full - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert np.abs(full - logits(models.load(str(tiny_path))[0], ids)).max() > 1e-2 * np.abs(expected).max()
+    answer = Generator(model, tokenizer, max_context=256).generate(ids[:50], 20)  # by a recorded step
+    assert answer.token_ids == logits(model, ids[:50] + answer.token_ids)[49:-1].argmax(-1).tolist()
+
+
 LENGTHS = [1, 2, 63, 64, 65, 127, 128, 200]
 
 

@@ -77,15 +77,15 @@ def test_metadata_reads_back_as_it_was_written(tmp_path: Path) -> None:
         ({"general.architecture": "mamba"}, {}, "'general.architecture' is 'mamba'; only 'llama'"),
         ({"llama.rope.dimension_count": 1}, {"blk.0.attn_q.weight": (4, 64)}, "head_width=1"),
         ({"llama.attention.value_length": 32}, {}, "'llama.attention.value_length' is 32, and 16 of"),
-        ({"llama.rope.scaling.factor": 8.0}, {}, "'llama.rope.scaling.factor' is 8.0, which is not computed"),
+        ({"llama.rope.scaling.factor": float("nan")}, {}, "rope_factor=nan"),
+        ({"llama.rope.scale_linear": -4.0}, {}, "rope_factor=-4.0"),
         ({"llama.rope.scaling.type": "yarn"}, {}, "'llama.rope.scaling.type' is 'yarn', which is not computed"),
-        ({"llama.rope.scale_linear": 4.0}, {}, "'llama.rope.scale_linear' is 4.0, which is not computed"),
         ({"llama.attention.sliding_window": 128}, {}, "'llama.attention.sliding_window' is 128"),
         ({"llama.attention.causal": False}, {}, "'llama.attention.causal' is False"),
         ({"llama.expert_count": 8}, {}, "'llama.expert_count' is 8"),
         ({"llama.new_idea": [1.5]}, {}, "'llama.new_idea' is [1.5]"),
         ({"llama.block_count": 1}, {}, "the tensor 'blk.1.attn_norm.weight' has no place in a llama of 1 layers"),
-        ({}, {"rope_freqs.weight": (8,)}, "the tensor 'rope_freqs.weight' has no place"),
+        ({}, {"rope_freqs.weight": (16,)}, "'rope_freqs.weight' is [16]; [8] is needed"),
         ({}, {"blk.0.attn_q.bias": (64,)}, "the tensor 'blk.0.attn_q.bias' has no place"),
         ({}, {"blk.0.ffn_gate_inp.weight": (8, 64)}, "the tensor 'blk.0.ffn_gate_inp.weight' has no place"),
         ({"tokenizer.ggml.model": "bert"}, {}, "a tokenizer of kind 'bert', 'smollm'"),
@@ -117,9 +117,16 @@ def test_a_model_that_does_not_hold_together_is_refused_by_name(
     assert told in str(refused.value)
 
 
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf")])
+def test_factors_of_positions_that_are_none_are_refused(tmp_path: Path, factor: float) -> None:
+    path = write_model(tmp_path / "odd.gguf", vectors={"rope_freqs.weight": np.array([1.0] * 7 + [factor])})
+    with pytest.raises(ModelFileError, match=r"odd.gguf: the tensor 'rope_freqs.weight'.*above 0"):
+        models.load(str(path))
+
+
 def test_metadata_that_changes_nothing_is_no_reason_to_refuse(tmp_path: Path) -> None:
     changes = {
-        "llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 1.0, "llama.rope.scaling.finetuned": False,
+        "llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 8.0, "llama.rope.scaling.finetuned": False,
         "llama.expert_count": 0, "llama.attention.key_length": 16, "llama.attention.value_length": 16,
         "llama.attention.causal": True, "general.idea": "new", "llama.tensor_data_layout": "Meta AI original pth",
     }  # fmt: skip

@@ -95,6 +95,9 @@ CASES = {
         ops.rms_norm, {"x": floats(3, 64), "weight": floats(64), "out": torch.zeros(3, 64)}, written=("out",)
     ),
     "rope": Case(ops.rope, {"x": floats(3, 2, 64), "positions": ints(0, 1, 9)}, ("x",)),
+    "rope with frequencies": Case(
+        ops.rope, {"x": floats(3, 2, 64), "positions": ints(0, 1, 9), "frequencies": torch.rand(32)}, ("x",)
+    ),
     "sample": Case(ops.sample, {"logits": floats(3, 700)}, ("logits",), options={"temperature": 1.0, "step": 3}),
     "sample greedy": Case(ops.sample, {"logits": floats(3, 700)}, ("logits",)),
     "sample with steps": Case(

@@ -30,6 +30,15 @@ def test_matches_a_complex_rotation(width: int, interleaved: bool) -> None:
     torch.testing.assert_close(result[:3].double(), expected(x, positions, 1e5, interleaved)[:3], rtol=0, atol=1e-5)
 
 
+def test_frequencies_may_be_given() -> None:
+    x, positions = torch.randn(3, 2, 64), torch.tensor([0, 1, 9], dtype=torch.int32)
+    frequencies = 500.0 ** (-torch.arange(32) / 32)
+    result = un.ops.rope(x, positions, frequencies=frequencies)
+    torch.testing.assert_close(result.double(), expected(x, positions, 500.0, True), rtol=0, atol=1e-5)
+    with pytest.raises(un.errors.ShapeError, match=r"frequencies must be \[32\].*it is \[64\]"):
+        un.ops.rope(x, positions, frequencies=torch.ones(64))
+
+
 def test_heads_may_be_a_slice_of_a_wider_array() -> None:
     wide = torch.randn(4, 5, 64)
     positions = torch.arange(4, dtype=torch.int32)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """The sizes of a model. `width` is d_model, `head_width` that of one head."""
+    """The sizes of a model. `width` is d_model, `head_width` that of one head; `rope_factor` divides positions."""
 
     layers: int
     width: int
@@ -35,6 +35,7 @@ class Config:
     vocabulary: int
     context: int
     rope_base: float
+    rope_factor: float
     norm_eps: float
 
     @staticmethod
@@ -64,6 +65,7 @@ class Config:
             vocabulary=embedding.shape[0],
             context=file.require("llama.context_length", int),
             rope_base=file.require("llama.rope.freq_base", float, 10000.0),
+            rope_factor=_rope_factor(file),
             norm_eps=file.require("llama.attention.layer_norm_rms_epsilon", float),
         )
         if not config.fits(embedding.shape):
@@ -83,6 +85,7 @@ class Config:
             and embedding == (self.vocabulary, self.width)
             # A base below 1 would turn faster with each pair; NaN compares as false.
             and 1.0 <= self.rope_base < 1e30
+            and 1e-30 < self.rope_factor < 1e30
             and 0.0 <= self.norm_eps < 1.0
         )
 
@@ -100,23 +103,31 @@ def _head_width(file: ModelFile, default: int) -> int:
     return rotated
 
 
+def _rope_factor(file: ModelFile) -> float:
+    """What positions are divided by. A factor without a type of scaling is a linear one, and 0 is none."""
+    if file.require("llama.rope.scaling.type", str, "linear") == "none":
+        return 1.0
+    older: float = file.require("llama.rope.scale_linear", float, 0.0)
+    return file.require("llama.rope.scaling.factor", float, 0.0) or older or 1.0
+
+
 # What the metadata may say under "llama.": sizes that are read above, and what changes no result.
 _READ = {
     *("block_count", "context_length", "embedding_length", "feed_forward_length", "rope.freq_base"),
     *("attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon"),
     *("attention.key_length", "attention.value_length", "rope.dimension_count"),
     *("vocab_size", "tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned"),
+    *("rope.scaling.factor", "rope.scale_linear"),
 }
-# Values of other entries that change nothing. A scaling without a factor scales nothing.
+# Values of other entries that change nothing, or that are computed.
 _OFF = (0, "")
 _NEUTRAL = {
     "rope.scaling.type": ("none", "linear"),
-    "rope.scaling.factor": (0, 1),
     "rope.scaling.attn_factor": (0, 1),
-    "rope.scale_linear": (0, 1),
     "attention.causal": (True,),
 }
-_TENSORS = {"token_embd.weight", "output_norm.weight", "output.weight"}
+_ROPE_FACTORS = "rope_freqs.weight"
+_TENSORS = {"token_embd.weight", "output_norm.weight", "output.weight", _ROPE_FACTORS}
 _LAYER_TENSORS = {
     *("attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_output.weight"),
     *("ffn_norm.weight", "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"),
@@ -159,13 +170,16 @@ class _Layer:
 class Llama:
     """A Llama-family decoder on one device. Make it by `Llama.load`."""
 
-    def __init__(self, config: Config, embedding: Any, layers: list[_Layer], norm: Any, head: list[Any]) -> None:
+    def __init__(
+        self, config: Config, embedding: Any, layers: list[_Layer], norm: Any, head: list[Any], frequencies: Any
+    ) -> None:
         self.config = config
         self.device = norm.device
         self._embedding = embedding
         self._layers = layers
         self._norm = norm
         self._head = head
+        self._frequencies = frequencies
 
     @staticmethod
     def load(
@@ -203,7 +217,8 @@ class Llama:
         head = [embedding]
         if "output.weight" in file.tensors:
             head = loader.matrix(["output.weight"], [(config.vocabulary, d)])
-        return Llama(config, embedding, layers, loader.vector("output_norm.weight", d), head)
+        norm = loader.vector("output_norm.weight", d)
+        return Llama(config, embedding, layers, norm, head, loader.frequencies(config))
 
     def cache(self, capacity: int) -> KVCache:
         """A cache for one sequence of at most `capacity` tokens."""
@@ -250,7 +265,7 @@ class Llama:
         for index, layer in enumerate(self._layers):
             normed = ops.rms_norm(hidden, layer.attention_norm, eps=c.norm_eps)
             qkv = _linear(normed, layer.qkv).reshape(tokens, rotated + c.kv_heads, c.head_width)
-            qk = ops.rope(qkv[:, :rotated], positions, base=c.rope_base)
+            qk = ops.rope(qkv[:, :rotated], positions, frequencies=self._frequencies)
             ops.kv_write(qk[:, c.heads :], qkv[:, rotated:], cache.keys[index], cache.values[index], slots)
             attended = attend(index, qk[:, : c.heads]).reshape(tokens, c.heads * c.head_width)
             hidden = _linear(attended, layer.output, residual=hidden)
@@ -288,6 +303,22 @@ class _Loader:
 
     def vector(self, name: str, length: int) -> Any:
         return unify.asarray(self._dense(name, (length,)), device=self._device, copy=True)
+
+    def frequencies(self, config: Config) -> Any:
+        """The angles by which one position turns each pair; Llama 3.1 and later have a tensor that divides them."""
+        import numpy as np
+
+        pairs = config.head_width // 2
+        angles = config.rope_base ** (-np.arange(pairs) / pairs) / config.rope_factor
+        if _ROPE_FACTORS in self._file.tensors:
+            factors = self._dense(_ROPE_FACTORS, (pairs,)).astype(np.float64)
+            if not ((factors > 1e-30) & (factors < 1e30)).all():
+                raise ModelFileError(
+                    f"{self._file.path}: the tensor '{_ROPE_FACTORS}' must have finite numbers above 0; it has "
+                    f"{factors.min()} to {factors.max()}. Convert the model anew."
+                )
+            angles /= factors
+        return unify.asarray(angles.astype(np.float32), device=self._device, copy=True)
 
     def matrix(self, names: list[str], shapes: list[tuple[int, int]]) -> list[Any]:
         """Tensors on top of each other, as few matrices as their formats allow."""

@@ -24,7 +24,7 @@ def rope_kernel(
     token = tl.program_id(1)
     i = tl.arange(0, BLOCK)
     inside = i < HALF
-    angle = tl.load(positions + token).to(tl.float32) * tl.load(frequencies + i, mask=inside, other=0.0)
+    angle = tl.load(positions + token).to(tl.float32) * tl.load(frequencies + i, mask=inside, other=0.0).to(tl.float32)
     cosine, sine = tl.cos(angle), tl.sin(angle)
     if INTERLEAVED:
         first = 2 * i
@@ -47,10 +47,14 @@ def _frequencies(device: str, half: int, base: float) -> Any:
 
 
 @op
-def rope(x: Any, positions: Any, *, base: float = 10000.0, interleaved: bool = True, stream: Any = None) -> Any:
+def rope(
+    x: Any, positions: Any, *, base: float = 10000.0, frequencies: Any = None, interleaved: bool = True,
+    stream: Any = None,
+) -> Any:  # fmt: skip
     """Rotates pairs of features by the token's position: angle = position · base^(-2i/d) (Su et al. 2021, eq. 15).
 
     x: [t, h, d] float16, bfloat16 or float32, d even, last axis contiguous; positions: [t] int32, same device.
+    frequencies: [d/2] float16, bfloat16 or float32 in place of base^(-2i/d), for positions that are scaled.
     interleaved: pairs are (2i, 2i+1), as in the paper and in GGUF's llama; else (i, i + d/2), as in GPT-NeoX.
     Returns a contiguous array like x, enqueued on `stream` (default: the current one of x's device).
     Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
@@ -65,12 +69,18 @@ def rope(x: Any, positions: Any, *, base: float = 10000.0, interleaved: bool = T
     tokens, heads, width = source.shape
     if where.shape != (tokens,):
         raise ShapeError(f"rope: positions must be [{tokens}], one for each token; it is {list(where.shape)}.")
+    half = width // 2
+    if frequencies is None:
+        turns = _frequencies(str(source.device), half, base)
+    else:
+        turns = as_tensor(frequencies, name="rope: frequencies", dtype=FLOATS, device=source.device, contiguous=True)
+        if turns.shape != (half,):
+            raise ShapeError(f"rope: frequencies must be [{half}], one for each pair; it is {list(turns.shape)}.")
     if source.strides[2] != 1:
         source = source.contiguous()
     result = unify.empty(source.shape, dtype=source.dtype, device=source.device)
-    half = width // 2
     rope_kernel[(heads, tokens)](
-        source, where, _frequencies(str(source.device), half, base), result, heads, *source.strides[:2],
+        source, where, turns, result, heads, *source.strides[:2],
         HALF=half, BLOCK=max(16, 1 << (half - 1).bit_length()), INTERLEAVED=interleaved,
     )  # fmt: skip
     return wrap_like(result, x)
