@@ -10,7 +10,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import triton
 from triton.runtime.autotuner import Autotuner, Heuristics
@@ -78,6 +78,8 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
     Raises CompileError, InvalidArgument, DeviceMismatchError, KernelFault.
     """
 
+    compiled: ClassVar[int] = 0  # or loaded from disk: of all kernels, each kind of arguments counts
+
     def __init__(self, fn: Callable[..., Any], **options: Any) -> None:
         super().__init__(fn, **options)
         self._launchers = Launchers(_core.Dispatcher(fn.__name__, formals(self), self._compile_for))
@@ -113,6 +115,7 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
             checked = Options(check_bounds=settings.check_bounds, **{"debug": bool(self.debug), **options})
             binary = compile(self, Target.parse(device.properties["target"]), specialization, checked)
             self._binaries[device.name, str(specialization), str(options)] = binary
+        Kernel.compiled += 1
         runtime = [index for index, type_name in enumerate(types) if type_name != "constexpr"]
         function = _core.load_function(
             device, binary.image, binary.name, binary.shared_bytes, binary.threads, binary.args_bytes, self._location()

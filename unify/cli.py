@@ -35,7 +35,8 @@ examples:
 
 The prompt is continued as it is; for questions and answers, `unify chat` writes the model's own frame around them.
 With --json, standard output is one object: text, token_ids, prompt_tokens, prefill_tokens_per_s, decode_tokens_per_s,
-device, peak_memory_mb. The same seed gives the same text on the same device.
+device, peak_memory_mb. Rates leave out compiling and loading kernels: a prompt that needed some is timed in a second
+pass over its end, after the text. The same seed gives the same text on the same device.
 """
 _CHAT_EPILOG = """\
 examples:
@@ -45,7 +46,7 @@ examples:
   echo "What is a stream?" | unify chat                 the same, from a pipe
 
 In a chat: /help, /reset, /quit. Ctrl-C stops an answer, Ctrl-D leaves. A conversation that outgrows --max-context
-forgets its oldest turns.
+forgets its oldest turns. The rates below an answer leave out compiling and loading kernels.
 """
 _INFO_EPILOG = """\
 examples:

@@ -15,6 +15,7 @@ from unify import models
 from unify.models import Generator, Sampling
 from unify.models.kv_cache import BLOCK_SIZE
 
+from ..conftest import Run
 from .conftest import CONTEXT, SPECIAL, TOKENS, write_model
 
 Tiny = tuple[models.Llama, models.Tokenizer]
@@ -227,6 +228,40 @@ def test_each_of_the_files_end_tokens_ends_the_text_and_is_no_part_of_it(
     answer = Generator(model, models.Tokenizer.from_file(file), max_context=128).generate(prompt(5), 20)
     assert answer.token_ids == free[:at]
     assert answer.text == tokenizer.decode(free[:at])
+
+
+_SLOW_COMPILER = """
+import sys, time
+import unify._kernel as kernel
+from unify import models
+
+compile, compiled = kernel.compile, []
+
+def slowly(*arguments):
+    time.sleep(0.5)
+    compiled.append(arguments)
+    return compile(*arguments)
+
+kernel.compile = slowly
+model, tokenizer = models.load(sys.argv[1])
+generator = models.Generator(model, tokenizer, max_context=128)
+ids = tokenizer.encode("the answer")
+first = generator.generate(ids, 4)
+assert len(compiled) > 5
+print(first.prefill_s + first.decode_s, first.prefill_tokens, first.decode_steps)
+
+ids += [*first.token_ids, *tokenizer.encode(" and another")]
+fresh = models.Generator(model, tokenizer, max_context=128).generate(ids, 4)
+assert generator.generate(ids, 4).token_ids == fresh.token_ids
+"""
+
+
+def test_times_leave_out_what_compiles_and_loads_kernels(python: Run, tiny_path: Path) -> None:
+    finished = python("-c", _SLOW_COMPILER, str(tiny_path))
+    assert finished.returncode == 0, finished.stderr
+    seconds, prompt_tokens, steps = finished.stdout.split()
+    assert float(seconds) < 0.5  # less than the first of them
+    assert (int(prompt_tokens), int(steps)) == (6, 3)
 
 
 def test_the_context_can_be_filled_to_the_last_token_and_no_further(tiny: Tiny) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import unify
 from unify import ops
 from unify._errors import InvalidArgument
+from unify._kernel import Kernel
 
 from .llama import Llama
 from .tokenizer import Tokenizer
@@ -35,12 +36,17 @@ class Sampling:
 
 @dataclass
 class Answer:
-    """What was generated, and how long it took (seconds; tokens per second as properties)."""
+    """What was generated, and how long it took (seconds; tokens per second as properties).
+
+    No time contains the compiling or loading of kernels. Where the prompt needed some, prefill_s is of a second pass
+    over its last prefill_tokens: all of them, or from 512 to 1023.
+    """
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
     reused_tokens: int = 0
+    prefill_tokens: int = 0
     prefill_s: float = 0.0
     decode_s: float = 0.0
     decode_steps: int = 0
@@ -48,7 +54,7 @@ class Answer:
     @property
     def prefill_tokens_per_s(self) -> float:
         """Prompt tokens that were run (not reused from the turn before), by the time that took."""
-        return (self.prompt_tokens - self.reused_tokens) / self.prefill_s if self.prefill_s else 0.0
+        return self.prefill_tokens / self.prefill_s if self.prefill_s else 0.0
 
     @property
     def decode_tokens_per_s(self) -> float:
@@ -87,9 +93,9 @@ class Generator:
         answer = Answer(prompt_tokens=len(ids), reused_tokens=self._reuse(ids))
         stream = self.tokenizer.stream()
         self._recent.extend([-1] * _PENALTY_WINDOW)
-        begin = time.perf_counter()
-        token = self._prefill(ids[answer.reused_tokens :])
-        answer.prefill_s = time.perf_counter() - begin
+        kernels = Kernel.compiled
+        token = self._time_prefill(answer, ids[answer.reused_tokens :])
+        has_compiled = Kernel.compiled != kernels
 
         def write(piece: str) -> None:
             answer.text += piece
@@ -101,11 +107,15 @@ class Generator:
             write(stream.add(token))
             if len(answer.token_ids) == max_tokens:
                 break
+            if self._graph is None:
+                self._record(token)
             begin = time.perf_counter()
             token = self._decode(token)
             answer.decode_s += time.perf_counter() - begin
             answer.decode_steps += 1
         write(stream.finish())
+        if has_compiled:
+            self._time_prefill_again(answer, ids)
         return answer
 
     def check(self, ids: list[int], max_tokens: int) -> None:
@@ -129,9 +139,28 @@ class Generator:
             if ours != theirs:
                 break
             common += 1
-        self.cache.truncate(common)
-        del self._ids[common:]
+        self._forget(common)
         return common
+
+    def _forget(self, start: int) -> None:
+        del self._ids[start:]  # first: an interrupt between may leave the cache with more than is known of it, not less
+        self.cache.truncate(start)
+
+    def _time_prefill(self, answer: Answer, ids: list[int]) -> int:
+        begin = time.perf_counter()
+        token = self._prefill(ids)
+        answer.prefill_s, answer.prefill_tokens = time.perf_counter() - begin, len(ids)
+        return token
+
+    def _time_prefill_again(self, answer: Answer, ids: list[int]) -> None:
+        """Times the prompt's end when the text is written, so that no token waits; the cache gets what it had."""
+        # From the last whole chunk on, in the same chunks: what is written is then the same to the last bit.
+        start = answer.reused_tokens + max(0, answer.prefill_tokens // _PREFILL_CHUNK - 1) * _PREFILL_CHUNK
+        written = self._ids[len(ids) :]
+        self._forget(start)
+        self._time_prefill(answer, ids[start:])
+        self.cache.grow(len(written))
+        self._ids += written
 
     def _prefill(self, ids: list[int]) -> int:
         logits = None
@@ -142,21 +171,24 @@ class Generator:
             self._ids += chunk
         return int(self._sample(logits, len(self._ids)).item())
 
-    def _decode(self, token: int) -> int:
-        position = self.cache.grow(1)
-        self._recent.append(token)
-        state = [token, position, position + 1, position + 1, *self._recent]
-        self._state.copy_(unify.asarray(state, dtype=unify.int32))
-        if self._next is None:  # the first step compiles and runs as it is
+    def _record(self, token: int) -> None:
+        """Compiles a step by running it, and records it. What it writes to the cache, the next one writes again."""
+        self._set_state(token, self.cache.length)
+        self._step()
+        with unify.Graph.capture(device=self.model.device) as graph:
             self._next = self._step()
-        else:
-            if self._graph is None:
-                with unify.Graph.capture(device=self.model.device) as graph:
-                    self._next = self._step()
-                self._graph = graph
-            self._graph.launch()
+        self._graph = graph
+
+    def _decode(self, token: int) -> int:
+        self._recent.append(token)
+        self._set_state(token, self.cache.grow(1))
+        self._graph.launch()
         self._ids.append(token)  # only now: an interrupt before would leave a token without its keys
         return int(self._next.item())
+
+    def _set_state(self, token: int, position: int) -> None:
+        state = [token, position, position + 1, position + 1, *self._recent]
+        self._state.copy_(unify.asarray(state, dtype=unify.int32))
 
     def _step(self) -> Any:
         ids, positions, keys, draw = (self._state[i : i + 1] for i in range(4))
