@@ -7,7 +7,7 @@ import pytest
 import triton
 import triton.language as tl
 
-from .harness import run
+from .harness import compile_kernel, run
 
 
 @triton.jit
@@ -71,3 +71,56 @@ def test_lanes_that_nobody_uses_may_divide_by_zero(kernel, type_: str) -> None:
         wanted = abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
         assert r == a - wanted * b
         assert q == (wanted if wanted <= info.max else a)  # the least by -1 wraps to itself
+
+
+@triton.jit
+def rows_kernel(x, out, rows, N: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in range(0, N, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)[None, :]
+        mask = (row < rows) & (column < N)
+        total += tl.load(x + row * N + column, mask, other=0.0)
+    for start in range(0, N, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)[None, :]
+        mask = (row < rows) & (column < N)
+        tl.store(out + row * N + column, tl.load(x + row * N + column, mask) / tl.sum(total, 1)[:, None], mask)
+
+
+@pytest.mark.parametrize(("n", "columns"), [(512, 512), (512, 64), (500, 64)])
+def test_a_row_that_is_outside_is_not_written_and_one_inside_needs_no_mask(n: int, columns: int) -> None:
+    x, out = np.random.default_rng(0).random((4, n), np.float32), np.zeros((4, n), np.float32)
+    arguments, constants = {"x": x, "out": out, "rows": 3}, {"N": n, "ROWS": 2, "COLUMNS": columns}
+    kernel = compile_kernel(rows_kernel, arguments, constants)
+    assert kernel.prepare((2,), arguments)() == 0
+    np.testing.assert_allclose(out[:3], x[:3] / x[:3].sum(1, keepdims=True), rtol=1e-5)
+    assert (out[3] == 0).all()
+    # Columns that go evenly into tiles are all inside: what is left of the mask is one answer for a row.
+    assert ("call void @llvm.masked.store" in kernel.stages["llvm"]) == (n % columns != 0)
+
+
+@triton.jit
+def compared_kernel(x, out, n, PREDICATE: tl.constexpr, SWAP: tl.constexpr, N: tl.constexpr):
+    i = tl.program_id(0) * N + tl.arange(0, N)
+    bound = tl.zeros([N], tl.int32) + n
+    a, b = (bound, i) if SWAP else (i, bound)
+    if PREDICATE == "<":
+        mask = a < b
+    elif PREDICATE == "<=":
+        mask = a <= b
+    elif PREDICATE == ">":
+        mask = a > b
+    else:
+        mask = a >= b
+    tl.store(out + i, tl.load(x + i, mask, other=-1), mask | (i % 32 == 5))
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("predicate", ["<", "<=", ">", ">="])
+def test_a_run_compared_with_a_bound_that_may_go_evenly_into_it(predicate: str, swap: bool) -> None:
+    for n in (64, 48, 50, 0, -16, 1024):
+        x, out = np.arange(256, dtype=np.int32), np.full(256, -2, np.int32)
+        run(compared_kernel, (4,), {"x": x, "out": out, "n": n}, PREDICATE=predicate, SWAP=swap, N=64)
+        a, b = (n, x) if swap else (x, n)
+        mask = {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[predicate]
+        np.testing.assert_array_equal(out, np.where(mask, x, np.where(x % 32 == 5, -1, -2)))

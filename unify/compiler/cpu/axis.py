@@ -398,6 +398,23 @@ def _info_bitwise(axes: Axes, op: mlir.Operation, shape: tuple[int, ...]) -> Inf
     return Info((1,) * len(shape), (1,) * len(shape), same)
 
 
+# slt, sge, ult and uge compare a run with its bound; sgt, sle, ugt and ule a bound with its run (arith.cmpi).
+_BELOW, _ABOVE = frozenset([2, 5, 6, 9]), frozenset([4, 3, 8, 7])
+
+
+def _info_compare(axes: Axes, op: mlir.Operation, shape: tuple[int, ...]) -> Info:
+    """Where runs and a bound are multiples of n, `run < bound` holds for n neighbours or for none (as in Triton)."""
+    same = _info_bitwise(axes, op, shape).constancy
+    predicate = op.integer("predicate")
+    if predicate not in _BELOW | _ABOVE:
+        return Info((1,) * len(shape), (1,) * len(shape), same)
+    run, bound = (axes.of(v) for v in (op.operands if predicate in _BELOW else op.operands[::-1]))
+    groups = (
+        gcd(c, d, e, k) for c, d, e, k in zip(run.contiguity, run.divisibility, bound.divisibility, bound.constancy)
+    )
+    return Info((1,) * len(shape), (1,) * len(shape), tuple(max(pair) for pair in zip(same, groups)))
+
+
 def _info_shift(axes: Axes, op: mlir.Operation, shape: tuple[int, ...]) -> Info:
     b = axes.linear(op.operands[1])
     amount = b.offset.get((), 0) if b.is_uniform and set(b.offset) <= {()} else None
@@ -431,7 +448,7 @@ _INFO: dict[str, Callable[[Axes, mlir.Operation, tuple[int, ...]], Info]] = {
     "arith.andi": _info_bitwise,
     "arith.ori": _info_bitwise,
     "arith.xori": _info_bitwise,
-    "arith.cmpi": _info_bitwise,
+    "arith.cmpi": _info_compare,
     "arith.shli": _info_shift,
     "arith.shrsi": _info_shift,
     "arith.shrui": _info_shift,

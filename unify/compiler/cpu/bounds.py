@@ -68,7 +68,9 @@ class Bounds:
         if parent is not None and parent.name == "scf.for" and value.index == 0:
             low, high, step = (self.of(v) for v in parent.operands[:3])
             if step[0] > 0:
-                return low[0], max(low[0], high[1] - 1)
+                last = max(low[0], high[1] - 1)
+                is_regular = low[0] == low[1] and step[0] == step[1]
+                return low[0], last - (last - low[0]) % step[0] if is_regular else last
         return _whole(value.type)
 
 

@@ -288,8 +288,10 @@ class _Chooser:
         op = value.owner
         if not isinstance(op, mlir.Operation) or self.plan.is_stored(op) or value in self.plan.stored:
             cost = 1
-        elif _is_uniform(op):
+        elif _is_uniform(op) or self.plan.bounds.is_always_true(value):
             cost = 0
+        elif (columns := _repeated_columns(op)) > 1:
+            cost = self._cost(op.operands[0]) // columns  # computed in front of the loop over them
         else:
             cost = _COST.get(op.name, 1) + sum(self._cost(v) for v in op.operands if isinstance(v.type, mlir.Tensor))
             if op.name == "tt.load":
@@ -396,6 +398,16 @@ def _shape(store: mlir.Operation) -> tuple[int, ...]:
 
 def _tensor_shape(value: mlir.Value) -> tuple[int, ...]:
     return value.type.shape if isinstance(value.type, mlir.Tensor) else ()
+
+
+def _repeated_columns(op: mlir.Operation) -> int:
+    """How often a broadcast repeats each element along the last axis."""
+    if op.name != "tt.broadcast":
+        return 1
+    source, target = (v.type for v in (op.operands[0], op.results[0]))
+    assert isinstance(source, mlir.Tensor)
+    assert isinstance(target, mlir.Tensor)
+    return target.shape[-1] // source.shape[-1]
 
 
 def _is_uniform(op: mlir.Operation) -> bool:

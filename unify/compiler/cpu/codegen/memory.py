@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -283,9 +284,21 @@ def _guard(k: Kernel, op: mlir.Operation, access: Access, mask: Val | None) -> N
 def _mask(k: Kernel, mask: mlir.Value | None, at: Position, block: Block) -> Val | None:
     if mask is None or k.plan.bounds.is_always_true(mask):
         return None
-    value = k.block(mask, at, block)
+    if _is_uniform(k, mask, at, block):
+        value = k.em.splat(k.block(mask, at, (1,) * len(block)), math.prod(block))
+    else:
+        value = k.block(mask, at, block)
     constant = value.repeats.text if value.repeats is not None else value.text
     return None if constant in ("true", "1", "-1") else value
+
+
+def _is_uniform(k: Kernel, mask: mlir.Value, at: Position, block: Block) -> bool:
+    """Whether all lanes of the block are known to have the same answer."""
+    constancy = k.plan.axes.of(mask).constancy
+    return all(
+        extent == 1 or (same >= extent and k.alignment(start) % extent == 0)
+        for same, start, extent in zip(constancy, at, block)
+    )
 
 
 def _load(k: Kernel, access: Access, mask: Val | None, other: Val | None) -> Val:
@@ -411,6 +424,11 @@ def _store(k: Kernel, access: Access, value: Val, mask: Val | None) -> None:
             em.text(value)
             with em.conditional(mask):
                 em.line(f"store {em.typed(value)}, ptr {access.base}, align {size}")
+        return
+    if mask is not None and mask.repeats is not None:  # all or none: a branch, for a masked store takes many cycles
+        em.text(value)
+        with em.conditional(mask.repeats):
+            _store(k, access, value, None)
         return
     run = access.run
     if run > 1 and (run >= 4 or run == lanes):

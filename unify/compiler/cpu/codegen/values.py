@@ -6,6 +6,7 @@ so that chains of elementwise operations, broadcasts and reshapes melt into the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -261,6 +262,8 @@ class Kernel:
         op = value.owner
         if not isinstance(op, mlir.Operation):
             raise AssertionError(f"{value} is not bound")
+        if self.plan.bounds.is_always_true(value):  # what is left of a mask may hold for all lanes or for none
+            return self.em.splat(Val("i1", 1, "true"), math.prod(block))
         simple = ELEMENTWISE.get(op.name)
         if op in self.plan.accumulations:
             simple = None
