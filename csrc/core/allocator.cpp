@@ -444,7 +444,12 @@ std::unique_lock<std::mutex> Allocator::lock() { return std::unique_lock<std::mu
 
 void Allocator::forget() noexcept {
   State& state = *state_;
-  for (Block* block = state.given_back.take(); block != nullptr; block = block->next_let_go) {
+  for (Block* next = state.given_back.take(); next != nullptr;) {
+    Block* block = std::exchange(next, next->next_let_go);
+    if (block->generation + 1 != state.device.generation() && block->keeps == nullptr) {
+      delete block;  // no segment has it any more since an earlier reset
+      continue;
+    }
     block->is_free = true;
     block->used_on.clear();
     block->keeps.reset();
