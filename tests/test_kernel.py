@@ -238,6 +238,67 @@ def test_a_grid_function_is_not_kept() -> None:
     assert alive() is None
 
 
+class Tag:
+    """A constant of a kernel's, with a comparison that does more than compare."""
+
+    def __init__(self, compare=lambda: None) -> None:
+        self.compare = compare
+
+    def __hash__(self) -> int:
+        return 7
+
+    def __eq__(self, other: object) -> bool:
+        self.compare()
+        return isinstance(other, Tag)
+
+
+@un.jit
+def tagged(x, BLOCK: tl.constexpr, TAG: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(x + i, tl.load(x + i) + 1)
+
+
+def test_a_variant_is_found_though_comparing_its_constants_compiles_others() -> None:
+    x, compared = np.zeros(64, np.float32), []
+
+    def compile_others() -> None:
+        compared.append(1)
+        for number in range(8):
+            tagged[1](x, BLOCK=1, TAG=number)
+
+    tagged[1](x, BLOCK=64, TAG=Tag(compile_others))
+    tagged[1](x, BLOCK=64, TAG=Tag())
+    assert x[1:].tolist() == [2] * 63
+    assert compared == [1]  # a second look would mean that it was compiled again
+
+
+BIAS = tl.constexpr(1)
+
+
+@un.jit
+def biased(x):
+    tl.store(x, tl.load(x) + BIAS)
+
+
+def test_a_global_that_is_gone_once_it_was_compared_is_still_named() -> None:
+    class Vanishing:
+        def __eq__(self, other: object) -> bool:
+            globals()["BIAS"] = kept
+            return False
+
+        def __repr__(self) -> str:
+            return "what vanished"
+
+    kept = BIAS
+    x = np.zeros(1, np.float32)
+    biased[1](x)
+    globals()["BIAS"] = Vanishing()
+    with pytest.raises(un.errors.InvalidArgument, match="'BIAS' was .* is what vanished now"):
+        biased[1](x)
+    biased[1](x)
+    assert x.tolist() == [2]
+
+
 def test_options_of_jit_hold_for_what_is_wrapped() -> None:
     def positive(x, n, BLOCK: tl.constexpr):
         i = tl.arange(0, BLOCK)

@@ -56,13 +56,15 @@ size_t slot_of(const std::vector<std::unique_ptr<Variant>>& variants, const uint
 
 const Variant* find(const Call& call) {
   const auto& variants = *call.dispatcher.variants;
-  for (size_t slot = slot_of(variants, call.key.data(), call.key_size); variants[slot] != nullptr;
-       slot = (slot + 1) & (variants.size() - 1)) {
+  for (size_t slot = slot_of(variants, call.key.data(), call.key_size);; slot = (slot + 1) & (variants.size() - 1)) {
+    const Variant* variant = variants[slot].get();
+    if (variant == nullptr) return nullptr;
     // After a reset the kernel is loaded again; the old variant stays, as resets are rare.
-    const bool is_loaded = variants[slot]->function->module->generation() == call.device->generation();
-    if (is_loaded && fits(*variants[slot], call)) return variants[slot].get();
+    const bool is_loaded = variant->function->module->generation() == call.device->generation();
+    // Comparing may call __eq__, and the table grow meanwhile: a variant stays where it is in memory, and one that is
+    // overlooked then is compiled again.
+    if (is_loaded && fits(*variant, call)) return variant;
   }
-  return nullptr;
 }
 
 const Variant* insert(Dispatcher& dispatcher, std::unique_ptr<Variant> variant) {
@@ -222,15 +224,15 @@ std::unique_ptr<Variant> variant_from(const Call& call, const py::tuple& compile
 
 void check_globals(const Dispatcher& dispatcher, const Variant& variant) {
   for (const Global& global : variant.globals) {
-    PyObject* now = PyDict_GetItemWithError(global.dict.ptr(), global.name.ptr());
-    if (now == global.value.ptr()) continue;
-    const int is_equal = now == nullptr ? 0 : PyObject_RichCompareBool(now, global.value.ptr(), Py_EQ);
+    const auto now = py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(global.dict.ptr(), global.name.ptr()));
+    if (now.is(global.value)) continue;
+    const int is_equal = !now ? 0 : PyObject_RichCompareBool(now.ptr(), global.value.ptr(), Py_EQ);
     if (is_equal == 1) continue;
     PyErr_Clear();
     throw Error(ErrorKind::kInvalidArgument,
                 "kernel " + name_of(dispatcher) + ": the global '" + text_of(global.name.ptr()) + "' was " +
                     text_of(global.value.ptr()) + " when the kernel was compiled and is " +
-                    (now == nullptr ? std::string("gone") : text_of(now)) + " now. Pass it as an argument.");
+                    (!now ? std::string("gone") : text_of(now.ptr())) + " now. Pass it as an argument.");
   }
 }
 
