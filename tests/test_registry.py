@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 import unify as un
-from unify._device import BackendStatus, add_backend
+from unify._device import add_backend
 from unify.testing.backends import compile_backend
 
+from .conftest import Run
+
 TOY = Path(__file__).parent / "plugin" / "toy.c"
+HEADER = Path(un.get_include(), "unify", "backend.h")
+
+# The functions of the header, by name, and whether their comment begins with "optional".
+FUNCTION = re.compile(r"/\*((?:(?!\*/).)*)\*/\s*\w+ \(\*(\w+)\)\(", re.DOTALL)
+IS_OPTIONAL = {name: label.startswith(" optional") for label, name in FUNCTION.findall(HEADER.read_text())}
+REQUIRED = [name for name, is_optional in IS_OPTIONAL.items() if not is_optional]
+OPTIONAL = [name for name, is_optional in IS_OPTIONAL.items() if is_optional]
 
 # The toy, with a table that was changed by one statement.
 CHANGED = """
@@ -36,11 +47,10 @@ UNIFY_EXPORT const unify_backend* unify_backend_get(unify_backend_get_args* args
 """
 
 
-def changed(folder: Path, statement: str, name: str) -> BackendStatus:
+def changed(folder: Path, statement: str, name: str) -> Path:
     source = folder / f"{name}.c"
     source.write_text(CHANGED.format(toy=TOY, statement=statement))
-    library = compile_backend(source, source.with_suffix(".so"), [f'TOY_NAME="{name}"'])
-    return add_backend(str(library), name)
+    return compile_backend(source, source.with_suffix(".so"), [f'TOY_NAME="{name}"'])
 
 
 @pytest.mark.parametrize(
@@ -59,20 +69,38 @@ def test_a_part_of_the_functions_that_belong_together_is_refused(
     tmp_path: Path, statement: str, present: str, absent: str
 ) -> None:
     name = f"half_{absent.replace(' ', '_')}"
-    status = changed(tmp_path, statement, name)
+    status = add_backend(str(changed(tmp_path, statement, name)), name)
     assert not status.is_usable
     assert status.why == f"it has {present} and lacks {absent}, which are there together or not at all"
     with pytest.raises(un.errors.BackendError, match=f"device '{name}:0'.*{name}.so.*lacks {absent}"):
         un.device(f"{name}:0")
 
 
-def test_a_backend_without_any_optional_function_is_taken(tmp_path: Path) -> None:
-    names = ("capture_begin", "capture_end", "graph_launch", "graph_destroy", "peer_access", "device_reset",
-             "device_status", "device_set_option")  # fmt: skip
-    status = changed(tmp_path, "".join(f"table.{name} = NULL;" for name in names), "bare")
-    assert status.is_usable, status.why
-    assert un.ones(3, un.int8, "bare:1").tolist() == [1, 1, 1]
-    assert un.device("bare:0").capabilities["graphs"] == "emulated"
+def test_what_the_header_does_not_call_optional_is_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f'if (!strcmp(getenv("TOY_LACKS"), "{name}")) table.{name} = NULL;' for name in REQUIRED]
+    library = changed(tmp_path, "\n  ".join(lines), "lacking")
+    for name in REQUIRED:
+        monkeypatch.setenv("TOY_LACKS", name)
+        assert add_backend(str(library), "lacking").why == f"it lacks the required function {name}"
+
+
+def test_a_backend_without_any_optional_function_is_taken(tmp_path: Path, python: Run) -> None:
+    library = changed(tmp_path, "".join(f"table.{name} = NULL;" for name in OPTIONAL), "bare")
+    code = """
+import unify as un
+print(un.ones(3, un.int8, "bare:1").tolist(), un.device("bare:0").capabilities["graphs"])
+start, stop = un.Event("bare:0", timing=True), un.Event("bare:0", timing=True)
+start.record(), stop.record()
+assert start.elapsed_ms(stop) >= 0
+"""
+    finished = python("-c", code, env={**os.environ, "UNIFY_BACKEND_PATH": str(library)})
+    assert finished.stdout == "[1, 1, 1] emulated\n", finished.stderr
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/abi.md", "docs/abi-changelog.md", "docs/architecture.md"])
+def test_the_pages_count_what_is_required_as_the_header_does(root: Path, page: str) -> None:
+    counts = re.findall(r"(\d+)\s+(?:functions )?are\s+required", (root / page).read_text())
+    assert counts == [str(len(REQUIRED))]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +111,7 @@ def test_a_backend_without_any_optional_function_is_taken(tmp_path: Path) -> Non
     ],
 )
 def test_a_backend_that_cannot_count_its_devices_says_why(tmp_path: Path, count: str, why: str) -> None:
-    status = changed(tmp_path, f"table.device_count = {count};", "lost")
+    status = add_backend(str(changed(tmp_path, f"table.device_count = {count};", "lost")), "lost")
     assert (status.why, status.device_count) == (why, 0)
     with pytest.raises(un.errors.BackendError, match="device 'lost:0'.*counting its devices failed"):
         un.device("lost:0")

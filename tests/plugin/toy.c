@@ -320,6 +320,9 @@ MAYBE_UNUSED static unify_status graph_destroy(unify_graph graph) {
 
 static unify_status event_create(unify_device device, const unify_event_args* args, unify_event* out_event) {
   if (args->flags & UNIFY_EVENT_IPC) return fail(UNIFY_UNSUPPORTED, "the toy does not share events");
+#ifdef TOY_PLAIN
+  if (args->flags & UNIFY_EVENT_TIMING) return fail(UNIFY_UNSUPPORTED, "the plain toy's events tell no times");
+#endif
   *out_event = calloc(1, sizeof(**out_event));
   if (!*out_event) return fail(UNIFY_OUT_OF_MEMORY, "the host's memory is full");
   (*out_event)->device = device;

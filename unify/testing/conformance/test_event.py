@@ -8,12 +8,11 @@ import time
 import pytest
 
 import unify as un
-from unify._errors import Error, InvalidArgument, TimeoutExpired
+from unify._errors import Error, GraphError, InvalidArgument, TimeoutExpired
 from unify._stream import event as new_event
 from unify.testing.conformance.fixtures import GATE_LIMIT_S, Gate
 
 native_host_calls = pytest.mark.needs("host_calls", support="native")
-timing = pytest.mark.needs("timing")
 
 
 def test_a_new_event_is_done(device: un.Device) -> None:
@@ -156,7 +155,6 @@ def test_synchronize_lets_other_threads_run(device: un.Device, stream: un.Stream
     assert not waiting.is_alive()
 
 
-@timing
 def test_elapsed_is_not_negative_in_order(device: un.Device, stream: un.Stream) -> None:
     start, stop = un.Event(device, timing=True), un.Event(device, timing=True)
     stream.record(start)
@@ -166,7 +164,6 @@ def test_elapsed_is_not_negative_in_order(device: un.Device, stream: un.Stream) 
     assert 0 <= start.elapsed_ms(stop) < 60_000
 
 
-@timing
 def test_elapsed_is_negative_the_other_way_round(device: un.Device, stream: un.Stream) -> None:
     start, stop = un.Event(device, timing=True), un.Event(device, timing=True)
     stream.record(start)
@@ -176,7 +173,6 @@ def test_elapsed_is_negative_the_other_way_round(device: un.Device, stream: un.S
     assert stop.elapsed_ms(start) == -start.elapsed_ms(stop)
 
 
-@timing
 @native_host_calls
 def test_elapsed_measures_the_work_between(device: un.Device, stream: un.Stream) -> None:
     def work() -> None:
@@ -194,7 +190,6 @@ def test_elapsed_measures_the_work_between(device: un.Device, stream: un.Stream)
     assert 19 <= start.elapsed_ms(stop) <= wall_ms * 1.05
 
 
-@timing
 def test_elapsed_without_timing_is_an_error(device: un.Device, stream: un.Stream) -> None:
     start, stop = un.Event(device), un.Event(device, timing=True)
     stream.record(start)
@@ -204,13 +199,26 @@ def test_elapsed_without_timing_is_an_error(device: un.Device, stream: un.Stream
         start.elapsed_ms(stop)
 
 
-@timing
 def test_elapsed_of_an_event_never_recorded_is_an_error(device: un.Device, stream: un.Stream) -> None:
     start, stop = un.Event(device, timing=True), un.Event(device, timing=True)
     stream.record(stop)
     stream.synchronize()
     with pytest.raises(InvalidArgument):
         start.elapsed_ms(stop)
+
+
+def test_an_event_of_a_graph_has_no_time_not_even_its_earlier_one(device: un.Device, stream: un.Stream) -> None:
+    start, stop = un.Event(device, timing=True), un.Event(device, timing=True)
+    for event in (start, stop):
+        stream.record(event)
+    stop.synchronize()
+    tensor = un.zeros(16, un.uint8, device, stream=stream)
+    with un.Graph.capture(stream):
+        tensor.fill_(1)
+        stop.record(stream)
+    for earlier, later in ((start, stop), (stop, start)):
+        with pytest.raises(GraphError, match="graph"):
+            earlier.elapsed_ms(later)
 
 
 def test_events_can_be_made_and_dropped_often(device: un.Device, stream: un.Stream) -> None:

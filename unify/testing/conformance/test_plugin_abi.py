@@ -63,8 +63,3 @@ def test_a_second_backend_of_its_name_is_refused_with_the_reason(device: un.Devi
     status = add_backend(library)
     assert not status.is_usable
     assert device.kind in status.why
-
-
-@pytest.mark.parametrize("capability", ["graphs", "timing"])
-def test_what_the_core_can_emulate_is_never_absent(device: un.Device, capability: str) -> None:
-    assert device.capabilities[capability] in ("native", "emulated")
