@@ -15,7 +15,7 @@ import unify as un
 def run_with(layers: str, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, since layers are chosen before the first device is opened."""
     return subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-P", *arguments],  # the unify under test, which need not be that of the source tree
         cwd=root,
         env={**os.environ, "UNIFY_LAYERS": layers},
         capture_output=True,
@@ -75,37 +75,57 @@ assert un.ones(3).tolist() == [1, 1, 1]
     assert "unify validation:" not in finished.stderr
 
 
-def test_a_device_is_reset_while_threads_use_it(root: Path) -> None:
+def test_a_device_is_reset_while_threads_use_it(root: Path, tmp_path: Path) -> None:
     code = """
 import threading
+import numpy as np
+import triton.language as tl
 import unify as un
 device = un.device("cpu")
-done = threading.Event()
+array = np.zeros(64, np.float32)
+launched, done = threading.Event(), threading.Event()
 raised = []
 
-def work():
+@un.jit
+def increment(x, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(x + i, tl.load(x + i) + 1)
+
+def launch():
+    increment[1](array, BLOCK=64)  # on the default stream
+    launched.set()
+
+def use_a_stream():
+    stream = un.Stream(device)
+    tensor = un.zeros(1000, stream=stream)
+    other = un.zeros(1000)
+    other.copy_(tensor, stream=stream)
+    stream.wait(un.Stream(device).record())
+    del tensor, other
+    stream.synchronize()
+
+def repeat(work):
     while not done.is_set():
         try:
-            stream = un.Stream(device)
-            tensor = un.zeros(1000, stream=stream)
-            other = un.zeros(1000)
-            other.copy_(tensor, stream=stream)
-            stream.wait(un.Stream(device).record())
-            del tensor, other
-            stream.synchronize()
+            work()
         except un.errors.DeviceLost:
             pass
         except BaseException as error:
             raised.append(error)
             raise
 
-threads = [threading.Thread(target=work) for _ in range(3)]
+threads = [threading.Thread(target=repeat, args=(work,)) for work in (launch, launch, use_a_stream, use_a_stream)]
 for thread in threads: thread.start()
-for _ in range(30): device.reset()
+for _ in range(100):
+    assert launched.wait(60), raised
+    launched.clear()
+    device.reset()
 done.set()
 for thread in threads: thread.join()
 assert not raised, raised
 """
-    finished = run_with("faults,validation", root, "-c", code)
+    program = tmp_path / "program.py"  # a kernel's source is read
+    program.write_text(code)
+    finished = run_with("faults,validation", root, str(program))
     assert finished.returncode == 0, finished.stderr
     assert "unify validation:" not in finished.stderr, finished.stderr

@@ -104,11 +104,35 @@ def test_two_traces_at_once_are_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "second.json").exists()
 
 
+def test_of_two_threads_that_begin_a_trace_at_once_one_is_refused(tmp_path: Path) -> None:
+    together, tried = threading.Barrier(2), threading.Barrier(2)
+    refused = []
+
+    def begin(path: Path) -> None:
+        together.wait()
+        try:
+            with un.trace(path):
+                tried.wait()
+        except InvalidArgument:
+            refused.append(path)
+            tried.wait()
+
+    for attempt in range(50):
+        threads = [threading.Thread(target=begin, args=(tmp_path / name,)) for name in ("one.json", "other.json")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(refused) == attempt + 1
+
+
 def test_a_path_that_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
     ran = []
     with pytest.raises(OSError), un.trace(tmp_path / "absent" / "out.json"):
         ran.append(1)
     assert not ran
+    with un.trace(tmp_path / "out.json"):
+        pass
 
 
 def test_more_events_than_asked_for_are_dropped(tmp_path: Path) -> None:

@@ -25,13 +25,16 @@ def trace(path: str | os.PathLike[str], *, max_events: int = 1_000_000) -> Itera
     ...     x = un.ones(3)
     """
     target = Path(path)
-    if _core.trace_is_on():
+    if not _core.trace_start(max_events):
         raise InvalidArgument(
             f"trace: one is being collected already; {target} would get a part of it. End that one first."
         )
-    with target.open("a"):  # an unwritable path is said now, not after the work
-        pass
-    _core.trace_start(max_events)
+    try:
+        with target.open("a"):  # an unwritable path is said now, not after the work
+            pass
+    except OSError:
+        _core.trace_stop()
+        raise
     try:
         yield
     finally:

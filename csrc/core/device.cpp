@@ -83,13 +83,16 @@ std::vector<std::pair<std::string, std::string>> Device::capabilities() const {
   };
 }
 
-const std::shared_ptr<Stream>& Device::default_stream() {
+std::shared_ptr<Stream> Device::default_stream() {
   const std::lock_guard<std::mutex> lock(private_->stream_mutex);
-  if (default_stream_ == nullptr) default_stream_ = Stream::create(shared_from_this(), 0, nullptr, true);
+  // One that was made while a reset began is as old as those before it.
+  if (default_stream_ == nullptr || default_stream_->generation() != generation()) {
+    default_stream_ = Stream::create(shared_from_this(), 0, nullptr, true);
+  }
   return default_stream_;
 }
 
-const std::shared_ptr<Stream>& Device::current_stream() {
+std::shared_ptr<Stream> Device::current_stream() {
   for (const Current& entry : current_streams) {
     if (entry.device == this && entry.stream != nullptr) return entry.stream;
   }
@@ -139,6 +142,7 @@ bool Device::takes_fill(uint32_t value_bytes) {
     args.value_bytes = value_bytes;
     args.count = 1;
     const std::lock_guard<std::mutex> lock(stream->mutex());
+    stream->require_current();
     const unify_status status = table_->fill(stream->handle(), &args);
     if (status != UNIFY_UNSUPPORTED) check(*this, stream.get(), status, "a fill to see if it is possible");
     known.store(status == UNIFY_OK ? 1 : 2, std::memory_order_relaxed);
@@ -190,6 +194,7 @@ void Device::set_option(const std::string& key, const std::string& value) {
   if (table_->device_set_option == nullptr) {
     throw Error(ErrorKind::kUnsupported, name_ + ": this backend has no options to set.");
   }
+  const auto call = this->call();
   check(*this, nullptr, table_->device_set_option(handle_, key.c_str(), value.c_str()), "setting an option");
 }
 
@@ -223,11 +228,6 @@ void Device::reset() {
     throw Error(ErrorKind::kUnsupported, name_ + ": this backend cannot reset a device.");
   }
   reclaim();
-  std::shared_ptr<Stream> old_default;
-  {
-    const std::lock_guard<std::mutex> making(private_->stream_mutex);
-    old_default = std::move(default_stream_);
-  }
   // No other call runs meanwhile. Whoever comes next sees the new generation before it uses a handle.
   const std::unique_lock<std::shared_mutex> calls(private_->calls);
   const std::unique_lock<std::mutex> allocating = allocator_->lock();

@@ -40,10 +40,11 @@ class Device : public std::enable_shared_from_this<Device> {
   // "health", "priorities", "timing", each "native", "emulated" or "absent".
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> capabilities() const;
 
-  // The stream that work goes to when nobody names one. Made at its first use.
-  const std::shared_ptr<Stream>& default_stream();
+  // The stream that work goes to when nobody names one. Made at its first use, and anew after a reset: who uses it
+  // holds it meanwhile.
+  std::shared_ptr<Stream> default_stream();
   // The calling thread's: what `with stream:` set, or the default stream.
-  const std::shared_ptr<Stream>& current_stream();
+  std::shared_ptr<Stream> current_stream();
   // Returns the previous one. Null restores the default stream.
   std::shared_ptr<Stream> set_current_stream(std::shared_ptr<Stream> stream);
 

@@ -10,16 +10,13 @@
 
 namespace unify {
 
-namespace {
-
 unify_status make_event(Device& device, uint32_t flags, unify_event* out) noexcept {
+  const unify_backend& table = device.table();
   unify_event_args args{};
   args.struct_size = sizeof args;
-  args.flags = flags;
-  return device.table().event_create(device.handle(), &args, out);
+  args.flags = table.event_elapsed != nullptr ? flags : flags & ~uint32_t{UNIFY_EVENT_TIMING};
+  return table.event_create(device.handle(), &args, out);
 }
-
-}  // namespace
 
 EventPool::~EventPool() {
   for (const unify_event event : idle_) device_.table().event_destroy(event);
@@ -132,10 +129,12 @@ void Event::record(Stream& stream) {
   }
   device_->operations().push(
       {device_->operations().next_number(), Operation::Kind::kRecord, stream.id(), nullptr, {}, 0});
+  HostTime time;
   if (has_timing() && device_->table().event_elapsed == nullptr) {
-    check(*device_, &stream, read_clock(stream, &time_), "reading the clock for an event");
+    check(*device_, &stream, read_clock(stream, &time), "reading the clock for an event");
   }
   check(*device_, &stream, device_->table().event_record(handle_, stream.handle()), "recording an event");
+  time_ = std::move(time);
 }
 
 void Event::require_current() const { device_->require_generation(generation_, "this event"); }
@@ -173,11 +172,27 @@ bool Event::query() {
   return true;
 }
 
-HostTime Event::host_time() {
+unify_status Event::host_time(int64_t* out) {
+  const auto fail = [this](const char* why) {
+    throw Error(ErrorKind::kInvalidArgument, device_->name() + ": elapsed_ms of an event " + why);
+  };
   const std::lock_guard<std::mutex> mark(mutex_);
-  if (time_ != nullptr) return time_;
-  throw Error(ErrorKind::kInvalidArgument, device_->name() + ": elapsed_ms of an event that was " +
-                                               (has_timing() ? "never recorded." : "made without timing=True."));
+  if (!has_timing()) fail("that was made without timing=True.");
+  if (time_ == nullptr) fail("that was never recorded.");
+  const unify_status status = device_->table().event_query(handle_);
+  if (status == UNIFY_OK && (*out = *time_) == 0) fail("whose time was not taken. Record it again.");
+  return status;
+}
+
+unify_status Event::elapsed(Event& later, int64_t* out) {
+  const unify_backend& table = device_->table();
+  if (table.event_elapsed != nullptr) return table.event_elapsed(handle_, later.handle_, out);
+  int64_t begin = 0;
+  int64_t end = 0;
+  unify_status status = host_time(&begin);
+  if (status == UNIFY_OK) status = later.host_time(&end);
+  *out = end - begin;
+  return status;
 }
 
 double Event::elapsed_ms(Event& later) {
@@ -185,21 +200,12 @@ double Event::elapsed_ms(Event& later) {
     throw Error(ErrorKind::kDeviceMismatch, "elapsed_ms: the events are of " + device_->name() + " and " +
                                                 later.device_->name() + ", whose clocks differ.");
   }
+  for (Event* event : {this, &later}) event->require_no_graph("cannot tell the time of");
   const auto call = device_->call();
   require_current();
   later.require_current();
-  const unify_backend& table = device_->table();
   int64_t nanoseconds = 0;
-  unify_status status = UNIFY_OK;
-  if (table.event_elapsed != nullptr) {
-    status = table.event_elapsed(handle_, later.handle_, &nanoseconds);
-  } else {
-    const HostTime begin = host_time();
-    const HostTime end = later.host_time();
-    status = table.event_query(handle_);
-    if (status == UNIFY_OK) status = table.event_query(later.handle_);
-    nanoseconds = *end - *begin;
-  }
+  const unify_status status = elapsed(later, &nanoseconds);
   if (status == UNIFY_NOT_READY) {
     throw Error(ErrorKind::kInvalidArgument,
                 device_->name() + ": elapsed_ms of an event that was not passed yet. Call synchronize() on it first.");

@@ -17,6 +17,9 @@ class Device;
 class Recording;
 class Stream;
 
+// Makes an event of the backend; without UNIFY_EVENT_TIMING where it tells no times.
+[[nodiscard]] unify_status make_event(Device& device, uint32_t flags, unify_event* out) noexcept;
+
 // The events by which the core itself waits for work, used again and again: making one costs more than recording it.
 class EventPool {
  public:
@@ -75,7 +78,9 @@ class Event : public std::enable_shared_from_this<Event> {
   void require_current() const;
   [[nodiscard]] bool is_of_graph();
   void require_no_graph(const char* what);
-  [[nodiscard]] HostTime host_time();  // throws when there is none
+  // In ns. Statuses are event_elapsed's and event_query's; throws where there is no time.
+  [[nodiscard]] unify_status elapsed(Event& later, int64_t* out);
+  [[nodiscard]] unify_status host_time(int64_t* out);
   std::shared_ptr<Device> device_;
   unify_event handle_ = nullptr;
   uint32_t flags_ = 0;

@@ -49,6 +49,7 @@ bool can_reach(Device& device, Device& peer) {
   if (&device == &peer || peer.is_host_visible()) return true;
   if (&device.backend() != &peer.backend() || device.table().peer_access == nullptr) return false;
   uint32_t can = 0;
+  const auto call = device.call();
   return device.table().peer_access(device.handle(), peer.handle(), 1, &can) == UNIFY_OK && can != 0;
 }
 
@@ -95,15 +96,15 @@ void copy(Stream& stream, Place dst, Place src, size_t bytes) {
   Device& other = is_incoming ? *src.device : *dst.device;
   const std::shared_ptr<Storage> staging = allocate_pinned(stream.device_ptr(), bytes);
   const Place host{nullptr, staging->address(), staging.get()};
-  Stream& other_stream = *other.current_stream();
+  const std::shared_ptr<Stream> other_stream = other.current_stream();
   if (is_incoming) {
-    copy_directly(other_stream, host, src, bytes);
-    other_stream.synchronize();
+    copy_directly(*other_stream, host, src, bytes);
+    other_stream->synchronize();
     copy_directly(stream, dst, host, bytes);
   } else {
     copy_directly(stream, host, src, bytes);
     stream.synchronize();
-    copy_directly(other_stream, dst, host, bytes);
+    copy_directly(*other_stream, dst, host, bytes);
   }
 }
 
@@ -169,6 +170,7 @@ bool has_pinned_memory(const Device& device) {
   args.kind = UNIFY_MEMORY_PINNED;
   args.bytes = 1;
   unify_address address = 0;
+  const auto call = device.call();
   const unify_status status = device.table().memory_allocate(device.handle(), &args, &address);
   if (status == UNIFY_OK) device.table().memory_free(device.handle(), UNIFY_MEMORY_PINNED, address);
   return status != UNIFY_UNSUPPORTED;
@@ -181,6 +183,7 @@ std::shared_ptr<Storage> allocate_pinned(const std::shared_ptr<Device>& device, 
   args.kind = UNIFY_MEMORY_PINNED;
   args.bytes = std::max<size_t>(bytes, 1);
   unify_address address = 0;
+  const auto call = device->call();
   const unify_status status = table.memory_allocate(device->handle(), &args, &address);
   if (status == UNIFY_OK) {
     return std::make_shared<Storage>(device, address, bytes, reclaimed(new Pinned(device, address)));

@@ -56,7 +56,7 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   void keep_alive_locked(std::shared_ptr<void> owner);  // the caller holds the mutex
 
   // Whether it has run dry, for the core itself: a failure is kept for the user's next call. Not while the backend
-  // records it.
+  // records it. The caller holds what a reset waits for: its mutex, the allocator's, or the device's call().
   [[nodiscard]] bool is_dry() noexcept;
 
   // As synchronize(), and nothing else: recording or not. `what` for, in words.

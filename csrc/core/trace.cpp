@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "device.h"
+#include "event.h"
+#include "failures.h"
 #include "host_time.h"
 #include "stream.h"
 
@@ -67,17 +69,27 @@ State& state() {
 
 uint32_t thread_id() { return static_cast<uint32_t>(::syscall(SYS_gettid)); }  // glibc before 2.30 has no gettid
 
+// The caller holds what a reset waits for: the stream's mutex, or the device's call().
 void destroy(Device& device, uint32_t generation, unify_event event) {
   if (event != nullptr && generation == device.generation()) device.table().event_destroy(event);
 }
 
 // Null when the device makes no event.
 unify_event timed_event(Device& device) {
-  unify_event_args args{};
-  args.struct_size = sizeof args;
-  args.flags = UNIFY_EVENT_TIMING;
   unify_event event = nullptr;
-  return device.table().event_create(device.handle(), &args, &event) == UNIFY_OK ? event : nullptr;
+  return make_event(device, UNIFY_EVENT_TIMING, &event) == UNIFY_OK ? event : nullptr;
+}
+
+// Whether the time of this place in the stream will be known.
+bool takes_time(Stream& stream, HostTime* out) {
+  const unify_backend& table = stream.device().table();
+  if (table.event_elapsed != nullptr) return true;
+  const unify_status status = read_clock(stream, out);
+  // It has waited, and what it was told of the work so far is told only once.
+  if (status != UNIFY_OK && table.host_call == nullptr) {
+    stream.device().failures().note(stream.id(), status, "waiting for the work before a mark of a trace");
+  }
+  return status == UNIFY_OK;
 }
 
 // Without an event when the device makes none.
@@ -85,8 +97,7 @@ SpanMark mark(Stream& stream) {
   const unify_backend& table = stream.device().table();
   SpanMark result{timed_event(stream.device()), nullptr};
   if (result.event == nullptr) return {};
-  const bool has_time = table.event_elapsed != nullptr || read_clock(stream, &result.time) == UNIFY_OK;
-  if (has_time && table.event_record(result.event, stream.handle()) == UNIFY_OK) return result;
+  if (takes_time(stream, &result.time) && table.event_record(result.event, stream.handle()) == UNIFY_OK) return result;
   table.event_destroy(result.event);
   return {};
 }
@@ -159,11 +170,13 @@ Trace& Trace::instance() {
   return *trace;
 }
 
-void Trace::start(size_t max_events) {
+bool Trace::start(size_t max_events) {
   State& s = state();
   const std::lock_guard<std::mutex> lock(s.mutex);
+  if (is_on()) return false;
   s.max_events = max_events;
   on_.store(true, std::memory_order_relaxed);
+  return true;
 }
 
 void Trace::span(const std::string& name, const char* category, int64_t begin_ns, int64_t end_ns) {
@@ -186,7 +199,7 @@ void add_host_spans(std::string& json, const std::vector<HostSpan>& spans) {
   }
 }
 
-// Waits for the span's end, also of work that failed. False when the device tells no times.
+// Waits for the span's end, also of work that failed. False when there are no times.
 bool add_device_span(std::string& json, const DeviceSpan& span, const Origin& origin, size_t process) {
   Device& device = span.stream->device();
   if (span.generation != device.generation()) return false;
@@ -196,7 +209,9 @@ bool add_device_span(std::string& json, const DeviceSpan& span, const Origin& or
   int64_t duration = 0;
   if (span.begin.time != nullptr) {
     begin_ns = *span.begin.time;
-    duration = *span.end.time - begin_ns;
+    const int64_t end_ns = *span.end.time;
+    if (begin_ns == 0 || end_ns == 0) return false;
+    duration = end_ns - begin_ns;
   } else if (span.generation == origin.generation &&
              table.event_elapsed(origin.mark, span.begin.event, &begin_ns) == UNIFY_OK &&
              table.event_elapsed(span.begin.event, span.end.event, &duration) == UNIFY_OK) {
@@ -221,24 +236,26 @@ size_t add_device_spans(std::string& json, Spans& spans) {
     if (named.insert(span.stream.get()).second) {
       add_name(json, "thread_name", process->second, span.stream->id(), span.stream->name());
     }
+    const auto call = device.call();  // of each span by itself: a reset may come between two
     if (!add_device_span(json, span, spans.origins[&device], process->second)) ++lost;
+    destroy(device, span.generation, span.begin.event);
+    destroy(device, span.generation, span.end.event);
   }
-  for (const DeviceSpan& span : spans.device) {
-    destroy(span.stream->device(), span.generation, span.begin.event);
-    destroy(span.stream->device(), span.generation, span.end.event);
+  for (const auto& [device, origin] : spans.origins) {
+    const auto call = device->call();
+    destroy(*device, origin.generation, origin.mark);
   }
-  for (const auto& [device, origin] : spans.origins) destroy(*device, origin.generation, origin.mark);
   return lost;
 }
 
 }  // namespace
 
 std::string Trace::stop() {
-  on_.store(false, std::memory_order_relaxed);
   State& s = state();
   Spans spans;
   {
     const std::lock_guard<std::mutex> lock(s.mutex);
+    on_.store(false, std::memory_order_relaxed);
     std::swap(spans, s.spans);
     ++s.number;
   }

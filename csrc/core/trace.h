@@ -17,8 +17,8 @@ class Stream;
 class Trace {
  public:
   static Trace& instance();
-  // Starts collecting; at most `max_events`, later ones are counted and dropped.
-  void start(size_t max_events = 1'000'000);
+  // Starts collecting; at most `max_events`, later ones are counted and dropped. False when a trace is on already.
+  [[nodiscard]] bool start(size_t max_events = 1'000'000);
   // Waits for the work that was traced and returns the trace (Chrome trace event format: a process for each device
   // with a thread for each stream, and one for the host with its threads). What ran on a device that was reset
   // meanwhile has no times any more, and is counted as dropped.

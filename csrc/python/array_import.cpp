@@ -106,9 +106,9 @@ void order_after_producer(const DLPackExchangeAPI& table, const Tensor& tensor) 
   if (is_host(info.dlpack_type)) return;
   void* native = nullptr;
   if (table.current_work_stream(info.dlpack_type, info.dlpack_id, &native) != 0) throw_python();
-  Stream& ours = *tensor.device().current_stream();
-  if (native == ours.native()) return;
-  order_after(ours, *foreign_stream(tensor.device(), reinterpret_cast<uintptr_t>(native)));
+  const std::shared_ptr<Stream> ours = tensor.device().current_stream();
+  if (native == ours->native()) return;
+  order_after(*ours, *foreign_stream(tensor.device(), reinterpret_cast<uintptr_t>(native)));
 }
 
 ImportedArray from_table(const DLPackExchangeAPI& table, PyObject* object) {

@@ -82,8 +82,10 @@ py::dict capabilities(const Device& device) {
 py::tuple memory_info(Device& device) {
   uint64_t free_bytes = 0;
   uint64_t total_bytes = 0;
-  const unify_status status =
-      without_gil([&] { return device.table().memory_info(device.handle(), &free_bytes, &total_bytes); });
+  const unify_status status = without_gil([&] {
+    const auto call = device.call();
+    return device.table().memory_info(device.handle(), &free_bytes, &total_bytes);
+  });
   check(device, nullptr, status, "asking for free memory");
   return py::make_tuple(free_bytes, total_bytes);
 }

@@ -63,13 +63,13 @@ PyObject* capsule(Managed* managed, const char* name) {
 // Makes the data ready for the consumer's stream: array API standard, __dlpack__, argument `stream`.
 void make_ready(const Tensor& tensor, PyObject* stream) {
   Device& device = tensor.device();
-  Stream& ours = *device.current_stream();
+  const std::shared_ptr<Stream> ours = device.current_stream();
   const int32_t type = device.info().dlpack_type;
   if (!is_given(stream)) {
     if (type == kDLCUDA) {
       hand_over(tensor, *foreign_stream(device, 0));  // None: the legacy default stream
     } else {
-      without_gil([&] { ours.synchronize(); });
+      without_gil([&] { ours->synchronize(); });
     }
     return;
   }

@@ -122,9 +122,14 @@ const Variant* prepare(Call& call, PyObject* const* args, size_t nargs, PyObject
   }
 }
 
-// Keeps borrowed arrays until the work on the stream has run; most often it has.
+// Whether nothing is left to do on the stream.
+bool has_run(Stream& stream) {
+  const auto call = stream.device().call();
+  return stream.is_dry();
+}
+
+// Keeps borrowed arrays until the work on the stream has run.
 void keep_borrowed(Call& call, Stream& stream) {
-  if (stream.is_dry()) return;
   own_borrowed(call);
   for (std::shared_ptr<Storage>& owner : call.foreign) {
     without_gil([&] { stream.keep_alive(std::move(owner)); });
@@ -136,17 +141,17 @@ void enqueue(const Launcher& launcher, Call& call, const Variant& variant) {
   if (variant.is_checked) own_borrowed(call);
   alignas(16) std::array<unsigned char, kMostBytes> packed;
   pack(call, variant, packed.data());
-  std::shared_ptr<Stream> given;
-  if (call.stream != nullptr && call.stream != Py_None) given = stream_from_object(call.stream, *call.device);
-  Stream& stream = given != nullptr ? *given : *call.device->current_stream();
+  const std::shared_ptr<Stream> stream = stream_from_object(call.stream, *call.device);
   const std::shared_ptr<Function> function = variant.function;
   const bool waits = call.dispatcher.fallback != nullptr;
+  bool is_borrowing = false;  // still, after the launch; most often it has run by then
   const auto try_launch = [&] {
     std::vector<std::shared_ptr<void>> owners(call.foreign.begin(), call.foreign.end());
     return without_gil([&] {
-      const bool is_launched = launch(stream, function, grid, packed.data(), variant.args_bytes, call.touched.data(),
+      const bool is_launched = launch(*stream, function, grid, packed.data(), variant.args_bytes, call.touched.data(),
                                       call.touched_count, owners.data(), owners.size(), call.borrowed_count == 0);
-      if (is_launched && waits) stream.finish();
+      if (is_launched && waits) stream->finish();
+      is_borrowing = is_launched && !waits && call.borrowed_count > 0 && !has_run(*stream);
       return is_launched;
     });
   };
@@ -154,7 +159,7 @@ void enqueue(const Launcher& launcher, Call& call, const Variant& variant) {
     own_borrowed(call);
     (void)try_launch();
   }
-  if (call.borrowed_count > 0 && !waits) keep_borrowed(call, stream);
+  if (is_borrowing) keep_borrowed(call, *stream);
   call.foreign.clear();
   release_owners();
 }

@@ -130,7 +130,7 @@ PyObject* scalar_of(const Tensor& tensor) {
       is_floating(tensor.dtype) && tensor.dtype != DType::kFloat32 && tensor.dtype != DType::kFloat64;
   Tensor source = tensor;
   if (is_small_float) {  // the core knows how they are laid out
-    const std::shared_ptr<Stream>& stream = tensor.device().current_stream();
+    const std::shared_ptr<Stream> stream = tensor.device().current_stream();
     source = without_gil([&] {
       Tensor wide = empty(*stream, {}, DType::kFloat32);
       Tensor flat = tensor;

@@ -192,14 +192,14 @@ PyCFunction with_keywords(PyObject* (*function)(PyObject*, PyObject* const*, Py_
 void copy_ordered(const Tensor& dst, const Tensor& src, PyObject* stream) {
   const std::shared_ptr<Stream> on = stream_for(dst, src, stream);
   if (&dst.device() == &src.device()) return copy_on_one_device(*on, dst, src);
-  Stream& dst_stream = *dst.device().current_stream();
-  Stream& src_stream = *src.device().current_stream();
-  order_after(*on, src_stream);
-  order_after(*on, dst_stream);
+  const std::shared_ptr<Stream> dst_stream = dst.device().current_stream();
+  const std::shared_ptr<Stream> src_stream = src.device().current_stream();
+  order_after(*on, *src_stream);
+  order_after(*on, *dst_stream);
   without_gil([&] { copy_into(*on, dst, src); });
   if (&dst.device().backend() == &src.device().backend()) {
-    order_after(dst_stream, *on);
-    order_after(src_stream, *on);
+    order_after(*dst_stream, *on);
+    order_after(*src_stream, *on);
   } else if (!is_given(stream)) {
     without_gil([&] { on->synchronize(); });
   }
@@ -208,8 +208,8 @@ void copy_ordered(const Tensor& dst, const Tensor& src, PyObject* stream) {
 Tensor host_tensor(const Tensor& tensor) {
   Device& device = tensor.device();
   if (device.is_host_visible()) {
-    Stream& stream = *device.current_stream();
-    without_gil([&] { stream.synchronize(); });
+    const std::shared_ptr<Stream> stream = device.current_stream();
+    without_gil([&] { stream->synchronize(); });
     return tensor;
   }
   const std::shared_ptr<Device> host = device_from_object(py::str("cpu").ptr());

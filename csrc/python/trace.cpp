@@ -1,8 +1,6 @@
 // The trace behind unify.trace().
 #include "../core/trace.h"
 
-#include <chrono>
-
 #include "convert.h"
 #include "owner.h"
 
@@ -10,8 +8,9 @@ namespace unify::python {
 
 void bind_trace(py::module_& module) {
   module.def(
-      "trace_start", [](size_t max_events) { Trace::instance().start(max_events); }, py::arg("max_events") = 1'000'000,
-      "Starts collecting; later events than `max_events` are counted only.");
+      "trace_start", [](size_t max_events) { return Trace::instance().start(max_events); },
+      py::arg("max_events") = 1'000'000,
+      "Starts collecting; later events than `max_events` are counted only. False when a trace is on already.");
   module.def(
       "trace_stop",
       [] {
@@ -28,13 +27,7 @@ void bind_trace(py::module_& module) {
       },
       py::arg("name"), py::arg("begin_ns"), py::arg("end_ns"),
       "Adds a span of the host program; times of trace_clock_ns().");
-  module.def(
-      "trace_clock_ns",
-      [] {
-        const auto now = std::chrono::steady_clock::now().time_since_epoch();
-        return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
-      },
-      "The clock of the trace.");
+  module.def("trace_clock_ns", &now_ns, "The clock of the trace.");
 }
 
 }  // namespace unify::python

@@ -3,7 +3,12 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <string>
+#include <thread>
+#include <vector>
+
+#include "core/error.h"
 
 #define CHECK(condition)                                                             \
   do {                                                                               \
@@ -15,6 +20,31 @@
 
 namespace unify {
 
+// What it threw, or nothing.
+template <typename Work>
+std::string error_of(Work&& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    return error.message;
+  }
+  return {};
+}
+
+inline bool has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+inline void in_threads(size_t count, const std::function<void(size_t)>& work) {
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < count; ++i) threads.emplace_back(work, i);
+  for (std::thread& thread : threads) thread.join();
+}
+
+void test_a_backend_that_tells_no_times_gets_the_hosts();
+void test_an_event_whose_record_failed_has_no_time();
+void test_a_time_that_was_never_taken_is_none();
+void test_a_trace_that_waits_leaves_what_it_was_told_to_the_user();
+void test_the_default_stream_is_made_anew_after_a_reset();
+void test_a_trace_ends_while_its_device_is_reset();
 void test_each_record_of_an_event_holds_its_own_waiters();
 void test_a_fault_stays_until_a_synchronize_returned_it();
 void test_a_stream_without_a_thread_says_so_and_works_later();

@@ -30,7 +30,6 @@
 #include "core/reclaim.h"
 #include "core/registry.h"
 #include "core/stream.h"
-#include "core/trace.h"
 
 extern "C" const unify_backend* unify_host_backend_get(unify_backend_get_args* args);
 
@@ -62,22 +61,6 @@ void copy_bytes(Stream& stream, const Block& dst, const Block& src) {
 bool holds(const Block& block, uint8_t value) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(static_cast<uintptr_t>(block->address()));
   return std::all_of(bytes, bytes + block->bytes(), [&](uint8_t byte) { return byte == value; });
-}
-
-template <typename Work>
-std::string error_of(Work&& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.message;
-  }
-  return {};
-}
-
-void in_threads(size_t count, const std::function<void(size_t)>& work) {
-  std::vector<std::thread> threads;
-  for (size_t i = 0; i < count; ++i) threads.emplace_back(work, i);
-  for (std::thread& thread : threads) thread.join();
 }
 
 // What the allocator says of itself adds up, block by block.
@@ -338,40 +321,6 @@ void test_graphs_are_recorded_and_replayed_by_many_threads() {
   });
 }
 
-// The CPU's table without its clock: host calls read the time.
-const unify_backend* untimed_backend_get(unify_backend_get_args* args) {
-  static unify_backend table = *unify_host_backend_get(args);
-  table.name = "untimed";
-  table.event_elapsed = nullptr;
-  return &table;
-}
-
-void test_a_backend_that_tells_no_times_gets_the_hosts() {
-  Registry::instance().add_builtin("untimed", untimed_backend_get);
-  const std::shared_ptr<Device> device = Registry::instance().device("untimed:0");
-  const std::shared_ptr<Stream> stream = Stream::create(device);
-  const std::shared_ptr<Event> begin = Event::create(device, true);
-  const std::shared_ptr<Event> end = Event::create(device, true);
-  CHECK(error_of([&] { (void)begin->elapsed_ms(*end); }).find("never recorded") != std::string::npos);
-  std::atomic<bool> is_open{false};
-  begin->record(*stream);
-  stream->host_call([&] {
-    while (!is_open) std::this_thread::yield();
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  });
-  end->record(*stream);
-  CHECK(error_of([&] { (void)begin->elapsed_ms(*end); }).find("synchronize()") != std::string::npos);
-  is_open = true;
-  end->synchronize();
-  CHECK(begin->elapsed_ms(*end) >= 20 && end->elapsed_ms(*begin) == -begin->elapsed_ms(*end));
-
-  Trace::instance().start();
-  const Block block = device->allocator().allocate(64, *stream);
-  fill_bytes(*stream, block, 1);
-  const std::string trace = Trace::instance().stop();
-  CHECK(trace.find("\"fill\"") != std::string::npos && trace.find("\"dropped\":\"0\"") != std::string::npos);
-}
-
 void test_a_broken_library_is_refused_and_the_rest_goes_on(const std::string& folder) {
   const std::string path = folder + "/broken.so";
   std::ofstream(path) << "not a library";
@@ -476,11 +425,16 @@ int main(int count, char** arguments) {
       CASE(a_graph_replays_what_was_recorded),
       CASE(an_event_of_a_graph_marks_nothing_outside_of_it),
       CASE(graphs_are_recorded_and_replayed_by_many_threads),
-      {"a_backend_that_tells_no_times_gets_the_hosts", test_a_backend_that_tells_no_times_gets_the_hosts},
       {"a_broken_library_is_refused_and_the_rest_goes_on",
        [&] { test_a_broken_library_is_refused_and_the_rest_goes_on(folder); }},
       CASE(what_work_holds_last_ends_on_another_thread),
       CASE(what_the_core_found_out_is_raised_once_by_the_users_next_call),
+      CASE(a_backend_that_tells_no_times_gets_the_hosts),
+      CASE(an_event_whose_record_failed_has_no_time),
+      CASE(a_time_that_was_never_taken_is_none),
+      CASE(a_trace_that_waits_leaves_what_it_was_told_to_the_user),
+      CASE(the_default_stream_is_made_anew_after_a_reset),
+      CASE(a_trace_ends_while_its_device_is_reset),
       CASE(validation_names_what_breaks_a_rule),
       CASE(faults_come_when_they_are_asked_for),
       CASE(each_record_of_an_event_holds_its_own_waiters),

@@ -169,7 +169,7 @@ typedef struct unify_stream_args {
 
 /* unify_event_args.flags */
 enum {
-  UNIFY_EVENT_TIMING = 1u, /* event_elapsed is wanted */
+  UNIFY_EVENT_TIMING = 1u, /* event_elapsed is wanted; never set where there is none */
   UNIFY_EVENT_IPC = 2u     /* ipc_export is wanted */
 };
 

@@ -1,0 +1,77 @@
+// A device that is reset while threads use it: nothing outlives the handles that the reset takes away.
+#include <unify/backend.h>
+
+#include <atomic>
+#include <memory>
+
+#include "check.h"
+#include "core/allocator.h"
+#include "core/device.h"
+#include "core/layers/layer.h"
+#include "core/memory.h"
+#include "core/registry.h"
+#include "core/stream.h"
+#include "core/trace.h"
+
+extern "C" const unify_backend* unify_host_backend_get(unify_backend_get_args* args);
+
+namespace unify {
+namespace {
+
+// The CPU, which the layer can reset.
+const unify_backend* resettable_get(unify_backend_get_args* args) {
+  static const unify_backend table = [args] {
+    unify_backend made = *unify_host_backend_get(args);
+    made.name = "resettable";
+    add_faults(made);
+    return made;
+  }();
+  return &table;
+}
+
+std::shared_ptr<Device> resettable() {
+  Registry::instance().add_builtin("resettable", resettable_get);
+  return Registry::instance().device("resettable:0");
+}
+
+void fill_on(Stream& stream) {
+  const std::shared_ptr<Storage> block = stream.device().allocator().allocate(64, stream);
+  fill(stream, {&stream.device(), block->address(), block.get()}, 1, 1, block->bytes());
+}
+
+// Resets the device over and over while two threads work on it; they may be told of the reset, and of nothing else.
+void while_reset(const std::shared_ptr<Device>& device, const std::function<void()>& work) {
+  std::atomic<bool> is_done{false};
+  in_threads(3, [&](size_t number) {
+    for (int round = 0; number == 0 && round < 200; ++round) device->reset();
+    if (number == 0) is_done = true;
+    while (!is_done) {
+      const std::string error = error_of(work);
+      CHECK(error.empty() || has(error, "reset"));
+    }
+  });
+}
+
+}  // namespace
+
+void test_the_default_stream_is_made_anew_after_a_reset() {
+  const std::shared_ptr<Device> device = resettable();
+  while_reset(device, [&] { fill_on(*device->default_stream()); });
+  fill_on(*device->default_stream());
+  device->synchronize();
+}
+
+void test_a_trace_ends_while_its_device_is_reset() {
+  const std::shared_ptr<Device> device = resettable();
+  while_reset(device, [&] {
+    const bool is_mine = Trace::instance().start();
+    const std::string error = error_of([&] {
+      const std::shared_ptr<Stream> stream = Stream::create(device);
+      for (int i = 0; i < 10; ++i) fill_on(*stream);
+    });
+    CHECK(error.empty() || has(error, "reset"));
+    if (is_mine) (void)Trace::instance().stop();
+  });
+}
+
+}  // namespace unify
