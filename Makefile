@@ -47,7 +47,7 @@ sanitize: $(VENV)/.dev ## conformance and core under AddressSanitizer and Thread
 	.ci/sanitize $(BIN)/python $(SANITIZERS)
 
 TRITON ?= ../triton
-triton-conformance: $(VENV)/.dev ## Triton's own tests on the CPU target; TRITON=checkout, FILES="test_core.py …"
+triton-conformance: $(VENV)/.dev ## Triton's own tests on the CPU target; TRITON=checkout, FILES="test_core.py --floor"
 	$(PIP) tabulate
 	$(BIN)/python .ci/triton_conformance.py $(TRITON) $(FILES)
 

@@ -26,7 +26,7 @@ import pytest
 
 REPOSITORY = "https://github.com/triton-lang/triton"
 OUTCOMES = ("passed", "failed", "gpu", "skipped", "crashed")  # gpu: failed, since it asks for what only a GPU has
-GPU = re.compile(r"Unknown key: '(ttgir|llir|ptx|cubin|amdgcn)'|not compiled with CUDA|make_ttgir|\.is_cuda")
+GPU = re.compile(r"Unknown key: '(ttgir|ptx|cubin|amdgcn)'|not compiled with CUDA|requires a CUDA|make_ttgir|\.is_cuda")
 TUTORIALS = [f"0{n}-*.py" for n in range(1, 9)]  # the later ones are of single GPUs' instructions
 TUTORIAL = """
 import runpy, sys, triton.testing
@@ -111,6 +111,7 @@ class Result:
     file: str
     cases: dict[str, tuple[str, str]] = field(default_factory=dict)  # name → outcome, reason
     problem: str = ""  # where no case could be run
+    floor: int | None = None  # how many pass where nothing is run
 
     @property
     def counts(self) -> Counter[str]:
@@ -204,7 +205,8 @@ def _read(file: str, record: Path) -> Result:
 
 
 def _line(result: Result) -> str:
-    return f"{result.file:32}" + "".join(f"{result.counts[outcome]:9}" for outcome in OUTCOMES)
+    counts = [*(result.counts[outcome] for outcome in OUTCOMES), *([] if result.floor is None else [result.floor])]
+    return f"{result.file:32}" + "".join(f"{count:9}" for count in counts)
 
 
 def show_failures(result: Result) -> None:
@@ -234,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Triton's own tests of its language on the CPU target.")
     parser.add_argument("checkout", type=Path, help="Triton's repository; fetched there if nothing is")
     parser.add_argument("files", nargs="*", help="of python/test/unit/language or python/tutorials; without, all")
-    parser.add_argument("--floor", action="store_true", help="launch no kernel: what passes then is no evidence")
+    parser.add_argument("--floor", action="store_true", help="also count what passes where no kernel is launched")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="run each N-th case only")
     parser.add_argument("-k", metavar="EXPRESSION", default="", help="run the cases that match, as in pytest")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write each case's outcome there")
@@ -244,13 +246,16 @@ def main() -> None:
     files = options.files or sorted(
         [p.name for p in tests.glob("test_*.py")] + [p.name for t in TUTORIALS for p in tutorials.glob(t)]
     )
-    arguments = [f"--every={options.every}", f"-k={options.k}", *(["--run-nothing"] if options.floor else [])]
-    print(f"{'':32}" + "".join(f"{outcome:>9}" for outcome in OUTCOMES))
+    arguments = [f"--every={options.every}", f"-k={options.k}"]
+    print(f"{'':32}" + "".join(f"{name:>9}" for name in [*OUTCOMES, *(["floor"] if options.floor else [])]))
     results = []
     for file in files:
         is_test = (tests / file).exists()
-        results.append(run_file(tests, file, arguments) if is_test else run_tutorial(tutorials / file))
-        print(("\r" if sys.stderr.isatty() else "") + _line(results[-1]), flush=True)
+        result = run_file(tests, file, arguments) if is_test else run_tutorial(tutorials / file)
+        if options.floor and is_test:
+            result.floor = run_file(tests, file, [*arguments, "--run-nothing"]).counts["passed"]
+        results.append(result)
+        print(("\r" if sys.stderr.isatty() else "") + _line(result), flush=True)
         if options.json:
             options.json.write_text(json.dumps({result.file: result.cases for result in results}, indent=1))
     for result in results:
