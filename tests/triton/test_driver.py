@@ -142,6 +142,22 @@ def test_a_number_that_does_not_fit_its_annotation_is_an_overflow_error(tmp_path
     """)  # fmt: skip
 
 
+def test_unsigned_numbers_with_their_highest_bit(tmp_path: Path) -> None:
+    run(tmp_path, """
+        import torch, triton, triton.language as tl
+
+        @triton.jit
+        def halve(out, small: tl.uint8, value: tl.uint32, large):
+            tl.store(out, (small // 2).to(tl.int64))
+            tl.store(out + 1, (value // 2).to(tl.int64))
+            tl.store(out + 2, (large // 2).to(tl.int64))
+
+        out = torch.zeros(3, dtype=torch.int64)
+        halve[(1,)](out, 2**8 - 1, 2**32 - 1, 2**64 - 1)
+        assert out.tolist() == [2**7 - 1, 2**31 - 1, 2**63 - 1]
+    """)  # fmt: skip
+
+
 def test_any_number_is_a_bit_where_the_annotation_says_so(tmp_path: Path) -> None:
     run(tmp_path, """
         import torch, triton, triton.language as tl

@@ -176,7 +176,7 @@ def _integer(type_: str, value: Any) -> int:
     low, high = (-(1 << (bits - 1)), 1 << (bits - 1)) if type_[0] == "i" else (0, 1 << bits)
     if not low <= number < high:
         raise OverflowError(f"{number} does not fit a kernel's parameter of type {type_}.")
-    return number
+    return number if number < 1 << (bits - 1) else number - (1 << bits)  # TTIR knows no unsigned numbers
 
 
 def _descriptor(value: Any) -> Iterator[Any]:
