@@ -93,6 +93,11 @@ bool Mark::has_passed() noexcept {
   return true;
 }
 
+unify_status Mark::hold_back(Stream& stream) const noexcept {
+  if (event_ == nullptr || generation_ != device_->generation()) return UNIFY_OK;
+  return device_->table().stream_wait_event(stream.handle(), event_);
+}
+
 std::shared_ptr<Event> Event::create(const std::shared_ptr<Device>& device, bool timing) {
   device->require_usable();
   std::shared_ptr<Event> event(new Event);

@@ -47,6 +47,8 @@ class Mark {
 
   [[nodiscard]] bool is_of_nothing() const noexcept { return event_ == nullptr && unmarked_ == nullptr; }
   [[nodiscard]] bool has_passed() noexcept;  // asks, never waits
+  // Later work of `stream` waits for it. The caller holds its mutex.
+  [[nodiscard]] unify_status hold_back(Stream& stream) const noexcept;
 
  private:
   void release() noexcept;

@@ -187,7 +187,8 @@ struct Graph::Private : Reclaimable {
   void note_launch(Stream& stream);
   void launch_natively(Stream& stream);
   void replay(Stream& stream);
-  unify_status replay_nodes(Stream& stream, std::unique_lock<std::mutex>& lock);
+  unify_status replay_nodes(Stream& stream, std::unique_lock<std::mutex>& turn, std::unique_lock<std::mutex>& lock);
+  unify_status wait_for_launches(Stream& stream);
 };
 
 void Graph::Private::stop_recording() noexcept {
@@ -392,13 +393,15 @@ class Unlocked {
 }  // namespace
 
 // Ends at the first node that fails.
-unify_status Graph::Private::replay_nodes(Stream& stream, std::unique_lock<std::mutex>& lock) {
+unify_status Graph::Private::replay_nodes(Stream& stream, std::unique_lock<std::mutex>& turn,
+                                          std::unique_lock<std::mutex>& lock) {
   const TraceScope span(stream, "graph");
   const Replay again{stream, device->operations(), device->table()};
   for (const Recording::Node& node : recording->nodes) {
     const auto* call = std::get_if<std::function<void()>>(&node);
     if (call != nullptr && again.table.host_call == nullptr) {  // emulated, as in Stream::host_call
       const Unlocked given_way(lock);
+      const Unlocked other_launches(turn);
       stream.wait_for_work("waiting before a host call of a graph");
       (*call)();
       continue;
@@ -410,12 +413,25 @@ unify_status Graph::Private::replay_nodes(Stream& stream, std::unique_lock<std::
   return UNIFY_OK;
 }
 
+// As on a chip, one launch of a graph comes after the other: they use the same memory.
+unify_status Graph::Private::wait_for_launches(Stream& stream) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (const auto& [id, launched] : launches) {
+    if (id == stream.id()) continue;
+    const unify_status status = launched.hold_back(stream);
+    if (status != UNIFY_OK) return status;
+  }
+  return UNIFY_OK;
+}
+
 void Graph::Private::replay(Stream& stream) {
+  std::unique_lock<std::mutex> turn(launching);
   std::unique_lock<std::mutex> lock(stream.mutex());
   require_free(stream, generation);
   std::exception_ptr failure;
   try {
-    const unify_status status = replay_nodes(stream, lock);
+    unify_status status = wait_for_launches(stream);
+    if (status == UNIFY_OK) status = replay_nodes(stream, turn, lock);
     if (status != UNIFY_OK) throw_status(*device, &stream, status, "replaying a graph");
   } catch (...) {
     failure = std::current_exception();

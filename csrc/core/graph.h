@@ -52,7 +52,7 @@ class Graph {
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
-  // Enqueues all of it on `stream` (of the same device).
+  // Enqueues all of it on `stream` (of the same device), behind the launches of it before.
   void launch(Stream& stream);
   [[nodiscard]] Device& device() const noexcept;
   [[nodiscard]] size_t size() const noexcept;  // recorded operations

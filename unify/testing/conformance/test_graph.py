@@ -386,6 +386,25 @@ def test_launching_returns_before_the_work_is_done(device: un.Device, stream: un
 
 
 @pytest.mark.needs("host_calls", support="native")
+def test_launches_of_a_graph_come_one_after_the_other(two_streams: tuple[un.Stream, un.Stream], gate: Gate) -> None:
+    held, other = two_streams
+    order: list[str] = []
+    with un.Graph.capture(held) as graph:
+        held.host_call(lambda: order.append("graph"))
+    gate.close(held)
+    held.host_call(lambda: order.append("first"))
+    graph.launch(held)
+    graph.launch(other)
+    other.host_call(lambda: order.append("second"))
+    assert not other.is_idle
+    assert order == []
+    gate.open()
+    for stream in two_streams:
+        stream.synchronize()
+    assert order == ["first", "graph", "graph", "second"]
+
+
+@pytest.mark.needs("host_calls", support="native")
 def test_a_graph_dropped_while_it_runs_finishes(device: un.Device, stream: un.Stream, gate: Gate) -> None:
     tensor = un.zeros(1 << 12, un.uint8, device)
     device.synchronize()
