@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq -c .ci/constraints.txt
+PIP_SHOWN := $(subst -qq,,$(PIP)) # the longest one: downloads have a progress bar
 NATIVE := $(shell find csrc unify/include -name '*.cpp' -o -name '*.h' -o -name '*.inc') setup.py
 CXX_FILES = $(shell git ls-files '*.c' '*.cpp' '*.h' '*.inc')
 
@@ -72,8 +73,8 @@ $(VENV)/.tools: pyproject.toml .ci/constraints.txt | $(VENV)/pyvenv.cfg
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.tools
-	@echo "Installing unify and what it needs into $(VENV) (a few minutes the first time) ..."
-	$(PIP) --no-build-isolation -e .
+	@echo "Installing unify and what it needs into $(VENV) (a few minutes the first time: 300 MB to fetch, 50 C++ files) ..."
+	$(PIP_SHOWN) --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.built: $(NATIVE) $(VENV)/.installed

@@ -443,3 +443,25 @@ def test_a_kernel_from_the_disk_cache_still_knows_what_it_writes(tmp_path) -> No
             with pytest.raises(un.errors.InvalidArgument, match="'x' is read-only"):
                 launch(fixed)
         assert len(list(tmp_path.rglob("*.kernel"))) == 1
+
+
+def test_a_launch_without_a_grid_says_what_is_missing() -> None:
+    with pytest.raises(un.errors.InvalidArgument, match=r"needs a grid.*calls_python\[grid\]"):
+        calls_python(np.ones(1))
+
+
+def unknown_helper(value):
+    return value
+
+
+@un.jit
+def calls_python(out):
+    tl.store(out, unknown_helper(1))
+
+
+def test_a_python_function_in_a_kernel_is_a_compile_error_with_its_place() -> None:
+    with pytest.raises(
+        un.errors.CompileError, match=r"test_kernel.py:\d+: kernel calls_python: .*unknown_helper"
+    ) as raised:
+        calls_python[1](np.ones(1, np.int32))
+    assert raised.value.line is not None

@@ -15,7 +15,7 @@ import unify as un
 def run_with(layers: str, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, since layers are chosen before the first device is opened."""
     return subprocess.run(
-        [sys.executable, "-P", *arguments],  # the unify under test, which need not be that of the source tree
+        [sys.executable, *arguments],
         cwd=root,
         env={**os.environ, "UNIFY_LAYERS": layers},
         capture_output=True,

@@ -90,6 +90,11 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
         """A callable that launches the kernel on this grid."""
         return self._launchers.of(grid)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Not how a kernel is launched. Raises InvalidArgument."""
+        name = self.fn.__name__
+        raise InvalidArgument(f"kernel {name}: a launch needs a grid, the number of programs: {name}[grid](arguments).")
+
     def run(self, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> None:
         """Launches, in the way of triton.JITFunction."""
         if warmup:

@@ -15,7 +15,7 @@ from unify._config import settings
 
 from . import cache, dump
 from .effects import written_arguments
-from .frontend import Specialization, to_ttir
+from .frontend import Specialization, source_key, to_ttir
 from .target import Binary, Options, Parameter, Target, compiler_for, register_target
 
 __all__ = ["Binary", "Options", "Parameter", "Specialization", "Target", "compile", "register_target", "to_ttir"]
@@ -52,7 +52,7 @@ def compile_ttir(name: str, ttir: str, target: Target, options: Options) -> Bina
 
 def _key(kernel: Any, target: Target, specialization: Specialization, options: Options) -> str:
     parts = {
-        "source": kernel.cache_key,
+        "source": source_key(kernel),
         "types": specialization.types,
         "constants": {name: _text(value) for name, value in specialization.constants.items()},
         "aligned": sorted(specialization.aligned),

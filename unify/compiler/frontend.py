@@ -84,6 +84,19 @@ def to_ttir(kernel: Any, specialization: Specialization, *, num_warps: int, num_
     return generic_text(module, ir.builder(context))
 
 
+def source_key(kernel: Any) -> str:
+    """What stands for the kernel's source and that of all that it calls. Raises CompileError for what none may call."""
+    try:
+        return str(kernel.cache_key)
+    except RuntimeError as error:  # "Unsupported function referenced: …"
+        code, name = kernel.fn.__code__, kernel.fn.__name__
+        reason = f"{error}. A kernel calls functions of triton.language, and others under unify.jit or triton.jit"
+        raise CompileError(
+            f"{code.co_filename}:{code.co_firstlineno}: kernel {name}: {reason}.",
+            file=code.co_filename, line=code.co_firstlineno, reason=reason, kernel=name,
+        ) from None  # fmt: skip
+
+
 def run_passes(module: Any) -> Any:
     """Triton's own clean-up of a fresh module. Returns it, or another one of the same context."""
     module = _with_calls_inlined(module)
