@@ -32,7 +32,8 @@ void require_dtype(const Tensor& tensor, PyObject* wanted, PyObject* name) {
     known += (i == 0 ? "" : i + 1 == count ? " or " : ", ") + std::string(unify::name(candidate(i)));
   }
   throw Error(ErrorKind::kDType, argument_name(name) + ": must be " + known + ", not " + unify::name(tensor.dtype) +
-                                     " (shape " + shape_text(tensor) + "). Convert it with .to(), a NumPy array with .astype().");
+                                     " (shape " + shape_text(tensor) +
+                                     "). Convert it with .to(), a NumPy array with .astype().");
 }
 
 void require_device(const Tensor& tensor, const Device& wanted, PyObject* name) {
