@@ -68,6 +68,12 @@ def fields(binary: Binary, runtime: list[int]) -> list[tuple[int, str, int, bool
     return [(places[p.name], p.type, p.offset, p.is_written) for p in binary.parameters]
 
 
+def read_globals(kernel: JITFunction[Any]) -> list[tuple[dict[str, Any], str, Any]]:
+    """The globals that Triton read, to be compared at each launch."""
+    used = getattr(kernel, "used_global_vals", {})
+    return [(scope, key[0], value) for key, (value, scope) in used.items()]
+
+
 class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
     """A Triton kernel: `kernel[grid](arguments, META=…, stream=…)`, on the device of its arrays.
 
@@ -125,16 +131,11 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
         function = _core.load_function(
             device, binary.image, binary.name, binary.shared_bytes, binary.threads, binary.args_bytes, self._location()
         )
-        return function, fields(binary, runtime), self._globals()
+        return function, fields(binary, runtime), read_globals(self)
 
     def _location(self) -> str:
         code = self.fn.__code__
         return f"{code.co_filename.rsplit('/', 1)[-1]}:{code.co_firstlineno}"
-
-    def _globals(self) -> list[tuple[dict[str, Any], str, Any]]:
-        """The globals that Triton read, to be compared at each launch."""
-        used = getattr(self, "used_global_vals", {})
-        return [(scope, key[0], value) for key, (value, scope) in used.items()]
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ from triton.runtime import driver, jit
 from triton.runtime.jit import JITFunction
 
 from unify import _core
-from unify._kernel import Launchers, fields, formals
+from unify._kernel import Launchers, fields, formals, read_globals
 from unify._tensor import as_tensor
 
 from .compiler import CPUBackend
@@ -93,10 +93,6 @@ def _made(kernel: JITFunction[Any]) -> Launchers:
         compiled._init_handles()
         loaded = compiled.function
         runtime = [index for index, type_name in enumerate(types) if type_name != "constexpr"]
-        return loaded.function, fields(loaded.binary, runtime), _globals(kernel), compiled
+        return loaded.function, fields(loaded.binary, runtime), read_globals(kernel), compiled
 
     return Launchers(_core.Dispatcher(kernel.fn.__name__, formals(kernel), compile_for, fallback))
-
-
-def _globals(kernel: JITFunction[Any]) -> list[tuple[dict[str, Any], str, Any]]:
-    return [(scope, name, value) for (name, _), (value, scope) in kernel.used_global_vals.items()]

@@ -22,12 +22,19 @@ class Aliasing:
         self.axes = axes
         # The arguments of a function that others call may be parts of one buffer.
         self.origins = origins(function) if function.string("sym_visibility") == "public" else None
+        self._answers: dict[tuple[mlir.Value, mlir.Value, bool], bool] = {}
 
     def may_meet(self, load: mlir.Value, store: mlir.Value, at_same_position: bool) -> bool:
         """Whether an element of `load` may be where the store at another position goes; both are pointer tensors.
 
         at_same_position: what is loaded at a position is used there.
         """
+        question = load, store, at_same_position
+        if question not in self._answers:
+            self._answers[question] = self._find(*question)
+        return self._answers[question]
+
+    def _find(self, load: mlir.Value, store: mlir.Value, at_same_position: bool) -> bool:
         if self.origins is not None:
             a, b = self.origins[load], self.origins[store]
             if UNKNOWN not in a | b and not a & b:

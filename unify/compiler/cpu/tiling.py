@@ -255,6 +255,7 @@ class _Chooser:
         self.unstructured = any(len(region.blocks) > 1 for op in self.order for region in op.regions)
         self.consumers: dict[mlir.Value, set[mlir.Operation]] = {}
         self.moved: dict[mlir.Value, bool] = {}
+        self.starts: dict[mlir.Operation, bool] = {}
         self.costs: dict[mlir.Value, int] = {}
 
     def run(self) -> None:
@@ -373,7 +374,9 @@ class _Chooser:
                 if _shape(op) != _shape(user) or not _shape(op):
                     break
                 start = self.order[op]
-                if self._starts_run(op):
+                if op not in self.starts:
+                    self.starts[op] = self._starts_run(op)
+                if self.starts[op]:
                     break
             elif op.name == "tt.load" or self.plan.is_root(op) or any(v in self.plan.stored for v in op.results):
                 break
