@@ -8,11 +8,8 @@ of a sum means nothing. The interpreter runs in a process of its own, since Trit
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 import unify as un
+
+from .interpreter import Interpreter, kernel_of
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 FLOATS = ("float16", "float32")
@@ -242,16 +241,10 @@ def programs(draw: Any) -> tuple[str, list[Value]]:
 # ---------------------------------------------------------------- running
 
 
-def kernel_of(source: str, folder: Path) -> Any:
-    name = "fuzz_" + hashlib.sha256(source.encode()).hexdigest()[:16]
-    path = folder / f"{name}.py"
+def written(source: str, folder: Path) -> Path:
+    path = folder / f"fuzz_{hashlib.sha256(source.encode()).hexdigest()[:16]}.py"
     path.write_text(source)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.program
+    return path
 
 
 def memory() -> list[np.ndarray[Any, Any]]:
@@ -259,22 +252,10 @@ def memory() -> list[np.ndarray[Any, Any]]:
     return [random.integers(0, 16, CELLS).astype(d) for d in ("int32", "float32", "float16", "uint8", "int64")]
 
 
-def interpreted(source: str, arrays: list[np.ndarray[Any, Any]], n: int, folder: Path) -> list[np.ndarray[Any, Any]]:
-    import torch
-
-    tensors = [torch.from_numpy(a) for a in arrays]
-    kernel_of(source, folder)[(2,)](*tensors, n)
-    return [t.numpy() for t in tensors]
-
-
 @pytest.fixture(scope="module")
-def interpreter() -> Iterator[ProcessPoolExecutor]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-        pool.submit(os.getpid).result()
-    with pool:
-        yield pool
+def interpreter() -> Iterator[Interpreter]:
+    with Interpreter() as running:
+        yield running
 
 
 @settings(
@@ -286,13 +267,13 @@ def interpreter() -> Iterator[ProcessPoolExecutor]:
 )
 @given(program=programs(), n=st.sampled_from([1, 5, 16]))
 def test_a_program_gives_what_the_interpreter_gives(
-    program: tuple[str, list[Value]], n: int, interpreter: ProcessPoolExecutor, tmp_path_factory: pytest.TempPathFactory
+    program: tuple[str, list[Value]], n: int, interpreter: Interpreter, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     source, outputs = program
-    folder = tmp_path_factory.mktemp("fuzz", numbered=True)
+    path = written(source, tmp_path_factory.mktemp("fuzz", numbered=True))
     arrays = [*memory(), *(np.zeros(2 * v.size, v.dtype) for v in outputs)]
-    wanted = interpreter.submit(interpreted, source, [a.copy() for a in arrays], n, folder).result()
-    un.jit(kernel_of(source, folder))[(2,)](*arrays, n)
+    wanted = interpreter.run(path, arrays, n)
+    un.jit(kernel_of(path))[(2,)](*arrays, n)
     names = ["int32", "float32", "float16", "uint8", "int64"] + [v.name for v in outputs]
     for name, got, want in zip(names, arrays, wanted, strict=True):
         np.testing.assert_array_equal(got, want, err_msg=f"{name} with n={n} of\n{source}")
