@@ -19,7 +19,7 @@ demo: $(VENV)/.built ## build, fetch a language model, and chat with it
 build: $(VENV)/.built ## build into .venv, ready for `.venv/bin/unify`
 
 test: $(VENV)/.dev ## build and run the whole test suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/.dev ## ruff, mypy, import contracts, clang-format, stubs
 	$(BIN)/ruff check
