@@ -67,6 +67,16 @@ def test_the_compiled_kernel_comes_from_the_cache(tmp_path: Path) -> None:
     assert run(tmp_path, program).strip() == "False"
 
 
+def test_what_only_a_gpu_asks_for_compiles_no_second_object(tmp_path: Path) -> None:
+    program = ADD + (
+        "for warps, stages in ((1, 2), (4, 3), (8, 1)):\n"
+        "    add[(8,)](x, y, out.zero_(), 1000, BLOCK=128, num_warps=warps, num_stages=stages)\n"
+        "    torch.testing.assert_close(out, x + y)\n"
+    )
+    run(tmp_path, program, UNIFY_CACHE_DIR=str(tmp_path / "ours"))
+    assert len(list((tmp_path / "ours" / "kernels").iterdir())) == 1
+
+
 def test_autotune_heuristics_and_do_bench(tmp_path: Path) -> None:
     run(tmp_path, """
         import torch, triton, triton.language as tl

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,19 +28,41 @@ def compile(kernel: Any, target: Target, specialization: Specialization, options
     Needs no device. What is kept on disk has no stages: to get some compiles anew. Raises CompileError, TargetError.
     """
     options = options or Options()
-    key = _key(kernel, target, specialization, replace(options, stages=()))
-    binary = None if settings.dump or options.stages else cache.load(key)
-    if binary is None:
-        ttir = to_ttir(
+
+    def ttir() -> str:
+        return to_ttir(
             kernel, specialization, num_warps=options.num_warps, num_stages=options.num_stages, debug=options.debug
         )
-        binary = compile_ttir(kernel.fn.__name__, ttir, target, options)
+
+    source: dict[str, object] = {
+        "source": source_key(kernel),
+        "types": specialization.types,
+        "constants": {name: _text(value) for name, value in specialization.constants.items()},
+        "aligned": sorted(specialization.aligned),
+    }
+    return _through_cache(source, kernel.fn.__name__, ttir, target, options)
+
+
+def compile_ttir(name: str, ttir: str, target: Target, options: Options) -> Binary:
+    """The half behind Triton's front end. ttir: a module in MLIR's generic form with one public function, `name`.
+
+    One module is one entry in the cache, whatever sources and launch options it came from. Raises as `compile` does.
+    """
+    return _through_cache({"ttir": ttir}, name, lambda: ttir, target, options)
+
+
+def _through_cache(
+    source: dict[str, object], name: str, ttir: Callable[[], str], target: Target, options: Options
+) -> Binary:
+    key = _key(source, target, replace(options, stages=()))
+    binary = None if settings.dump or options.stages else cache.load(key)
+    if binary is None:
+        binary = _build(name, ttir(), target, options)
         cache.store(key, replace(binary, stages={}))
     return binary
 
 
-def compile_ttir(name: str, ttir: str, target: Target, options: Options) -> Binary:
-    """The half behind Triton's front end. ttir: a module in MLIR's generic form with one public function, `name`."""
+def _build(name: str, ttir: str, target: Target, options: Options) -> Binary:
     dump.write(name, ttir, {"ttir": ttir})
     binary = compiler_for(target)(ttir, target, replace(options, stages=(*options.stages, *settings.dump)))
     dump.write(name, ttir, binary.stages)
@@ -50,12 +73,9 @@ def compile_ttir(name: str, ttir: str, target: Target, options: Options) -> Bina
     return replace(binary, parameters=tuple(parameters), stages=stages)
 
 
-def _key(kernel: Any, target: Target, specialization: Specialization, options: Options) -> str:
+def _key(source: dict[str, object], target: Target, options: Options) -> str:
     parts = {
-        "source": source_key(kernel),
-        "types": specialization.types,
-        "constants": {name: _text(value) for name, value in specialization.constants.items()},
-        "aligned": sorted(specialization.aligned),
+        **source,
         "options": vars(options),
         "target": str(target),
         "machine": "" if target.arch else machine(),

@@ -101,7 +101,7 @@ def _kernel(module: Any, metadata: dict[str, Any], options: _Options) -> bytes:
     from unify.compiler import Options, Target, cache, compile_ttir
 
     text = generic_text(module, ir.builder(module.context))
-    ours = Options(num_warps=options.num_warps, debug=options.debug, check_bounds=options.check_bounds)
+    ours = Options(debug=options.debug, check_bounds=options.check_bounds)  # a CPU has no warps: one object for all
     binary = compile_ttir(metadata["name"], text, Target("cpu"), ours)
     metadata["shared"] = binary.shared_bytes
     return cache.encode(binary)
