@@ -150,7 +150,11 @@ def _module(k: Kernel, name: str, parameters: tuple[tuple[str, str, int], ...]) 
     signature += [f"i32 %pid{i}" for i in range(3)] + [f"i32 %grid{i}" for i in range(3)]
     signature += ["ptr noalias %scratch", "ptr %fault"]
     lines = [*k.em.globals, *k.em.declarations.values(), ""]
-    lines += [f'define internal i32 @"{name}.program"({", ".join(signature)}) #0 {{', "entry:", *k.em.allocas]
+    lines += [
+        f'define internal i32 @"{name}.program"({", ".join(signature)}) alwaysinline #0 {{',
+        "entry:",
+        *k.em.allocas,
+    ]
     lines += [*k.em.scopes[0].lines, "}", ""]
     lines += _entry(name, arguments, parameters)
     bits = k.features.vector_bytes * 8

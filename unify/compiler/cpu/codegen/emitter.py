@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,13 @@ STORED = {"i1": "i8", "half": "i16", "bfloat": "i16"}
 # into a runtime library rounds it back.
 _HELD = {"bfloat": "i16"}
 FLOATS = ("half", "bfloat", "float", "double")
+# Instructions that give the same for the same operands wherever they stand, and cannot trap.
+_PURE = frozenset([
+    "add", "sub", "mul", "and", "or", "xor", "shl", "lshr", "ashr", "icmp", "fcmp", "fadd", "fsub", "fmul", "fdiv",
+    "fneg", "select", "insertelement", "extractelement", "shufflevector", "bitcast", "getelementptr", "sext", "zext",
+    "trunc", "fpext", "fptrunc", "sitofp", "uitofp", "ptrtoint", "inttoptr",
+])  # fmt: skip
+_NAME = re.compile(r"%\w+")
 
 
 @dataclass(eq=False, slots=True)
@@ -24,7 +32,6 @@ class Val:
     lanes: int
     text: str | None
     repeats: Val | None = None
-    home: Scope | None = None  # where the vector of a repeated scalar is made
 
     @property
     def type(self) -> str:
@@ -53,6 +60,7 @@ class Scope:
     label: str
     counter: str = ""
     memo: dict[object, object] = field(default_factory=dict)
+    known: dict[str, str] = field(default_factory=dict)  # pure instructions, of what is now its last block: their names
 
 
 @dataclass(slots=True)
@@ -69,6 +77,7 @@ class Emitter:
         self.declarations: dict[str, str] = {}
         self.globals: list[str] = []
         self.allocas: list[str] = []
+        self._depths: dict[str, int] = {}  # of the scopes that names were given in
         self._next = 0
 
     # ------------------------------------------------ names and lines
@@ -85,9 +94,22 @@ class Emitter:
         self.scopes[-1].lines.append("  " + text)
 
     def assign(self, text: str) -> str:
+        """The name of what the instruction gives. A pure one is written once, in front of the loops that it ignores."""
+        if text.partition(" ")[0] not in _PURE:
+            return self._written(text, self.scopes[-1])
+        for scope in self.scopes:
+            if text in scope.known:
+                return scope.known[text]
+        depth = max((self._depths.get(name, 0) for name in _NAME.findall(text)), default=0)
+        scope = self.scopes[min(max(depth, self.floor), len(self.scopes) - 1)]
+        scope.known[text] = name = self._written(text, scope)
+        return name
+
+    def _written(self, text: str, scope: Scope) -> str:
         self._next += 1
         name = f"%v{self._next}"
-        self.scopes[-1].lines.append(f"  {name} = {text}")
+        scope.lines.append(f"  {name} = {text}")
+        self._depths[name] = next(i for i, each in enumerate(self.scopes) if each is scope)
         return name
 
     def start(self, label: str) -> None:
@@ -95,6 +117,7 @@ class Emitter:
         scope = self.scopes[-1]
         scope.lines.append(f"{label}:")
         scope.label = label
+        scope.known.clear()  # this block may be reached around the last one
 
     def branch(self, label: str) -> None:
         self.line(f"br label %{label}")
@@ -118,12 +141,7 @@ class Emitter:
         if value.text is not None:
             return value.text
         assert value.repeats is not None
-        depth = next((i for i, scope in enumerate(self.scopes) if scope is value.home), -1)
-        if depth < self.floor:  # a place that we may no longer write to, or not from here
-            return self._splat(value.repeats, value.lanes)
-        with self.at_depth(depth):
-            value.text = self._splat(value.repeats, value.lanes)
-        return value.text
+        return self._splat(value.repeats, value.lanes)
 
     def _splat(self, scalar: Val, lanes: int) -> str:
         text = scalar.text
@@ -148,7 +166,7 @@ class Emitter:
     def splat(self, scalar: Val, lanes: int) -> Val:
         if lanes == scalar.lanes:
             return scalar
-        return Val(scalar.element, lanes, None, scalar, self.scopes[-1])
+        return Val(scalar.element, lanes, None, scalar)
 
     def shuffle(self, a: Val, mask: Sequence[int], b: Val | None = None) -> Val:
         """Lanes mask[i] of a followed by b; -1 leaves a lane undefined."""
@@ -267,7 +285,9 @@ class Emitter:
         starts = [self.text(v) for v in carried]
         scope = Scope([], label, counter)
         self.scopes.append(scope)
-        self.counters[counter] = Counter(len(self.scopes) - 1, step, stop)
+        depth = len(self.scopes) - 1
+        self.counters[counter] = Counter(depth, step, stop)
+        self._depths.update(dict.fromkeys([counter, *(phi.text or "" for phi in body.carried)], depth))
         yield body
         for value in body.next:
             self.text(value)
@@ -305,7 +325,7 @@ class Emitter:
         inside, after = self.label("then"), self.label("endif")
         scope = self.scopes[-1]
         self.line(f"br i1 {self.text(condition)}, label %{inside}, label %{after}")
-        self.start(inside)
+        scope.lines.append(f"{inside}:")
         self.scopes.append(Scope(scope.lines, inside))
         previous, self.floor = self.floor, len(self.scopes) - 1
         try:
@@ -314,7 +334,8 @@ class Emitter:
             self.floor = previous
             self.scopes.pop()
             self.branch(after)
-            self.start(after)
+            scope.lines.append(f"{after}:")
+            scope.label = after
 
 
 @dataclass(slots=True)
