@@ -8,7 +8,7 @@ NATIVE := $(shell find csrc unify/include -name '*.cpp' -o -name '*.h' -o -name 
 CXX_FILES = $(shell git ls-files '*.c' '*.cpp' '*.h' '*.inc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint format stubs docs bench sanitize size nightly clean triton-conformance
+.PHONY: help demo build test test-oldest lint format stubs docs bench sanitize size nightly clean triton-conformance
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 28
@@ -20,6 +20,10 @@ build: $(VENV)/.built ## build into .venv, ready for `.venv/bin/unify`
 
 test: $(VENV)/.dev ## build and run the whole test suite
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
+
+OLDEST := $(VENV)/triton-3.6.0
+test-oldest: $(OLDEST) ## the tests of kernels with the oldest Triton that is supported
+	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal tests/compiler tests/triton
 
 lint: $(VENV)/.dev ## ruff, mypy, import contracts, clang-format, stubs
 	$(BIN)/ruff check
@@ -83,6 +87,10 @@ $(VENV)/.built: $(NATIVE) $(VENV)/.installed
 
 $(VENV)/.dev: pyproject.toml .ci/constraints.txt $(VENV)/.built
 	$(PIP) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(OLDEST): $(VENV)/.dev
+	$(filter-out -c .ci/constraints.txt,$(PIP)) --no-deps --upgrade --target $@ triton==$(@:$(VENV)/triton-%=%)
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml .ci/constraints.txt $(VENV)/.built
