@@ -12,6 +12,8 @@
 #include <limits>
 #include <vector>
 
+#include "host_relocation.h"
+
 namespace unify::host {
 namespace {
 
@@ -94,7 +96,6 @@ class Loader {
 };
 
 constexpr size_t kNowhere = std::numeric_limits<size_t>::max();
-constexpr size_t kStubBytes = 8;
 constexpr size_t kMostSections = 4096;
 constexpr size_t kMostSymbols = 1U << 16;
 constexpr size_t kMostBytes = size_t{1} << 28;
@@ -103,8 +104,8 @@ bool Loader::read_headers() {
   Elf64_Ehdr header;
   if (!read(0, header) || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) return fail("not an ELF file");
   if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB || header.e_type != ET_REL ||
-      header.e_machine != EM_X86_64) {
-    return fail("not a relocatable x86-64 object");
+      header.e_machine != kMachine) {
+    return fail(std::string("not a relocatable ") + kMachineName + " object");
   }
   if (header.e_shentsize != sizeof(Elf64_Shdr) || header.e_shnum > kMostSections) return fail("section table");
   sections_.resize(header.e_shnum);
@@ -218,13 +219,7 @@ bool Loader::define_symbols() {
     } else {
       return fail("common symbol " + name);
     }
-    // jmp *slot(%rip)
-    uint8_t* stub = at(stubs_ + i * kStubBytes);
-    const uint8_t* slot = at(slots_ + i * sizeof(uint64_t));
-    const auto distance = static_cast<int32_t>(slot - (stub + 6));
-    stub[0] = 0xff;
-    stub[1] = 0x25;
-    std::memcpy(stub + 2, &distance, sizeof distance);
+    write_stub(at(stubs_ + i * kStubBytes), at(slots_ + i * sizeof(uint64_t)));
     std::memcpy(at(slots_ + i * sizeof(uint64_t)), &values_[i], sizeof(uint64_t));
   }
   return true;
@@ -247,8 +242,8 @@ bool Loader::relocate_section(const Elf64_Shdr& section) {
     Elf64_Rela entry;
     if (!read(section.sh_offset + i * sizeof entry, entry)) return fail("relocations");
     const uint32_t type = ELF64_R_TYPE(entry.r_info);
-    const size_t width = type == R_X86_64_64 || type == R_X86_64_PC64 ? 8 : 4;
-    if (entry.r_offset > size || size - entry.r_offset < width || ELF64_R_SYM(entry.r_info) >= symbols_.size()) {
+    if (entry.r_offset > size || size - entry.r_offset < relocation_bytes(type) ||
+        ELF64_R_SYM(entry.r_info) >= symbols_.size()) {
       return fail("a relocation outside its section");
     }
     if (!apply(entry, place + entry.r_offset)) return false;
@@ -256,53 +251,27 @@ bool Loader::relocate_section(const Elf64_Shdr& section) {
   return true;
 }
 
-// x86-64 psABI, table 4.9.
 bool Loader::apply(const Elf64_Rela& entry, size_t target) {
   const size_t index = ELF64_R_SYM(entry.r_info);
-  const auto here = reinterpret_cast<uint64_t>(at(target));
-  const auto addend = static_cast<uint64_t>(entry.r_addend);  // unsigned: what wraps does not reach, and is found below
-  const uint64_t value = values_[index];
-  const bool is_external = symbols_[index].st_shndx == SHN_UNDEF;
-  uint64_t result = 0;
-  bool is_wide = false;
-  switch (ELF64_R_TYPE(entry.r_info)) {
-    case R_X86_64_NONE:
+  const uint32_t type = ELF64_R_TYPE(entry.r_info);
+  const Symbol symbol{values_[index], reinterpret_cast<uint64_t>(at(stubs_ + index * kStubBytes)),
+                      reinterpret_cast<uint64_t>(at(slots_ + index * sizeof(uint64_t))),
+                      symbols_[index].st_shndx == SHN_UNDEF};
+  switch (apply_relocation(type, at(target), symbol, static_cast<uint64_t>(entry.r_addend))) {
+    case Relocated::kDone:
       return true;
-    case R_X86_64_64:
-      result = value + addend;
-      is_wide = true;
+    case Relocated::kUnknown:
+      return fail("relocation type " + std::to_string(type));
+    case Relocated::kOutOfReach:
       break;
-    case R_X86_64_PC64:
-      result = value + addend - here;
-      is_wide = true;
-      break;
-    case R_X86_64_PC32:
-    case R_X86_64_PLT32: {
-      const auto stub = reinterpret_cast<uint64_t>(at(stubs_ + index * kStubBytes));
-      result = (is_external ? stub : value) + addend - here;
-      break;
-    }
-    case R_X86_64_GOTPCREL:
-    case R_X86_64_GOTPCRELX:
-    case R_X86_64_REX_GOTPCRELX: {
-      const auto slot = reinterpret_cast<uint64_t>(at(slots_ + index * sizeof(uint64_t)));
-      result = slot + addend - here;
-      break;
-    }
-    default:
-      return fail("relocation type " + std::to_string(ELF64_R_TYPE(entry.r_info)));
   }
-  if (is_wide) {
-    std::memcpy(at(target), &result, sizeof result);
-    return true;
-  }
-  const auto narrow = static_cast<int32_t>(result);
-  if (static_cast<uint64_t>(int64_t{narrow}) != result) return fail("a relocation that does not reach");
-  std::memcpy(at(target), &narrow, sizeof narrow);
-  return true;
+  return fail("a relocation that does not reach");
 }
 
 bool Loader::protect() {
+  // What was written as data becomes instructions; some processors keep the two in caches of their own.
+  __builtin___clear_cache(reinterpret_cast<char*>(at(part_begin_[kCode])),
+                          reinterpret_cast<char*>(at(part_begin_[kConstant])));
   constexpr int kProtection[kParts] = {PROT_READ | PROT_EXEC, PROT_READ, PROT_READ | PROT_WRITE};
   for (int part = kCode; part < kParts; ++part) {
     const size_t size = part_begin_[part + 1] - part_begin_[part];

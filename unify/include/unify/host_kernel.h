@@ -1,7 +1,8 @@
 /* The contract between the CPU compiler and the CPU backend: what an image is and how its kernels are called.
 
-   An image is one ELF64 x86-64 relocatable object, position independent, small code model, as LLVM emits it.
-   Undefined symbols may only be functions of libm or libmvec, memcpy, memset, memmove and printf. */
+   An image is one ELF64 relocatable object for x86-64 or AArch64 (Linux's ABI, little endian), position independent,
+   small code model, as LLVM emits it. Undefined symbols may only be functions of libm or libmvec, memcpy, memset,
+   memmove and printf. */
 #ifndef UNIFY_HOST_KERNEL_H
 #define UNIFY_HOST_KERNEL_H
 
