@@ -145,6 +145,7 @@ TESTED_ELSEWHERE = {
     "unify/compiler/cpu/codegen/map.py": "compiler/cpu/test_calls.py",
     "unify/compiler/cpu/codegen/math.py": "compiler/cpu/test_elementwise.py",
     "unify/compiler/cpu/codegen/nest.py": "compiler/cpu/test_reduce.py",
+    "unify/compiler/cpu/codegen/products.py": "compiler/cpu/test_dot.py",
     "unify/compiler/cpu/codegen/program.py": "compiler/cpu/test_control.py",
     "unify/compiler/cpu/codegen/scan.py": "compiler/cpu/test_reduce.py",
     "unify/compiler/cpu/codegen/values.py": "compiler/cpu/test_elementwise.py",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
+import platform
 import re
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 from unify._errors import CompileError
+from unify.compiler.cpu import processor
+from unify.compiler.cpu.processor import Features
 
 # What an object may call: include/unify/host_kernel.h. Anything else would be an unresolved jump at run time.
 _LIBM = frozenset([
@@ -22,37 +23,6 @@ _LIBM = frozenset([
 _OTHERS = frozenset({"memcpy", "memset", "memmove", "printf"})
 _SYMBOL = re.compile(r"^_ZGV[bcde]N\d+v+_(\w+)$")
 
-# Features by name of architecture, beside "" for this machine and LLVM's own CPU names.
-_LEVELS = {
-    "x86-64-v3": "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe",
-    "x86-64-v4": "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe,+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl",
-}
-_AVX512 = "+avx512vnni,+avx512vbmi,+avx512bitalg,+avx512vpopcntdq"
-_MODELS = {
-    "znver3": "x86-64-v3",
-    "znver4": "x86-64-v4",
-    "znver5": "x86-64-v4",
-    "haswell": "x86-64-v3",
-    "skylake-avx512": "x86-64-v4",
-    "sapphirerapids": "x86-64-v4",
-}
-
-
-@dataclass(frozen=True)
-class Features:
-    """A processor as the code generator sees it."""
-
-    cpu: str
-    text: str  # "+avx2,-avx512f,…", as LLVM takes it
-    flags: frozenset[str]
-
-    def has(self, name: str) -> bool:
-        return name in self.flags
-
-    @property
-    def vector_bytes(self) -> int:
-        return 64 if "avx512f" in self.flags else 32
-
 
 def _llvm() -> Any:
     import llvmlite.binding as llvm
@@ -61,58 +31,27 @@ def _llvm() -> Any:
 
 
 @functools.cache
-def _initialise() -> None:
-    llvm = _llvm()
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-
-
-@functools.cache
 def features(arch: str) -> Features:
-    """The features of "" (this machine), an x86-64 level, a known CPU name, or "NAME+feature-feature"."""
-    name, *rest = re.split(r"(?=[+-](?=[a-z]))", arch) if not arch.startswith("x86-64") else [arch]
-    if not name:
-        llvm = _llvm()
-        text = llvm.get_host_cpu_features().flatten()
-        cpu = llvm.get_host_cpu_name()
-    else:
-        level = _MODELS.get(name, name)
-        if level not in _LEVELS:
-            known = ", ".join([*_LEVELS, *_MODELS])
-            raise CompileError(
-                f"cpu target: unknown architecture '{arch}'. Known: {known}; or nothing, for this machine."
-            )
-        text, cpu = _LEVELS[level], name
-        if name in ("znver4", "znver5", "sapphirerapids"):
-            text += f",{_AVX512},+avx512bf16"
-    if rest:
-        text += "," + ",".join(rest)
-    flags: set[str] = set()
-    for item in text.split(","):
-        (flags.add if item.startswith("+") else flags.discard)(item[1:])
-    if not flags >= {"avx2", "fma", "f16c"}:
-        raise CompileError(f"cpu target: '{cpu}' lacks AVX2, FMA or F16C, which the code generator needs.")
-    if _has_libmvec():
-        flags.add("libmvec")
-    return Features(cpu, text, frozenset(flags))
+    """The features of "" (this machine) or a known processor, with changes: "NAME+feature-feature"."""
+    return processor.find(arch, _host)
 
 
-@functools.cache
-def _has_libmvec() -> bool:
-    """glibc >= 2.35 has the functions beyond sin, cos, exp, log and pow."""
-    try:
-        library = ctypes.CDLL("libmvec.so.1")
-    except OSError:
-        return False
-    return hasattr(library, "_ZGVdN8v_erff") and hasattr(library, "_ZGVeN16v_tanhf")
-
-
-@functools.cache
-def _machine(cpu: str, text: str) -> Any:
-    _initialise()
+def _host() -> tuple[str, str]:
     llvm = _llvm()
-    target = llvm.Target.from_triple("x86_64-unknown-linux-gnu")
-    return target.create_target_machine(cpu=cpu, features=text, opt=3, reloc="pic", codemodel="small")
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+
+
+@functools.cache
+def _machine(target: Features) -> Any:
+    llvm = _llvm()
+    if target.triple.startswith(platform.machine()):
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+    else:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+    found = llvm.Target.from_triple(target.triple)
+    return found.create_target_machine(cpu=target.cpu, features=target.text, opt=3, reloc="pic", codemodel="small")
 
 
 def optimise(text: str, target: Features) -> Any:
@@ -121,10 +60,10 @@ def optimise(text: str, target: Features) -> Any:
     LLVM's own pipeline (O2) gives the same speed, within a few percent, and takes some ten times as long.
     """
     llvm = _llvm()
-    machine = _machine(target.cpu, target.text)
+    machine = _machine(target)
     try:
         module = llvm.parse_assembly(text)
-        module.triple = "x86_64-unknown-linux-gnu"
+        module.triple = target.triple
         module.data_layout = str(machine.target_data)
         module.verify()
     except RuntimeError as problem:
@@ -143,7 +82,7 @@ def optimise(text: str, target: Features) -> Any:
 def link(text: str, target: Features, stages: dict[str, str] | None = None) -> bytes:
     """Object bytes that call nothing but libm, libmvec, the memory functions and printf."""
     module = optimise(text, target)
-    machine = _machine(target.cpu, target.text)
+    machine = _machine(target)
     if stages is not None:
         stages["llvm"], stages["asm"] = str(module), machine.emit_assembly(module)
     image = bytes(machine.emit_object(module))

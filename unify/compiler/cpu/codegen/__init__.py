@@ -38,7 +38,7 @@ from unify.compiler.cpu.codegen.values import (
     element_of,
     is_tensor,
 )
-from unify.compiler.cpu.link import Features
+from unify.compiler.cpu.processor import Features
 from unify.compiler.cpu.tiling import Plan
 from unify.compiler.effects import origins
 

@@ -1,10 +1,13 @@
-"""Sums of four products of bytes: vpdpbusd where the processor has it, else vpmaddubsw, whose 16-bit sums are kept as
-long as they cannot overflow.
+"""Sums of four products of bytes: NEON's sdot and udot or AVX-512's vpdpbusd where the processor has them, else AVX2's
+vpmaddubsw, whose 16-bit sums are kept as long as they cannot overflow.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from unify.compiler import mlir
+from unify.compiler.cpu.codegen import products
 from unify.compiler.cpu.codegen.convert import cast
 from unify.compiler.cpu.codegen.emitter import ZERO, Index, Val
 from unify.compiler.cpu.codegen.values import Kernel, inline
@@ -52,16 +55,17 @@ def _chain(k: Kernel, op: mlir.Operation) -> tuple[list[mlir.Operation], mlir.Va
 
 
 def _accumulate(k: Kernel, dots: list[mlir.Operation], start: Val, at: Position, block: Block) -> Val:
-    has_vnni = k.features.has("avx512vnni") or (k.features.has("avxvnni") and start.lanes <= 8)
-    if start.lanes not in (4, 8, 16):
-        for dot in dots:
-            start = _plainly(k, start, *_bytes_of(k, dot, at, block), k.plan.byte_dots[dot].unsigned)
-        return start
-    if has_vnni:
-        for dot in dots:
-            start = _with_vnni(k, dot, start, at, block)
-        return start
-    return _with_word_sums(k, dots, start, at, block)
+    if products.has(k, "i8", "i8", start.lanes):
+        one = _of_one_sign
+    elif products.has(k, "u8", "i8", start.lanes):
+        one = _unsigned_by_signed
+    elif start.lanes in (4, 8, 16) and k.features.has("avx2"):
+        return _with_word_sums(k, dots, start, at, block)
+    else:
+        one = _plainly
+    for dot in dots:
+        start = one(k, dot, start, at, block)
+    return start
 
 
 def _bytes_of(k: Kernel, dot: mlir.Operation, at: Position, block: Block) -> tuple[Val, Val]:
@@ -76,33 +80,47 @@ def _ranges(k: Kernel, dot: mlir.Operation) -> list[tuple[int, int]]:
     return [(0, 255) if unsigned and low < 0 else (low, high) for (low, high), unsigned in zip(ranges, known.unsigned)]
 
 
+# ---------------------------------------------------------------- sdot, udot
+
+
+def _of_one_sign(k: Kernel, dot: mlir.Operation, start: Val, at: Position, block: Block) -> Val:
+    a, b = _bytes_of(k, dot, at, block)
+    (a_low, a_high), (b_low, b_high) = _ranges(k, dot)
+    if a_high <= 127 and b_high <= 127:
+        return products.add(k, ("i8", "i8"), start, a, b)
+    if a_low >= 0 and b_low >= 0:
+        return products.add(k, ("u8", "u8"), start, a, b)
+    if b_high > 127:
+        a, b = b, a
+    if products.has(k, "u8", "i8", start.lanes):
+        return products.add(k, ("u8", "i8"), start, a, b)
+    # (a - 128) · b + 128 · b
+    moved, least = _with_bytes(k, "xor", a, -128), k.em.splat(Val("i8", 1, "-128"), a.lanes)
+    zero = k.em.splat(Val("i32", 1, "0"), start.lanes)
+    times_128 = products.add(k, ("i8", "i8"), zero, least, b)
+    return _sum(k, "sub", products.add(k, ("i8", "i8"), start, moved, b), times_128)
+
+
 # ---------------------------------------------------------------- vpdpbusd
 
 
-def _with_vnni(k: Kernel, dot: mlir.Operation, start: Val, at: Position, block: Block) -> Val:
+def _unsigned_by_signed(k: Kernel, dot: mlir.Operation, start: Val, at: Position, block: Block) -> Val:
     a, b = _bytes_of(k, dot, at, block)
     (a_low, a_high), (b_low, b_high) = _ranges(k, dot)
+    add = partial(products.add, k, ("u8", "i8"))
     if a_low >= 0 and b_high <= 127:
-        return _instruction(k, start, a, b)
+        return add(start, a, b)
     if b_low >= 0 and a_high <= 127:
-        return _instruction(k, start, b, a)
+        return add(start, b, a)
     zero = k.em.splat(Val("i32", 1, "0"), start.lanes)
     if a_low < 0:  # both signed: (a + 128) · b - 128 · b
         moved = _with_bytes(k, "xor", a, -128)
         all_128 = k.em.splat(Val("i8", 1, "-128"), a.lanes)
-        return _sum(k, "sub", _instruction(k, start, moved, b), _instruction(k, zero, all_128, b))
+        return _sum(k, "sub", add(start, moved, b), add(zero, all_128, b))
     # Both unsigned: a is its low seven bits, and twice its top bit taken as 64.
     low = _with_bytes(k, "and", a, 127)
-    top = _instruction(k, zero, b, _with_bytes(k, "and", _with_bytes(k, "lshr", a, 1), 64))
-    return _sum(k, "add", _instruction(k, start, b, low), _sum(k, "add", top, top))
-
-
-def _instruction(k: Kernel, start: Val, unsigned: Val, signed: Val) -> Val:
-    em, lanes = k.em, start.lanes
-    name, type_ = f"@llvm.x86.avx512.vpdpbusd.{lanes * 32}", f"<{4 * lanes} x i8>"
-    em.declare(name, f"declare {start.type} {name}({start.type}, {type_}, {type_})")
-    call = f"call {start.type} {name}({em.typed(start)}, {em.typed(unsigned)}, {em.typed(signed)})"
-    return em.op("i32", lanes, call)
+    top = add(zero, b, _with_bytes(k, "and", _with_bytes(k, "lshr", a, 1), 64))
+    return _sum(k, "add", add(start, b, low), _sum(k, "add", top, top))
 
 
 # ---------------------------------------------------------------- vpmaddubsw
@@ -166,8 +184,10 @@ def _pairs(k: Kernel, names: dict[int, str], element: str, a: Val, b: Val) -> Va
 # ---------------------------------------------------------------- neither
 
 
-def _plainly(k: Kernel, start: Val, a: Val, b: Val, unsigned: tuple[bool, bool]) -> Val:
-    """A few lanes: 32-bit products, each fourth lane summed."""
+def _plainly(k: Kernel, dot: mlir.Operation, start: Val, at: Position, block: Block) -> Val:
+    """32-bit products, each fourth lane summed."""
+    a, b = _bytes_of(k, dot, at, block)
+    unsigned = k.plan.byte_dots[dot].unsigned
     wide = [cast(k, "zext" if u else "sext", v, "i32") for v, u in zip((a, b), unsigned)]
     product = k.em.op("i32", a.lanes, f"mul {k.em.typed(wide[0])}, {k.em.text(wide[1])}")
     for byte in range(4):

@@ -36,7 +36,7 @@ def narrowed(k: Kernel, value: Val, element: str) -> Val:
         return value
     if value.element == "double" and BYTES[element] == 2:
         value = _round_to_odd(k, value)
-    if element == "bfloat" and not k.features.has("avx512bf16"):
+    if element == "bfloat" and not k.features.rounds_to_bfloat:
         return _to_bfloat(k, value)
     return cast(k, "fptrunc", value, element)
 

@@ -1,9 +1,9 @@
 """tt.dot: a register-blocked kernel over operands packed into the arena.
 
-Both operands are read as words along k: a float, a double, or two 16-bit numbers that one instruction multiplies and
-adds. A is row-major [m][words], B is [words][n]: each step broadcasts `rows` words of A against `columns` registers
-of B. The accumulators of a block stay in registers over the whole of k; where the result replaces its own third
-operand, that one's tile is updated in place.
+Both operands are read as words along k: a float, a double, or two 16-bit numbers or four bytes that one instruction
+multiplies and adds. A is row-major [m][words], B is [words][n]: each step broadcasts `rows` words of A against
+`columns` registers of B. The accumulators of a block stay in registers over the whole of k; where the result replaces
+its own third operand, that one's tile is updated in place.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen import float8, nest, scaled
+from unify.compiler.cpu.codegen import float8, nest, products, scaled
 from unify.compiler.cpu.codegen.arith import intrinsic_call
 from unify.compiler.cpu.codegen.convert import cast, narrowed, widened
 from unify.compiler.cpu.codegen.emitter import BYTES, Index, Val
@@ -29,26 +29,29 @@ from unify.compiler.cpu.codegen.values import (
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a product is formed: the element stored for A and B, and whether two share a word."""
+    """How a product is formed: the element stored for A and B, and how many share a word."""
 
     element: str
-    pairs: bool
+    group: int
     accumulator: str
 
 
 def scheme(k: Kernel, op: mlir.Operation) -> Scheme:
     if op.name == "tt.dot_scaled":
-        return Scheme("float", False, "float")
+        return Scheme("float", 1, "float")
     a, b, c = (element_of(v.type) for v in op.operands[:3])
-    if a == b == "bfloat" and c == "float" and k.features.has("avx512bf16") and shape_of(op.operands[0])[-1] % 2 == 0:
-        return Scheme("bfloat", True, "float")
+    depth = shape_of(op.operands[0])[-1]
+    if a == b == "bfloat" and c == "float" and products.has(k, a, b) and depth % 2 == 0:
+        return Scheme("bfloat", 2, "float")
     floats = [e in ("half", "bfloat", "float") or float8.format_of(v.type) for e, v in zip((a, b), op.operands)]
     if all(floats) and c in ("half", "float", "bfloat"):
-        return Scheme("float", False, "float")
+        return Scheme("float", 1, "float")
     if c == "double" and a == b and a in ("float", "double"):
-        return Scheme("double", False, "double")
+        return Scheme("double", 1, "double")
     if a == b == "i8" and c == "i32" and not any(floats):
-        return Scheme("i16", True, "i32") if shape_of(op.operands[0])[-1] % 2 == 0 else Scheme("i32", False, "i32")
+        if depth % 4 == 0 and products.has(k, "i8", "i8", min(4, shape_of(op.results[0])[-1])):
+            return Scheme("i8", 4, "i32")
+        return Scheme("i16", 2, "i32") if depth % 2 == 0 else Scheme("i32", 1, "i32")
     raise Unsupported(f"tt.dot of {a} and {b} into {c}", "cast the operands to float32 or the accumulator's type")
 
 
@@ -58,20 +61,20 @@ def scheme(k: Kernel, op: mlir.Operation) -> Scheme:
 def pack(k: Kernel, op: mlir.Operation, side: int) -> Tile:
     """Operand 0 or 1 of a dot as the kernel reads it; kept for later dots and rounds of a loop around it."""
     how, value = scheme(k, op), _operand(k, op, side)
-    layout = f"{how.element}{'-pairs' if side and how.pairs else ''}"
+    layout = f"{how.element}×{how.group if side else 1}"
     key = (value, layout)
     found = k.packed.get(key)
     if found is not None:
         return found
     bound = k.bindings.get(value)
-    if isinstance(bound, Tile) and bound.element == how.element and not (side and how.pairs):
+    if isinstance(bound, Tile) and bound.element == how.element and (side == 0 or how.group == 1):
         k.packed[key] = bound
         return bound
-    tile = k.allocate(shape_of(value), how.element, bool(side and how.pairs), _gap(shape_of(value), how, side))
+    tile = k.allocate(shape_of(value), how.element, how.group if side else 1, _gap(shape_of(value), how, side))
     source = _converted(k, value, how.element)
     nest.settle(k, [source])
-    if tile.pairs:
-        _pack_pairs(k, source, tile)
+    if tile.group > 1:
+        _pack_words(k, source, tile)
     else:
         nest.fill(k, source, tile)
         k.state.setdefault("fills", []).append(tile)
@@ -85,7 +88,7 @@ def _gap(shape: tuple[int, ...], how: Scheme, side: int) -> int:
     The kernel goes down a few columns at a time. Without the gap these lie in a few sets of the nearest cache, which do
     not hold them until the next rows of A come.
     """
-    word = 4 if how.pairs else BYTES[how.element]
+    word = 4 if how.group > 1 else BYTES[how.element]
     is_deep = shape[-2] >= 32 and shape[-1] * word % 256 == 0
     return 64 // word if side and is_deep else 0
 
@@ -109,43 +112,55 @@ def _converted(k: Kernel, value: mlir.Value, element: str) -> mlir.Value:
     return op.results[0]
 
 
-def _pack_pairs(k: Kernel, source: mlir.Value, tile: Tile) -> None:
-    """[…][k][n] → […][k/2][n][2]."""
+def _pack_words(k: Kernel, source: mlir.Value, tile: Tile) -> None:
+    """[…][k][n] → […][k / group][n][group]."""
     *batch, depth, columns = tile.shape
+    group, depth = tile.group, depth // tile.group
     probe = nest.choose(k, [nest.Root(tile.shape, [source], tile=tile)], tile.shape)
-    side = min(16, columns, depth // 2)
-    words = Tile(tile.offset, (*batch, depth // 2, columns), "i32", gap=tile.gap)
+    side = min(16, columns, depth)
+    words = Tile(tile.offset, (*batch, depth, columns), "i32", gap=tile.gap)
     with k.em.nest():
         if probe.axis == len(batch) and side > 1:
-            _pack_pairs_turned(k, source, words, side)
+            _pack_words_turned(k, source, words, group, side)
             return
         lanes = min(16, columns)
 
         def body(position: list[Index]) -> None:
             *outer, row, column = position
             block = (*(1 for _ in outer), 1, lanes)
-            first = Index(tuple((c, 2 * f) for c, f in row.terms), 2 * row.constant)
-            a, b = k.block(source, (*outer, first, column), block), k.block(source, (*outer, first + 1, column), block)
-            low, high = (cast(k, "zext", cast(k, "bitcast", v, "i16"), "i32") for v in (a, b))
-            sixteen = k.em.text(k.em.splat(Val("i32", 1, "16"), lanes))
-            shifted = k.em.op("i32", lanes, f"shl {k.em.typed(high)}, {sixteen}")
-            word = k.em.op("i32", lanes, f"or {k.em.typed(low)}, {k.em.text(shifted)}")
-            k.tile_store(words, position, block, word)
+            first = _scaled(row, group)
+            rows = [k.block(source, (*outer, first + i, column), block) for i in range(group)]
+            k.tile_store(words, position, block, _word(k, rows))
 
-        nest.for_each(k, [*((extent, 1) for extent in batch), (depth // 2, 1), (columns, lanes)], body)
+        nest.for_each(k, [*((extent, 1) for extent in batch), (depth, 1), (columns, lanes)], body)
 
 
-def _pack_pairs_turned(k: Kernel, source: mlir.Value, words: Tile, side: int) -> None:
-    """The source runs on along k: pairs are words already, squares of words are turned."""
+def _word(k: Kernel, rows: list[Val]) -> Val:
+    """Numbers of each column side by side, the first in the lowest bits."""
+    bits, lanes = 32 // len(rows), rows[0].lanes
+    word, *others = [cast(k, "zext", cast(k, "bitcast", v, f"i{bits}"), "i32") for v in rows]
+    for i, other in enumerate(others, 1):
+        place = k.em.text(k.em.splat(Val("i32", 1, str(i * bits)), lanes))
+        shifted = k.em.op("i32", lanes, f"shl {k.em.typed(other)}, {place}")
+        word = k.em.op("i32", lanes, f"or {k.em.typed(word)}, {k.em.text(shifted)}")
+    return word
+
+
+def _scaled(index: Index, factor: int) -> Index:
+    return Index(tuple((counter, factor * f) for counter, f in index.terms), factor * index.constant)
+
+
+def _pack_words_turned(k: Kernel, source: mlir.Value, words: Tile, group: int, side: int) -> None:
+    """The source runs on along k: what is there are words already, squares of words are turned."""
     *batch, depth, width = words.shape
     ones = tuple(1 for _ in batch)
 
     def body(position: list[Index]) -> None:
         *outer, row, column = position
-        first = Index(tuple((c, 2 * f) for c, f in row.terms), 2 * row.constant)
+        first = _scaled(row, group)
         columns = []
         for j in range(side):
-            value = k.block(source, (*outer, first, column + j), (*ones, 2 * side, 1))
+            value = k.block(source, (*outer, first, column + j), (*ones, group * side, 1))
             columns.append(k.em.op("i32", side, f"bitcast {k.em.typed(value)} to <{side} x i32>"))
         for i, turned in enumerate(nest.transpose(k, columns)):
             k.tile_store(words, (*outer, row + i, column), (*ones, 1, side), turned)
@@ -237,11 +252,11 @@ def _ancestor(op: mlir.Operation, block: mlir.Block) -> mlir.Operation | None:
 def _blocks(k: Kernel, accumulator: mlir.Value, m: int, n: int, lanes: int) -> tuple[int, list[tuple[int, int]]]:
     """Registers across, and (rows of a block, blocks) that make up m.
 
-    16 of AVX-512's 32 registers accumulate, or 12 of AVX2's 16; the rest hold B and one of A. As m is a power of two,
+    16 of 32 registers accumulate, or 12 of AVX2's 16; the rest hold B and one of A. As m is a power of two,
     blocks of six rows leave some of four. Six rows have no bits of their own, so that a reshaped accumulator, whose
     indices are cut by bits, has to do with four.
     """
-    if k.features.vector_bytes == 64:
+    if k.features.vector_registers == 32:
         across = min(4, n // lanes)
         rows = min(m, 16 // across)
         return across, [(rows, m // rows)]
@@ -263,10 +278,10 @@ def _is_reshaped(k: Kernel, value: mlir.Value) -> bool:
 def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, target: Tile) -> None:
     em = k.em
     *batch, m, n = target.shape
-    words = a.shape[-1] // (2 if how.pairs else 1)
+    words = a.shape[-1] // how.group
     lanes = min(n, k.features.vector_bytes // BYTES[how.accumulator])
     across, blocks = _blocks(k, op.operands[2], m, n, lanes)
-    word = "i32" if how.pairs else how.element
+    word = "i32" if how.group > 1 else how.element
     a_words = Tile(a.offset, (*batch, m, words), word, gap=a.gap)
     b_words = Tile(b.offset, (*batch, words, n), word, gap=b.gap)
     accumulator = op.operands[2]
@@ -320,21 +335,14 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
 
 def _fma(k: Kernel, how: Scheme, x: Val, y: Val, acc: Val) -> Val:
     em, lanes = k.em, acc.lanes
-    if not how.pairs and how.accumulator == "i32":
+    if how.group == 1 and how.accumulator == "i32":
         product = em.op("i32", lanes, f"mul {em.typed(x)}, {em.text(y)}")
         return em.op("i32", lanes, f"add {em.typed(acc)}, {em.text(product)}")
-    if not how.pairs:
+    if how.group == 1:
         return intrinsic_call(k, "fma", [x, y, acc])
-    if how.element == "bfloat":
-        name = f"@llvm.x86.avx512bf16.dpbf16ps.{lanes * 32}"
-        if lanes not in (4, 8, 16):
-            return _wide_pairs(k, x, y, acc)
-        pair = f"<{2 * lanes} x bfloat>"
-        em.declare(name, f"declare {acc.type} {name}({acc.type}, {pair}, {pair})")
-        left = em.assign(f"bitcast {em.typed(x)} to {pair}")
-        right = em.assign(f"bitcast {em.typed(y)} to {pair}")
-        return em.op("float", lanes, f"call {acc.type} {name}({em.typed(acc)}, {pair} {left}, {pair} {right})")
-    return _integer_pairs(k, x, y, acc)
+    if products.has(k, how.element, how.element, lanes):
+        return products.add(k, (how.element, how.element), acc, x, y)
+    return _wide_pairs(k, x, y, acc) if how.element == "bfloat" else _integer_pairs(k, x, y, acc)
 
 
 def _wide_pairs(k: Kernel, x: Val, y: Val, acc: Val) -> Val:
@@ -353,12 +361,6 @@ def _wide_pairs(k: Kernel, x: Val, y: Val, acc: Val) -> Val:
 
 def _integer_pairs(k: Kernel, x: Val, y: Val, acc: Val) -> Val:
     em, lanes = k.em, acc.lanes
-    if k.features.has("avx512vnni") and lanes in (4, 8, 16):
-        name = f"@llvm.x86.avx512.vpdpwssd.{lanes * 32}"
-        pair = f"<{2 * lanes} x i16>"
-        em.declare(name, f"declare {acc.type} {name}({acc.type}, {pair}, {pair})")
-        left, right = (em.assign(f"bitcast {em.typed(v)} to {pair}") for v in (x, y))
-        return em.op("i32", lanes, f"call {acc.type} {name}({em.typed(acc)}, {pair} {left}, {pair} {right})")
     sixteen = em.text(em.splat(Val("i32", 1, "16"), lanes))
     for high in (False, True):
         parts = []

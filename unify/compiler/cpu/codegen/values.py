@@ -19,7 +19,7 @@ from unify.compiler.cpu.codegen.emitter import BYTES, STORED, ZERO, Counter, Emi
 
 if TYPE_CHECKING:
     from unify.compiler.cpu.codegen.nest import Root
-    from unify.compiler.cpu.link import Features
+    from unify.compiler.cpu.processor import Features
     from unify.compiler.cpu.tiling import Plan
 
 _LLVM = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double", "index": "i64"}
@@ -29,12 +29,12 @@ LARGEST_TILE = 16 << 20
 
 @dataclass(eq=False)
 class Tile:
-    """A tensor in the scratch arena, row-major. `pairs`: [k/2][n][2], as bf16 and int16 dot instructions want it."""
+    """A tensor in the scratch arena, row-major; [k / group][n][group] where a dot instruction wants that."""
 
     offset: int
     shape: tuple[int, ...]
     element: str
-    pairs: bool = False
+    group: int = 1
     gap: int = 0  # elements left out behind each row
 
     @property
@@ -147,8 +147,8 @@ class Kernel:
 
     # ------------------------------------------------ memory
 
-    def allocate(self, shape: Sequence[int], element: str, pairs: bool = False, gap: int = 0) -> Tile:
-        tile = Tile(self.scratch_top, tuple(shape), element, pairs, gap)
+    def allocate(self, shape: Sequence[int], element: str, group: int = 1, gap: int = 0) -> Tile:
+        tile = Tile(self.scratch_top, tuple(shape), element, group, gap)
         if tile.bytes > LARGEST_TILE:
             raise Unsupported(
                 f"a tile of {list(shape)} {element} ({tile.bytes >> 20} MiB; the limit is {LARGEST_TILE >> 20} MiB)",
