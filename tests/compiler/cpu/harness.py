@@ -13,6 +13,8 @@ import pytest
 from unify.compiler import Specialization, cpu, to_ttir
 from unify.compiler.cpu.link import features
 
+from . import emulator
+
 _TYPES = {
     "float32": "fp32", "float64": "fp64", "float16": "fp16", "uint16": "bf16", "int8": "i8", "uint8": "u8",
     "int16": "i16", "int32": "i32", "int64": "i64", "uint32": "u32", "uint64": "u64", "bool": "i1",
@@ -50,14 +52,21 @@ _counter = itertools.count()
 
 
 class Compiled:
-    """A kernel loaded through LLVM's own linker."""
+    """A kernel loaded through LLVM's own linker, or run by an emulator if it is for a processor of another kind."""
 
     _jit: Any = None
 
     def __init__(self, text: str, arch: str = "") -> None:
         self.stages: dict[str, str] = {}
         self.image = cpu.build(text, arch, self.stages)
-        self.lacking = ", ".join(sorted(features(arch).flags - features("").flags))
+        self.fault = Fault()
+        target, host = features(arch), features("")
+        self.is_foreign = target.triple != host.triple
+        self.lacking = ", ".join(sorted(target.flags - host.flags))
+        if not self.is_foreign:
+            self._load()
+
+    def _load(self) -> None:
         if Compiled._jit is None:
             llvm.load_library_permanently("libm.so.6")
             llvm.load_library_permanently("libmvec.so.1")
@@ -68,7 +77,6 @@ class Compiled:
         prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
         self.entry = prototype(self._resources[self.image.name])
         self._scratch = np.zeros(self.image.scratch_bytes + 64, dtype=np.uint8)
-        self.fault = Fault()
 
     def pack(self, arguments: dict[str, Any]) -> Any:
         data = bytearray(max(8, self.image.args_bytes))
@@ -80,6 +88,8 @@ class Compiled:
 
     def prepare(self, grid: tuple[int, ...], arguments: dict[str, Any]) -> Any:
         """A function without arguments that runs the whole grid on this thread."""
+        if self.is_foreign:
+            return lambda: emulator.run(self.image, (*grid, 1, 1, 1)[:3], self.pack(arguments), arguments, self.fault)
         if self.lacking:
             pytest.skip(f"compiled, but this processor cannot run it: it lacks {self.lacking}")
         full = (*grid, 1, 1, 1)[:3]
