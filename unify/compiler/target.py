@@ -13,7 +13,7 @@ from unify._errors import TargetError
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of device and its architecture: "cpu:znver4", "cuda:90". An empty arch is this machine's."""
+    """A kind of device and its architecture: "cpu:kunpeng920", "cuda:90". An empty arch is this machine's."""
 
     kind: str
     arch: str = ""

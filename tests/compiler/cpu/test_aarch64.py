@@ -16,6 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
+import unify.compiler
+from unify.compiler import Specialization, Target
 from unify.compiler.cpu.link import features
 
 from . import emulator
@@ -259,18 +261,26 @@ def _here(name: str) -> dict[str, np.ndarray[Any, Any]]:
     return CASES[name]().run("")
 
 
-# Where bfdot, sdot, usdot and the like may come in.
-_DOTS = [name for name in CASES if name.startswith(("dot", "bytes", "attention")) or "bfloat16" in name]
+# Each name with the processors whose instructions may come in: sdot and udot; usdot and bfdot.
+_RUNS = [
+    *(("aarch64", name) for name in CASES),
+    *(("kunpeng920", name) for name in CASES if "int8" in name and name.startswith(("dot", "bytes"))),
+    *(("neoverse-v1", name) for name in CASES if "bfloat16" in name or name.startswith("bytes uint8·int8")),
+]
 
 
-@pytest.mark.parametrize(
-    ("arch", "name"), [*(("aarch64", name) for name in CASES), *(("neoverse-v1", name) for name in _DOTS)]
-)
+@pytest.mark.parametrize(("arch", "name"), _RUNS)
 def test_kernel_gives_what_it_gives_here(arch: str, name: str) -> None:
     emulator.program()
     case = CASES[name]()
     for argument, found in case.run(arch).items():
         np.testing.assert_allclose(found, _here(name)[argument], rtol=case.rtol, atol=case.atol, err_msg=argument)
+
+
+def test_a_target_names_the_processor() -> None:
+    specialization = Specialization({"x": "*fp32", "out": "*fp32", "N": "constexpr"}, {"N": 64}, frozenset())
+    binary = unify.compiler.compile(tanh_kernel, Target.parse("cpu:kunpeng920"), specialization)
+    assert (binary.target, binary.image[18:20]) == ("cpu:kunpeng920", b"\xb7\0")  # EM_AARCH64
 
 
 def test_failed_assertion_tells_program_and_line() -> None:
