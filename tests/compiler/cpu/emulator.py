@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from unify.compiler.cpu import Image
+from unify.compiler.cpu.processor import Features
 
 ROOT = Path(__file__).resolve().parents[3]
 _COMPILER, _EMULATOR, _LIBRARIES = "aarch64-linux-gnu-g++", "qemu-aarch64", "/usr/aarch64-linux-gnu"
@@ -44,7 +45,9 @@ def program() -> Path:
     return built
 
 
-def run(image: Image, grid: tuple[int, ...], packed: Any, arguments: dict[str, Any], fault: Any) -> int:
+def run(
+    image: Image, target: Features, grid: tuple[int, ...], packed: Any, arguments: dict[str, Any], fault: Any
+) -> int:
     """The kernel's status. Arrays are changed in place; `fault` is filled."""
     ranges = _ranges([v for v in arguments.values() if isinstance(v, np.ndarray)])
     starts, data = [], b""
@@ -59,7 +62,7 @@ def run(image: Image, grid: tuple[int, ...], packed: Any, arguments: dict[str, A
             pointers += [(offset, start + address - r[0]) for start, r in zip(starts, ranges) if r[0] <= address < r[1]]
     head = struct.pack("<7Q", *grid, image.scratch_bytes, len(data), len(packed), len(pointers))
     request = head + b"".join(struct.pack("<2Q", *pointer) for pointer in pointers) + bytes(packed) + data
-    answer = _answer(image, request)
+    answer = _answer(image, target, request)
     for start, (low, high) in zip(starts, ranges):
         ctypes.memmove(low, answer[start:], high - low)
     numbers, message, file = answer[len(data) :].split(b"\n")
@@ -69,12 +72,24 @@ def run(image: Image, grid: tuple[int, ...], packed: Any, arguments: dict[str, A
     return status
 
 
-def _answer(image: Image, request: bytes) -> bytes:
+def _answer(image: Image, target: Features, request: bytes) -> bytes:
     built = program()
+    # N1 has what Kunpeng 920 has, and no more; only one of qemu's processors has bfloat16, and that has everything.
+    processor = "max" if target.has("bf16") else "neoverse-n1"
     paths = [Path(_folder().name, name) for name in ("object", "request", "answer")]
     paths[0].write_bytes(image.object)
     paths[1].write_bytes(request)
-    command: list[str | Path] = [_EMULATOR, "-L", _LIBRARIES, built, paths[0], image.name, *paths[1:]]
+    command: list[str | Path] = [
+        _EMULATOR,
+        "-cpu",
+        processor,
+        "-L",
+        _LIBRARIES,
+        built,
+        paths[0],
+        image.name,
+        *paths[1:],
+    ]
     finished = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     assert finished.returncode == 0, f"{image.name} under {_EMULATOR}: {finished.returncode}: {finished.stderr}"
     return paths[2].read_bytes()

@@ -60,9 +60,9 @@ class Compiled:
         self.stages: dict[str, str] = {}
         self.image = cpu.build(text, arch, self.stages)
         self.fault = Fault()
-        target, host = features(arch), features("")
-        self.is_foreign = target.triple != host.triple
-        self.lacking = ", ".join(sorted(target.flags - host.flags))
+        self.target, host = features(arch), features("")
+        self.is_foreign = self.target.triple != host.triple
+        self.lacking = ", ".join(sorted(self.target.flags - host.flags))
         if not self.is_foreign:
             self._load()
 
@@ -89,7 +89,8 @@ class Compiled:
     def prepare(self, grid: tuple[int, ...], arguments: dict[str, Any]) -> Any:
         """A function without arguments that runs the whole grid on this thread."""
         if self.is_foreign:
-            return lambda: emulator.run(self.image, (*grid, 1, 1, 1)[:3], self.pack(arguments), arguments, self.fault)
+            packed = self.pack(arguments)
+            return lambda: emulator.run(self.image, self.target, (*grid, 1, 1, 1)[:3], packed, arguments, self.fault)
         if self.lacking:
             pytest.skip(f"compiled, but this processor cannot run it: it lacks {self.lacking}")
         full = (*grid, 1, 1, 1)[:3]
