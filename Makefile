@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq -c .ci/constraints.txt
 PIP_SHOWN := $(subst -qq,,$(PIP)) # the longest one: downloads have a progress bar
+COMPILE := $(BIN)/python setup.py -q build_ext --inplace
 NATIVE := $(shell find csrc unify/include -name '*.cpp' -o -name '*.h' -o -name '*.inc') setup.py
 CXX_FILES = $(shell git ls-files '*.c' '*.cpp' '*.h' '*.inc')
 
@@ -77,12 +78,14 @@ $(VENV)/.tools: pyproject.toml .ci/constraints.txt | $(VENV)/pyvenv.cfg
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.tools
-	@echo "Installing unify and what it needs into $(VENV) (a few minutes the first time: 300 MB to fetch, 50 C++ files) ..."
+	@echo "Compiling unify, then installing it and what it needs (300 MB to fetch) into $(VENV): some minutes the first time ..."
+# Compiled first, since pip shows nothing of it.
+	$(COMPILE)
 	$(PIP_SHOWN) --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.built: $(NATIVE) $(VENV)/.installed
-	$(BIN)/python setup.py -q build_ext --inplace
+	$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml .ci/constraints.txt $(VENV)/.built

@@ -19,6 +19,7 @@ from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
 
 FOLDERS = ("core", "backends", "python")
+SOURCES = sorted(str(path) for folder in FOLDERS for path in Path("csrc", folder).rglob("*.cpp"))
 HEADERS = sorted(str(path) for folder in ("csrc", "unify/include") for path in Path(folder).rglob("*.[hi]*"))
 COMPILE = ["-O3", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wno-psabi"]
 LINK = ["-ldl", "-pthread"]
@@ -43,6 +44,16 @@ def is_outdated(obj: str, source: str) -> bool:
 class BuildExtension(build_ext):
     """Keeps objects for the next build, also from an editable install, and those of different flags apart."""
 
+    def build_extensions(self) -> None:
+        compile_one = self.compiler._compile
+
+        def compile_shown(obj: str, source: str, *how: object) -> None:
+            print(f"[{SOURCES.index(source) + 1}/{len(SOURCES)}] {source}", flush=True)
+            compile_one(obj, source, *how)
+
+        self.compiler._compile = compile_shown
+        super().build_extensions()
+
     def finalize_options(self) -> None:
         super().finalize_options()
         flags = hashlib.sha256(" ".join([sys.version, *COMPILE, *LINK]).encode()).hexdigest()[:8]
@@ -54,7 +65,7 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "unify._core",
-            sorted(str(path) for folder in FOLDERS for path in Path("csrc", folder).rglob("*.cpp")),
+            SOURCES,
             include_dirs=["unify/include", "csrc"],
             cxx_std=17,
             extra_compile_args=COMPILE,
