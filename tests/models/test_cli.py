@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -49,6 +50,20 @@ def test_json_is_one_object_and_nothing_else(python: Run, tiny_path: Path) -> No
     assert (told["text"], told["token_ids"]) == (expected.text, expected.token_ids)
     assert (told["prompt_tokens"], told["device"]) == (len(ids), "cpu")
     assert min(told["prefill_tokens_per_s"], told["decode_tokens_per_s"], told["peak_memory_mb"]) > 0
+
+
+def test_json_shows_progress_where_standard_error_is_a_terminal(tiny_path: Path) -> None:
+    argv = ["generate", "--model", str(tiny_path), "--prompt", "x", "--max-tokens", "2", "--json"]
+    ours, theirs = os.openpty()
+    with subprocess.Popen([sys.executable, "-m", "unify", *argv], stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError), open(ours, "rb", buffering=0) as terminal:  # EIO at the other side's end
+            while part := terminal.read(4096):
+                shown += part
+        assert process.stdout is not None
+        assert json.load(process.stdout)["prompt_tokens"] > 0
+    assert b"compiling kernels and generating" in shown
 
 
 def test_text_and_statistics_are_apart(python: Run, tiny_path: Path) -> None:

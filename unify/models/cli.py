@@ -38,7 +38,8 @@ def generate(args: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     if args.json:
-        answer = generator.generate(ids, args.max_tokens)
+        with _console(stderr=True).status("compiling kernels and generating"):  # nothing where it is no terminal
+            answer = generator.generate(ids, args.max_tokens)
         sys.stdout.write(json.dumps(_report(answer, model)) + "\n")
         return 0
     generator.check(ids, args.max_tokens)  # before anything is on the screen

