@@ -30,6 +30,26 @@ def test_a_graph_that_is_still_recorded_cannot_be_launched() -> None:
     graph.launch(stream)
 
 
+def test_waiting_for_the_device_while_recording_is_an_error() -> None:
+    with un.Graph.capture(device="cpu"):
+        for wait in (un.synchronize, un.device("cpu").synchronize):
+            with pytest.raises(GraphError, match="cannot wait for the device while the stream records"):
+                wait()
+    un.synchronize()
+
+
+def test_it_is_shown_in_one_line_and_described_in_many() -> None:
+    tensor = un.zeros(100, un.uint8, "cpu")
+    with un.Graph.capture(device="cpu") as graph:
+        tensor.fill_(1)
+        tensor.copy_(tensor.copy())
+    assert str(graph) == repr(graph) == "unify.Graph(2 copies, 1 fill)"
+    assert [line.split()[0] for line in graph.describe().splitlines()] == ["fill", "copy", "copy"]
+    with un.Graph.capture(device="cpu") as graph:
+        pass
+    assert repr(graph) == "unify.Graph(empty)"
+
+
 def test_a_graph_whose_recording_failed_cannot_be_launched() -> None:
     stream = un.Stream("cpu")
     kept = None

@@ -116,6 +116,9 @@ std::shared_lock<std::shared_mutex> Device::call() const {
 void Device::synchronize() {
   reclaim();
   require_usable();
+  for (const Current& entry : current_streams) {
+    if (entry.device == this && entry.stream != nullptr) entry.stream->require_not_recording("wait for the device");
+  }
   {
     const auto call = this->call();
     check(*this, nullptr, table_->device_synchronize(handle_), "waiting for the device");

@@ -1,6 +1,7 @@
 #include "graph.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <exception>
@@ -443,6 +444,21 @@ void Graph::Private::replay(Stream& stream) {
 Device& Graph::device() const noexcept { return *private_->device; }
 size_t Graph::size() const noexcept { return private_->recording->nodes.size(); }
 bool Graph::is_native() const noexcept { return private_->recording->is_native; }
+
+std::string Graph::summary() const {
+  using Words = std::pair<const char*, const char*>;  // for one, for many; in the order of Node
+  constexpr std::array<Words, std::variant_size_v<Recording::Node>> kWords = {
+      {{"kernel", "kernels"}, {"copy", "copies"}, {"fill", "fills"}, {"host call", "host calls"}}};
+  std::array<size_t, kWords.size()> counts{};
+  for (const Recording::Node& node : private_->recording->nodes) ++counts.at(node.index());
+  std::string text;
+  for (size_t i = 0; i < kWords.size(); ++i) {
+    const auto [one, many] = kWords.at(i);
+    const size_t count = counts.at(i);
+    if (count > 0) text += (text.empty() ? "" : ", ") + std::to_string(count) + " " + (count == 1 ? one : many);
+  }
+  return text.empty() ? "empty" : text;
+}
 
 std::string Graph::describe() const {
   std::string text;

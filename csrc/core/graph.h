@@ -58,6 +58,7 @@ class Graph {
   [[nodiscard]] size_t size() const noexcept;  // recorded operations
   [[nodiscard]] bool is_native() const noexcept;
   [[nodiscard]] std::string describe() const;  // a line per operation
+  [[nodiscard]] std::string summary() const;   // "3 kernels, 1 copy"
 
  private:
   Graph();

@@ -99,21 +99,17 @@ bool Stream::is_dry() noexcept {
   return true;
 }
 
-namespace {
-
-void require_not_recording(const Stream& stream, const char* what) {
-  if (stream.recording() == nullptr) return;
-  throw Error(ErrorKind::kGraph, stream.device().name() + ", " + stream.name() + ": " + what +
+void Stream::require_not_recording(const char* what) const {
+  if (recording() == nullptr) return;
+  throw Error(ErrorKind::kGraph, device_->name() + ", " + name() + ": cannot " + what +
                                      " while the stream records a graph. End the recording first.");
 }
-
-}  // namespace
 
 void Stream::require_current() const { device_->require_generation(generation_, "this stream"); }
 
 void Stream::synchronize(double timeout_s) {
   reclaim();
-  require_not_recording(*this, "cannot wait");
+  require_not_recording("wait");
   device_->require_usable();
   if (timeout_s >= 0) {
     poll_until(timeout_s, device_->name(), name(), [this] { return query(); });
@@ -146,7 +142,7 @@ void Stream::wait_for_work(const char* what) {
 }
 
 bool Stream::query() {
-  require_not_recording(*this, "cannot ask");
+  require_not_recording("ask");
   const auto call = device_->call();
   require_current();
   const unify_status status = device_->table().stream_query(handle_);

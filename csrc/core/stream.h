@@ -42,6 +42,8 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   // which a reset takes.
   void require_current() const;
   [[nodiscard]] uint32_t generation() const noexcept { return generation_; }
+  // Throws GraphError: "cannot `what` while …".
+  void require_not_recording(const char* what) const;
 
   // Waits for everything enqueued so far, at most `timeout_s` (negative: for ever; else polls, throws Timeout).
   void synchronize(double timeout_s = -1);

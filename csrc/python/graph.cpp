@@ -75,9 +75,8 @@ void bind_graph(py::module_& module) {
       .def_property_readonly("is_native", &Graph::is_native,
                              "Whether the device replays it, or the core launches the recorded work again.")
       .def("__len__", &Graph::size)
-      .def("__str__", &Graph::describe)
-      .def("__repr__",
-           [](const Graph& graph) { return "unify.Graph(" + std::to_string(graph.size()) + " operations)"; });
+      .def("describe", &Graph::describe, "What was recorded, a line for each operation.")
+      .def("__repr__", [](const Graph& graph) { return "unify.Graph(" + graph.summary() + ")"; });
 }
 
 }  // namespace unify::python
