@@ -25,3 +25,10 @@ def test_elapsed_is_in_milliseconds() -> None:
     stop.record(stream)
     stream.synchronize()
     assert isinstance(start.elapsed_ms(stop), float)
+
+
+def test_elapsed_without_timing_names_the_remedy() -> None:
+    timed, plain = un.Event("cpu", timing=True), un.Event("cpu")
+    for first, second in ((timed, plain), (plain, timed)):
+        with pytest.raises(un.InvalidArgument, match=r"made without timing.*unify.event\(timing=True\)"):
+            first.elapsed_ms(second)

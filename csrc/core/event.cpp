@@ -177,15 +177,15 @@ bool Event::query() {
   return true;
 }
 
+void Event::throw_no_time(const char* why) const {
+  throw Error(ErrorKind::kInvalidArgument, device_->name() + ": elapsed_ms: an event " + why);
+}
+
 unify_status Event::host_time(int64_t* out) {
-  const auto fail = [this](const char* why) {
-    throw Error(ErrorKind::kInvalidArgument, device_->name() + ": elapsed_ms of an event " + why);
-  };
   const std::lock_guard<std::mutex> mark(mutex_);
-  if (!has_timing()) fail("that was made without timing=True.");
-  if (time_ == nullptr) fail("that was never recorded.");
+  if (time_ == nullptr) throw_no_time("was never recorded.");
   const unify_status status = device_->table().event_query(handle_);
-  if (status == UNIFY_OK && (*out = *time_) == 0) fail("whose time was not taken. Record it again.");
+  if (status == UNIFY_OK && (*out = *time_) == 0) throw_no_time("has no time. Record it again.");
   return status;
 }
 
@@ -205,15 +205,17 @@ double Event::elapsed_ms(Event& later) {
     throw Error(ErrorKind::kDeviceMismatch, "elapsed_ms: the events are of " + device_->name() + " and " +
                                                 later.device_->name() + ", whose clocks differ.");
   }
-  for (Event* event : {this, &later}) event->require_no_graph("cannot tell the time of");
+  for (Event* event : {this, &later}) {
+    event->require_no_graph("cannot tell the time of");
+    if (!event->has_timing()) throw_no_time("was made without timing. Make both with unify.event(timing=True).");
+  }
   const auto call = device_->call();
   require_current();
   later.require_current();
   int64_t nanoseconds = 0;
   const unify_status status = elapsed(later, &nanoseconds);
   if (status == UNIFY_NOT_READY) {
-    throw Error(ErrorKind::kInvalidArgument,
-                device_->name() + ": elapsed_ms of an event that was not passed yet. Call synchronize() on it first.");
+    throw_no_time("was not passed yet. Call synchronize() on it first.");
   }
   check(*device_, nullptr, status, "the time between two events");
   return static_cast<double>(nanoseconds) * 1e-6;

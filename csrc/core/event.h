@@ -83,6 +83,7 @@ class Event : public std::enable_shared_from_this<Event> {
   // In ns. Statuses are event_elapsed's and event_query's; throws where there is no time.
   [[nodiscard]] unify_status elapsed(Event& later, int64_t* out);
   [[nodiscard]] unify_status host_time(int64_t* out);
+  [[noreturn]] void throw_no_time(const char* why) const;
   std::shared_ptr<Device> device_;
   unify_event handle_ = nullptr;
   uint32_t flags_ = 0;
