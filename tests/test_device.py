@@ -129,6 +129,14 @@ def test_an_unknown_device_names_the_known_ones() -> None:
         un.device("cqu")
 
 
+@pytest.mark.parametrize("name", ["nochip", "nochip:1"])
+def test_a_backend_that_is_not_installed_is_told_from_a_device_that_is_absent(name: str) -> None:
+    with pytest.raises(un.Error, match=f"'{name}': no backend of that name .*Devices here: cpu.*docs/abi.md"):
+        un.ones(3, device=name)
+    with pytest.raises(un.Error, match=r"'cpu:70000'\. Devices here.*says why others are absent"):
+        un.device("cpu:70000")
+
+
 def test_work_that_is_under_way_at_exit_ends_quietly() -> None:
     code = (
         "import unify as un, time\n"

@@ -73,6 +73,7 @@ def test_devices_and_backends_of_a_plugin_are_listed_and_one_may_be_the_default(
     assert (backend["library"], backend["devices"], backend["why"]) == (str(toy), 2, "")
     text = _info.as_text(found)
     assert "2 devices" in text
+    assert "Others come as plugins: docs/abi.md" in text
     assert any(line.startswith("  toy:1 ") and line.endswith("(default)") for line in text.splitlines())
 
 

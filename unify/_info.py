@@ -94,6 +94,7 @@ def as_text(found: dict[str, Any]) -> str:
     for backend in found["backends"]:
         state = f"absent: {backend['why']}" if backend["why"] else _count(backend["devices"], "device")
         lines.append(f"  {backend['name']:10} {backend['version']:8} {backend['library']}; {state}")
+    lines.append("  Others come as plugins: docs/abi.md.")
     return "\n".join(lines)
 
 

@@ -279,14 +279,19 @@ void Registry::set_open_options(const std::string& backend, const std::string& o
 
 namespace {
 
-[[noreturn]] void throw_unknown(const std::string& name, const std::vector<std::string>& known) {
-  std::string text = "no device '" + name + "'.";
+[[noreturn]] void throw_unknown(const std::string& name, const std::vector<std::string>& known, bool has_backend) {
+  std::string near;
+  std::string all;
   for (const std::string& other : known) {
-    if (edit_distance(name, other) <= 2) text += " Did you mean '" + other + "'?";
+    if (edit_distance(name, other) <= 2) near += " Did you mean '" + other + "'?";
+    all += " " + other;
   }
-  text += " Devices here:";
-  for (const std::string& other : known) text += " " + other;
-  throw Error(ErrorKind::kNotFound, text + ". `unify info` says why others are absent.");
+  const bool is_strange = !has_backend && near.empty();
+  throw Error(ErrorKind::kNotFound,
+              "no device '" + name + "'" + (is_strange ? ": no backend of that name is installed." : ".") + near +
+                  " Devices here:" + all + ". `unify info` " +
+                  (is_strange ? "lists the backends that were found; others come as plugins: docs/abi.md."
+                              : "says why others are absent."));
 }
 
 }  // namespace
@@ -303,14 +308,14 @@ std::shared_ptr<Device> Registry::device(const std::string& name) {
   for (const Backend& backend : state_->backends) {
     if (backend.name == kind && (found == nullptr || backend.table != nullptr)) found = &backend;
   }
-  if (found == nullptr || !is_number) throw_unknown(name, known);
+  if (found == nullptr || !is_number) throw_unknown(name, known, found != nullptr);
   if (found->table == nullptr) {
     throw Error(
         found->is_absent ? ErrorKind::kUnsupported : ErrorKind::kBackend,
         "device '" + name + "': the backend '" + kind + "' (" + found->library + ") cannot be used: " + found->why);
   }
   const auto index = static_cast<uint32_t>(std::stoul(digits));
-  if (index >= found->device_count) throw_unknown(name, known);
+  if (index >= found->device_count) throw_unknown(name, known, true);
   std::shared_ptr<Device>& device = state_->devices[kind + ":" + std::to_string(index)];
   if (device == nullptr) device = std::make_shared<Device>(*found, index, state_->options[kind]);
   return device;
