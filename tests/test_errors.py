@@ -7,10 +7,13 @@ import pickle
 import re
 import traceback
 
+import numpy as np
 import pytest
 
 import unify
 from unify import _errors
+
+from .conftest import Run
 
 ALL = [getattr(_errors, name) for name in _errors.__all__]
 FIELDS = ("code", "device", "stream", "kernel", "native_code", "native_name", "advice", "recent")
@@ -68,6 +71,20 @@ def test_an_os_error_has_the_message_and_not_a_tuple() -> None:
 def test_a_traceback_names_the_error_as_users_do() -> None:
     shown = traceback.format_exception_only(unify.ShapeError("heads must be a multiple of kv_heads."))
     assert shown == ["unify.ShapeError: heads must be a multiple of kv_heads.\n"]
+
+
+@pytest.mark.parametrize(
+    ("module", "slip", "meant"), [("unify", "syncronize", "synchronize"), ("unify.ops", "rmsnorm", "rms_norm")]
+)
+def test_a_traceback_suggests_the_name_that_was_meant(python: Run, module: str, slip: str, meant: str) -> None:
+    finished = python("-c", f"import {module}; {module}.{slip}")
+    assert f"has no attribute '{slip}'. Did you mean: '{meant}'?" in finished.stderr
+
+
+def test_a_value_is_described_by_its_type_and_a_short_repr() -> None:
+    assert _errors.described(3) == "an int, 3"
+    assert _errors.described(list(range(99))) == "a list, [0, 1, 2, 3, 4, 5, ...]"
+    assert _errors.described(np.ones((2, 3))) == "a numpy.ndarray of float64 with shape [2, 3]"
 
 
 @pytest.mark.parametrize("name", _errors.__all__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -333,16 +334,16 @@ def test_heuristics_are_computed_at_each_launch() -> None:
 
 def test_wrong_arguments_are_named() -> None:
     x = un.ones((16,))
-    with pytest.raises(un.errors.InvalidArgument, match="'factor' is missing"):
-        affine[1](x, x, 16, BLOCK=16)
+    with pytest.raises(un.errors.InvalidArgument, match="launched without n, factor. Its"):
+        affine[1](x, x, BLOCK=16)
     with pytest.raises(un.errors.InvalidArgument, match="no argument 'BLOKC'.*BLOCK"):
         affine[1](x, x, 16, 1.0, BLOKC=16)
-    with pytest.raises(un.errors.InvalidArgument, match="takes 6 arguments, 7"):
-        affine[1](x, x, 16, 1.0, 16, 0, 1)
-    with pytest.raises(un.errors.DTypeError, match="'x'.*constexpr"):
-        affine[1]("text", x, 16, 1.0, BLOCK=16)
-    with pytest.raises(un.errors.DTypeError, match="'BLOCK'.*hashable"):
+    with pytest.raises(un.errors.InvalidArgument, match=r"6 positional .*BLOCK.*7 .* is a str, 'odd'"):
+        affine[1](x, x, 16, 1.0, 16, 0, "odd")
+    with pytest.raises(un.errors.DTypeError, match="'BLOCK'.*hashable; it is a list, "):
         affine[1](x, x, 16, 1.0, BLOCK=[16])
+    with pytest.raises(un.errors.DTypeError, match=r"'BLOCK'.*cannot be an array.*unify.float32 with shape \[16\]"):
+        affine[1](x, x, 16, 1.0, BLOCK=x)
     with pytest.raises(un.errors.InvalidArgument, match="64 bits"):
         affine[1](x, x, 1 << 70, 1.0, BLOCK=16)
     with pytest.raises(un.errors.InvalidArgument, match="grid"):
@@ -370,6 +371,42 @@ def test_a_number_must_fit_its_annotation(annotation: str, inside: list[int], ou
     for value in outside:
         with pytest.raises(un.errors.InvalidArgument, match=f"'value' is annotated as .*, which does not hold {value}"):
             kernel[(1,)](np.zeros(1, annotation.removeprefix("tl.")), value)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("text", "is a str, 'text'. "), ([0.5] * 99, r"is a list, \[0.5, .*\.\.\.\]. "), (1j, "is a complex, 1j. "),
+        (np.complex64(1), "is a numpy.complex64, "), (object(), "is an object, <object "),
+    ],
+)  # fmt: skip
+def test_what_no_kernel_takes_is_named(given: Any, told: str) -> None:
+    with pytest.raises(un.errors.DTypeError, match=rf"^kernel affine: argument 'x' {told}.*asarray\(\).*constexpr"):
+        affine[1](given, un.ones(16), 16, 1.0, BLOCK=16)
+
+
+def test_an_array_of_no_known_dtype_is_named() -> None:
+    with pytest.raises(un.errors.DTypeError, match="^kernel affine: argument 'x' cannot be used.*complex64"):
+        affine[1](np.ones(16, np.complex64), un.ones(16), 16, 1.0, BLOCK=16)
+
+
+@pytest.mark.parametrize(("given", "told"), [(None, "x is None"), (1, "x is an int, 1"), (2.5, "x is a float, 2.5")])
+def test_a_number_in_place_of_a_pointer_is_named(given: Any, told: str) -> None:
+    with pytest.raises(un.errors.CompileError, match=rf"kernel affine: .*\n.*\n  Given: .*{told}.*as arrays"):
+        affine[1](given, un.ones(16), 16, 1.0, BLOCK=16)
+
+
+def test_an_array_in_place_of_a_number_is_named() -> None:
+    with pytest.raises(un.errors.CompileError, match=r"Given: .*; n is a numpy.ndarray of float32 with shape \[2\]; "):
+        affine[1](un.ones(16), un.ones(16), np.ones(2, np.float32), 1.0, BLOCK=16)
+
+
+def test_a_function_without_readable_source_is_no_kernel() -> None:
+    scope: dict[str, Any] = {}
+    exec("def f(x): pass", scope)
+    for function in (lambda x: None, scope["f"]):
+        with pytest.raises(un.errors.InvalidArgument, match="^unify.jit: the source of .* by `def`, in a file"):
+            un.jit(function)
 
 
 def test_a_kernel_that_does_not_compile_names_file_line_and_reason() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import ctypes
 import gc
+import operator
 import subprocess
 import sys
 import threading
@@ -122,10 +123,31 @@ def test_a_tensor_dropped_while_a_stream_still_reads_its_array() -> None:
     del garbage
 
 
-@pytest.mark.parametrize("dtype", ["complex64", "datetime64[s]", "S3", "object", ">f4", "longdouble"])
-def test_elements_we_have_no_name_for_are_a_dtype_error(dtype: str) -> None:
-    with pytest.raises((DTypeError, InvalidArgument)):
-        un.asarray(np.zeros(3, dtype))
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [("complex64", "complex64"), ("S3", "bytes"), ("U3", "str"), ("object", "object"), (">f4", ">f4")],
+)
+def test_elements_we_have_no_name_for_are_a_dtype_error(dtype: str, words: str) -> None:
+    source = np.zeros(3, dtype)
+    with pytest.raises(DTypeError, match=f"^array: unify has no dtype for {words}. Convert .*float32.*imaginary"):
+        un.asarray(source)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"), [([1j], "complex128"), (["a"], "str"), ([b"a"], "bytes"), ([{}], "object")]
+)
+def test_a_list_of_what_we_have_no_name_for_is_a_dtype_error(values: list[Any], words: str) -> None:
+    with pytest.raises(DTypeError, match=f"^asarray: unify has no dtype for {words}. "):
+        un.asarray(values)
+
+
+def test_other_libraries_elements_are_named_too() -> None:
+    with pytest.raises(DTypeError, match="no dtype for complex64"):
+        un.asarray(torch.ones(2, dtype=torch.complex64))
+    with pytest.raises(DTypeError, match="its library does not hand it out"):
+        un.asarray(np.zeros(3, "datetime64[s]"))
+    with pytest.raises(DTypeError, match="no dtype for the buffer format '.'"):
+        un.asarray(array.array("u", "ab"))
 
 
 def test_strides_that_are_no_multiple_of_the_element_are_a_layout_error() -> None:
@@ -258,10 +280,32 @@ def test_lists_as_a_dtype() -> None:
         un.asarray([1, 300], un.uint8)
 
 
-@pytest.mark.parametrize("values", [[[1], [2, 3]], ["a"], [None], [object()], {"a": 1}, "text", None])
-def test_what_is_no_array_is_an_error(values: Any) -> None:
-    with pytest.raises(InvalidArgument):
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([[1], [2, 3]], "asarray: the list is no array"), ([None], "no dtype for object"),
+        ({"a": 1}, "array: an array is needed, not a dict, {'a': 1}"),
+        ("text", "array: an array is needed, not a str, 'text'"),
+        (None, "array: an array is needed, not None"), (1j, "not a complex, 1j.*real number"),
+    ],
+)  # fmt: skip
+def test_what_is_no_array_is_an_error(values: Any, told: str) -> None:
+    with pytest.raises(InvalidArgument, match=told):
         un.asarray(values)
+
+
+@pytest.mark.parametrize("name", ["add", "iadd", "sub", "mul", "truediv", "matmul"])
+def test_arithmetic_says_where_it_is(name: str) -> None:
+    for pair in ((un.ones(2), un.ones(2)), (un.ones(2), 1), (2.5, un.ones(2))):
+        with pytest.raises(TypeError, match=r"^unify.Tensor has no arithmetic: use unify.ops.*jit.*numpy\(\)"):
+            getattr(operator, name)(*pair)
+    with pytest.raises(TypeError, match=r"'unify.Tensor' and 'str'"):
+        un.ones(2) + "text"
+
+
+def test_arithmetic_with_an_array_of_another_library_is_that_librarys() -> None:
+    assert (un.ones(2) + np.ones(2)).tolist() == (np.ones(2) + un.ones(2)).tolist() == [2, 2]
+    assert (un.ones(2) * np.float32(3)).tolist() == [3, 3]
 
 
 def test_a_list_of_tensors_becomes_one() -> None:

@@ -76,6 +76,21 @@ class Error(RuntimeError):
         return str(self.args[0]) if self.args else ""
 
 
+def described(value: object) -> str:
+    """What a value of a wrong kind is, for an error: its type and a short repr."""
+    import reprlib
+
+    if value is None:
+        return "None"
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    article = "an" if name[0] in "aeio" else "a"
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is not None and shape:
+        return f"{article} {name} of {dtype} with shape {list(shape)}"
+    return f"{article} {name}, {reprlib.repr(value)}"
+
+
 def _rebuild(cls: type[Error], message: str, fields: dict[str, Any]) -> Error:
     return cls(message, **fields)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, ClassVar, overload
@@ -20,7 +21,7 @@ from . import _core
 from ._config import settings
 from ._core import Device, Event, Stream, Tensor
 from ._device import default_device
-from ._errors import CompileError, InvalidArgument
+from ._errors import CompileError, DTypeError, InvalidArgument, described
 from .compiler import Binary, Options, Specialization, Target, compile
 
 
@@ -87,7 +88,13 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
     compiled: ClassVar[int] = 0  # or loaded from disk: of all kernels, each kind of arguments counts
 
     def __init__(self, fn: Callable[..., Any], **options: Any) -> None:
-        super().__init__(fn, **options)
+        try:
+            super().__init__(fn, **options)
+        except (OSError, ValueError) as error:  # Triton reads the function's source
+            raise InvalidArgument(
+                f"unify.jit: the source of {fn.__qualname__} cannot be read: {error}. A kernel is defined by `def`, in "
+                "a file: not by lambda, exec() or python -c."
+            ) from None
         self._launchers = Launchers(_core.Dispatcher(fn.__name__, formals(self), self._compile_for))
         self._lock = threading.Lock()
         self._binaries: dict[Any, Binary] = {}
@@ -117,6 +124,7 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
     ) -> tuple[Any, list[tuple[int, str, int, bool]], list[Any]]:
         """Compiles and loads for arguments of a new kind; called from the launch path."""
         names = self.arg_names
+        self._refuse_constant_arrays(values)
         specialization = Specialization(
             types=dict(zip(names, types, strict=True)),
             constants={n: _plain(v) for n, v, t in zip(names, values, types, strict=True) if t == "constexpr"},
@@ -124,7 +132,11 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
         )
         with self._lock:
             checked = Options(check_bounds=settings.check_bounds, **{"debug": bool(self.debug), **options})
-            binary = compile(self, Target.parse(device.properties["target"]), specialization, checked)
+            try:
+                binary = compile(self, Target.parse(device.properties["target"]), specialization, checked)
+            except CompileError as error:
+                self._add_arguments(error, values)
+                raise
             self._binaries[device.name, str(specialization), str(options)] = binary
         Kernel.compiled += 1
         runtime = [index for index, type_name in enumerate(types) if type_name != "constexpr"]
@@ -132,6 +144,25 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
             device, binary.image, binary.name, binary.shared_bytes, binary.threads, binary.args_bytes, self._location()
         )
         return function, fields(binary, runtime), read_globals(self)
+
+    def _refuse_constant_arrays(self, values: list[Any]) -> None:
+        for parameter, value in zip(self.params, values, strict=True):
+            if parameter.is_constexpr and hasattr(value, "__dlpack__"):
+                raise DTypeError(
+                    f"kernel {self.fn.__name__}: argument '{parameter.name}' is a constexpr and cannot be an array; it "
+                    f"is {described(value)}. Give a number, a string or a tuple of them."
+                )
+
+    def _add_arguments(self, error: CompileError, values: list[Any]) -> None:
+        """Where Triton misses a pointer, or has one too many: what was given for the names in that line."""
+        if not re.search(r"ptr|pointer|NoneType", error.reason or ""):
+            return
+        words = re.findall(r"\w+", str(error).partition("\n")[2])
+        parameters = zip(self.params, values, strict=True)
+        given = [f"{p.name} is {described(v)}" for p, v in parameters if p.name in words and not p.is_constexpr]
+        if given:
+            hint = "Pointers are given as arrays, numbers as numbers."
+            error.args = (f"{error}\n  Given: {'; '.join(given)}. {hint}",)
 
     def _location(self) -> str:
         code = self.fn.__code__

@@ -179,13 +179,21 @@ def from_sequence(values: Sequence[Any] | float, dtype: DTypeLike | None) -> Ten
         array = np.asarray([_to_host(value) for value in values] if isinstance(values, list | tuple) else values)
     except ValueError as error:
         raise InvalidArgument(f"asarray: the list is no array: {error}") from None
-    if array.dtype == object or array.dtype.kind not in "biuf":
-        raise DTypeError(f"asarray: a list of numbers is needed, this one becomes {array.dtype}.")
+    if array.dtype.kind not in "biuf":
+        return as_tensor(array, name="asarray")  # which says why not
     if array.dtype == np.float64 and dtype is None:
         array = array.astype(np.float32)  # as a list of floats is meant in this field
     elif dtype is not None and (wanted := _core.dtype(dtype)) not in _WITHOUT_NUMPY:
         array = _checked_cast(array, wanted)
     return as_tensor(np.ascontiguousarray(array).reshape(array.shape))
+
+
+def dtype_in_words(array: Any, buffer_format: str) -> str:
+    """What the elements of an array are that are of no dtype of ours. Called by the import of arrays."""
+    dtype = getattr(array, "dtype", None)
+    if dtype is None:
+        return f"the buffer format {buffer_format!r}"
+    return {"U": "str", "S": "bytes", "O": "object"}.get(getattr(dtype, "kind", ""), str(dtype))
 
 
 def _checked_cast(array: numpy.ndarray[Any, Any], wanted: DType) -> numpy.ndarray[Any, Any]:

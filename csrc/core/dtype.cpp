@@ -182,9 +182,14 @@ uint32_t itemsize(DType dtype) noexcept { return names_of(dtype).itemsize; }
 const char* name(DType dtype) noexcept { return names_of(dtype).name; }
 const char* triton_name(DType dtype) noexcept { return names_of(dtype).triton_name; }
 
+std::string dtype_names() {
+  std::string text;
+  for (const Names& names : kNames) text += std::string(text.empty() ? "" : ", ") + names.name;
+  return text;
+}
+
 DType dtype_from_name(const std::string& name) {
   std::string near;
-  std::string known;
   size_t nearest = 3;  // further away, a name is no slip of the pen
   for (size_t i = 0; i < kNames.size(); ++i) {
     if (name == kNames[i].name) return static_cast<DType>(i);
@@ -193,10 +198,9 @@ DType dtype_from_name(const std::string& name) {
       near = kNames[i].name;
       nearest = distance;
     }
-    known += std::string(known.empty() ? "" : ", ") + kNames[i].name;
   }
   throw Error(ErrorKind::kDType, "no dtype '" + name + "'." + (near.empty() ? "" : " Did you mean '" + near + "'?") +
-                                     " Known: " + known + ".");
+                                     " Known: " + dtype_names() + ".");
 }
 
 void convert(DType to, void* dst, int64_t dst_step, DType from, const void* src, int64_t src_step, size_t count) {

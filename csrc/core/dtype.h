@@ -29,6 +29,7 @@ enum class DType : uint8_t {
 [[nodiscard]] const char* name(DType dtype) noexcept;          // "float32"
 [[nodiscard]] const char* triton_name(DType dtype) noexcept;   // "fp32", as in Triton signatures
 [[nodiscard]] DType dtype_from_name(const std::string& name);  // throws DTypeError naming near names
+[[nodiscard]] std::string dtype_names();                       // of all: "bool, int8, …"
 
 // Converts `count` elements, `dst_step` and `src_step` elements apart. Floats round to nearest even; a float too
 // large for a float8_e4m3 becomes its NaN, for the others infinity. Floats become integers by truncation, and what

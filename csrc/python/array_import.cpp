@@ -63,12 +63,19 @@ void attach_storage(Tensor& tensor, const std::shared_ptr<Device>& device, unify
                                      std::to_string(kMaxDims) + " are possible. Reshape it first.");
 }
 
+[[noreturn]] void throw_no_dtype(const std::string& name) {
+  throw Error(ErrorKind::kDType, "array: unify has no dtype for " + name + ". Convert it first, to one of " +
+                                     dtype_names() +
+                                     "; complex numbers to two arrays, of their real and imaginary parts.");
+}
+
 void describe(Tensor& tensor, const DLTensor& dl) {
   if (dl.ndim < 0 || dl.ndim > kMaxDims) throw_many_axes(dl.ndim);
   if (dl.dtype.lanes != 1 || !dtype_from_dlpack(dl.dtype.code, dl.dtype.bits, &tensor.dtype)) {
-    throw Error(ErrorKind::kDType, "array: no dtype of unify has DLPack's code " + std::to_string(dl.dtype.code) +
-                                       " with " + std::to_string(dl.dtype.bits) + " bits × " +
-                                       std::to_string(dl.dtype.lanes) + ". Convert it in its own library first.");
+    const std::string bits = std::to_string(dl.dtype.bits);
+    if (dl.dtype.code == kDLComplex) throw_no_dtype("complex" + bits);
+    throw_no_dtype("DLPack's type code " + std::to_string(dl.dtype.code) + " with " + bits + " bits × " +
+                   std::to_string(dl.dtype.lanes));
   }
   if (dl.strides == nullptr) {
     set_contiguous(tensor, std::vector<int64_t>(dl.shape, dl.shape + dl.ndim));
@@ -156,14 +163,18 @@ bool dtype_from_format(const char* format, Py_ssize_t width, DType* out_dtype) {
   return dtype_from_dlpack(code, static_cast<uint8_t>(width * 8), out_dtype);
 }
 
+// In its library's words: NumPy's dtype says more than a buffer's format.
+[[noreturn]] void throw_no_dtype(PyObject* object, const char* format) {
+  static PyObject* slot = nullptr;
+  PyObject* function = python_function(slot, "unify._tensor", "dtype_in_words");
+  PyObject* words = PyObject_CallFunction(function, "Os", object, format);
+  throw_no_dtype(text_of(py::reinterpret_steal<py::object>(require(words)).ptr()));
+}
+
 void describe(Tensor& tensor, const Py_buffer& view) {
   if (view.ndim > kMaxDims) throw_many_axes(view.ndim);
   const char* format = view.format == nullptr ? "B" : view.format;
-  if (!dtype_from_format(format, view.itemsize, &tensor.dtype)) {
-    throw Error(ErrorKind::kDType, std::string("array: no dtype of unify is like the buffer format '") + format +
-                                       "' of " + std::to_string(view.itemsize) +
-                                       " bytes. Convert it first, e.g. with .astype().");
-  }
+  if (!dtype_from_format(format, view.itemsize, &tensor.dtype)) throw_no_dtype(view.obj, format);
   if (view.strides == nullptr) {  // ctypes leaves them out, also when asked
     set_contiguous(tensor, std::vector<int64_t>(view.shape, view.shape + view.ndim));
     return;
@@ -297,7 +308,7 @@ ImportedArray from_interface(PyObject* object, const py::dict& interface, const 
   const int width = type.size() < 3 ? 0 : std::stoi(type.substr(2));
   const uint8_t code = kind == 'b' ? 6 : kind == 'i' ? 0 : kind == 'u' ? 1 : kind == 'f' ? 2 : 255;
   if (type[0] == '>' || !dtype_from_dlpack(code, static_cast<uint8_t>(width * 8), &tensor.dtype)) {
-    throw Error(ErrorKind::kDType, "array: no dtype of unify is like '" + type + "'. Convert it first.");
+    throw_no_dtype("'" + type + "'");
   }
   if (shape.size() > kMaxDims) throw_many_axes(static_cast<int64_t>(shape.size()));
   std::vector<int64_t> lengths;
@@ -374,27 +385,33 @@ std::shared_ptr<Device> device_from_dlpack(int32_t type, int32_t id) {
   return slot;
 }
 
-ImportedArray import_array(PyObject* object) {
-  if (const Tensor* own = tensor_from_pyobject(object)) {
-    return {*own, reinterpret_cast<TensorObject*>(object)->is_readonly};
-  }
-  if (const DLPackExchangeAPI* table = table_of(Py_TYPE(object))) return from_table(*table, object);
-  ImportedArray imported{{}, false};
-  if (from_buffer(object, &imported)) return imported;
+bool find_array(PyObject* object, ImportedArray* out_array) {
   const py::handle handle(object);
-  if (py::hasattr(handle, "__dlpack_device__") && !py::isinstance(handle, py::type::of(py::none()))) {
-    if (from_ml_dtypes(object, &imported)) return imported;
-    return from_dlpack_method(object);
+  if (const Tensor* own = tensor_from_pyobject(object)) {
+    *out_array = {*own, reinterpret_cast<TensorObject*>(object)->is_readonly};
+  } else if (const DLPackExchangeAPI* table = table_of(Py_TYPE(object))) {
+    *out_array = from_table(*table, object);
+  } else if (from_buffer(object, out_array) || from_ml_dtypes(object, out_array)) {
+    return true;
+  } else if (py::hasattr(handle, "__dlpack_device__")) {
+    *out_array = from_dlpack_method(object);
+  } else if (py::hasattr(handle, "__cuda_array_interface__")) {
+    *out_array = from_cuda_interface(object);
+  } else if (py::hasattr(handle, "__array_interface__")) {
+    *out_array = from_interface(object, handle.attr("__array_interface__").cast<py::dict>(), host_device());
+  } else {
+    return false;
   }
-  if (from_ml_dtypes(object, &imported)) return imported;
-  if (py::hasattr(handle, "__cuda_array_interface__")) return from_cuda_interface(object);
-  if (py::hasattr(handle, "__array_interface__")) {
-    return from_interface(object, handle.attr("__array_interface__").cast<py::dict>(), host_device());
-  }
+  return true;
+}
+
+ImportedArray import_array(PyObject* object) {
+  ImportedArray imported{{}, false};
+  if (find_array(object, &imported)) return imported;
   throw Error(ErrorKind::kInvalidArgument,
-              std::string("array: an object of type ") + Py_TYPE(object)->tp_name +
-                  " is no array: it speaks neither DLPack nor the buffer protocol nor an array interface. "
-                  "Pass a unify, NumPy, torch or CuPy array, or convert it with unify.asarray().");
+              "array: an array is needed, not " + described(object) +
+                  ". Give a unify, NumPy, torch or CuPy array, or another that speaks DLPack, the buffer "
+                  "protocol or an array interface. unify.asarray() makes one of a real number, or of a list of them.");
 }
 
 bool borrow_array(PyObject* object, BorrowedArray* out_array) {

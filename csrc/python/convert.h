@@ -73,6 +73,8 @@ inline PyObject* require(PyObject* object) {
 PyObject* python_function(PyObject*& slot, const char* module, const char* name);
 
 std::string text_of(PyObject* object);  // a str as UTF-8, or another object's repr: for messages
+std::string described(
+    PyObject* object);  // its type and a short repr, "a list, [1.0, 2.0]": for what is of a wrong kind
 
 // The Python object of a device: always the same one.
 PyObject* device_object(const std::shared_ptr<Device>& device);  // borrowed

@@ -7,6 +7,7 @@
 extern "C" {
 
 enum : int32_t { kDLCPU = 1, kDLCUDA = 2, kDLCUDAHost = 3, kDLCUDAManaged = 13 };
+enum : uint8_t { kDLComplex = 5 };  // of DLDataTypeCode
 enum : uint64_t { kDLFlagReadOnly = 1, kDLFlagIsCopied = 2 };
 
 struct DLPackVersion {

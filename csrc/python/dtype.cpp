@@ -125,7 +125,7 @@ PyType_Slot slots[] = {
     {Py_tp_richcompare, reinterpret_cast<void*>(compare)},
     {0, nullptr}};
 
-PyType_Spec spec = {"unify._core.DType", sizeof(DTypeObject), 0,
+PyType_Spec spec = {"unify.DType", sizeof(DTypeObject), 0,
                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE, slots};
 
 PyMethodDef dtype_function = {"dtype", make_dtype, METH_O,

@@ -98,6 +98,12 @@ std::string text_of(PyObject* object) {
   return PyUnicode_Check(object) ? handle.cast<std::string>() : py::repr(handle).cast<std::string>();
 }
 
+std::string described(PyObject* object) {
+  static PyObject* slot = nullptr;
+  PyObject* function = python_function(slot, "unify._errors", "described");
+  return text_of(py::reinterpret_steal<py::object>(require(PyObject_CallOneArg(function, object))).ptr());
+}
+
 void bind_errors(py::module_&) {
   py::register_exception_translator([](std::exception_ptr pointer) {
     if (!pointer) return;

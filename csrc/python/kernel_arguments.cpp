@@ -37,8 +37,17 @@ bool is_numpy_scalar(PyObject* value) {
 // What is thrown is composed apart, so that the way of a good argument stays short.
 
 [[noreturn]] void throw_unhashable(const Call& call, size_t index) {
-  const std::string value = text_of(call.arguments[index].value);
-  throw_argument(call, index, "is a constexpr and must be hashable; it is " + value + ". Give a tuple, say.",
+  throw_argument(call, index,
+                 "is a constexpr and must be hashable; it is " + described(call.arguments[index].value) +
+                     ". Give a number, a string or a tuple of them.",
+                 ErrorKind::kDType);
+}
+
+[[noreturn]] void throw_unusable(const Call& call, size_t index) {
+  throw_argument(call, index,
+                 "is " + described(call.arguments[index].value) +
+                     ". A kernel takes arrays, real numbers and None: make an array with unify.asarray(), or annotate "
+                     "the parameter as tl.constexpr.",
                  ErrorKind::kDType);
 }
 
@@ -59,6 +68,28 @@ bool is_numpy_scalar(PyObject* value) {
                  "is annotated as " + type + ", which does not hold " + text_of(call.arguments[index].value) + ".");
 }
 
+// Of the parameters, or of those that `is_wanted` is true of.
+std::string names(const Call& call, bool (*is_wanted)(const Argument&) = [](const Argument&) { return true; }) {
+  std::string text;
+  for (size_t i = 0; i < call.size; ++i) {
+    if (is_wanted(call.arguments[i])) text += (text.empty() ? "" : ", ") + text_of(call.parameters[i].name.ptr());
+  }
+  return text;
+}
+
+[[noreturn]] void throw_surplus(const Call& call, PyObject* const* args, size_t nargs) {
+  throw Error(ErrorKind::kInvalidArgument,
+              "kernel " + name_of(call.dispatcher) + " takes " + std::to_string(call.size) + " positional arguments (" +
+                  names(call) + "), " + std::to_string(nargs) + " were given; the first surplus one is " +
+                  described(args[call.size]) + ".");
+}
+
+[[noreturn]] void throw_missing(const Call& call) {
+  const std::string missing = names(call, [](const Argument& argument) { return argument.value == nullptr; });
+  throw Error(ErrorKind::kInvalidArgument, "kernel " + name_of(call.dispatcher) + " was launched without " + missing +
+                                               ". Its arguments: " + names(call) + ".");
+}
+
 void bind_keyword(Call& call, PyObject* name, PyObject* value) {
   for (size_t i = 0; i < call.size; ++i) {
     if (!is_same_name(call.parameters[i].name.ptr(), name)) continue;
@@ -71,11 +102,8 @@ void bind_keyword(Call& call, PyObject* name, PyObject* value) {
   } else if (is_option(name) && call.option_count < call.options.size()) {
     call.options[call.option_count++] = {name, value};
   } else {
-    std::string known;
-    for (const Parameter& parameter : *call.dispatcher.parameters)
-      known += (known.empty() ? "" : ", ") + text_of(parameter.name.ptr());
     throw Error(ErrorKind::kInvalidArgument, "kernel " + name_of(call.dispatcher) + " has no argument '" +
-                                                 text_of(name) + "'. Its arguments: " + known +
+                                                 text_of(name) + "'. Its arguments: " + names(call) +
                                                  "; options: num_warps, num_stages, num_ctas, debug, stream.");
   }
 }
@@ -213,17 +241,14 @@ void classify_array(Call& call, size_t index) {
     call.borrowed[call.borrowed_count++] = index;
     return;
   }
-  if (PyUnicode_Check(value) || PyTuple_Check(value) || PyList_Check(value) || is_numpy_scalar(value)) {
-    throw_argument(call, index,
-                   "is " + text_of(value) + ": a kernel takes arrays, numbers and None. Annotate it as tl.constexpr.",
-                   ErrorKind::kDType);
-  }
   ImportedArray imported{{}, false};
+  bool is_array = false;
   try {
-    imported = import_array(value);
+    is_array = !is_numpy_scalar(value) && find_array(value, &imported);
   } catch (const Error& error) {
     throw_argument(call, index, "cannot be used. " + error.message, error.kind);
   }
+  if (!is_array) throw_unusable(call, index);
   classify_tensor(call, index, imported.tensor, imported.is_readonly);
   call.foreign.push_back(std::move(imported.tensor.storage));
 }
@@ -263,20 +288,18 @@ void push_options(Call& call) {
 }  // namespace
 
 void bind(Call& call, PyObject* const* args, size_t nargs, PyObject* keywords) {
-  if (nargs > call.size) {
-    throw Error(ErrorKind::kInvalidArgument, "kernel " + name_of(call.dispatcher) + " takes " +
-                                                 std::to_string(call.size) + " arguments, " + std::to_string(nargs) +
-                                                 " were given.");
-  }
+  if (nargs > call.size) throw_surplus(call, args, nargs);
   for (size_t i = 0; i < nargs; ++i) call.arguments[i].value = args[i];
   const Py_ssize_t keyword_count = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
   for (Py_ssize_t k = 0; k < keyword_count; ++k) {
     bind_keyword(call, PyTuple_GET_ITEM(keywords, k), args[static_cast<Py_ssize_t>(nargs) + k]);
   }
+  bool is_complete = true;
   for (size_t i = 0; i < call.size; ++i) {
     if (call.arguments[i].value == nullptr) call.arguments[i].value = call.parameters[i].default_value.ptr();
-    if (call.arguments[i].value == nullptr) throw_argument(call, i, "is missing.");
+    is_complete = is_complete && call.arguments[i].value != nullptr;
   }
+  if (!is_complete) throw_missing(call);
 }
 
 void own_borrowed(Call& call) {

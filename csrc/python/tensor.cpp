@@ -210,6 +210,17 @@ PyObject* iterate(PyObject* self) {
   return PySeqIter_New(self);
 }
 
+// Arithmetic is for ops and kernels; with an array of another library it is that library's.
+PyObject* refuse_arithmetic(PyObject* left, PyObject* right) {
+  for (PyObject* operand : {left, right}) {
+    if (tensor_from_pyobject(operand) != nullptr || PyLong_CheckExact(operand) || PyFloat_CheckExact(operand)) continue;
+    Py_RETURN_NOTIMPLEMENTED;
+  }
+  PyErr_SetString(PyExc_TypeError,
+                  "unify.Tensor has no arithmetic: use unify.ops, a kernel of your own (unify.jit), or .numpy()");
+  return nullptr;
+}
+
 // What needs NumPy or many branches is written in Python.
 PyObject* call_python(const char* function, PyObject* self) {
   return guarded([&] {
@@ -304,11 +315,16 @@ void make_type() {
       {Py_nb_int, reinterpret_cast<void*>(to_int)},
       {Py_nb_float, reinterpret_cast<void*>(to_float)},
       {Py_nb_index, reinterpret_cast<void*>(to_index)},
+      {Py_nb_add, reinterpret_cast<void*>(refuse_arithmetic)},
+      {Py_nb_subtract, reinterpret_cast<void*>(refuse_arithmetic)},
+      {Py_nb_multiply, reinterpret_cast<void*>(refuse_arithmetic)},
+      {Py_nb_true_divide, reinterpret_cast<void*>(refuse_arithmetic)},
+      {Py_nb_matrix_multiply, reinterpret_cast<void*>(refuse_arithmetic)},
       {Py_bf_getbuffer, reinterpret_cast<void*>(tensor_get_buffer)},
       {Py_bf_releasebuffer, reinterpret_cast<void*>(tensor_release_buffer)},
       {0, nullptr}};
-  PyType_Spec spec = {"unify._core.Tensor", sizeof(TensorObject), 0,
-                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+  PyType_Spec spec = {"unify.Tensor", sizeof(TensorObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                      slots};
   tensor_type = reinterpret_cast<PyTypeObject*>(require(PyType_FromSpec(&spec)));
 }
 

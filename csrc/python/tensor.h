@@ -39,6 +39,7 @@ struct ImportedArray {
   bool is_readonly;
 };
 ImportedArray import_array(PyObject* object);
+bool find_array(PyObject* object, ImportedArray* out_array);  // the same; false for what is no array
 
 // Where the elements of another library's array on the host are, while the array lives: nothing is kept, and nothing
 // to be given back. False for arrays of libraries that cannot say it so cheaply.
