@@ -60,7 +60,9 @@ triton-conformance: $(VENV)/.dev ## Triton's own tests on the CPU target; TRITON
 size: $(VENV)/pyvenv.cfg ## the longest files and functions
 	@$(BIN)/python .ci/size.py
 
-nightly: test sanitize ## the tests, the slow ones too, and under the sanitizers
+LIBRARIES := fla-core==0.6.0 einops==0.8.2 conch-triton-kernels==1.3
+nightly: test test-oldest sanitize ## the tests, the slow ones too, and under the sanitizers
+	$(PIP) --no-deps $(LIBRARIES)
 	$(BIN)/pytest -m slow
 
 clean: ## remove what was built; keep .venv and the user's caches
