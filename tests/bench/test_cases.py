@@ -10,7 +10,7 @@ import pytest
 
 from unify._errors import InvalidArgument
 from unify.bench import PEERS, Roofline
-from unify.bench.cases import CASES, find_cases, load_cases
+from unify.bench.cases import CASES, SUITES, find_cases, load_cases
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LIMITS = Roofline(1, "made up", fp32_gflops=100, bf16_gflops=200, int8_gops=400, read_gb_s=10, copy_gb_s=10, call_us=1)
@@ -20,7 +20,9 @@ def names(*words: str) -> list[str]:
     return [case.name for case in find_cases(words)]
 
 
-@pytest.mark.parametrize("name", ["launch", "import", "gemm-fp32-512", "gemm-bf16-2048", "generate-decode"])
+@pytest.mark.parametrize(
+    "name", ["launch", "import", "gemm-fp32-512", "gemm-bf16-2048", "gemm-int8-512", "generate-decode"]
+)
 def test_what_the_project_promises_has_a_case(name: str) -> None:
     assert name in CASES
 
@@ -44,6 +46,22 @@ def test_aliases_case_and_separators_do_not_matter(word: str) -> None:
 def test_words_add_up_and_repeat_nothing() -> None:
     assert names("launch", "import", "launch") == ["launch", "import"]
     assert names() == list(CASES)
+
+
+def test_a_suite_finds_what_each_of_its_words_does() -> None:
+    found = [case for word in SUITES["cpu"] for case in names(word)]
+    assert names("cpu") == found == list(dict.fromkeys(found))
+    assert all("torch" in CASES[name].peers and CASES[name].tolerance is not None for name in found)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gemm-fp32-2048", "gemm-tutorial-bf16-1024", "gemm-int8-2048", "flash-causal-fp32-64-512",
+     "flash-full-bf16-128-4096", "flash-decode-fp32-4096", "flash-decode-bf16-32768", "experts-bf16",
+     "softmax-16mb", "layer_norm-256mb", "rms_norm-256mb", "add-256mb", "sum-16mb", "row_sum-256mb"],
+)  # fmt: skip
+def test_the_question_how_fast_the_cpu_target_is_covers(name: str) -> None:
+    assert name in names("cpu")
 
 
 def test_an_unknown_word_suggests_what_exists() -> None:
@@ -71,6 +89,14 @@ def test_the_limit_is_whichever_of_arithmetic_and_memory_takes_longer() -> None:
     assert norm.limit(LIMITS) == pytest.approx(norm.bytes / 10e9)
     assert CASES["rms_norm-512x576"].limit(LIMITS) is None  # it stays in the caches
     assert CASES["launch"].limit(LIMITS) is None
+    assert CASES["gemm-int8-512"].limit(LIMITS) == pytest.approx(2 * 512**3 / 400e9)
+    assert CASES["add-256mb"].limit(LIMITS) == pytest.approx(3 * 2**28 / 10e9)
+
+
+def test_what_a_mask_hides_is_no_work() -> None:
+    causal, full = CASES["flash-causal-fp32-64-512"], CASES["flash-full-fp32-64-512"]
+    assert full.flops == 4 * 8 * 64 * 512**2
+    assert causal.flops / full.flops == pytest.approx(513 / 1024)
 
 
 def test_listing_the_cases_loads_no_peer_and_no_compiler() -> None:

@@ -13,15 +13,18 @@ from pathlib import Path
 from unify._errors import InvalidArgument
 
 from ..case import Case
-from . import attention, generate, launch, matmul, quantized, rows, start
+from . import attention, experts, generate, launch, matmul, quantized, rows, start, streaming
 
 CASES: dict[str, Case] = {
     case.name: case
-    for module in (start, launch, rows, matmul, quantized, attention, generate)
+    for module in (start, launch, rows, streaming, matmul, quantized, attention, experts, generate)
     for case in module.cases()
 }
 
-__all__ = ["CASES", "case_of", "find_cases", "load_cases"]
+# Words that stand for several others. cpu: how fast kernels run on the CPU target.
+SUITES = {"cpu": ("gemm", "gemm-tutorial", "gemm-int8", "flash", "experts", "16mb", "256mb")}
+
+__all__ = ["CASES", "SUITES", "case_of", "find_cases", "load_cases"]
 
 
 def load_cases(file: str) -> list[Case]:
@@ -51,7 +54,7 @@ def case_of(name: str, file: str) -> Case:
 def find_cases(words: Sequence[str]) -> list[Case]:
     """The cases that any of `words` names: by name, by subject ("gemm"), or by a part of the name ("decode").
 
-    A word that ends in .py is a file with cases of its own. No words: all cases.
+    A word of SUITES stands for its words; one that ends in .py is a file with cases of its own. No words: all cases.
     Raises InvalidArgument for a word that names none, with the nearest ones that exist.
     """
     if not words:
@@ -63,12 +66,14 @@ def _named(word: str) -> list[Case]:
     if word.endswith(".py"):
         return load_cases(word)
     plain = _plain(word)
+    if plain in SUITES:
+        return find_cases(SUITES[plain])
     by_name = [case for case in CASES.values() if plain in map(_plain, (case.name, *case.aliases))]
     by_subject = [case for case in CASES.values() if plain == _plain(case.subject)]
     by_part = [case for case in CASES.values() if f"-{plain}-" in f"-{_plain(case.name)}-"]
     if found := by_name or by_subject or by_part:
         return found
-    known = sorted({case.subject for case in CASES.values()} | set(CASES))
+    known = sorted({case.subject for case in CASES.values()} | set(CASES) | set(SUITES))
     close = get_close_matches(word, known, n=3, cutoff=0.4)
     suggestion = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     raise InvalidArgument(f"bench: no case {word!r}.{suggestion} `unify bench --list` shows them all.")

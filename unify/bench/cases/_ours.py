@@ -12,7 +12,8 @@ def tensor(setup: Setup, array: Any, dtype: str = "fp32") -> Any:
     """A NumPy array on the case's device, as the dtype of that short name."""
     import unify
 
-    return unify.asarray(array, device=setup.device).to({"fp32": unify.float32, "bf16": unify.bfloat16}[dtype])
+    dtypes = {"fp32": unify.float32, "bf16": unify.bfloat16, "int8": unify.int8}
+    return unify.asarray(array, device=setup.device).to(dtypes[dtype])
 
 
 def side(setup: Setup, step: Callable[[], Any]) -> Side:

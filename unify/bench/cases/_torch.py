@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,14 @@ def load(setup: Setup) -> Any:
 
 def dtype(torch: Any, name: str) -> Any:
     """torch.float32 of "fp32", and so on."""
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[name]
+
+
+def keep_pages() -> None:
+    """Makes glibc keep what is freed (mallopt(3)): for functions without `out=`, whose results are fresh pages else."""
+    mallopt, trim_threshold, mmap_max = ctypes.CDLL(None).mallopt, -1, -4
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
 
 
 def side(step: Callable[[], Any]) -> Side:

@@ -2,32 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..case import GFLOPS, GIGABYTES_A_SECOND, Case, Setup, Side
 from . import _ours, _torch
 
-# SmolLM2's heads.
-HEADS, KV_HEADS, WIDTH = 9, 3, 64
+
+@dataclass(frozen=True)
+class Heads:
+    """Query heads, the heads of keys and values that they share, and the width of each."""
+
+    queries: int
+    keys: int
+    width: int
+
+
+SMOLLM2 = Heads(9, 3, 64)
 PROMPTS = (512, 2048)
 CONTEXTS = (512, 4096)
 BLOCK_SIZE = 16
+DECODE_BLOCK = 64
+# Heads that share nothing, as in papers on attention, whose widths, lengths and contexts these are.
+WIDTHS = (64, 128)
+LENGTHS = (512, 4096)
+LONG_CONTEXTS = (4096, 32768)
 TOLERANCE = {"fp32": 1e-4, "bf16": 2**-6}
 
 
 def cases() -> list[Case]:
-    """Each length of prompt in each dtype, and each length of context."""
-    return [_prefill(dtype, tokens) for dtype in TOLERANCE for tokens in PROMPTS] + [_decode(keys) for keys in CONTEXTS]
+    """SmolLM2's heads, then each mask, dtype, width and length, and each length of context."""
+    smollm2 = [
+        _prefill(f"attention-{dtype}-{tokens}", dtype, tokens, SMOLLM2) for dtype in TOLERANCE for tokens in PROMPTS
+    ]
+    flash = [
+        _prefill(
+            f"flash-{'causal' if causal else 'full'}-{dtype}-{width}-{tokens}",
+            dtype, tokens, Heads(8, 8, width), causal=causal,
+        )
+        for causal in (True, False) for dtype in TOLERANCE for width in WIDTHS for tokens in LENGTHS
+    ]  # fmt: skip
+    decode = [_decode(dtype, keys) for dtype in TOLERANCE for keys in LONG_CONTEXTS]
+    return smollm2 + [_paged(keys) for keys in CONTEXTS] + flash + decode
 
 
-def _inputs(queries: int, keys: int) -> tuple[Any, Any, Any]:
+def _inputs(queries: int, keys: int, heads: Heads) -> tuple[Any, Any, Any]:
     import numpy as np
 
     rng = np.random.default_rng(keys)
     return tuple(  # type: ignore[return-value]
-        rng.standard_normal((tokens, heads, WIDTH), np.float32)
-        for tokens, heads in ((queries, HEADS), (keys, KV_HEADS), (keys, KV_HEADS))
+        rng.standard_normal((tokens, count, heads.width), np.float32)
+        for tokens, count in ((queries, heads.queries), (keys, heads.keys), (keys, heads.keys))
     )
+
+
+def _torch_side(dtype: str, queries: int, keys: int, heads: Heads, *, causal: bool) -> Callable[[Setup], Side]:
+    def build(setup: Setup) -> Side:
+        torch = _torch.load(setup)
+        attend = torch.nn.functional.scaled_dot_product_attention
+        q, k, v = (_torch_layout(torch, array, dtype) for array in _inputs(queries, keys, heads))
+
+        def step() -> Any:
+            return attend(q, k, v, is_causal=causal, enable_gqa=heads.queries != heads.keys)
+
+        return Side(step=step, result=lambda: step()[0].transpose(0, 1).float().numpy())
+
+    return build
 
 
 def _torch_layout(torch: Any, array: Any, dtype: str) -> Any:
@@ -35,33 +76,24 @@ def _torch_layout(torch: Any, array: Any, dtype: str) -> Any:
     return torch.from_numpy(array).to(_torch.dtype(torch, dtype)).transpose(0, 1).unsqueeze(0).contiguous()
 
 
-def _prefill(dtype: str, tokens: int) -> Case:
-    # The causal half of q·kᵀ and of p·v; the diagonal's other half is no useful work.
-    flops = 2 * HEADS * WIDTH * tokens * (tokens + 1)
+def _prefill(name: str, dtype: str, tokens: int, heads: Heads, *, causal: bool = True) -> Case:
+    # Of q·kᵀ and of p·v; the half that a mask hides is no useful work.
+    flops = 4 * heads.queries * heads.width * tokens * ((tokens + 1) / 2 if causal else tokens)
 
     def unify_side(setup: Setup) -> Side:
         import unify
 
-        q, k, v = (_ours.tensor(setup, array, dtype) for array in _inputs(tokens, tokens))
-        return _ours.side(setup, lambda: unify.ops.attention(q, k, v, causal=True))
-
-    def torch_side(setup: Setup) -> Side:
-        torch = _torch.load(setup)
-        attend = torch.nn.functional.scaled_dot_product_attention
-        q, k, v = (_torch_layout(torch, array, dtype) for array in _inputs(tokens, tokens))
-
-        def step() -> Any:
-            return attend(q, k, v, is_causal=True, enable_gqa=True)
-
-        return Side(step=step, result=lambda: step()[0].transpose(0, 1).float().numpy())
+        q, k, v = (_ours.tensor(setup, array, dtype) for array in _inputs(tokens, tokens, heads))
+        return _ours.side(setup, lambda: unify.ops.attention(q, k, v, causal=causal))
 
     return Case(
-        name=f"attention-{dtype}-{tokens}",
-        subject="attention",
-        about=f"causal attention of {tokens} tokens, {HEADS} heads over {KV_HEADS}, width {WIDTH}, {dtype}",
+        name=name,
+        subject=name.partition("-")[0],
+        about=f"{'causal' if causal else 'full'} attention of {tokens} tokens, "
+        f"{heads.queries} heads over {heads.keys}, width {heads.width}, {dtype}",
         unit=GFLOPS,
         ours=unify_side,
-        peers={"torch": torch_side},
+        peers={"torch": _torch_side(dtype, tokens, tokens, heads, causal=causal)},
         work=flops,
         flops=flops,
         dtype=dtype,
@@ -73,36 +105,22 @@ def _scattered(array: Any, table: Any) -> Any:
     """Tokens in blocks, where a block table says."""
     import numpy as np
 
-    cache = np.empty((len(table), BLOCK_SIZE, KV_HEADS, WIDTH), np.float32)
+    cache = np.empty((len(table), BLOCK_SIZE, *array.shape[1:]), np.float32)
     cache[table] = array.reshape(cache.shape)
     return cache
 
 
-def _decode(keys: int) -> Case:
-    moved = 2 * 4 * KV_HEADS * WIDTH * keys
+def _paged(keys: int) -> Case:
+    moved = 2 * 4 * SMOLLM2.keys * SMOLLM2.width * keys
 
     def unify_side(setup: Setup) -> Side:
         import numpy as np
 
-        import unify
-
-        q, k, v = _inputs(1, keys)
+        q, k, v = _inputs(1, keys, SMOLLM2)
         # Blocks in an arbitrary order, as they are after other sequences have come and gone.
         table = np.random.default_rng(0).permutation(keys // BLOCK_SIZE).astype(np.int32)
         k_cache, v_cache = (_ours.tensor(setup, _scattered(array, table)) for array in (k, v))
-        query = _ours.tensor(setup, q)
-        places = unify.asarray(table[None, :], device=setup.device)
-        lengths = unify.asarray(np.array([keys], np.int32), device=setup.device)
-        return _ours.side(setup, lambda: unify.ops.paged_attention(query, k_cache, v_cache, places, lengths))
-
-    def torch_side(setup: Setup) -> Side:
-        torch = _torch.load(setup)
-        attend = torch.nn.functional.scaled_dot_product_attention
-        q, k, v = (_torch_layout(torch, array, "fp32") for array in _inputs(1, keys))
-        return Side(
-            step=lambda: attend(q, k, v, enable_gqa=True),
-            result=lambda: attend(q, k, v, enable_gqa=True)[0].transpose(0, 1).numpy(),
-        )
+        return _over_cache(setup, _ours.tensor(setup, q), k_cache, v_cache, table)
 
     return Case(
         name=f"paged_attention-{keys}",
@@ -110,8 +128,52 @@ def _decode(keys: int) -> Case:
         about=f"one new token over {keys} cached keys in blocks of {BLOCK_SIZE}; torch gets one contiguous cache",
         unit=GIGABYTES_A_SECOND,
         ours=unify_side,
-        peers={"torch": torch_side},
+        peers={"torch": _torch_side("fp32", 1, keys, SMOLLM2, causal=False)},
         work=moved,
         bytes=moved,
         tolerance=TOLERANCE["fp32"],
     )
+
+
+def _decode(dtype: str, keys: int) -> Case:
+    heads = Heads(8, 8, 128)
+    moved = 2 * {"fp32": 4, "bf16": 2}[dtype] * heads.keys * heads.width * keys
+
+    def unify_side(setup: Setup) -> Side:
+        import numpy as np
+
+        q, k, v = _inputs(1, keys, heads)
+        # As our models keep them: in each block keys with tokens side by side, values with d side by side.
+        shape = (keys // DECODE_BLOCK, DECODE_BLOCK, heads.keys, heads.width)
+        k_cache, v_cache = (
+            _ours.tensor(setup, array.reshape(shape).transpose(order).copy(), dtype)
+            for array, order in ((k, (0, 2, 3, 1)), (v, (0, 2, 1, 3)))
+        )
+        table = np.arange(shape[0], dtype=np.int32)
+        query = _ours.tensor(setup, q, dtype)
+        return _over_cache(setup, query, k_cache.permute(0, 3, 1, 2), v_cache.permute(0, 2, 1, 3), table)
+
+    return Case(
+        name=f"flash-decode-{dtype}-{keys}",
+        subject="flash",
+        about=f"one query, {heads.queries} heads of width {heads.width}, over {keys} keys in blocks of "
+        f"{DECODE_BLOCK}, {dtype}; torch gets one contiguous cache",
+        unit=GIGABYTES_A_SECOND,
+        ours=unify_side,
+        peers={"torch": _torch_side(dtype, 1, keys, heads, causal=False)},
+        work=moved,
+        bytes=moved,
+        dtype=dtype,
+        tolerance=TOLERANCE[dtype],
+    )
+
+
+def _over_cache(setup: Setup, query: Any, k_cache: Any, v_cache: Any, table: Any) -> Side:
+    """One sequence that fills the blocks of `table`."""
+    import numpy as np
+
+    import unify
+
+    places = unify.asarray(table[None, :], device=setup.device)
+    lengths = unify.asarray(np.array([len(table) * k_cache.shape[1]], np.int32), device=setup.device)
+    return _ours.side(setup, lambda: unify.ops.paged_attention(query, k_cache, v_cache, places, lengths))

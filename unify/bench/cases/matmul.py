@@ -1,4 +1,4 @@
-"""Matrix products: square ones, and a linear layer as a model has it."""
+"""Matrix products: square ones, by our op and by a kernel as a user writes it, and a linear layer as a model has it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ SIZES = (512, 1024, 2048)
 # [tokens, outputs, inputs] of SmolLM2's feed-forward layer: a prompt, and one token.
 LAYERS = ((512, 1536, 576), (1, 1536, 576))
 WIDTH = {"fp32": 4, "bf16": 2}
-# One rounding of a result in the dtype, and sums in fp32 in another order.
-TOLERANCE = {"fp32": 1e-5, "bf16": 2**-7}
+# Rows, columns, steps along k, and rows of programs in a group, of the user's kernel: the best of a few.
+TILE = (256, 128, 64, 8)
+# One rounding of a result in the dtype, and sums in fp32 in another order; sums of integers are exact.
+TOLERANCE = {"fp32": 1e-5, "bf16": 2**-7, "int8": 0.0}
 
 
 def cases() -> list[Case]:
     """Each size and each dtype."""
     square = [gemm(dtype, size) for dtype in WIDTH for size in SIZES]
-    return square + [_linear(dtype, *shape) for dtype in WIDTH for shape in LAYERS]
+    tutorial = [_kernel_gemm("gemm-tutorial", dtype, size) for dtype in WIDTH for size in SIZES]
+    integer = [_kernel_gemm("gemm", "int8", size) for size in SIZES]
+    return square + tutorial + integer + [_linear(dtype, *shape) for dtype in WIDTH for shape in LAYERS]
 
 
 def _inputs(rows: int, columns: int, seed: int) -> Any:
@@ -55,6 +59,55 @@ def gemm(dtype: str, size: int) -> Case:
         work=2 * size**3,
         flops=2 * size**3,
         bytes=3 * size * size * WIDTH[dtype],
+        dtype=dtype,
+        tolerance=TOLERANCE[dtype],
+    )
+
+
+def _kernel_gemm(prefix: str, dtype: str, size: int) -> Case:
+    """The product of two square matrices by a Triton kernel, on both sides into a result that is there already."""
+
+    def inputs() -> Any:
+        import numpy as np
+
+        if dtype == "int8":
+            return np.random.default_rng(size).integers(-128, 128, (2, size, size), np.int8)
+        return np.stack([_inputs(size, size, seed) for seed in (1, 2)])
+
+    def unify_side(setup: Setup) -> Side:
+        import unify
+
+        from ._kernels import gemm_kernel
+
+        a, b = (_ours.tensor(setup, array, dtype) for array in inputs())
+        out = unify.empty((size, size), unify.int32 if dtype == "int8" else a.dtype, device=setup.device)
+        rows, columns, steps, group = TILE
+        kernel = unify.jit(gemm_kernel)[(-(-size // rows) * -(-size // columns),)]
+
+        def step() -> Any:
+            strides = (*a.strides, *b.strides, *out.strides)
+            kernel(a, b, out, size, size, size, *strides, M=rows, N=columns, K=steps, GROUP=group)
+            return out
+
+        return _ours.side(setup, step)
+
+    def torch_side(setup: Setup) -> Side:
+        torch = _torch.load(setup)
+        multiply = torch._int_mm if dtype == "int8" else torch.mm
+        a, b = (torch.from_numpy(array).to(_torch.dtype(torch, dtype)) for array in inputs())
+        out = multiply(a, b)
+        return _torch.side(lambda: multiply(a, b, out=out))
+
+    return Case(
+        name=f"{prefix}-{dtype}-{size}",
+        subject="gemm-int8" if dtype == "int8" else prefix,
+        about=f"matrix product of two {size} × {size} {dtype}: a Triton kernel in the form of its tutorial",
+        unit=GFLOPS,
+        ours=unify_side,
+        peers={"torch": torch_side},
+        work=2 * size**3,
+        flops=2 * size**3,
+        bytes=size * size * {"fp32": 12, "bf16": 6, "int8": 1 + 1 + 4}[dtype],
         dtype=dtype,
         tolerance=TOLERANCE[dtype],
     )
