@@ -58,6 +58,7 @@ _BENCH_EPILOG = """\
 examples:
   unify bench --list                         the cases, and which peers are installed
   unify bench                                every case whose peer is installed
+  unify bench cpu --vs torch --plot cpu.svg  how fast kernels are on the CPU target
   unify bench rms-norm --vs torch            one case against one peer
   unify bench --vs llama.cpp --json --plot out.svg
   unify bench roofline                       what this machine can do at most
@@ -159,7 +160,7 @@ def _add_bench(commands: Any) -> None:
     about = "Compare unify with its peers, in one run on the same cores."
     parser = _new(commands.add_parser, "bench", about, _BENCH_EPILOG, help="compare with torch and llama.cpp")
     parser.add_argument(
-        "cases", nargs="*", metavar="CASE", help="cases by name or a part of it, or a file of cases; default: all"
+        "cases", nargs="*", metavar="CASE", help="cases by name or a part of it, cpu, or a file of cases; default: all"
     )
     parser.add_argument("--list", action="store_true", help="list the cases and run none")
     parser.add_argument("--vs", metavar="PEER", help="one peer: torch, llama.cpp ... (default: the first installed)")

@@ -42,9 +42,9 @@ def test_adding_and_summing_end_where_the_array_ends() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int8])
-def test_gemm_with_edges_in_all_three_directions(dtype: type) -> None:
+def test_gemm_with_edges_in_all_three_directions(dtype: Any) -> None:
     m, n, k = 70, 50, 40
-    a, b = (RNG.integers(-128, 128, shape).astype(dtype) for shape in ((m, k), (k, n)))
+    a, b = RNG.integers(-128, 128, (m, k)).astype(dtype), RNG.integers(-128, 128, (k, n)).astype(dtype)
     out = np.empty((m, n), np.int32 if dtype is np.int8 else np.float32)
     grid = (-(-m // 16) * -(-n // 16),)
     launch(_kernels.gemm_kernel, grid, a, b, out, m, n, k, k, 1, n, 1, n, 1, M=16, N=16, K=16, GROUP=3)
