@@ -20,6 +20,9 @@ from .errors import *  # noqa: F403
 
 if TYPE_CHECKING:  # what a type checker and a reader see; tests compare it with the tables below
     from . import bench as bench, compiler as compiler, models as models, ops as ops, testing as testing
+    from ._compile import (
+        compile as compile,
+    )
     from ._device import (
         Backend as Backend,
         BackendStatus as BackendStatus,
@@ -102,6 +105,7 @@ __version__ = "0.1.0"
 
 _PACKAGES = ("bench", "compiler", "models", "ops", "testing")
 _NAMES = {
+    "_compile": ("compile",),
     "_device": (
         "Backend", "BackendStatus", "Device", "add_backend", "backends", "default_device", "device", "device_absences",
         "devices", "set_default_device",
