@@ -56,12 +56,12 @@ examples:
 """
 _BENCH_EPILOG = """\
 examples:
-  unify bench --list                         the cases, and which peers are installed
-  unify bench                                every case whose peer is installed
-  unify bench cpu --vs torch --plot cpu.svg  how fast kernels are on the CPU target
-  unify bench rms-norm --vs torch            one case against one peer
+  unify bench --list                          the cases, and which peers are installed
+  unify bench                                 every case whose peer is installed
+  unify bench cpu --vs torch --plot cpu.svg   how fast kernels are on the CPU target
+  unify bench rms-norm --vs torch             one case against one peer
   unify bench --vs llama.cpp --json --plot out.svg
-  unify bench roofline                       what this machine can do at most
+  unify bench roofline                        what this machine can do at most
 
 Both sides run in turns on the same cores. ratio: our speed over the peer's, above 1 is faster; its spread is shown.
 """
