@@ -1,7 +1,7 @@
 """Measures everything on this machine and writes what docs/benchmarks.md shows: python benchmarks/results/record.py
 
 For each number of threads up to the cores there are (1, 2, 4, …): the limits, all cases as `unify bench --json` prints
-them, a figure, and one table for the page. Takes some five minutes a number of threads. A case during which other
+them, a figure, and one table for the page. Takes some twenty minutes a number of threads. A case during which other
 programs used the same cores is taken again, up to twice; whether it is depends on them, never on the ratio.
 """
 
