@@ -179,3 +179,29 @@ def test_the_later_of_two_stores_wins(size: int) -> None:
     a = np.zeros(size + 1, np.int32)
     stored_twice[1](a, B=size)
     np.testing.assert_array_equal(a, [0, *range(size - 1, -1, -1)])
+
+
+@un.jit
+def grown_in_a_loop(a, step, grown, seen, rounds, B: tl.constexpr):
+    # What advances from round to round is computed where it is read: here from what was loaded before the stores.
+    i = tl.arange(0, B)
+    start, by = tl.load(a + B - 1 - i), tl.load(step + i)
+    value = start
+    for _ in range(rounds):
+        tl.store(seen + i, value)
+        tl.store(step + i, 100)
+        value += by
+    tl.store(a + i, value * 8)
+    tl.store(grown + i, value)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_grows_from_a_load_is_of_before_the_stores(size: int) -> None:
+    a, step = np.arange(size, dtype=np.int32), np.arange(size, dtype=np.int32) % 7
+    grown, seen = np.zeros((2, size), np.int32)
+    wanted = a[::-1] + 3 * step
+    last = wanted - step
+    grown_in_a_loop[1](a, step, grown, seen, 3, B=size)
+    np.testing.assert_array_equal(grown, wanted)
+    np.testing.assert_array_equal(seen, last)
+    np.testing.assert_array_equal(a, wanted * 8)

@@ -6,6 +6,7 @@ loop would compute it anew each round, or if it is a load that something may ove
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from unify.compiler import mlir
@@ -254,6 +255,11 @@ class _Chooser:
         self.writes = [i for op, i in self.order.items() if op.name in WRITES]
         self.unstructured = any(len(region.blocks) > 1 for op in self.order for region in op.regions)
         self.consumers: dict[mlir.Value, set[mlir.Operation]] = {}
+        self.readers: dict[mlir.Value, set[mlir.Operation]] = {}
+        self.advances: dict[mlir.Value, list[mlir.Value]] = {}  # what starts as, or grows by, a value
+        for value, step in self._advancing():
+            for source in (step.start, step.step):
+                self.advances.setdefault(source, []).append(value)
         self.moved: dict[mlir.Value, bool] = {}
         self.starts: dict[mlir.Operation, bool] = {}
         self.costs: dict[mlir.Value, int] = {}
@@ -263,13 +269,27 @@ class _Chooser:
             for value in op.results:
                 if not isinstance(value.type, mlir.Tensor):
                     continue
-                self.consumers[value] = self._consumers(value)
+                self.consumers[value] = self._consumers(value, self.consumers)
+                self.readers[value] = self._readers(value)
                 if self.plan.is_stored(op) or op.name in _FREE:
                     continue
                 if self._is_worth_storing(op, value):
                     self.plan.stored.add(value)
 
-    def _consumers(self, value: mlir.Value) -> set[mlir.Operation]:
+    def _advancing(self) -> Iterator[tuple[mlir.Value, Step]]:
+        """Tensors that advance from round to round, inside their loop and behind it."""
+        for loop in self.plan.rounds:
+            for argument, result in zip(loop.regions[0].entry.arguments[1:], loop.results, strict=True):
+                if argument in self.plan.steps:
+                    yield argument, self.plan.steps[argument]
+                    yield result, self.plan.steps[argument]
+
+    def _readers(self, value: mlir.Value) -> set[mlir.Operation]:
+        """The consumers, and those of all that advances from it: these compute it anew where they are."""
+        found = self._consumers(value, self.readers)
+        return found.union(*(self._readers(advancing) for advancing in self.advances.get(value, ())))
+
+    def _consumers(self, value: mlir.Value, known: dict[mlir.Value, set[mlir.Operation]]) -> set[mlir.Operation]:
         """The operations whose loop nests compute `value`, if it is not stored."""
         found: set[mlir.Operation] = set()
         for user in self.plan.uses.get(value, ()):
@@ -279,7 +299,7 @@ class _Chooser:
                 if result in self.plan.stored:
                     found.add(user)
                 elif not self.plan.is_root(user):
-                    found |= self.consumers.get(result, set())
+                    found |= known.get(result, set())
         return found
 
     def _cost(self, value: mlir.Value) -> int:
@@ -306,11 +326,11 @@ class _Chooser:
         return (0 if contiguous else 20) + (2 if len(op.operands) > 1 else 0)
 
     def _is_worth_storing(self, op: mlir.Operation, value: mlir.Value) -> bool:
+        if op.name == "tt.load" and self._may_be_overwritten(op, self.readers[value]):
+            return True
         consumers = self.consumers[value]
         if not consumers:
             return False
-        if op.name == "tt.load" and self._may_be_overwritten(op, consumers):
-            return True
         if op.name in ("tt.gather",):
             return True
         around = set(_loops_around(op))
