@@ -23,8 +23,9 @@ test: $(VENV)/.dev ## build and run the whole test suite
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 OLDEST := $(VENV)/triton-3.6.0
-test-oldest: $(OLDEST) ## the tests of kernels with the oldest Triton that is supported
-	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal tests/compiler tests/triton
+TESTS ?= tests/compiler tests/triton
+test-oldest: $(OLDEST) ## the tests of kernels with the oldest Triton that is supported; TESTS="tests/triton"
+	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal $(TESTS)
 
 lint: $(VENV)/.dev ## ruff, mypy, import contracts, clang-format, stubs
 	$(BIN)/ruff check
