@@ -23,10 +23,10 @@ def compile(
 ) -> Binary:
     """Compiles a kernel for `target` ("cpu", "cpu:kunpeng920"), on any machine; nothing is launched.
 
-    kernel: a function under unify.jit or triton.jit. types: Triton's type of each parameter ("*fp32", "i32"), with
-    ":16" behind it where addresses or numbers are multiples of 16; without it, the parameter's annotation. constants:
-    the values of the constexpr parameters without a default; any other parameter may be fixed here too. options: the
-    fields of unify.compiler.Options; `stages=("llvm", "asm")`, say, keeps these texts in `Binary.stages`.
+    kernel: a function under unify.jit or triton.jit. types: Triton's type of each parameter (``"*fp32"``, ``"i32"``),
+    with ":16" behind it where addresses or numbers are multiples of 16; without it, the parameter's annotation.
+    constants: the values of the constexpr parameters without a default; any other parameter may be fixed here too.
+    options: the fields of unify.compiler.Options; `stages=("llvm", "asm")`, say, keeps these texts in `Binary.stages`.
 
     Raises CompileError with the kernel's file and line, TargetError for an unknown target, and InvalidArgument where a
     parameter has neither a type nor a value.
