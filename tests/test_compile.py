@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import triton
 import triton.language as tl
 
 import unify as un
+from unify import compiler
+from unify._config import settings
 
 
 @un.jit
@@ -40,6 +43,16 @@ def test_what_is_given_goes_before_an_annotation_and_a_default() -> None:
 def test_another_processor_than_this_one() -> None:
     assert machine_of(un.compile(shift, "cpu:x86-64-v4", {"y": "*fp32"}).image) == 62
     assert machine_of(un.compile(shift, "cpu:kunpeng920", {"y": "*fp32"}).image) == 183
+
+
+def test_this_machine_with_changes_is_kept_apart_from_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with settings.override(cache_dir=tmp_path, no_cache=False, dump=()):
+        for machine in ("one", "another"):
+            monkeypatch.setattr(compiler, "machine", lambda machine=machine: machine)
+            un.compile(shift, "cpu:-sse4a", {"y": "*fp32"})
+    assert len(list((tmp_path / "kernels").iterdir())) == 2
 
 
 def test_a_kernel_of_triton_itself() -> None:

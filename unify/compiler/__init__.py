@@ -78,7 +78,7 @@ def _key(source: dict[str, object], target: Target, options: Options) -> str:
         **source,
         "options": vars(options),
         "target": str(target),
-        "machine": "" if target.arch else machine(),
+        "machine": machine() if target.arch[:1] in ("", "+", "-") else "",  # this one, or this one with changes
         "compiler": compiler_version(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
