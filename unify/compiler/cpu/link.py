@@ -57,7 +57,8 @@ def _machine(target: Features) -> Any:
 def optimise(text: str, target: Features) -> Any:
     """Parses, verifies and simplifies; vectors, unrolling and what leaves a loop are the code generator's business.
 
-    LLVM's own pipeline (O2) gives the same speed, within a few percent, and takes some ten times as long.
+    LLVM's own pipeline (O2) took three to eight times as long for 14 kernels, whose cycles on a Zen 3 are now 0.70 to
+    1.08 of what they were with it.
     """
     llvm = _llvm()
     machine = _machine(target)
