@@ -6,7 +6,9 @@ Both take the same Triton kernel from its source to a binary, with empty caches,
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +78,7 @@ def _case(name: str, dtype: str, loads: bool) -> Case:
 def _steps(compile_once: Callable[[bool], object], loads: bool) -> Callable[[Setup], Side]:
     def build(_: Setup) -> Side:
         folder = tempfile.mkdtemp(prefix="unify-compile-time-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ |= {"UNIFY_CACHE_DIR": folder, "TRITON_CACHE_DIR": str(Path(folder) / "triton")}
         compile_once(False)  # imports, and fills the caches
         return Side(step=lambda: compile_once(loads))

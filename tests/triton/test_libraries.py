@@ -4,7 +4,7 @@ tensors, against torch or against the library's own other algorithm. `make night
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,22 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import unify.triton
-
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("triton_on_cpu"),
     pytest.mark.filterwarnings("ignore"),  # the libraries' own, about devices
 ]
 BATCH, TOKENS, HEADS, WIDTH = 2, 128, 2, 64
-
-
-@pytest.fixture(autouse=True)
-def seeded(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "libraries"))
-    torch.manual_seed(0)
-    unify.triton.activate()
-    yield
-    unify.triton.deactivate()
 
 
 def heads(*, normal: bool = False) -> Tensor:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-import unify.triton
 
 # Its autotuning of experts compiles a hundred variants; this is the library's own switch, read when it is imported.
 os.environ.setdefault("LIGER_FUSED_MOE_AUTOTUNE", "0")
@@ -28,17 +26,8 @@ TOLERANCE = {
 ROWS, VOCABULARY = 24, 777
 IGNORED = -100
 
+pytestmark = pytest.mark.usefixtures("triton_on_cpu")
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-@pytest.fixture(autouse=True)
-def seeded(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The CPU active, a kernel cache for this run, the same numbers in each test."""
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "liger"))
-    torch.manual_seed(0)
-    unify.triton.activate()
-    yield
-    unify.triton.deactivate()
 
 
 def compare(
