@@ -105,6 +105,14 @@ def test_a_call_longer_than_the_sample_is_made_once_and_without_warming() -> Non
     assert warm_calls_for(1000) == 100
 
 
+@pytest.mark.parametrize(("seconds", "pairs"), [(10.0, 5), (25.0, 9), (1e9, 15)])
+def test_slow_work_is_repeated_until_its_time_is_over_but_often_enough(seconds: float, pairs: int) -> None:
+    taken: list[tuple[str, int, int]] = []
+    sides = Scripted("a", 1, taken), Scripted("b", 1, taken)
+    found = alternate(*sides, 15, (1, 1), seconds=seconds, clock=lambda: 1.5 * len(taken))
+    assert len(found) == pairs
+
+
 def test_free_calls_do_not_loop_for_ever() -> None:
     assert calls_for(Scripted("free", 0.0, []), 0.05, most=1024) == 1024
 

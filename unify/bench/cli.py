@@ -121,7 +121,10 @@ def _run_all(
         for place, (case, peer) in enumerate(chosen, 1):
             title = f"{place} of {len(chosen)}, {case.name} against {peer.name}: "
             try:
-                report.rows.append(_run_one(case, peer, options, cpus, limits, _Title(title, status.update)))
+                row = _run_one(case, peer, options, cpus, limits, _Title(title, status.update))
+                report.rows.append(row)
+                if not console.is_terminal:  # a log has no line that changes
+                    print(f"{title}{row.ratio:.2f}", file=sys.stderr, flush=True)
             except Error as error:
                 report.failures.append(case.name)
                 console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)

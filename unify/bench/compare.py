@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from .case import Case, Setup
 from .peers import Peer
 from .process import NeighbourLoad, Worker
 from .roofline import Roofline
-from .timing import Pair, alternate, calls_for, quantile, ratio_of
+from .timing import CASE_SECONDS, Pair, Sampler, alternate, calls_for, quantile, ratio_of
 
 # Others' use of our cores from which a figure is called disturbed.
 DISTURBED_CORES = 0.10
@@ -72,7 +73,7 @@ def compare_case(
             f"bench: {case.name} has no peer {peer.name}. It can be compared with {', '.join(case.peers)}."
         )
     measure = _fresh_pairs if case.is_fresh else _pairs
-    taken = measure(case, peer, setup, cpus, repeats or case.repeats, progress)
+    taken = measure(case, peer, setup, cpus, repeats, progress)
     return _summary(case, peer, setup, taken, limits)
 
 
@@ -89,7 +90,9 @@ def _open(stack: ExitStack, case: Case, side: str, setup: Setup, cpus: Sequence[
     return worker
 
 
-def _pairs(case: Case, peer: Peer, setup: Setup, cpus: Sequence[int], repeats: int, progress: Progress) -> _Taken:
+def _pairs(
+    case: Case, peer: Peer, setup: Setup, cpus: Sequence[int], repeats: int | None, progress: Progress
+) -> _Taken:
     with ExitStack() as stack:
         progress("building")
         ours = _open(stack, case, "ours", setup, cpus)
@@ -98,7 +101,7 @@ def _pairs(case: Case, peer: Peer, setup: Setup, cpus: Sequence[int], repeats: i
         progress("warming up")
         calls = (_calls(case, ours), _calls(case, theirs))
         load = NeighbourLoad(cpus, (ours, theirs))
-        pairs = alternate(ours, theirs, repeats, calls, lambda n: progress(f"pair {n} of {repeats}"))
+        pairs = _alternate(case, ours, theirs, calls, repeats, progress)
         return _Taken(pairs, load.cores(), difference)
 
 
@@ -121,10 +124,20 @@ class _FreshSampler:
             return _open(stack, self._case, self._side, self._setup, self._cpus).sample(calls, warm_calls)
 
 
-def _fresh_pairs(case: Case, peer: Peer, setup: Setup, cpus: Sequence[int], repeats: int, progress: Progress) -> _Taken:
+def _fresh_pairs(
+    case: Case, peer: Peer, setup: Setup, cpus: Sequence[int], repeats: int | None, progress: Progress
+) -> _Taken:
     ours, theirs = (_FreshSampler(case, side, setup, cpus) for side in ("ours", peer.name))
-    pairs = alternate(ours, theirs, repeats, (1, 1), lambda n: progress(f"pair {n} of {repeats}"))
+    pairs = _alternate(case, ours, theirs, (1, 1), repeats, progress)
     return _Taken(pairs, 0.0, None)
+
+
+def _alternate(
+    case: Case, ours: Sampler, theirs: Sampler, calls: tuple[int, int], repeats: int | None, progress: Progress
+) -> list[Pair]:
+    """As many pairs as were asked for; where none were, as the case says unless that takes too long."""
+    count, seconds = (case.repeats, CASE_SECONDS) if repeats is None else (repeats, math.inf)
+    return alternate(ours, theirs, count, calls, lambda n: progress(f"pair {n} of {count}"), seconds=seconds)
 
 
 def difference_of(case: Case, ours: dict[str, Any], peer: dict[str, Any]) -> float | None:

@@ -22,6 +22,8 @@ Clock = Callable[[], float]
 SAMPLE_SECONDS = 0.05
 # The first calls after the other side's turn find cold caches and sleeping threads: they are not timed.
 WARM_FRACTION = 0.1
+# Slow work is not repeated beyond this many seconds, once there are enough pairs for a median and its spread.
+CASE_SECONDS, ENOUGH_PAIRS = 60.0, 5
 # Quartiles further apart than this part of the median: the figure is called noisy wherever it is shown.
 NOISY_SPREAD = 0.10
 
@@ -96,12 +98,21 @@ def alternate(
     repeats: int,
     calls: tuple[int, int],
     on_pair: Callable[[int], object] = lambda _: None,
+    *,
+    seconds: float = math.inf,
+    clock: Clock = time.perf_counter,
 ) -> list[Pair]:
-    """Takes `repeats` pairs. calls: of one sample, for ours and for the peer. `on_pair` hears the number taken."""
+    """Takes `repeats` pairs, or fewer but enough where they take longer than `seconds`.
+
+    calls: of one sample, for ours and for the peer. `on_pair` hears the number taken.
+    """
     if repeats < 1:
         raise InvalidArgument(f"bench: repeats must be at least 1; it is {repeats}.")
-    pairs = []
+    pairs: list[Pair] = []
+    start = clock()
     for index in range(repeats):
+        if len(pairs) >= ENOUGH_PAIRS and clock() - start > seconds:
+            break
         costs: dict[str, float] = {}
         sides = [("ours", ours, calls[0]), ("peer", peer, calls[1])]
         for name, side, count in sides if index % 2 == 0 else reversed(sides):
