@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -231,7 +231,8 @@ class Emitter:
 
     @contextmanager
     def at_depth(self, depth: int) -> Iterator[None]:
-        """What is written inside goes in front of the loops deeper than `depth`."""
+        """What is written inside goes in front of the loops deeper than `depth`, if they are in this nest or branch."""
+        depth = max(depth, self.floor)
         if depth >= len(self.scopes) - 1:
             yield
             return
@@ -320,13 +321,24 @@ class Emitter:
         return Index(((name, 1),))
 
     @contextmanager
-    def conditional(self, condition: Val) -> Iterator[None]:
-        """Runs what is written inside only if the i1 scalar `condition` holds."""
-        inside, after = self.label("then"), self.label("endif")
+    def conditional(self, condition: Val, otherwise: Callable[[], None] | None = None) -> Iterator[None]:
+        """Runs what is written inside only if the i1 scalar `condition` holds, else what `otherwise` writes."""
+        inside, other, after = self.label("then"), self.label("else"), self.label("endif")
         scope = self.scopes[-1]
-        self.line(f"br i1 {self.text(condition)}, label %{inside}, label %{after}")
-        scope.lines.append(f"{inside}:")
-        self.scopes.append(Scope(scope.lines, inside))
+        self.line(f"br i1 {self.text(condition)}, label %{inside}, label %{other if otherwise else after}")
+        with self._branch(inside, after):
+            yield
+        if otherwise is not None:
+            with self._branch(other, after):
+                otherwise()
+        scope.lines.append(f"{after}:")
+        scope.label = after
+
+    @contextmanager
+    def _branch(self, label: str, after: str) -> Iterator[None]:
+        parent = self.scopes[-1]
+        parent.lines.append(f"{label}:")
+        self.scopes.append(Scope(parent.lines, label))
         previous, self.floor = self.floor, len(self.scopes) - 1
         try:
             yield
@@ -334,8 +346,6 @@ class Emitter:
             self.floor = previous
             self.scopes.pop()
             self.branch(after)
-            scope.lines.append(f"{after}:")
-            scope.label = after
 
 
 @dataclass(slots=True)

@@ -257,6 +257,13 @@ def _operands(op: mlir.Operation) -> tuple[mlir.Value, mlir.Value | None, mlir.V
     return op.operands[0], mask, rest.pop(0) if sizes[2] else None
 
 
+def mask_of(op: mlir.Operation) -> mlir.Value | None:
+    """The mask of a load or store, if it has one."""
+    if op.name == "tt.store":
+        return op.operands[2] if len(op.operands) > 2 else None
+    return _operands(op)[1]
+
+
 @inline("tt.load")
 def load(k: Kernel, op: mlir.Operation, _: int, at: Position, block: Block) -> Val:
     pointer, mask_value, other_value = _operands(op)
@@ -282,7 +289,7 @@ def _guard(k: Kernel, op: mlir.Operation, access: Access, mask: Val | None) -> N
 
 
 def _mask(k: Kernel, mask: mlir.Value | None, at: Position, block: Block) -> Val | None:
-    if mask is None or k.plan.bounds.is_always_true(mask):
+    if mask is None or mask in k.whole or k.plan.bounds.is_always_true(mask):
         return None
     if _is_uniform(k, mask, at, block):
         value = k.em.splat(k.block(mask, at, (1,) * len(block)), math.prod(block))
@@ -406,9 +413,8 @@ def _gather(k: Kernel, access: Access, mask: Val | None, other: Val | None) -> V
 def prepare_store(k: Kernel, op: mlir.Operation, at: Position, block: Block) -> Callable[[], None]:
     """Computes address, value and mask of a block; what is returned writes it."""
     pointer, value_operand = op.operands[0], op.operands[1]
-    mask_value = op.operands[2] if len(op.operands) > 2 else None
     value = k.block(value_operand, at, block)
-    mask = _mask(k, mask_value, at, block)
+    mask = _mask(k, mask_of(op), at, block)
     access = Access(k, pointer, at, block)
     _guard(k, op, access, mask)
     value = k.to_stored(value)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen import memory, reduce
+from unify.compiler.cpu.codegen import memory, reduce, whole
 from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Index, Val
 from unify.compiler.cpu.codegen.values import INLINE, Kernel, Tile, Unsupported, element_of, is_tensor, shape_of
 
@@ -81,25 +82,28 @@ def _meets(k: Kernel, group: list[Root], store: Root) -> bool:
     """Whether a block of the group may load or store where `store` writes in the round of another block."""
     assert store.op is not None
     pointers = store.op.operands[0]
-    accesses = [access for root in group for access in _loads(k, root)]
+    accesses = [(load.operands[0], pointwise) for root in group for load, pointwise in loads(k, root)]
     accesses += [(root.op.operands[0], True) for root in group if root.op is not None and root.kind == "tt.store"]
     return any(k.plan.aliasing.may_meet(other, pointers, pointwise) for other, pointwise in accesses)
 
 
-def _loads(k: Kernel, root: Root) -> list[tuple[mlir.Value, bool]]:
-    """The pointers that a root loads from block by block, and whether only at the position that is being computed."""
-    found: list[tuple[mlir.Value, bool]] = []
+def loads(k: Kernel, root: Root, anew: bool = False) -> list[tuple[mlir.Operation, bool]]:
+    """The loads that a root does block by block, and whether only at the position that is being computed.
+
+    anew: also those whose result is bound already.
+    """
+    found: list[tuple[mlir.Operation, bool]] = []
     seen: set[tuple[mlir.Value, bool]] = set()
     work = [(value, True) for value in root.values]
     while work:
         value, pointwise = work.pop()
         op = value.owner
-        is_here = value not in k.bindings or (root.tile is not None and value is root.values[0])
+        is_here = anew or value not in k.bindings or (root.tile is not None and value is root.values[0])
         if (value, pointwise) in seen or not is_here or not isinstance(op, mlir.Operation) or not is_tensor(value):
             continue
         seen.add((value, pointwise))
         if op.name == "tt.load":
-            found.append((op.operands[0], pointwise))
+            found.append((op, pointwise))
         else:
             pointwise = pointwise and (op.name not in INLINE or op in k.plan.accumulations)
         work += [(operand, pointwise) for operand in op.operands]
@@ -184,11 +188,23 @@ def flush(k: Kernel, group: list[Root]) -> None:
         if reductions:
             reduce.run(k, group, choose(k, group, shape))
         else:
-            _run_pointwise(k, group, choose(k, group, shape))
+            walk = choose(k, group, shape)
+            inside = whole.look(k, masks_of(k, group))
+            whole.in_versions(k, inside, lambda edge: _run_pointwise(k, group, walk, 1 if edge else _UNROLLED))
     k.evaluating.difference_update(filled)
 
 
-def _run_pointwise(k: Kernel, group: list[Root], walk: Walk) -> None:
+def masks_of(k: Kernel, group: list[Root]) -> Iterator[mlir.Value]:
+    """The masks of what a group loads and stores block by block."""
+    accesses = [load for root in group for load, _ in loads(k, root)]
+    accesses += [root.op for root in group if root.op is not None and root.kind == "tt.store"]
+    for op in accesses:
+        mask = memory.mask_of(op)
+        if mask is not None:
+            yield mask
+
+
+def _run_pointwise(k: Kernel, group: list[Root], walk: Walk, unrolled: int) -> None:
     last = len(walk.shape) - 1
     if walk.axis != last and all(r.tile is not None for r in group) and walk.shape[last] > 1:
         run_transposed(k, group, walk)
@@ -206,7 +222,7 @@ def _run_pointwise(k: Kernel, group: list[Root], walk: Walk) -> None:
             at[axis] = index
         visit(k, group, tuple(at), walk.block)
 
-    for_each(k, steps, body)
+    for_each(k, steps, body, unrolled)
 
 
 def visit(k: Kernel, group: list[Root], at: tuple[Index, ...], block: tuple[int, ...]) -> None:
@@ -214,8 +230,8 @@ def visit(k: Kernel, group: list[Root], at: tuple[Index, ...], block: tuple[int,
     writes: list[Callable[[], None]] = []
     for root in group:
         if root.tile is not None:
-            tile, value = root.tile, k.block(root.values[0], at, block)
-            writes.append(lambda tile=tile, value=value: k.tile_store(tile, at, block, value))  # type: ignore[misc]
+            value = k.block(root.values[0], at, block)
+            writes.append(partial(k.tile_store, root.tile, at, block, value))
         elif root.op is not None and root.kind == "tt.store":
             writes.append(memory.prepare_store(k, root.op, at, block))
     for write in writes:

@@ -141,6 +141,7 @@ class Kernel:
     evaluating: set[mlir.Value] = field(default_factory=set)
     arguments: dict[mlir.Value, int] = field(default_factory=dict)
     origins: dict[mlir.Value, frozenset[int]] | None = None  # of pointers, if accesses are checked (guard.py)
+    whole: frozenset[mlir.Value] = frozenset()  # masks that hold everywhere in what is being written (whole.py)
     scratch_top: int = 64  # the first line takes the loads that a mask switched off
     scratch_bytes: int = 64
     state: dict[object, Any] = field(default_factory=dict)
@@ -262,7 +263,9 @@ class Kernel:
         op = value.owner
         if not isinstance(op, mlir.Operation):
             raise AssertionError(f"{value} is not bound")
-        if self.plan.bounds.is_always_true(value):  # what is left of a mask may hold for all lanes or for none
+        if value in self.whole or self.plan.bounds.is_always_true(
+            value
+        ):  # what is left of a mask may hold for all lanes or for none
             return self.em.splat(Val("i1", 1, "true"), math.prod(block))
         simple = ELEMENTWISE.get(op.name)
         if op in self.plan.accumulations:
