@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,9 @@ class _Tile:
     k: int
 
 
-# Tiles by target kind. Large ones on a CPU: what is packed for a tile serves all its rows. The sums of a few rows stay
-# in registers.
-_MATMUL = {"cpu": _Tile(256, 128, 64)}
+# Tiles by target kind. Large ones on a CPU: what is packed for a tile serves all its rows and columns. The sums of a
+# few rows stay in registers.
+_MATMUL = {"cpu": _Tile(256, 256, 64)}
 _MATMUL_ELSEWHERE = _Tile(64, 64, 32)
 _FEW_ROWS = {"cpu": _Tile(1, 8, 16)}
 _FEW_ROWS_ELSEWHERE = _Tile(1, 32, 64)
@@ -214,13 +215,28 @@ def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
 
 def _matmul(a: Any, b: Any, residual: Any, out: Any) -> None:
     (m, k), n = a.shape, b.shape[1]
-    tile = _MATMUL.get(a.device.kind, _MATMUL_ELSEWHERE)
-    rows = min(tile.m, max(16, 1 << (m - 1).bit_length())) if m else tile.m
+    tile = _matmul_tile(a.device, m, n)
     inner = tile.k if k % (2 * tile.k) else 2 * tile.k  # sums are read and written once for so much of k
-    matmul_kernel[(-(-m // rows), -(-n // tile.n))](
+    matmul_kernel[(-(-m // tile.m), -(-n // tile.n))](
         a, b, residual, out, m, n, k, a.strides[0], *b.strides, 0 if residual is None else residual.strides[0],
-        out.strides[0], M=rows, N=tile.n, K=inner, EVEN_K=k % inner == 0,
+        out.strides[0], M=tile.m, N=tile.n, K=inner, EVEN_K=k % inner == 0,
     )  # fmt: skip
+
+
+@functools.cache
+def _cores(device: Any) -> int:
+    return int(device.properties["cores"]) if device.kind == "cpu" else 1
+
+
+def _matmul_tile(device: Any, m: int, n: int) -> _Tile:
+    """The kind's tile, narrower where columns would be wasted, smaller where cores would have none."""
+    tile = _MATMUL.get(device.kind, _MATMUL_ELSEWHERE)
+    rows, columns = min(tile.m, max(16, 1 << max(0, m - 1).bit_length())), tile.n
+    if -n % columns * 8 > n:
+        columns //= 2
+    while -(-m // rows) * -(-n // columns) < _cores(device) and max(rows, columns) > 64:
+        rows, columns = (rows // 2, columns) if rows >= columns else (rows, columns // 2)
+    return _Tile(rows, columns, tile.k)
 
 
 def _few_rows(x: Any, weight: Any, residual: Any, out: Any) -> None:

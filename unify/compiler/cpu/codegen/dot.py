@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen import float8, nest, products, scaled
+from unify.compiler.cpu.codegen import float8, nest, products, scaled, whole
 from unify.compiler.cpu.codegen.arith import intrinsic_call
 from unify.compiler.cpu.codegen.convert import cast, narrowed, widened
 from unify.compiler.cpu.codegen.emitter import BYTES, Index, Val
@@ -74,10 +74,10 @@ def pack(k: Kernel, op: mlir.Operation, side: int) -> Tile:
     source = _converted(k, value, how.element)
     nest.settle(k, [source])
     if tile.group > 1:
-        _pack_words(k, source, tile)
+        inside = whole.look(k, nest.masks_of(k, [nest.Root(shape_of(source), [source])]))
+        whole.in_versions(k, inside, lambda _: _pack_words(k, source, tile))
     else:
         nest.fill(k, source, tile)
-        k.state.setdefault("fills", []).append(tile)
     k.packed[key] = tile
     return tile
 

@@ -82,23 +82,20 @@ def _meets(k: Kernel, group: list[Root], store: Root) -> bool:
     """Whether a block of the group may load or store where `store` writes in the round of another block."""
     assert store.op is not None
     pointers = store.op.operands[0]
-    accesses = [(load.operands[0], pointwise) for root in group for load, pointwise in loads(k, root)]
+    accesses = [(load.operands[0], pointwise) for root in group for load, pointwise in _loads(k, root)]
     accesses += [(root.op.operands[0], True) for root in group if root.op is not None and root.kind == "tt.store"]
     return any(k.plan.aliasing.may_meet(other, pointers, pointwise) for other, pointwise in accesses)
 
 
-def loads(k: Kernel, root: Root, anew: bool = False) -> list[tuple[mlir.Operation, bool]]:
-    """The loads that a root does block by block, and whether only at the position that is being computed.
-
-    anew: also those whose result is bound already.
-    """
+def _loads(k: Kernel, root: Root) -> list[tuple[mlir.Operation, bool]]:
+    """The loads that a root does block by block, and whether only at the position that is being computed."""
     found: list[tuple[mlir.Operation, bool]] = []
     seen: set[tuple[mlir.Value, bool]] = set()
     work = [(value, True) for value in root.values]
     while work:
         value, pointwise = work.pop()
         op = value.owner
-        is_here = anew or value not in k.bindings or (root.tile is not None and value is root.values[0])
+        is_here = value not in k.bindings or (root.tile is not None and value is root.values[0])
         if (value, pointwise) in seen or not is_here or not isinstance(op, mlir.Operation) or not is_tensor(value):
             continue
         seen.add((value, pointwise))
@@ -196,7 +193,7 @@ def flush(k: Kernel, group: list[Root]) -> None:
 
 def masks_of(k: Kernel, group: list[Root]) -> Iterator[mlir.Value]:
     """The masks of what a group loads and stores block by block."""
-    accesses = [load for root in group for load, _ in loads(k, root)]
+    accesses = [load for root in group for load, _ in _loads(k, root)]
     accesses += [root.op for root in group if root.op is not None and root.kind == "tt.store"]
     for op in accesses:
         mask = memory.mask_of(op)
