@@ -34,11 +34,15 @@ class Aliasing:
             self._answers[question] = self._find(*question)
         return self._answers[question]
 
+    def may_share(self, a: mlir.Value, b: mlir.Value) -> bool:
+        """Whether two pointer tensors may lead into one argument's memory."""
+        if self.origins is None:
+            return True
+        return UNKNOWN in self.origins[a] | self.origins[b] or bool(self.origins[a] & self.origins[b])
+
     def _find(self, load: mlir.Value, store: mlir.Value, at_same_position: bool) -> bool:
-        if self.origins is not None:
-            a, b = self.origins[load], self.origins[store]
-            if UNKNOWN not in a | b and not a & b:
-                return False
+        if not self.may_share(load, store):
+            return False
         x, y = self._absolute(load), self._absolute(store)
         if x.base is not y.base or load.type != store.type or x.terms or y.terms:
             return load is not store or not at_same_position or not self._are_distinct(y, store)

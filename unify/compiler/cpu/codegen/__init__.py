@@ -156,17 +156,20 @@ def _module(k: Kernel, name: str, parameters: tuple[tuple[str, str, int], ...]) 
         *k.em.allocas,
     ]
     lines += [*k.em.scopes[0].lines, "}", ""]
-    lines += _entry(name, arguments, parameters)
+    lines += _entry(name, arguments, parameters, k.closing)
     bits = k.features.vector_bytes * 8
     lines += [
         f'attributes #0 = {{ nounwind "target-cpu"="{k.features.cpu}" "target-features"="{k.features.text}"'
         f' "prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}" }}'
     ]
+    lines += ["!0 = !{i32 1}"]  # of stores past the caches
     return "\n".join(lines) + "\n"
 
 
-def _entry(name: str, arguments: list[tuple[str, str]], parameters: tuple[tuple[str, str, int], ...]) -> list[str]:
-    """The loop over program numbers (host_kernel.h): x runs fastest."""
+def _entry(
+    name: str, arguments: list[tuple[str, str]], parameters: tuple[tuple[str, str, int], ...], last: str
+) -> list[str]:
+    """The loop over program numbers (host_kernel.h): x runs fastest. `last` stands behind it."""
     lines = [
         f'define i32 @"{name}"(ptr %call, i64 %begin, i64 %end) #0 {{',
         "entry:",
@@ -212,6 +215,7 @@ def _entry(name: str, arguments: list[tuple[str, str]], parameters: tuple[tuple[
         "fail:",
         "  ret i32 %status",
         "out:",
+        f"  {last}",
         "  ret i32 0",
         "}",
     ]

@@ -8,24 +8,7 @@ from collections.abc import Sequence
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen import nest
 from unify.compiler.cpu.codegen.emitter import Val
-from unify.compiler.cpu.codegen.values import Advance, Kernel, Tile, element_of, is_tensor, shape_of, statement
-
-Slot = tuple[str, str]  # address and element type of a carried scalar
-
-
-def _slot(k: Kernel, type_: mlir.Type) -> Slot:
-    element = element_of(type_)
-    name = k.em.name("slot")
-    k.em.allocas.append(f"  {name} = alloca {element}")
-    return name, element
-
-
-def _put(k: Kernel, slot: Slot, value: Val) -> None:
-    k.em.line(f"store {k.em.typed(value)}, ptr {slot[0]}")
-
-
-def _get(k: Kernel, slot: Slot) -> Val:
-    return Val(slot[1], 1, k.em.assign(f"load {slot[1]}, ptr {slot[0]}"))
+from unify.compiler.cpu.codegen.values import Advance, Kernel, Slot, Tile, element_of, is_tensor, shape_of, statement
 
 
 class Carrier:
@@ -34,7 +17,7 @@ class Carrier:
     def __init__(self, k: Kernel, values: Sequence[mlir.Value]) -> None:
         self.k, self.values = k, list(values)
         self.places: list[Slot | Tile] = [
-            k.allocate(shape_of(v), element_of(v.type)) if is_tensor(v) else _slot(k, v.type) for v in values
+            k.allocate(shape_of(v), element_of(v.type)) if is_tensor(v) else Slot(k, v.type) for v in values
         ]
 
     def give(self, sources: Sequence[mlir.Value | None]) -> None:
@@ -69,12 +52,12 @@ class Carrier:
         for copy, place in copies:
             copy_tile(k, copy, place)
         for place, value in scalars:
-            _put(k, place, value)
+            place.put(k, value)
 
     def take(self, targets: Sequence[mlir.Value]) -> None:
         """Binds values to what was handed over."""
         for value, place in zip(targets, self.places):
-            self.k.bindings[value] = place if isinstance(place, Tile) else _get(self.k, place)
+            self.k.bindings[value] = place if isinstance(place, Tile) else place.get(self.k)
 
 
 def _tiles_read(k: Kernel, value: mlir.Value) -> list[tuple[Tile, bool]]:
@@ -117,21 +100,21 @@ def for_(k: Kernel, op: mlir.Operation) -> None:
     kept = [i for i, argument in enumerate(body.arguments[1:]) if argument not in steps]
     carrier = Carrier(k, [op.results[i] for i in kept])
     carrier.give([starts[i] for i in kept])
-    counter, rounds = _slot(k, lower.type), _slot(k, mlir.Scalar("i32"))
-    _put(k, counter, Val(element, 1, low))
+    counter, rounds = Slot(k, lower.type), Slot(k, mlir.Scalar("i32"))
+    counter.put(k, Val(element, 1, low))
     round_ = k.plan.rounds.get(op)
     if round_ is not None:
-        _put(k, rounds, Val("i32", 1, "0"))
+        rounds.put(k, Val("i32", 1, "0"))
     head, inside, after = em.label("for"), em.label("do"), em.label("done")
     em.branch(head)
     em.start(head)
-    current = _get(k, counter)
+    current = counter.get(k)
     signed = "u" if op.boolean("unsignedCmp") else "s"
     em.line(f"br i1 {em.assign(f'icmp {signed}lt {element} {current.text}, {high}')}, label %{inside}, label %{after}")
     em.start(inside)
     k.bindings[body.arguments[0]] = current
     if round_ is not None:
-        k.bindings[round_] = _get(k, rounds)
+        k.bindings[round_] = rounds.get(k)
     for argument in body.arguments[1:]:
         if argument in steps:
             known = steps[argument]
@@ -140,9 +123,9 @@ def for_(k: Kernel, op: mlir.Operation) -> None:
     with _Arena(k):
         run_block(k, body, last=False)
         carrier.give([body.operations[-1].operands[i] for i in kept])
-    _put(k, counter, Val(element, 1, em.assign(f"add {element} {current.text}, {by}")))
+    counter.put(k, Val(element, 1, em.assign(f"add {element} {current.text}, {by}")))
     if round_ is not None:
-        _put(k, rounds, Val("i32", 1, em.assign(f"add i32 {em.text(k.scalar(round_))}, 1")))
+        rounds.put(k, Val("i32", 1, em.assign(f"add i32 {em.text(k.scalar(round_))}, 1")))
     em.branch(head)
     em.start(after)
     carrier.take([op.results[i] for i in kept])
@@ -155,7 +138,7 @@ def _finish_advances(k: Kernel, op: mlir.Operation, body: mlir.Block, rounds: Sl
     if round_ is None:
         return
     final = mlir.Value("rounds", mlir.Scalar("i32"))
-    k.bindings[final] = _get(k, rounds)
+    k.bindings[final] = rounds.get(k)
     for argument, result in zip(body.arguments[1:], op.results):
         known = k.plan.steps.get(argument)
         if known is not None:

@@ -452,6 +452,9 @@ def _store(k: Kernel, access: Access, value: Val, mask: Val | None) -> None:
 
 def _store_run(k: Kernel, address: str, value: Val, mask: Val | None) -> None:
     em, size = k.em, BYTES[value.element]
+    if mask is None and k.is_streaming:
+        em.line(f"store {em.typed(value)}, ptr {address}, align {size * value.lanes}, !nontemporal !0")
+        return
     if mask is None:
         em.line(f"store {em.typed(value)}, ptr {address}, align {size}")
         return

@@ -8,7 +8,7 @@ from functools import partial
 from math import prod
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen import memory, reduce, whole
+from unify.compiler.cpu.codegen import memory, reduce, streaming, whole
 from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Index, Val
 from unify.compiler.cpu.codegen.values import INLINE, Kernel, Tile, Unsupported, element_of, is_tensor, shape_of
 
@@ -182,13 +182,40 @@ def flush(k: Kernel, group: list[Root]) -> None:
     filled = [r.values[0] for r in group if r.tile is not None and k.bindings.get(r.values[0]) is r.tile]
     k.evaluating.update(filled)
     with k.em.nest():
+        walk = choose(k, group, shape)
         if reductions:
-            reduce.run(k, group, choose(k, group, shape))
-        else:
-            walk = choose(k, group, shape)
+            results = reduce.Results(k, [r.op for r in reductions if r.op is not None])
             inside = whole.look(k, masks_of(k, group))
-            whole.in_versions(k, inside, lambda edge: _run_pointwise(k, group, walk, 1 if edge else _UNROLLED))
+            whole.in_versions(k, inside, lambda _: reduce.run(k, group, walk, results))
+            results.bind(k)
+        else:
+            _run_versions(k, group, walk)
     k.evaluating.difference_update(filled)
+
+
+def _run_versions(k: Kernel, group: list[Root], walk: Walk) -> None:
+    """The nest for tiles that are whole, also with stores past the caches, and for those at an edge."""
+    inside = whole.look(k, masks_of(k, group))
+    past = streaming.look(k, _streams(k, group), walk)
+
+    def write(is_edge: bool) -> None:
+        if is_edge or past is None:
+            _run_pointwise(k, group, walk, 1 if is_edge else _UNROLLED)
+            return
+        with k.em.conditional(past, otherwise=lambda: _run_pointwise(k, group, walk, _UNROLLED)):
+            k.is_streaming = True
+            _run_pointwise(k, group, walk, 1)
+            k.is_streaming = False
+
+    whole.in_versions(k, inside, write)
+
+
+def _streams(k: Kernel, group: list[Root]) -> list[mlir.Operation]:
+    """The group's stores; none where it also loads what it writes, which is in the cache then."""
+    stores = [root.op for root in group if root.op is not None and root.kind == "tt.store"]
+    read = [load.operands[0] for root in group for load, _ in _loads(k, root)]
+    may_share = k.plan.aliasing.may_share
+    return [] if any(may_share(op.operands[0], pointer) for op in stores for pointer in read) else stores
 
 
 def masks_of(k: Kernel, group: list[Root]) -> Iterator[mlir.Value]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen.emitter import ZERO, Index, Val
-from unify.compiler.cpu.codegen.values import ELEMENTWISE, Kernel, Tile, element_of, shape_of, statement
+from unify.compiler.cpu.codegen.values import ELEMENTWISE, Kernel, Slot, Tile, element_of, shape_of, statement
 
 if TYPE_CHECKING:
     from unify.compiler.cpu.codegen.nest import Root, Walk
@@ -56,20 +56,49 @@ def identity(op: mlir.Operation) -> str | None:
     return _IDENTITY.get(operations[0].name)
 
 
-def run(k: Kernel, group: list[Root], walk: Walk) -> None:
+class Results:
+    """Where the results of reductions go: tensors into tiles, scalars into slots, which LLVM keeps in registers."""
+
+    def __init__(self, k: Kernel, ops: list[mlir.Operation]) -> None:
+        self.ops = ops
+        self.places: dict[mlir.Value, Tile | Slot] = {}
+        for value in (result for op in ops for result in op.results):
+            if isinstance(value.type, mlir.Tensor):
+                self.places[value] = k.bindings[value] = k.allocate(shape_of(value), element_of(value.type))
+            else:
+                self.places[value] = Slot(k, value.type)
+
+    def put(self, k: Kernel, op: mlir.Operation, at: tuple[Index, ...], block: tuple[int, ...], acc: list[Val]) -> None:
+        """Keeps a block of the results of one reduction."""
+        for value, part in zip(op.results, acc, strict=True):
+            place = self.places[value]
+            if isinstance(place, Tile):
+                k.tile_store(place, at, block, part)
+            else:
+                place.put(k, part)
+
+    def bind(self, k: Kernel) -> None:
+        """Makes the scalars known; to be called where all ways have met."""
+        for value, place in self.places.items():
+            if not isinstance(place, Tile):
+                k.bindings[value] = place.get(k)
+
+
+def run(k: Kernel, group: list[Root], walk: Walk, results: Results) -> None:
     """One walk for all reductions and stored values of the group."""
-    axis = next(r.op.integer("axis") for r in group if r.op is not None and r.kind == "tt.reduce")
+    axis = results.ops[0].integer("axis")
     if walk.axis == axis:
-        _along(k, group, walk, axis)
+        _along(k, group, walk, axis, results)
     else:
-        _across(k, group, walk, axis)
+        _across(k, group, walk, axis, results)
 
 
-def _accumulate(k: Kernel, group: list[Root], walk: Walk, axis: int, fixed: list[Index]) -> list[list[Val]]:
+def _accumulate(
+    k: Kernel, group: list[Root], walk: Walk, axis: int, reductions: list[mlir.Operation], fixed: list[Index]
+) -> list[list[Val]]:
     """Walks `axis` with the other indices fixed; returns, for each reduction, accumulators of the block's lanes."""
     from unify.compiler.cpu.codegen import nest
 
-    reductions = [r.op for r in group if r.op is not None and r.kind == "tt.reduce"]
     step = walk.block[axis]
     count = walk.shape[axis] // step
     width = min(count, _ACCUMULATORS)
@@ -141,25 +170,23 @@ def _fold(k: Kernel, op: mlir.Operation, values: list[Val]) -> list[Val]:
 # ---------------------------------------------------------------- the vector axis is the one that disappears
 
 
-def _along(k: Kernel, group: list[Root], walk: Walk, axis: int) -> None:
+def _along(k: Kernel, group: list[Root], walk: Walk, axis: int, results: Results) -> None:
     from unify.compiler.cpu.codegen import nest
 
-    reductions = [r.op for r in group if r.op is not None and r.kind == "tt.reduce"]
     shape = walk.shape
     others = [a for a in range(len(shape)) if a != axis]
     rows = prod(shape[a] for a in others)
-    results = [[_result(k, op, i) for i in range(len(op.operands))] for op in reductions]
     if rows == 1:
-        accumulators = _accumulate(k, group, walk, axis, [ZERO] * len(shape))
-        for op, acc, targets in zip(reductions, accumulators, results):
-            _finish(k, op, targets, (ZERO,) * len(others), (1,) * len(others), _fold(k, op, acc))
+        accumulators = _accumulate(k, group, walk, axis, results.ops, [ZERO] * len(shape))
+        for op, acc in zip(results.ops, accumulators):
+            results.put(k, op, (ZERO,) * len(others), (1,) * len(others), _fold(k, op, acc))
         return
     # A register holds `high` rows with block[axis] partial results of each; `registers` of them fold into one.
     high = walk.block[others[-1]]
     registers = min(shape[others[-1]] // high, walk.block[axis], 16)
     together = registers * high
     steps = [(shape[a], together if a == others[-1] else 1) for a in others]
-    partial = [[k.allocate((registers, walk.lanes), element_of(v.type)) for v in op.operands] for op in reductions]
+    partial = [[k.allocate((registers, walk.lanes), element_of(v.type)) for v in op.operands] for op in results.ops]
 
     def body(position: list[Index]) -> None:
         with k.em.loop(together, high, tag="rows") as loop:
@@ -167,15 +194,15 @@ def _along(k: Kernel, group: list[Root], walk: Walk, axis: int) -> None:
             fixed = [ZERO] * len(shape)
             for a, index in zip(others, inner):
                 fixed[a] = index
-            for tiles, acc in zip(partial, _accumulate(k, group, walk, axis, fixed)):
+            for tiles, acc in zip(partial, _accumulate(k, group, walk, axis, results.ops, fixed)):
                 for tile, value in zip(tiles, acc):
                     k.tile_store(tile, (k.divide(loop.index, high, registers), ZERO), (1, walk.lanes), value)
         block = tuple(together if a == others[-1] else 1 for a in others)
-        for op, tiles, targets in zip(reductions, partial, results):
+        for op, tiles in zip(results.ops, partial):
             rows_ = [
                 [k.tile_block(tile, (Index((), r), ZERO), (1, walk.lanes)) for tile in tiles] for r in range(registers)
             ]
-            _finish(k, op, targets, tuple(position), block, _fold_rows(k, op, rows_, walk.block[axis]))
+            results.put(k, op, tuple(position), block, _fold_rows(k, op, rows_, walk.block[axis]))
 
     nest.for_each(k, steps, body, unrolled=1)
 
@@ -208,45 +235,18 @@ def _fold_rows(k: Kernel, op: mlir.Operation, rows: list[list[Val]], partials: i
 # ---------------------------------------------------------------- another axis disappears: lanes stay
 
 
-def _across(k: Kernel, group: list[Root], walk: Walk, axis: int) -> None:
+def _across(k: Kernel, group: list[Root], walk: Walk, axis: int, results: Results) -> None:
     from unify.compiler.cpu.codegen import nest
 
-    reductions = [r.op for r in group if r.op is not None and r.kind == "tt.reduce"]
     shape = walk.shape
     others = [a for a in range(len(shape)) if a != axis]
-    results = [[_result(k, op, i) for i in range(len(op.operands))] for op in reductions]
 
     def body(position: list[Index]) -> None:
         fixed = [ZERO] * len(shape)
         for a, index in zip(others, position):
             fixed[a] = index
         block = tuple(walk.block[a] for a in others)
-        for op, acc, targets in zip(reductions, _accumulate(k, group, walk, axis, fixed), results):
-            _finish(k, op, targets, tuple(position), block, acc)
+        for op, acc in zip(results.ops, _accumulate(k, group, walk, axis, results.ops, fixed)):
+            results.put(k, op, tuple(position), block, acc)
 
     nest.for_each(k, [(shape[a], walk.block[a]) for a in others], body, unrolled=1)
-
-
-def _result(k: Kernel, op: mlir.Operation, i: int) -> Tile | None:
-    value = op.results[i]
-    if not isinstance(value.type, mlir.Tensor):
-        return None
-    tile = k.allocate(shape_of(value), element_of(value.type))
-    k.bindings[value] = tile
-    return tile
-
-
-def _finish(
-    k: Kernel,
-    op: mlir.Operation,
-    targets: list[Tile | None],
-    at: tuple[Index, ...],
-    block: tuple[int, ...],
-    acc: list[Val],
-) -> None:
-    for i, (tile, value) in enumerate(zip(targets, acc)):
-        if tile is None:
-            k.em.text(value)
-            k.bindings[op.results[i]] = value
-        else:
-            k.tile_store(tile, at, block, value)

@@ -142,6 +142,8 @@ class Kernel:
     arguments: dict[mlir.Value, int] = field(default_factory=dict)
     origins: dict[mlir.Value, frozenset[int]] | None = None  # of pointers, if accesses are checked (guard.py)
     whole: frozenset[mlir.Value] = frozenset()  # masks that hold everywhere in what is being written (whole.py)
+    is_streaming: bool = False  # stores go past the caches (streaming.py)
+    closing: str = ""  # what a call does behind its last program
     scratch_top: int = 64  # the first line takes the loads that a mask switched off
     scratch_bytes: int = 64
     state: dict[object, Any] = field(default_factory=dict)
@@ -368,6 +370,21 @@ class Kernel:
 
     def error(self, op: mlir.Operation, what: str, advice: str = "") -> CompileError:
         return compile_error(op, what, advice)
+
+
+class Slot:
+    """A scalar that several ways through the program leave for what comes behind; LLVM makes registers of it."""
+
+    def __init__(self, k: Kernel, type_: mlir.Type) -> None:
+        self.element = element_of(type_)
+        self.address = k.em.name("slot")
+        k.em.allocas.append(f"  {self.address} = alloca {self.element}")
+
+    def put(self, k: Kernel, value: Val) -> None:
+        k.em.line(f"store {k.em.typed(value)}, ptr {self.address}")
+
+    def get(self, k: Kernel) -> Val:
+        return Val(self.element, 1, k.em.assign(f"load {self.element}, ptr {self.address}"))
 
 
 def compile_error(op: mlir.Operation, what: str, advice: str = "") -> CompileError:

@@ -47,7 +47,13 @@ def in_versions(k: Kernel, whole: Whole, write: Callable[[bool], None]) -> None:
     if whole.condition is None:
         write(False)
         return
-    with k.em.conditional(whole.condition, otherwise=lambda: write(True)):
+    top = k.scratch_top
+
+    def edge() -> None:
+        k.scratch_top = top  # what the other version needed on its way
+        write(True)
+
+    with k.em.conditional(whole.condition, otherwise=edge):
         kept, k.whole = k.whole, k.whole | whole.masks
         write(False)
         k.whole = kept
