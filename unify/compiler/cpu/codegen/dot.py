@@ -8,7 +8,7 @@ its own third operand, that one's tile is updated in place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from unify.compiler import mlir
@@ -118,7 +118,7 @@ def _pack_words(k: Kernel, source: mlir.Value, tile: Tile) -> None:
     group, depth = tile.group, depth // tile.group
     probe = nest.choose(k, [nest.Root(tile.shape, [source], tile=tile)], tile.shape)
     side = min(16, columns, depth)
-    words = Tile(tile.offset, (*batch, depth, columns), "i32", gap=tile.gap)
+    words = replace(tile, shape=(*batch, depth, columns), element="i32", group=1)
     with k.em.nest():
         if probe.axis == len(batch) and side > 1:
             _pack_words_turned(k, source, words, group, side)
@@ -282,8 +282,8 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
     lanes = min(n, k.features.vector_bytes // BYTES[how.accumulator])
     across, blocks = _blocks(k, op.operands[2], m, n, lanes)
     word = "i32" if how.group > 1 else how.element
-    a_words = Tile(a.offset, (*batch, m, words), word, gap=a.gap)
-    b_words = Tile(b.offset, (*batch, words, n), word, gap=b.gap)
+    a_words = replace(a, shape=(*batch, m, words), element=word, group=1)
+    b_words = replace(b, shape=(*batch, words, n), element=word, group=1)
     accumulator = op.operands[2]
     ones = tuple(1 for _ in batch)
     wide, single = (*ones, 1, lanes), (*ones, 1, 1)

@@ -10,10 +10,19 @@ from math import prod
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen import memory, reduce, streaming, whole
 from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Index, Val
-from unify.compiler.cpu.codegen.values import INLINE, Kernel, Tile, Unsupported, element_of, is_tensor, shape_of
+from unify.compiler.cpu.codegen.values import (
+    INLINE,
+    REGISTERS,
+    Kernel,
+    Tile,
+    Unsupported,
+    element_of,
+    is_tensor,
+    shape_of,
+)
 
 # Blocks that are written out without a loop, and per round of a loop.
-_UNROLLED, _PER_ROUND = 8, 4
+_UNROLLED, _PER_ROUND = REGISTERS, 4
 
 
 @dataclass(eq=False)
@@ -200,9 +209,9 @@ def _run_versions(k: Kernel, group: list[Root], walk: Walk) -> None:
 
     def write(is_edge: bool) -> None:
         if is_edge or past is None:
-            _run_pointwise(k, group, walk, 1 if is_edge else _UNROLLED)
+            _run_pointwise(k, group, walk, 1 if is_edge else _PER_ROUND)
             return
-        with k.em.conditional(past, otherwise=lambda: _run_pointwise(k, group, walk, _UNROLLED)):
+        with k.em.conditional(past, otherwise=lambda: _run_pointwise(k, group, walk)):
             k.is_streaming = True
             _run_pointwise(k, group, walk, 1)
             k.is_streaming = False
@@ -228,7 +237,7 @@ def masks_of(k: Kernel, group: list[Root]) -> Iterator[mlir.Value]:
             yield mask
 
 
-def _run_pointwise(k: Kernel, group: list[Root], walk: Walk, unrolled: int) -> None:
+def _run_pointwise(k: Kernel, group: list[Root], walk: Walk, per_round: int = _PER_ROUND) -> None:
     last = len(walk.shape) - 1
     if walk.axis != last and all(r.tile is not None for r in group) and walk.shape[last] > 1:
         run_transposed(k, group, walk)
@@ -246,7 +255,7 @@ def _run_pointwise(k: Kernel, group: list[Root], walk: Walk, unrolled: int) -> N
             at[axis] = index
         visit(k, group, tuple(at), walk.block)
 
-    for_each(k, steps, body, unrolled)
+    for_each(k, steps, body, per_round=per_round)
 
 
 def visit(k: Kernel, group: list[Root], at: tuple[Index, ...], block: tuple[int, ...]) -> None:
@@ -263,11 +272,15 @@ def visit(k: Kernel, group: list[Root], at: tuple[Index, ...], block: tuple[int,
 
 
 def for_each(
-    k: Kernel, steps: Sequence[tuple[int, int]], body: Callable[[list[Index]], None], unrolled: int = _UNROLLED
+    k: Kernel,
+    steps: Sequence[tuple[int, int]],
+    body: Callable[[list[Index]], None],
+    unrolled: int = _UNROLLED,
+    per_round: int = _PER_ROUND,
 ) -> None:
     """Nested loops over range(0, stop, step) for each pair, outermost first; short ones are written out."""
     counts = [stop // step for stop, step in steps]
-    _for_each(k, list(steps), counts, [], body, unrolled)
+    _for_each(k, list(steps), counts, [], body, unrolled, per_round)
 
 
 def _for_each(
@@ -277,6 +290,7 @@ def _for_each(
     position: list[Index],
     body: Callable[[list[Index]], None],
     unrolled: int,
+    most: int,
 ) -> None:
     if not steps:
         body(position)
@@ -284,12 +298,14 @@ def _for_each(
     (stop, step), rest = steps[0], prod(counts[1:])
     if counts[0] * rest <= unrolled or counts[0] == 1:
         for i in range(counts[0]):
-            _for_each(k, steps[1:], counts[1:], [*position, Index((), i * step)], body, unrolled)
+            _for_each(k, steps[1:], counts[1:], [*position, Index((), i * step)], body, unrolled, most)
         return
-    per_round = min(counts[0], max(1, min(_PER_ROUND, unrolled) // rest))
+    per_round = min(counts[0], max(1, min(most, unrolled) // rest))
     with k.em.loop(stop, step * per_round) as loop:
         for i in range(per_round):
-            _for_each(k, steps[1:], counts[1:], [*position, loop.index + i * step], body, unrolled // per_round or 1)
+            _for_each(
+                k, steps[1:], counts[1:], [*position, loop.index + i * step], body, unrolled // per_round or 1, most
+            )
 
 
 # ---------------------------------------------------------------- transposing on the way

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -25,17 +25,23 @@ if TYPE_CHECKING:
 _LLVM = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double", "index": "i64"}
 # A tile larger than this would not be a tile any more; the second-level cache holds 1-2 MiB.
 LARGEST_TILE = 16 << 20
+# A tile of up to so many registers is a variable: what walks over it is written out, so that LLVM can take it apart.
+REGISTERS = 8
 
 
 @dataclass(eq=False)
 class Tile:
-    """A tensor in the scratch arena, row-major; [k / group][n][group] where a dot instruction wants that."""
+    """A tensor in memory, row-major; [k / group][n][group] where a dot instruction wants that.
+
+    It lies in the scratch arena, or where a few registers hold it, in a variable that LLVM turns into these.
+    """
 
     offset: int
     shape: tuple[int, ...]
     element: str
     group: int = 1
     gap: int = 0  # elements left out behind each row
+    base: str = "%scratch"
 
     @property
     def stored(self) -> str:
@@ -157,16 +163,23 @@ class Kernel:
                 f"a tile of {list(shape)} {element} ({tile.bytes >> 20} MiB; the limit is {LARGEST_TILE >> 20} MiB)",
                 "use smaller block sizes",
             )
+        if tile.bytes <= REGISTERS * self.features.vector_bytes:
+            return replace(tile, offset=0, base=self._variable(tile))
         self.scratch_top += (tile.bytes + 63) // 64 * 64
         self.scratch_bytes = max(self.scratch_bytes, self.scratch_top)
         return tile
+
+    def _variable(self, tile: Tile) -> str:
+        name = self.em.name("tile")
+        self.em.allocas.append(f"  {name} = alloca [{tile.bytes} x i8], align 64")
+        return name
 
     def tile_address(self, tile: Tile, element: int | Val = 0) -> str:
         """A pointer to an element of the tile, by its number."""
         em, size = self.em, BYTES[tile.element]
         if isinstance(element, int):
-            return em.assign(f"getelementptr i8, ptr %scratch, i64 {tile.offset + element * size}")
-        base = em.assign(f"getelementptr i8, ptr %scratch, i64 {tile.offset}")
+            return em.assign(f"getelementptr i8, ptr {tile.base}, i64 {tile.offset + element * size}")
+        base = em.assign(f"getelementptr i8, ptr {tile.base}, i64 {tile.offset}")
         return em.assign(f"getelementptr {tile.stored}, ptr {base}, i64 {em.text(element)}")
 
     # ------------------------------------------------ indices
