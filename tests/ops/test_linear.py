@@ -45,9 +45,16 @@ def test_matmul_matches_float64(m: int, n: int, k: int, dtype: torch.dtype) -> N
     )
 
 
+SHAPES = [(1, 64, 32), (1, 100, 576), (2, 192, 96), (4, 64, 1536), (37, 130, 576), (70, 130, 576), (300, 64, 96)]
+
+
+@pytest.mark.parametrize("multiplies", ["bytes", "floats"])
 @pytest.mark.parametrize("kind", list(KINDS))
-@pytest.mark.parametrize(("m", "n", "k"), [(1, 64, 32), (1, 100, 576), (2, 192, 96), (4, 64, 1536), (37, 130, 576)])
-def test_quantised_linear_matches_dequantised_weights(kind: str, m: int, n: int, k: int) -> None:
+@pytest.mark.parametrize(("m", "n", "k"), SHAPES)
+def test_quantised_linear_matches_dequantised_weights(
+    monkeypatch: pytest.MonkeyPatch, kind: str, m: int, n: int, k: int, multiplies: str
+) -> None:
+    monkeypatch.setattr("unify.ops.quantized_linear._has_byte_products", lambda: multiplies == "bytes")
     raw = _quantised(kind, n, k)
     weight = torch.from_numpy(gguf.quants.dequantize(raw, KINDS[kind])).double()
     generator = torch.Generator().manual_seed(m * n)

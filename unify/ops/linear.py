@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
 from typing import Any
 
 import triton.language as tl
@@ -13,24 +11,12 @@ from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
 from .op import FLOATS, as_rows, op
-from .quant import BLOCK, COLUMNS, QuantizedMatrix, quantize
+from .quant import QuantizedMatrix
+from .quantized_linear import quantized_linear
+from .tiles import Tile, product_tile
 
-
-@dataclass(frozen=True)
-class _Tile:
-    m: int
-    n: int
-    k: int
-
-
-# Tiles by target kind. Large ones on a CPU: what is packed for a tile serves all its rows and columns. The sums of a
-# few rows stay in registers.
-_MATMUL = {"cpu": _Tile(256, 256, 64)}
-_MATMUL_ELSEWHERE = _Tile(64, 64, 32)
-_FEW_ROWS = {"cpu": _Tile(1, 8, 16)}
-_FEW_ROWS_ELSEWHERE = _Tile(1, 32, 64)
-_QUANTIZED_ROWS = {"cpu": 4}
-_QUANTIZED_ROWS_ELSEWHERE = 16
+_FEW_ROWS = {"cpu": Tile(1, 8, 16)}  # their sums stay in registers
+_FEW_ROWS_ELSEWHERE = Tile(1, 32, 64)
 
 
 # One program a tile of the result. b is [k, n] by strides, so that a weight [n, k] needs no transposing copy.
@@ -92,64 +78,6 @@ def few_rows_kernel(
     tl.store(out + row * o_row + feature, result, mask=inside)
 
 
-# One program N features of ROWS rows. Codes are exact integers, so a block of 32 inputs is summed without rounding:
-# Σ w·x = scale · x_scale · (Σ code · x_code - offset · Σ x_code) + minimum · x_scale · Σ x_code.
-@unify.jit
-def quantized_linear_kernel(
-    x_codes, x_scales, x_sums, codes, scales, minimums, residual, out, m, n, k, r_row, o_row,
-    ROWS: tl.constexpr, N: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
-    EVEN: tl.constexpr,
-):  # fmt: skip
-    PARTS: tl.constexpr = COLUMNS // N
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    if not EVEN:
-        row = tl.minimum(row, m - 1)
-    part = tl.program_id(1)
-    feature = tl.arange(0, N)
-    byte = tl.arange(0, 4)
-    group = (part // PARTS).to(tl.int64)
-    shift = (part % PARTS) * N
-    codes += group * (k * COLUMNS * BITS // 8) + (shift + feature)[None, :, None] * 4 + byte[None, None, :]
-    scales += group * (k // 32) * COLUMNS + shift + feature
-    if minimums is not None:
-        minimums += group * (k // 32) * COLUMNS + shift + feature
-    high = x_codes + row[:, None, None] * (2 * k) + byte[None, None, :]
-    low = high + 32
-    total = tl.zeros([ROWS, N], dtype=tl.float32)
-    for block in range(k // 32):
-        upper = tl.zeros([ROWS, N], dtype=tl.int32)
-        lower = tl.zeros([ROWS, N], dtype=tl.int32)
-        if BITS == 4:
-            for g in tl.static_range(4):
-                code = tl.load(codes + (block * 4 + g) * (COLUMNS * 4))
-                first = (code & 15).to(tl.int32)
-                second = (code >> 4).to(tl.int32)
-                place = block * 64 + g * 4
-                upper += tl.sum(first * tl.load(high + place).to(tl.int32), axis=2)
-                lower += tl.sum(first * tl.load(low + place).to(tl.int32), axis=2)
-                upper += tl.sum(second * tl.load(high + place + 16).to(tl.int32), axis=2)
-                lower += tl.sum(second * tl.load(low + place + 16).to(tl.int32), axis=2)
-        else:
-            for g in tl.static_range(8):
-                code = tl.load(codes + (block * 8 + g) * (COLUMNS * 4)).to(tl.int32)
-                place = block * 64 + g * 4
-                upper += tl.sum(code * tl.load(high + place).to(tl.int32), axis=2)
-                lower += tl.sum(code * tl.load(low + place).to(tl.int32), axis=2)
-        x_scale = tl.load(x_scales + row * (k // 32) + block)
-        x_sum = tl.load(x_sums + row * (k // 32) + block)
-        exact = upper * 256 + lower - (x_sum * OFFSET)[:, None]
-        scale = tl.load(scales + block * COLUMNS).to(tl.float32)
-        total += exact.to(tl.float32) * (scale[None, :] * x_scale[:, None])
-        if minimums is not None:
-            minimum = tl.load(minimums + block * COLUMNS).to(tl.float32)
-            total += minimum[None, :] * (x_scale * x_sum.to(tl.float32))[:, None]
-    column = part * N + feature
-    inside = (tl.program_id(0) * ROWS + tl.arange(0, ROWS) < m)[:, None] & (column < n)[None, :]
-    if residual is not None:
-        total += tl.load(residual + row[:, None] * r_row + column[None, :], mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row[:, None] * o_row + column[None, :], total, mask=inside)
-
-
 @op
 def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> Any:
     """x · weightᵀ, plus `residual` if given.
@@ -185,7 +113,7 @@ def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> 
     rows = as_rows(source, k)
     result = unify.empty((rows.shape[0], n), dtype=dtype, device=device)
     if isinstance(matrix, QuantizedMatrix):
-        _quantized(rows, matrix, added, result)
+        quantized_linear(rows, matrix, added, result)
     elif rows.shape[0] <= 4 and matrix.strides[1] == 1:
         _few_rows(rows, matrix, added, result)
     else:
@@ -215,28 +143,12 @@ def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
 
 def _matmul(a: Any, b: Any, residual: Any, out: Any) -> None:
     (m, k), n = a.shape, b.shape[1]
-    tile = _matmul_tile(a.device, m, n)
+    tile = product_tile(a.device, m, n)
     inner = tile.k if k % (2 * tile.k) else 2 * tile.k  # sums are read and written once for so much of k
     matmul_kernel[(-(-m // tile.m), -(-n // tile.n))](
         a, b, residual, out, m, n, k, a.strides[0], *b.strides, 0 if residual is None else residual.strides[0],
         out.strides[0], M=tile.m, N=tile.n, K=inner, EVEN_K=k % inner == 0,
     )  # fmt: skip
-
-
-@functools.cache
-def _cores(device: Any) -> int:
-    return int(device.properties["cores"]) if device.kind == "cpu" else 1
-
-
-def _matmul_tile(device: Any, m: int, n: int) -> _Tile:
-    """The kind's tile, narrower where columns would be wasted, smaller where cores would have none."""
-    tile = _MATMUL.get(device.kind, _MATMUL_ELSEWHERE)
-    rows, columns = min(tile.m, max(16, 1 << max(0, m - 1).bit_length())), tile.n
-    if -n % columns * 8 > n:
-        columns //= 2
-    while -(-m // rows) * -(-n // columns) < _cores(device) and max(rows, columns) > 64:
-        rows, columns = (rows // 2, columns) if rows >= columns else (rows, columns // 2)
-    return _Tile(rows, columns, tile.k)
 
 
 def _few_rows(x: Any, weight: Any, residual: Any, out: Any) -> None:
@@ -246,19 +158,4 @@ def _few_rows(x: Any, weight: Any, residual: Any, out: Any) -> None:
         x, weight, residual, out, n, k, x.strides[0], weight.strides[0],
         0 if residual is None else residual.strides[0], out.strides[0],
         N=tile.n, K=tile.k, EVEN=k % tile.k == 0 and n % tile.n == 0,
-    )  # fmt: skip
-
-
-def _quantized(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -> None:
-    (m, k), n = x.shape, weight.shape[0]
-    if k % BLOCK:
-        raise ShapeError(f"linear: a quantised weight's k must be a multiple of {BLOCK}; it is {k}.")
-    values = quantize(x)
-    rows = 1 if m == 1 else _QUANTIZED_ROWS.get(x.device.kind, _QUANTIZED_ROWS_ELSEWHERE)
-    columns = COLUMNS if rows == 1 else COLUMNS // 4  # as many sums as registers hold
-    quantized_linear_kernel[(-(-m // rows), -(-n // columns))](
-        values.codes, values.scales, values.sums, weight.codes, weight.scales, weight.minimums, residual, out,
-        m, n, k, 0 if residual is None else residual.strides[0], out.strides[0],
-        ROWS=rows, N=columns, COLUMNS=COLUMNS, BITS=weight.format.bits, OFFSET=weight.format.offset,
-        EVEN=m % rows == 0,
     )  # fmt: skip

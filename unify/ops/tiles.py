@@ -1,0 +1,37 @@
+"""How large a program's part of a matrix product is."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows, columns, and the length that is summed at a time."""
+
+    m: int
+    n: int
+    k: int
+
+
+# By target kind. Large ones on a CPU: what is packed for a tile serves all its rows and columns.
+_PRODUCT = {"cpu": Tile(256, 256, 64)}
+_PRODUCT_ELSEWHERE = Tile(64, 64, 32)
+
+
+@functools.cache
+def _cores(device: Any) -> int:
+    return int(device.properties["cores"]) if device.kind == "cpu" else 1
+
+
+def product_tile(device: Any, m: int, n: int) -> Tile:
+    """The kind's tile for a product [m, n]: narrower where columns would be wasted, smaller where cores would idle."""
+    tile = _PRODUCT.get(device.kind, _PRODUCT_ELSEWHERE)
+    rows, columns = min(tile.m, max(16, 1 << max(0, m - 1).bit_length())), tile.n
+    if -n % columns * 8 > n:
+        columns //= 2
+    while -(-m // rows) * -(-n // columns) < _cores(device) and max(rows, columns) > 64:
+        rows, columns = (rows // 2, columns) if rows >= columns else (rows, columns // 2)
+    return Tile(rows, columns, tile.k)
