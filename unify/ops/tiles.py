@@ -30,7 +30,7 @@ def product_tile(device: Any, m: int, n: int) -> Tile:
     """The kind's tile for a product [m, n]: narrower where columns would be wasted, smaller where cores would idle."""
     tile = _PRODUCT.get(device.kind, _PRODUCT_ELSEWHERE)
     rows, columns = min(tile.m, max(16, 1 << max(0, m - 1).bit_length())), tile.n
-    if -n % columns * 8 > n:
+    while -n % columns * 16 > n and columns > 64:
         columns //= 2
     while -(-m // rows) * -(-n // columns) < _cores(device) and max(rows, columns) > 64:
         rows, columns = (rows // 2, columns) if rows >= columns else (rows, columns // 2)
