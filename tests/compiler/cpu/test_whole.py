@@ -28,6 +28,8 @@ def compare_kernel(out, start, bound, STRIDE: tl.constexpr, HOW: tl.constexpr, S
         inside = x >= bound
     elif HOW == "reversed":
         inside = bound > x
+    elif HOW == "extended":
+        inside = x.to(tl.int64) < bound
     elif HOW == "unsigned":
         inside = x.to(tl.uint32, bitcast=True) < bound.to(tl.uint32, bitcast=True)
     tl.store(out + place, place, mask=inside)
@@ -38,7 +40,14 @@ def expected(start: int, bound: int, stride: int, how: str) -> np.ndarray:
     limit = np.int32(bound)
     if how == "unsigned":
         return x.view(np.uint32) < limit.view(np.uint32)
-    rules = {"<": x < limit, "<=": x <= limit, ">": x > limit, ">=": x >= limit, "reversed": limit > x}
+    rules = {
+        "<": x < limit,
+        "<=": x <= limit,
+        ">": x > limit,
+        ">=": x >= limit,
+        "reversed": limit > x,
+        "extended": x < limit,
+    }
     return rules[how]
 
 
@@ -46,9 +55,16 @@ edges = st.sampled_from([0, -1, 5, 100, LARGEST, LARGEST - 8, -LARGEST - 1, -LAR
 
 
 @settings(max_examples=60, deadline=None)
-@given(edges, edges, st.integers(-40, 40), st.integers(-40, 40), st.sampled_from([1, 3, -1, -7, 1 << 28]), st.data())
+@given(
+    edges,
+    edges,
+    st.integers(-40, 40),
+    st.integers(-40, 40),
+    st.sampled_from([1, 3, -1, -7, 1 << 28, 0x1C00_0000]),
+    st.data(),
+)
 def test_what_is_stored_is_what_the_comparison_says(start, bound, more, beyond, stride, data):
-    how = data.draw(st.sampled_from(["<", "<=", ">", ">=", "reversed", "unsigned"]))
+    how = data.draw(st.sampled_from(["<", "<=", ">", ">=", "reversed", "unsigned", "extended"]))
     start, bound = (max(-LARGEST - 1, min(LARGEST, x)) for x in (start + more, bound + beyond))
     out = np.full(SIZE, -1, np.int32)
     arguments = {"out": out, "start": start, "bound": bound}

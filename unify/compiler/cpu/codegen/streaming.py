@@ -26,7 +26,7 @@ def look(k: Kernel, stores: list[mlir.Operation], walk: Walk) -> Val | None:
     if not k.features.triple.startswith("x86_64"):
         return None
     em = k.em
-    # Such stores are ordered by no atomic operation, only by this.
+    # A later ordinary store, which tells others that the results are there, could overtake such stores.
     em.declare("@llvm.x86.sse.sfence", "declare void @llvm.x86.sse.sfence()")
     k.closing = "call void @llvm.x86.sse.sfence()"
     programs = em.text(Val("i64", 1, em.assign("zext i32 %grid0 to i64")))

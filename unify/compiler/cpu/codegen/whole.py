@@ -63,7 +63,7 @@ def holds(k: Kernel, mask: mlir.Value) -> Val | None:
     """An i1 that is true only if the mask holds everywhere; None if that takes more than a look at its corners."""
     op = mask.owner
     if not is_tensor(mask):
-        return k.scalar(mask)
+        return None if nest.is_pending(k, mask) else k.scalar(mask)
     if not isinstance(op, mlir.Operation):
         return None
     if op.name == "arith.andi":
@@ -101,7 +101,10 @@ def _comparison(k: Kernel, op: mlir.Operation) -> Val | None:
 
 
 def _span(k: Kernel, value: mlir.Value) -> int | None:
-    """The largest less the smallest element; None if unknown, or so much that it may wrap around to the same order."""
+    """The largest less the smallest element; None if unknown, or so much that it may wrap around to the same order.
+
+    It may have been 32 bits wide before it was extended.
+    """
     linear = k.plan.axes.linear(value)
     if any(axis is not None for term in linear.terms for axis in term.axes):
         return None
@@ -110,7 +113,7 @@ def _span(k: Kernel, value: mlir.Value) -> int | None:
         if set(stride) - {()}:
             return None
         span += abs(stride.get((), 0)) * (extent - 1)
-    return span if span < 1 << 8 * BYTES[element_of(value.type)] - 1 else None
+    return span if span < 1 << min(31, 8 * BYTES[element_of(value.type)] - 1) else None
 
 
 def _corners(k: Kernel, value: mlir.Value) -> tuple[Val, Val]:
