@@ -14,8 +14,8 @@ from unify._tensor import as_tensor, wrap_like
 
 from .op import FLOATS, op
 
-# Queries and keys a tile, by target kind: the tiles of q, k, v, the scores and the sums stay in the first-level cache.
-_TILES = {"cpu": (64, 64)}
+# Queries and keys a tile, by target kind: the tiles of q, k, v, the scores and the sums stay in the second-level cache.
+_TILES = {"cpu": (128, 128)}
 _TILES_ELSEWHERE = (64, 32)
 
 

@@ -124,3 +124,28 @@ def test_a_run_compared_with_a_bound_that_may_go_evenly_into_it(predicate: str, 
         a, b = (n, x) if swap else (x, n)
         mask = {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[predicate]
         np.testing.assert_array_equal(out, np.where(mask, x, np.where(x % 32 == 5, -1, -2)))
+
+
+@triton.jit
+def grouped_kernel(x, out, rows, columns, GROUP: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
+    # Programs in groups of rows, as in Triton's tutorial on matrix products; its last group may have fewer rows.
+    across = tl.cdiv(columns, N)
+    first = tl.program_id(0) // (GROUP * across) * GROUP
+    height = min(tl.cdiv(rows, M) - first, GROUP)
+    row = (first + tl.program_id(0) % (GROUP * across) % height) * M + tl.arange(0, M)
+    column = tl.program_id(0) % (GROUP * across) // height * N + tl.arange(0, N)
+    value = tl.load(x + (row % rows)[:, None] * columns + (column % columns)[None, :])
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    tl.store(out + row[:, None] * columns + column[None, :], value * 2, mask=inside)
+
+
+@pytest.mark.parametrize("shape", [(80, 96), (48, 64), (50, 70)])
+def test_a_grouped_program_s_columns_run_on(shape: tuple[int, int]) -> None:
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    out = np.zeros_like(x)
+    arguments = {"x": x, "out": out, "rows": shape[0], "columns": shape[1]}
+    kernel = compile_kernel(grouped_kernel, arguments, {"GROUP": 2, "M": 16, "N": 32})
+    assert kernel.prepare((-(-shape[0] // 16) * -(-shape[1] // 32),), arguments)() == 0
+    np.testing.assert_array_equal(out, x * 2)
+    if shape[1] % 16 == 0 and kernel.target.vector_bytes == 32:
+        assert "gather" not in kernel.stages["llvm"]

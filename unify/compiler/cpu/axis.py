@@ -97,7 +97,7 @@ class Axes:
         self.steps = steps
         # An index that wraps around only for large grids is an error of the program, as in Triton's own analyses; one
         # that wraps in the second program already (a hash) is meant to.
-        self.bounds = Bounds(programs=2)
+        self.bounds = Bounds(programs=2, trusting=True)
         self.hints = hints  # kernel argument → divisibility the caller promised
         self._info: dict[mlir.Value, Info] = {}
         self._linear: dict[mlir.Value, Linear] = {}

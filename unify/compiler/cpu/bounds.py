@@ -31,11 +31,12 @@ def _whole(type_: mlir.Type) -> Range:
 class Bounds:
     """Ranges of one function's values as signed numbers (i1 is 0 or 1), computed on demand.
 
-    `programs` is the most that a grid has along an axis.
+    `programs` is the most that a grid has along an axis. trusting: a program's number is only divided by what is above
+    zero, such as the rows that are left of a group; else it would have no place in the result.
     """
 
-    def __init__(self, programs: int = 1 << 31) -> None:
-        self.programs = programs
+    def __init__(self, programs: int = 1 << 31, trusting: bool = False) -> None:
+        self.programs, self.trusting = programs, trusting
         self._known: dict[mlir.Value, Range] = {}
 
     def of(self, value: mlir.Value) -> Range:
@@ -99,6 +100,21 @@ def _quotient(a: Range, b: Range) -> Range:
         return -(1 << 63), (1 << 63) - 1
     corners = [abs(x) // y * (1 if x >= 0 else -1) for x in a for y in b]
     return min(corners), max(corners)
+
+
+def _division(bounds: Bounds, op: mlir.Operation) -> Range:
+    a, b = (bounds.of(v) for v in op.operands)
+    if bounds.trusting and a[0] >= 0 and b[1] > 0 and _is_program_number(op.operands[0]):
+        b = max(1, b[0]), b[1]
+    return _quotient(a, b)
+
+
+def _is_program_number(value: mlir.Value) -> bool:
+    op = value.owner
+    if not isinstance(op, mlir.Operation):
+        return False
+    is_part = op.name in ("arith.remsi", "arith.divsi") and _is_program_number(op.operands[0])
+    return op.name == "tt.get_program_id" or is_part
 
 
 def _remainder(a: Range, b: Range) -> Range:
@@ -176,7 +192,7 @@ _RULES: dict[str, Callable[[Bounds, mlir.Operation], Range]] = {
     "arith.addi": _binary(lambda a, b: (a[0] + b[0], a[1] + b[1])),
     "arith.subi": _binary(lambda a, b: (a[0] - b[1], a[1] - b[0])),
     "arith.muli": _binary(_product),
-    "arith.divsi": _binary(_quotient),
+    "arith.divsi": _division,
     "arith.remsi": _binary(_remainder),
     "arith.andi": _binary(_and),
     "arith.ori": _binary(_or),
