@@ -144,10 +144,9 @@ def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
 def _matmul(a: Any, b: Any, residual: Any, out: Any) -> None:
     (m, k), n = a.shape, b.shape[1]
     tile = product_tile(a.device, m, n)
-    inner = tile.k if k % (2 * tile.k) else 2 * tile.k  # sums are read and written once for so much of k
     matmul_kernel[(-(-m // tile.m), -(-n // tile.n))](
         a, b, residual, out, m, n, k, a.strides[0], *b.strides, 0 if residual is None else residual.strides[0],
-        out.strides[0], M=tile.m, N=tile.n, K=inner, EVEN_K=k % inner == 0,
+        out.strides[0], M=tile.m, N=tile.n, K=tile.k, EVEN_K=k % tile.k == 0,
     )  # fmt: skip
 
 

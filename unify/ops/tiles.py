@@ -17,7 +17,7 @@ class Tile:
 
 
 # By target kind. Large ones on a CPU: what is packed for a tile serves all its rows and columns.
-_PRODUCT = {"cpu": Tile(256, 256, 64)}
+_PRODUCT = {"cpu": Tile(512, 256, 64)}
 _PRODUCT_ELSEWHERE = Tile(64, 64, 32)
 
 
@@ -32,6 +32,7 @@ def product_tile(device: Any, m: int, n: int) -> Tile:
     rows, columns = min(tile.m, max(16, 1 << max(0, m - 1).bit_length())), tile.n
     while -n % columns * 16 > n and columns > 64:
         columns //= 2
-    while -(-m // rows) * -(-n // columns) < _cores(device) and max(rows, columns) > 64:
+    enough = 1 if (cores := _cores(device)) == 1 else 2 * cores
+    while -(-m // rows) * -(-n // columns) < enough and max(rows, columns) > 64:
         rows, columns = (rows // 2, columns) if rows >= columns else (rows, columns // 2)
     return Tile(rows, columns, tile.k)
