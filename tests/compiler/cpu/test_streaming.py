@@ -65,6 +65,8 @@ def test_only_what_the_kernel_does_not_read_goes_past_the_caches():
     apart = compile_kernel(scale_kernel, {"x": x, "out": x, "size": 4096}, {"BLOCK": 1024}, arch="x86-64-v3")
     assert "!nontemporal" in apart.stages["llvm"]
     assert "sfence" in apart.stages["asm"]
+    narrow = compile_kernel(scale_kernel, {"x": x, "out": x, "size": 4096}, {"BLOCK": 32}, arch="x86-64-v3")
+    assert "!nontemporal" not in narrow.stages["llvm"]  # a program's part is too short
     within = compile_kernel(in_place_kernel, {"x": x, "size": 4096}, {"BLOCK": 1024}, arch="x86-64-v3")
     assert "!nontemporal" not in within.stages["llvm"]
     assert "sfence" not in within.stages["asm"]

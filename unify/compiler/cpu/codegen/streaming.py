@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unify.compiler.cpu.codegen.nest import Walk
 
 LEAST_BYTES = 32 << 20
+_LEAST_RUN = 256  # bytes side by side: what fills no line has to be joined with it in memory
 
 
 def look(k: Kernel, stores: list[mlir.Operation], walk: Walk) -> Val | None:
@@ -43,7 +44,7 @@ def look(k: Kernel, stores: list[mlir.Operation], walk: Walk) -> Val | None:
 
 
 def _runs_on(k: Kernel, op: mlir.Operation, walk: Walk) -> bool:
-    """Whether each block of the walk is one register of consecutive elements."""
+    """Whether each block of the walk is one register of consecutive elements, in long runs."""
     linear = k.plan.axes.linear(op.operands[0])
     return (
         bool(walk.shape)
@@ -52,6 +53,7 @@ def _runs_on(k: Kernel, op: mlir.Operation, walk: Walk) -> bool:
         and linear.stride(walk.axis) == 1
         and walk.lanes == walk.block[walk.axis]
         and walk.lanes * _width(op) >= 16  # movnt's least
+        and walk.shape[walk.axis] * _width(op) >= _LEAST_RUN
     )
 
 
