@@ -30,7 +30,7 @@ def look(k: Kernel, stores: list[mlir.Operation], walk: Walk) -> Val | None:
     # A later ordinary store, which tells others that the results are there, could overtake such stores.
     em.declare("@llvm.x86.sse.sfence", "declare void @llvm.x86.sse.sfence()")
     k.closing = "call void @llvm.x86.sse.sfence()"
-    programs = em.text(Val("i64", 1, em.assign("zext i32 %grid0 to i64")))
+    programs = em.assign("zext i32 %grid0 to i64")
     for axis in (1, 2):
         more = em.assign(f"zext i32 %grid{axis} to i64")
         programs = em.assign(f"mul i64 {programs}, {more}")
