@@ -171,3 +171,14 @@ def test_accumulator_may_be_reshaped(m, n, fold):
     out = np.zeros((m, n), np.float32)
     run(reshaped_accumulator_kernel, (1,), {"x": x, "y": y, "c": c, "out": out}, M=m, N=n, FOLD=fold)
     np.testing.assert_allclose(out, x.astype(np.float64) @ y + 2 * c, rtol=1e-5, atol=1e-4)
+
+
+def test_avx2_multiplies_pairs_and_keeps_their_sums_in_registers():
+    x = np.zeros((64, 64), np.int8)
+    strides = {"am": 64, "ak": 1, "bk": 64, "bn": 1}
+    arguments = {"a": x, "b": x, "c": np.zeros((64, 64), np.int32), "out": np.zeros((64, 64), np.int32), **strides}
+    constants = {"M": 64, "N": 64, "K": 64, "TRANS": False, "ADD": False}
+    lines = compile_kernel(dot_kernel, arguments, constants, arch="x86-64-v3").stages["asm"].splitlines()
+    products = [i for i, line in enumerate(lines) if "vpmaddwd" in line]
+    between = lines[products[0] : products[-1]]
+    assert not [line for line in between if "vpmulld" in line or ("ymm" in line and "(%rsp)" in line)]

@@ -295,7 +295,9 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
         for r in range(rows):
             for c in range(across):
                 acc.append(widened(k, k.block(accumulator, (*outer, row + r, column + c * lanes), wide)))
-        unroll = min(4, words)
+        # LLVM would add the products of several steps to each other first, for which there are no registers.
+        is_integer = how.accumulator == "i32" and not products.in_one(k, how.element, how.element, lanes)
+        unroll = 1 if is_integer else min(4, words)
 
         def step(index: Index, acc: list[Val]) -> list[Val]:
             across_b = [k.tile_block(b_words, (*outer, index, column + c * lanes), wide) for c in range(across)]

@@ -1,4 +1,4 @@
-"""acc + Σ a·b over the narrow numbers of each 32-bit lane, where the processor does that in one instruction."""
+"""acc + Σ a·b over the narrow numbers of each 32-bit lane, where the processor has an instruction for that."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class _Instruction:
     name: str
     lanes: tuple[int, ...] = (4, 8, 16)
     register: int = 16
+    accumulates: bool = True  # else the sum of products is added by an instruction of its own
 
 
 # By the element types of a and b; u8 are bytes taken as unsigned.
@@ -24,7 +25,12 @@ _INSTRUCTIONS = {
         _Instruction("avx512bf16", "@llvm.x86.avx512bf16.dpbf16ps.{bits}"),
         _Instruction("bf16", "@llvm.aarch64.neon.bfdot.v4f32.v8bf16", register=4),
     ),
-    ("i16", "i16"): (_Instruction("avx512vnni", "@llvm.x86.avx512.vpdpwssd.{bits}"),),
+    ("i16", "i16"): (
+        _Instruction("avx512vnni", "@llvm.x86.avx512.vpdpwssd.{bits}"),
+        _Instruction("avx512bw", "@llvm.x86.avx512.pmaddw.d.512", lanes=(16,), accumulates=False),
+        _Instruction("avx2", "@llvm.x86.avx2.pmadd.wd", lanes=(8, 16), register=8, accumulates=False),
+        _Instruction("avx2", "@llvm.x86.sse2.pmadd.wd", lanes=(4,), accumulates=False),
+    ),
     ("u8", "i8"): (
         _Instruction("avx512vnni", "@llvm.x86.avx512.vpdpbusd.{bits}"),
         _Instruction("avxvnni", "@llvm.x86.avx512.vpdpbusd.{bits}", lanes=(4, 8)),
@@ -40,6 +46,12 @@ def has(k: Kernel, a: str, b: str, lanes: int = 4) -> bool:
     return _find(k, a, b, lanes) is not None
 
 
+def in_one(k: Kernel, a: str, b: str, lanes: int) -> bool:
+    """Whether `add` is one instruction, that takes no register for the product."""
+    found = _find(k, a, b, lanes) if (a, b) in _INSTRUCTIONS else None
+    return found is not None and found.accumulates
+
+
 def add(k: Kernel, types: tuple[str, str], acc: Val, a: Val, b: Val) -> Val:
     """a and b hold as many bits as acc."""
     em, found = k.em, _find(k, *types, acc.lanes)
@@ -50,8 +62,13 @@ def add(k: Kernel, types: tuple[str, str], acc: Val, a: Val, b: Val) -> Val:
         return em.concat([add(k, types, *cut) for cut in cuts])
     name = found.name.format(bits=32 * acc.lanes)
     a, b = (_as_narrow(k, v, "i8" if types[1] == "u8" else types[1], acc.lanes) for v in (a, b))
-    em.declare(name, f"declare {acc.type} {name}({acc.type}, {a.type}, {b.type})")
-    return em.op(acc.element, acc.lanes, f"call {acc.type} {name}({em.typed(acc)}, {em.typed(a)}, {em.typed(b)})")
+    operands = [acc, a, b] if found.accumulates else [a, b]
+    em.declare(name, f"declare {acc.type} {name}({', '.join(v.type for v in operands)})")
+    values = ", ".join(map(em.typed, operands))
+    total = em.op(acc.element, acc.lanes, f"call {acc.type} {name}({values})")
+    if found.accumulates:
+        return total
+    return em.op(acc.element, acc.lanes, f"add {em.typed(acc)}, {em.text(total)}")
 
 
 def _as_narrow(k: Kernel, value: Val, element: str, words: int) -> Val:
