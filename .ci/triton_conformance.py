@@ -146,9 +146,11 @@ def _is_complete(record: Path) -> bool:
 
 
 def _run_process(tests: Path, file: str, record: Path, arguments: Sequence[str], output: Path) -> None:
-    root = tests.parents[1]  # where Triton's conftest.py is
+    # Triton has its conftest.py in python/ since 3.8, where a triton lies that is not built: it may not be imported.
+    root = next((folder for folder in (tests.parents[2], tests.parents[1]) if (folder / "conftest.py").exists()), tests)
     command = [sys.executable, "-m", "pytest", "--device=cpu", f"--rootdir={root}", f"--confcutdir={root}", "-q"]
-    command += ["--tb=short", "-p", "no:cacheprovider", "-p", "triton_conformance", f"--record={record}"]
+    command += ["--import-mode=importlib", "--tb=short", "-p", "no:cacheprovider"]
+    command += ["-p", "triton_conformance", f"--record={record}"]
     command += [*arguments, file]
     with (
         output.open("w") as log,
@@ -246,6 +248,8 @@ def main() -> None:
     files = options.files or sorted(
         [p.name for p in tests.glob("test_*.py")] + [p.name for t in TUTORIALS for p in tutorials.glob(t)]
     )
+    if missing := [file for file in files if not any((folder / file).exists() for folder in (tests, tutorials))]:
+        parser.error(f"{', '.join(missing)}: neither in {tests} nor in {tutorials}")
     arguments = [f"--every={options.every}", f"-k={options.k}"]
     print(f"{'':32}" + "".join(f"{name:>9}" for name in [*OUTCOMES, *(["floor"] if options.floor else [])]))
     results = []
