@@ -135,7 +135,6 @@ TESTED_ELSEWHERE = {
     "unify/compiler/cpu/link.py": "compiler/cpu/test_dot.py",
     "unify/compiler/cpu/tiling.py": "compiler/cpu/test_dot.py",
     "unify/compiler/cpu/codegen/arith.py": "compiler/cpu/test_elementwise.py",
-    "unify/compiler/cpu/codegen/atomic.py": "compiler/cpu/test_control.py",
     "unify/compiler/cpu/codegen/bytedot.py": "compiler/cpu/test_dot.py",
     "unify/compiler/cpu/codegen/convert.py": "compiler/cpu/test_elementwise.py",
     "unify/compiler/cpu/codegen/debug.py": "triton/test_driver.py",

@@ -316,6 +316,13 @@ def test_types_read_and_print(type_: str) -> None:
     assert str(constant(type_)) == type_
 
 
+def test_address_spaces_have_names_since_triton_3_9() -> None:
+    assert constant('!tt.ptr<f32, "constant">') == mlir.Pointer(mlir.Scalar("f32"), 4)
+    assert constant('!tt.ptr<f32, "global">') == mlir.Pointer(mlir.Scalar("f32"))
+    with pytest.raises(CompileError, match="one of global, descriptor, constant"):
+        constant('!tt.ptr<f32, "elsewhere">')
+
+
 @pytest.mark.parametrize(
     ("location", "place"),
     [

@@ -200,6 +200,26 @@ def test_printing_from_a_kernel(tmp_path: Path) -> None:
     assert len(lines) == 2 * (2 + 1)
 
 
+def test_hexadecimal_printing_gives_floats_as_c_does(tmp_path: Path) -> None:
+    printed = run(tmp_path, """
+        import torch, triton, triton.language as tl
+
+        @triton.jit
+        def show(x, y, N: tl.constexpr):
+            tl.device_print("float", tl.load(x + tl.arange(0, N)), hex=True)
+            tl.device_print("int", tl.load(y + tl.arange(0, N)), hex=True)
+
+        floats = torch.tensor([1.5, -0.0, float("-inf"), 6.0])
+        show[(1,)](floats, torch.tensor([-1, 2, 3, 4], dtype=torch.int16), N=4)
+        show[(1,)](floats.half(), torch.arange(4), N=4)
+    """)  # fmt: skip
+    lines = printed.splitlines()
+    values = [float.fromhex(line.rpartition(" ")[2]).hex() for line in lines if "float: " in line]
+    assert values == 2 * ["0x1.8000000000000p+0", "-0x0.0p+0", "-inf", "0x1.8000000000000p+2"]
+    assert "pid (0, 0, 0) idx (0) int: 0xffff" in lines
+    assert "pid (0, 0, 0) idx (3) int: 0x0000000000000003" in lines
+
+
 def test_a_grid_can_be_chosen_by_what_fits_the_device(tmp_path: Path) -> None:
     """As Triton's second tutorial does."""
     choose = """

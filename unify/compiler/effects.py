@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from . import mlir, mlir_reader
 
 # What takes a pointer and neither writes through it nor hands it on. Whatever is not known here may write.
-_READERS = ("tt.load", "tt.descriptor_load", "tt.descriptor_gather", "tt.print", "arith.cmpi", "tt.return")
+_READERS = (
+    "tt.load", "tt.atomic_load", "tt.atomic_poll", "tt.descriptor_load", "tt.descriptor_gather", "tt.print",
+    "arith.cmpi", "tt.return",
+)  # fmt: skip
 _CALLS = ("tt.call", "tt.atomic_rmw", "tt.atomic_cas")  # which may write and hand on
 _PASSERS = ("scf.for", "scf.while", "scf.if", "scf.yield", "scf.condition", "cf.br", "cf.cond_br")
 

@@ -48,6 +48,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _ESCAPE = re.compile(rb"\\([0-9A-Fa-f]{2}|.)")
+_ADDRESS_SPACES = {"global": 1, "descriptor": 0, "constant": 4}  # TritonTypeEnums.td
 _FLOAT_BITS = {"f64": ("<Q", "<d"), "f32": ("<I", "<f"), "f16": ("<H", "<e")}
 
 
@@ -165,6 +166,15 @@ class _Reader:
 
     # -- types
 
+    def _address_space(self) -> int:
+        """A number, or since Triton 3.9 a name in quotes."""
+        if self.kind != "string":
+            return int(self._take("number"))
+        name = self._take("string")[1:-1]
+        if name not in _ADDRESS_SPACES:
+            self._fail(f"a pointer's space is one of {', '.join(_ADDRESS_SPACES)}")
+        return _ADDRESS_SPACES[name]
+
     def _type(self) -> Type:
         if self.kind == "symbol":
             word = self.token
@@ -175,7 +185,7 @@ class _Reader:
                 self._advance()
                 self._expect("<")
                 pointee = self._type()
-                space = int(self._take("number")) if self._accept(",") else 1
+                space = self._address_space() if self._accept(",") else 1
                 self._expect(">")
                 return Pointer(pointee, space)
             self._advance()

@@ -184,25 +184,6 @@ def test_failed_assertion_stops_the_grid_and_names_the_line():
 
 
 @triton.jit
-def atomic_kernel(x, out, flags, n, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    value = tl.load(x + i, mask=i < n, other=0)
-    tl.atomic_add(out + value % 4, value, mask=i < n)
-    tl.atomic_max(out + 4 + value * 0, value, mask=i < n)
-    tl.atomic_add(flags, 1.5)
-    old = tl.atomic_cas(flags + 1, 0.0, 7.0)
-    tl.store(flags + 2 + tl.program_id(0), old)
-
-
-def test_atomics_meet_in_one_place():
-    x = np.random.default_rng(3).integers(0, 1000, 100).astype(np.int32)
-    out, flags = np.zeros(5, np.int32), np.zeros(6, np.float32)
-    run(atomic_kernel, (4,), {"x": x, "out": out, "flags": flags, "n": 100}, BLOCK=32)
-    np.testing.assert_array_equal(out, [*(x[x % 4 == r].sum() for r in range(4)), x.max()])
-    np.testing.assert_array_equal(flags, [6, 7, 0, 7, 7, 7])
-
-
-@triton.jit
 def layout_kernel(x, y, out, N: tl.constexpr, OP: tl.constexpr):
     i = tl.arange(0, N)
     a, b = tl.load(x + i), tl.load(y + i)

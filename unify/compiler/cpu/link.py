@@ -20,7 +20,7 @@ _LIBM = frozenset([
     "log2", "logb", "nearbyint", "nextafter", "pow", "remainder", "rint", "round", "sin", "sinh", "tan", "tanh",
     "tgamma", "trunc", "y0", "y1",
 ])  # fmt: skip
-_OTHERS = frozenset({"memcpy", "memset", "memmove", "printf"})
+_OTHERS = frozenset({"memcpy", "memset", "memmove", "printf", "sched_yield", "clock_gettime"})
 _SYMBOL = re.compile(r"^_ZGV[bcde]N\d+v+_(\w+)$")
 
 

@@ -27,6 +27,9 @@ ROOTS = frozenset(
         "tt.map_elementwise",
         "tt.atomic_rmw",
         "tt.atomic_cas",
+        "tt.atomic_load",
+        "tt.atomic_store",
+        "tt.atomic_poll",
         "tt.assert",
         "tt.print",
         "scf.yield",
@@ -52,14 +55,18 @@ STORED = frozenset(
         "tt.map_elementwise",
         "tt.atomic_rmw",
         "tt.atomic_cas",
+        "tt.atomic_load",
+        "tt.atomic_poll",
         "scf.for",
         "scf.if",
         "scf.while",
         "tt.call",
     ]
 )
-WRITES = frozenset(["tt.store", "tt.atomic_rmw", "tt.atomic_cas", "tt.call", "ttg.barrier", "gpu.barrier"])
-_STORES = frozenset(["tt.store", "tt.atomic_rmw", "tt.atomic_cas"])
+_STORES = frozenset(["tt.store", "tt.atomic_rmw", "tt.atomic_cas", "tt.atomic_store"])
+# What other programs wrote may be seen from these on, as if written here.
+_ORDERS = frozenset(["tt.atomic_load", "tt.atomic_poll", "tt.grid_dependency_wait", "ttg.barrier", "gpu.barrier"])
+WRITES = _STORES | _ORDERS | {"tt.call"}
 # Their results take elements from other positions.
 _MOVING = frozenset(
     ["tt.trans", "tt.reshape", "tt.broadcast", "tt.expand_dims", "tt.join", "tt.split", "tt.cat", "tt.gather"]
@@ -68,7 +75,7 @@ _COST = {
     "tt.load": 4, "tt.gather": 30, "arith.divf": 6, "arith.divsi": 12, "arith.remsi": 12, "arith.divui": 12,
     "arith.remui": 12,
     "math.exp": 12, "math.exp2": 10, "math.log": 14, "math.log2": 14, "math.sin": 20, "math.cos": 20, "math.erf": 20,
-    "math.tanh": 20, "math.sqrt": 8, "math.rsqrt": 8, "tt.precise_divf": 6, "tt.precise_sqrt": 8,
+    "math.tanh": 20, "math.sqrt": 8, "math.rsqrt": 8, "tt.precise_divf": 6, "tt.approx_divf": 6, "tt.precise_sqrt": 8,
     "tt.extern_elementwise": 30,
     "tt.make_range": 0, "tt.splat": 0, "tt.broadcast": 0, "tt.expand_dims": 0, "arith.constant": 0, "tt.addptr": 0,
     "tt.reshape": 0, "tt.trans": 1, "tt.bitcast": 0, "arith.cmpi": 1, "tt.join": 2, "tt.split": 1, "tt.cat": 2,

@@ -2,7 +2,7 @@
 
    An image is one ELF64 relocatable object for x86-64 or AArch64 (Linux's ABI, little endian), position independent,
    small code model, as LLVM emits it. Undefined symbols may only be functions of libm or libmvec, memcpy, memset,
-   memmove and printf. */
+   memmove, printf, sched_yield and clock_gettime. */
 #ifndef UNIFY_HOST_KERNEL_H
 #define UNIFY_HOST_KERNEL_H
 

@@ -185,7 +185,7 @@ for _name, _instruction in {
     "addf": f"fadd {_FAST}", "subf": f"fsub {_FAST}", "mulf": f"fmul {_FAST}", "divf": "fdiv ", "remf": "frem ",
 }.items():  # fmt: skip
     ELEMENTWISE[f"arith.{_name}"] = _floating(_instruction)
-ELEMENTWISE["tt.precise_divf"] = _floating("fdiv ")
+ELEMENTWISE["tt.precise_divf"] = ELEMENTWISE["tt.approx_divf"] = _floating("fdiv ")
 
 
 @elementwise("arith.negf")

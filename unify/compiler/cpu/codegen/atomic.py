@@ -1,16 +1,19 @@
-"""Atomic read-modify-write and compare-and-swap, lane by lane: x86 has no vector form."""
+"""Atomic loads, stores, read-modify-write, compare-and-swap and polls, lane by lane: x86 has no vector form."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen import nest
 from unify.compiler.cpu.codegen.convert import narrowed, widened
 from unify.compiler.cpu.codegen.emitter import BYTES, Index, Val
 from unify.compiler.cpu.codegen.guard import guard
-from unify.compiler.cpu.codegen.values import Kernel, Tile, Unsupported, element_of, is_tensor, shape_of, statement
+from unify.compiler.cpu.codegen.values import Kernel, Unsupported, element_of, is_tensor, shape_of, statement
 
 # Triton's atomic_rmw_op numbers (TritonAttrDefs.td).
 _OPERATION = {1: "and", 2: "or", 3: "xor", 4: "add", 5: "fadd", 6: "max", 7: "min", 8: "umax", 9: "umin", 10: "xchg"}
+_CLOCK_MONOTONIC = 1  # Linux
 _ORDER = {1: "monotonic", 2: "acquire", 3: "release", 4: "acq_rel"}
 
 
@@ -79,14 +82,78 @@ def compare_and_swap(k: Kernel, op: mlir.Operation) -> None:
     _each_lane(k, op, op.operands[1:3], None, one)
 
 
-def _each_lane(k: Kernel, op: mlir.Operation, operands: list[mlir.Value], mask: mlir.Value | None, one: object) -> None:
-    em, result = k.em, op.results[0]
-    element = element_of(result.type)
+@statement("tt.atomic_load")
+def load(k: Kernel, op: mlir.Operation) -> None:
+    element = element_of(op.results[0].type)
+    order = _ORDER.get(op.integer("sem", 2), "acquire")
+
+    def one(pointer: Val, _: list[Val]) -> Val:
+        return k.em.op(element, 1, f"load atomic {element}, ptr {k.em.text(pointer)} {order}, align {BYTES[element]}")
+
+    _each_lane(k, op, [], op.operands[1], one)
+
+
+@statement("tt.atomic_store")
+def store(k: Kernel, op: mlir.Operation) -> None:
+    order = _ORDER.get(op.integer("sem", 3), "release")
+
+    def one(pointer: Val, operands: list[Val]) -> None:
+        address, size = k.em.text(pointer), BYTES[operands[0].element]
+        k.em.line(f"store atomic {k.em.typed(operands[0])}, ptr {address} {order}, align {size}")
+
+    _each_lane(k, op, op.operands[1:2], op.operands[2], one)
+
+
+@statement("tt.atomic_poll")
+def poll(k: Kernel, op: mlir.Operation) -> None:
+    """Loads until the expected number is there or the time is over; other threads may have the core in between."""
+    em, order = k.em, _ORDER.get(op.integer("sem", 2), "acquire")
+    em.declare("@sched_yield", "declare i32 @sched_yield()")
+    deadline = None
+    if len(op.operands) > 2:
+        nest.flush_all(k)
+        limit = em.text(k.scalar(op.operands[2]))
+        deadline = em.assign(f"call i64 @llvm.uadd.sat.i64(i64 {_nanoseconds(k)}, i64 {limit})")
+        em.declare("@llvm.uadd.sat.i64", "declare i64 @llvm.uadd.sat.i64(i64, i64)")
+
+    def one(pointer: Val, operands: list[Val]) -> Val:
+        address, expected, element = em.text(pointer), em.typed(operands[0]), operands[0].element
+        head, again, done = em.label("poll"), em.label("again"), em.label("polled")
+        em.branch(head)
+        em.start(head)
+        seen = em.assign(f"load atomic {element}, ptr {address} {order}, align {BYTES[element]}")
+        is_there = em.assign(f"icmp eq {expected}, {seen}")
+        em.line(f"br i1 {is_there}, label %{done}, label %{again}")
+        em.start(again)
+        em.line("call i32 @sched_yield()")
+        if deadline is None:
+            em.branch(head)
+        else:
+            em.line(f"br i1 {em.assign(f'icmp ult i64 {_nanoseconds(k)}, {deadline}')}, label %{head}, label %{done}")
+        em.start(done)
+        return Val("i1", 1, is_there)
+
+    _each_lane(k, op, op.operands[1:2], None, one)
+
+
+def _nanoseconds(k: Kernel) -> str:
+    em, slot = k.em, k.em.name("now")
+    em.declare("@clock_gettime", "declare i32 @clock_gettime(i32, ptr)")
+    em.allocas.append(f"  {slot} = alloca {{ i64, i64 }}")
+    em.line(f"call i32 @clock_gettime(i32 {_CLOCK_MONOTONIC}, ptr {slot})")
+    now = em.assign(f"load {{ i64, i64 }}, ptr {slot}")
+    seconds, rest = (em.assign(f"extractvalue {{ i64, i64 }} {now}, {i}") for i in (0, 1))
+    return em.assign(f"add i64 {em.assign(f'mul i64 {seconds}, 1000000000')}, {rest}")
+
+
+def _each_lane(
+    k: Kernel, op: mlir.Operation, operands: list[mlir.Value], mask: mlir.Value | None, one: Callable[..., Val | None]
+) -> None:
+    """`one(pointer, values)` for each element that the mask lets through; its result, if any, is the operation's."""
+    result = op.results[0] if op.results else None
     nest.flush_all(k)
     shape = shape_of(op.operands[0])
-    tile = k.allocate(shape, element) if is_tensor(result) else None
-    slot = em.name("old")
-    em.allocas.append(f"  {slot} = alloca {element}")
+    tile = k.allocate(shape, element_of(result.type)) if result is not None and is_tensor(result) else None
 
     def body(at: list[Index]) -> None:
         here, ones = tuple(at), (1,) * len(shape)
@@ -94,28 +161,36 @@ def _each_lane(k: Kernel, op: mlir.Operation, operands: list[mlir.Value], mask: 
         values = [k.block(v, here, ones) for v in operands]
         if mask is None or k.plan.bounds.is_always_true(mask):
             guard(k, op, pointer, None)
-            _keep(k, tile, here, ones, op, one(pointer, values))  # type: ignore[operator]
-            return
-        condition = k.block(mask, here, ones)
-        guard(k, op, pointer, condition)
-        for v in (pointer, *values):
-            em.text(v)
-        em.line(f"store {element} {'null' if element == 'ptr' else 'zeroinitializer'}, ptr {slot}")
-        with em.conditional(condition):
-            em.line(f"store {em.typed(one(pointer, values))}, ptr {slot}")  # type: ignore[operator]
-        old = em.op(element, 1, f"load {element}, ptr {slot}")
-        _keep(k, tile, here, ones, op, old)
+            old = one(pointer, values)
+        else:
+            condition = k.block(mask, here, ones)
+            guard(k, op, pointer, condition)
+            for v in (pointer, *values):
+                k.em.text(v)
+            old = _if(k, condition, result, lambda: one(pointer, values))
+        if tile is not None and old is not None:
+            k.tile_store(tile, here, ones, old)
+        elif result is not None and old is not None:
+            k.bindings[result] = old
 
-    with em.nest():
+    with k.em.nest():
         nest.for_each(k, [(extent, 1) for extent in shape], body, unrolled=1)
-    if tile is not None:
+    if tile is not None and result is not None:
         k.bindings[result] = tile
 
 
-def _keep(
-    k: Kernel, tile: Tile | None, at: tuple[Index, ...], ones: tuple[int, ...], op: mlir.Operation, old: Val
-) -> None:
-    if tile is None:
-        k.bindings[op.results[0]] = old
-    else:
-        k.tile_store(tile, at, ones, old)
+def _if(k: Kernel, condition: Val, result: mlir.Value | None, action: Callable[[], Val | None]) -> Val | None:
+    """What the action gives under the condition, else zero."""
+    em = k.em
+    if result is None:
+        with em.conditional(condition):
+            action()
+        return None
+    element, slot = element_of(result.type), em.name("old")
+    em.allocas.append(f"  {slot} = alloca {element}")
+    em.line(f"store {element} {'null' if element == 'ptr' else 'zeroinitializer'}, ptr {slot}")
+    with em.conditional(condition):
+        old = action()
+        assert old is not None
+        em.line(f"store {em.typed(old)}, ptr {slot}")
+    return em.op(element, 1, f"load {element}, ptr {slot}")

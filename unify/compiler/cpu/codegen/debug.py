@@ -59,7 +59,7 @@ def print_(k: Kernel, op: mlir.Operation) -> None:
 
 def _print_operand(k: Kernel, op: mlir.Operation, value: mlir.Value, which: str, signed: bool) -> None:
     shape = shape_of(value)
-    widths = [len(str(extent)) for extent in shape]
+    widths = [max(1, len(str(extent - 1))) for extent in shape]
 
     def body(at: list[Index]) -> None:
         places = [k.number(index) for index in at]
@@ -76,17 +76,12 @@ def _format(k: Kernel, value: Val, as_hex: bool, signed: bool) -> tuple[str, Val
     if value.element == "ptr":
         return "%p", value
     if value.element in FLOATS:
-        return ("%f", cast(k, "fpext", widened(k, value), "double")) if not as_hex else _hex(k, value)
+        return "%a" if as_hex else "%f", cast(k, "fpext", widened(k, value), "double")
     if as_hex:
-        return _hex(k, value)
+        size = BYTES[value.element]
+        return f"0x%0{2 * size}llx", cast(k, "zext", value, "i64")
     wide = cast(k, "sext" if signed and value.element != "i1" else "zext", value, "i64")
     return ("%lld" if signed else "%llu"), wide
-
-
-def _hex(k: Kernel, value: Val) -> tuple[str, Val]:
-    size = BYTES[value.element]
-    bits = cast(k, "bitcast", value, f"i{8 * size}") if value.element in FLOATS else value
-    return f"0x%0{2 * size}llx", cast(k, "zext", bits, "i64")
 
 
 def _printf(k: Kernel, text: str, places: list[Val], values: list[Val]) -> None:

@@ -18,7 +18,10 @@ def num_programs(k: Kernel, op: mlir.Operation) -> None:
     k.bindings[op.results[0]] = Val("i32", 1, f"%grid{op.integer('axis')}")
 
 
-@statement("gpu.barrier", "ttg.barrier", "tt.debug_barrier")
+# A grid begins when the one before it on its stream is done: there is nothing to wait for.
+@statement(
+    "gpu.barrier", "ttg.barrier", "tt.debug_barrier", "tt.grid_dependency_wait", "tt.grid_dependency_launch_dependents"
+)
 def barrier(k: Kernel, op: mlir.Operation) -> None:
     nest.flush_all(k)
 
