@@ -193,6 +193,18 @@ class Module:
         return [op for op in self.operation.regions[0].entry.operations if op.name == "tt.func"]
 
 
+def is_inside(value: Value, operation: Operation) -> bool:
+    """Whether the value is defined in one of the operation's regions, however deep."""
+    owner = value.owner
+    block = owner.parent if isinstance(owner, Operation) else owner
+    while block is not None and block.parent is not None:
+        around = block.parent.parent
+        if around is operation:
+            return True
+        block = around.parent if around is not None else None
+    return False
+
+
 def walk(operation: Operation) -> Iterator[Operation]:
     """The operation and all inside it, in textual order."""
     yield operation

@@ -57,6 +57,7 @@ class Compiled:
     _jit: Any = None
 
     def __init__(self, text: str, arch: str = "") -> None:
+        self.ttir = text
         self.stages: dict[str, str] = {}
         self.image = cpu.build(text, arch, self.stages)
         self.fault = Fault()

@@ -22,8 +22,9 @@ from unify.compiler.cpu.link import features
 
 from . import emulator
 from .harness import Compiled, compile_kernel
+from .test_atomic import atomic_kernel
 from .test_bounds import divide_kernel
-from .test_control import assert_kernel, atomic_kernel, layout_kernel
+from .test_control import assert_kernel, layout_kernel
 from .test_dot import dot_kernel, matmul_kernel
 from .test_elementwise import binary_kernel, cast_kernel, random_kernel, unary_kernel
 from .test_reduce import byte_dots_kernel, reduce_kernel, scan_kernel, softmax_kernel

@@ -144,19 +144,9 @@ def _uses(function: mlir.Operation) -> dict[mlir.Value, list[mlir.Operation]]:
 # ---------------------------------------------------------------- loop-carried tensors that only advance
 
 
-def _defined_inside(value: mlir.Value, loop: mlir.Operation) -> bool:
-    block = value.owner if isinstance(value.owner, mlir.Block) else value.owner.parent if value.owner else None
-    while block is not None and block.parent is not None:
-        op = block.parent.parent
-        if op is loop:
-            return True
-        block = op.parent if op is not None else None
-    return False
-
-
 def _is_invariant(value: mlir.Value, loop: mlir.Operation, depth: int = 0) -> bool:
     """Does not change from round to round: defined outside, or computed inside only from such."""
-    if not _defined_inside(value, loop):
+    if not mlir.is_inside(value, loop):
         return True
     op = value.owner
     pure = (

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from unify.compiler import mlir
+from unify.compiler.cpu import rows
 from unify.compiler.cpu.codegen import float8, nest, products, scaled, whole
 from unify.compiler.cpu.codegen.arith import intrinsic_call
 from unify.compiler.cpu.codegen.convert import cast, narrowed, widened
-from unify.compiler.cpu.codegen.emitter import BYTES, Index, Val
+from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Index, Val
 from unify.compiler.cpu.codegen.values import (
     Kernel,
     Tile,
@@ -288,11 +289,11 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
     ones = tuple(1 for _ in batch)
     wide, single = (*ones, 1, lanes), (*ones, 1, 1)
 
-    def block(rows: int, first: int, at: list[Index], down: list[Index]) -> None:
+    def block(height: int, first: int, at: list[Index], down: list[Index]) -> None:
         *outer, column = at
         row = down[0] + first
         acc = []
-        for r in range(rows):
+        for r in range(height):
             for c in range(across):
                 acc.append(widened(k, k.block(accumulator, (*outer, row + r, column + c * lanes), wide)))
         # LLVM would add the products of several steps to each other first, for which there are no registers.
@@ -302,7 +303,7 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
         def step(index: Index, acc: list[Val]) -> list[Val]:
             across_b = [k.tile_block(b_words, (*outer, index, column + c * lanes), wide) for c in range(across)]
             out = []
-            for r in range(rows):
+            for r in range(height):
                 x = em.splat(k.tile_block(a_words, (*outer, row + r, index), single), lanes)
                 out += [_fma(k, how, x, across_b[c], acc[r * across + c]) for c in range(across)]
             return out
@@ -317,22 +318,53 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
                     inner = step(loop.index + i, inner)
                 loop.next = inner
             acc = loop.results
-        for r in range(rows):
+        for r in range(height):
             for c in range(across):
                 value = acc[r * across + c]
                 if value.element != target.element:
                     value = narrowed(k, value, target.element)
                 k.tile_store(target, (*outer, row + r, column + c * lanes), wide, value)
 
+    wanted = _wanted_rows(k, op) if m > blocks[0][0] else None
+
+    def block_if_wanted(height: int, first: int, at: list[Index], down: list[Index]) -> None:
+        if wanted is None:
+            block(height, first, at, down)
+            return
+        with em.conditional(_any(k, wanted, [down[0] + (first + r) for r in range(height)])):
+            block(height, first, at, down)
+
     def column_of_blocks(at: list[Index]) -> None:
         first = 0
-        for rows, count in blocks:
-            here = partial(block, rows, first, at)
-            nest.for_each(k, [(rows * count, rows)], here, unrolled=1)
-            first += rows * count
+        for height, count in blocks:
+            here = partial(block_if_wanted, height, first, at)
+            nest.for_each(k, [(height * count, height)], here, unrolled=1)
+            first += height * count
 
     with em.nest():
         nest.for_each(k, [*((extent, 1) for extent in batch), (n, across * lanes)], column_of_blocks, unrolled=1)
+
+
+def _wanted_rows(k: Kernel, op: mlir.Operation) -> mlir.Value | None:
+    """A mask of rows that can be looked at here, without which nobody stores what the product gives."""
+    return next((mask for mask in rows.stored_rows(op, k.plan.uses) if _is_at_hand(k, mask)), None)
+
+
+def _is_at_hand(k: Kernel, value: mlir.Value) -> bool:
+    """Whether an element of `value` is a few instructions on what is computed already."""
+    op = value.owner
+    if value in k.bindings or not isinstance(op, mlir.Operation):
+        return value in k.bindings
+    is_pure = op.name.startswith("arith.") or op.name in ("tt.make_range", "tt.splat", "tt.broadcast", "tt.expand_dims")
+    return is_pure and value not in k.plan.stored and all(_is_at_hand(k, v) for v in op.operands)
+
+
+def _any(k: Kernel, mask: mlir.Value, places: list[Index]) -> Val:
+    column = [ZERO] * (len(shape_of(mask)) - 1)
+    first, *others = (k.block(mask, (place, *column), (1,) * (1 + len(column))) for place in places)
+    for other in others:
+        first = k.em.op("i1", 1, f"or {k.em.typed(first)}, {k.em.text(other)}")
+    return first
 
 
 def _fma(k: Kernel, how: Scheme, x: Val, y: Val, acc: Val) -> Val:

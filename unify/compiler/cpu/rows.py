@@ -1,0 +1,80 @@
+"""Which rows of a product anybody stores: those of a ragged tile that no mask lets through need not be multiplied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from unify.compiler import mlir
+
+_DOTS = ("tt.dot", "tt.dot_scaled")
+_ELEMENTWISE = ("arith.", "math.", "tt.fp_to_fp", "tt.clampf", "tt.precise_", "tt.bitcast")
+
+
+def stored_rows(dot: mlir.Operation, uses: dict[mlir.Value, list[mlir.Operation]]) -> list[mlir.Value]:
+    """Masks [M] or [M, 1], each false for rows of the product [M, N] that reach no store; none if that is not known.
+
+    The result is followed through what keeps each element in its row: elementwise operations, loops that carry it,
+    and further products of its rows.
+    """
+    if len(_shape(dot.results[0])) != 2:
+        return []
+    common: dict[mlir.Value, None] | None = None
+    crossed: set[mlir.Operation] = set()
+    work, seen = [dot.results[0]], {dot.results[0]}
+    while work:
+        value = work.pop()
+        for user in uses.get(value, ()):
+            if user.name == "tt.store" and value not in (user.operands[0], *user.operands[2:]):
+                masks = dict.fromkeys(_row_masks(user.operands[2])) if len(user.operands) > 2 else {}
+                common = masks if common is None else {mask: None for mask in common if mask in masks}
+                continue
+            following = _following(user, value)
+            if following is None:
+                return []
+            if user.name in ("scf.for", "scf.yield"):
+                crossed.add(_carrier(user))
+            work += [v for v in following if v not in seen]
+            seen.update(following)
+    return [mask for mask in common or () if not any(mlir.is_inside(mask, loop) for loop in crossed)]
+
+
+def _following(user: mlir.Operation, value: mlir.Value) -> list[mlir.Value] | None:
+    """The values whose rows come from those of `value` in `user`; None if something else becomes of them."""
+    if user.name in _DOTS and value is not user.operands[1] and user.operands.count(value) == 1:
+        return user.results if value in (user.operands[0], user.operands[2]) else None
+    if user.name.startswith(_ELEMENTWISE):
+        return user.results if all(_shape(v) == _shape(value) for v in user.results) else None
+    if user.name in ("scf.for", "scf.yield") and (loop := _carrier(user)).name == "scf.for":
+        operands = user.operands[3:] if user is loop else user.operands
+        carried = [i for i, v in enumerate(operands) if v is value]
+        return [v for i in carried for v in (loop.regions[0].entry.arguments[1 + i], loop.results[i])]
+    return None
+
+
+def _row_masks(mask: mlir.Value) -> Iterator[mlir.Value]:
+    """What the mask of a store [M, N] is an `and` of, as far as it is the same for all columns."""
+    op = mask.owner
+    if not isinstance(op, mlir.Operation):
+        return
+    if op.name == "arith.andi":
+        for part in op.operands:
+            yield from _row_masks(part)
+    elif op.name == "tt.broadcast" and _shape(mask)[0] == _shape(op.operands[0])[0]:
+        yield from _row_masks(op.operands[0])
+    elif len(_shape(mask)) == 2 and _shape(mask)[1] == 1:
+        is_expanded = op.name == "tt.expand_dims" and op.integer("axis") == 1
+        yield op.operands[0] if is_expanded else mask
+
+
+def _shape(value: mlir.Value) -> tuple[int, ...]:
+    return value.type.shape if isinstance(value.type, mlir.Tensor) else ()
+
+
+def _carrier(op: mlir.Operation) -> mlir.Operation:
+    """What takes the values that a loop starts with, or that a region yields."""
+    if op.name != "scf.yield":
+        return op
+    assert op.parent is not None
+    assert op.parent.parent is not None
+    assert op.parent.parent.parent is not None
+    return op.parent.parent.parent
