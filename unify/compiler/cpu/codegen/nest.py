@@ -312,14 +312,20 @@ def _for_each(
 
 
 def run_transposed(k: Kernel, group: list[Root], walk: Walk) -> None:
-    """Fills tiles from sources that are contiguous along another axis than the last: registers turn them."""
+    """Fills tiles from sources that are contiguous along another axis than the last: registers turn them.
+
+    Squares of registers are done together as far as they share cache lines, on both sides: rows a power of two apart
+    evict each other before the next square would come to the rest of a line.
+    """
     shape, last = walk.shape, len(walk.shape) - 1
     side = min(walk.block[walk.axis], shape[last])
     block = tuple(side if a == walk.axis else 1 for a in range(len(shape)))
     turned = tuple(side if a == last else 1 for a in range(len(shape)))
-    steps = [(shape[a], side if a in (walk.axis, last) else 1) for a in range(len(shape))]
+    line = max(64 // BYTES[root.tile.element] for root in group if root.tile is not None)
+    order = [*(a for a in range(last) if a != walk.axis), last, walk.axis]
+    steps = [(shape[a], max(side, min(line, shape[a])) if a in (walk.axis, last) else 1) for a in order]
 
-    def body(at: list[Index]) -> None:
+    def square(at: tuple[Index, ...]) -> None:
         for root in group:
             columns = []
             for j in range(side):
@@ -330,6 +336,13 @@ def run_transposed(k: Kernel, group: list[Root], walk: Walk) -> None:
                 here = tuple(index + i if a == walk.axis else index for a, index in enumerate(at))
                 assert root.tile is not None
                 k.tile_store(root.tile, here, turned, row)
+
+    def body(position: list[Index]) -> None:
+        at = dict(zip(order, position))
+        for across in range(0, steps[-2][1], side):
+            for down in range(0, steps[-1][1], side):
+                moved = {**at, last: at[last] + across, walk.axis: at[walk.axis] + down}
+                square(tuple(moved[a] for a in range(len(shape))))
 
     for_each(k, steps, body, unrolled=1)
 
