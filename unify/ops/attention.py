@@ -13,10 +13,7 @@ from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
 from .op import FLOATS, op
-
-# Queries and keys a tile, by target kind: the tiles of q, k, v, the scores and the sums stay in the second-level cache.
-_TILES = {"cpu": (128, 128)}
-_TILES_ELSEWHERE = (64, 32)
+from .tiles import attention_tile
 
 
 @unify.jit
@@ -177,8 +174,7 @@ def attention(q: Any, k: Any, v: Any, *, causal: bool = True, scale: float | Non
         )
     qs, ks, vs = (t if t.strides[3] == 1 else t.contiguous() for t in (qs, ks, vs))
     result = unify.empty(qs.shape, dtype=qs.dtype, device=qs.device)
-    block_m, block_n = _TILES.get(qs.device.kind, _TILES_ELSEWHERE)
-    block_m = min(block_m, max(16, 1 << (queries - 1).bit_length()))
+    block_m, block_n = attention_tile(qs.device, queries, batch * heads, causal=causal)
     attention_kernel[(-(-queries // block_m), heads, batch)](
         qs, ks, vs, result, queries, keys, heads // kv_heads, log2_scale(scale, width),
         *qs.strides[:3], *ks.strides[:3], *vs.strides[:3], *result.strides[:3],

@@ -12,7 +12,7 @@ from .matmul import TOLERANCE, WIDTH
 # Tokens of each expert, as uneven as routing leaves them; inputs and outputs of a layer.
 COUNTS = (17, 150, 3, 64, 101, 40, 96, 41)
 INPUTS, OUTPUTS = 1024, 512
-TILE = (32, 256, 64)
+TILE = (64, 512, 64)
 
 
 def cases() -> list[Case]:
