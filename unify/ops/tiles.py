@@ -17,7 +17,7 @@ class Tile:
 
 
 # By target kind. Large ones on a CPU: what is packed for a tile serves all its rows and columns.
-_PRODUCT = {"cpu": Tile(512, 256, 64)}
+_PRODUCT = {"cpu": Tile(512, 512, 64)}
 _PRODUCT_ELSEWHERE = Tile(64, 64, 32)
 # Queries and keys a program takes at a time; on a CPU they, the scores and the sums stay in the second-level cache.
 _ATTENTION = {"cpu": (256, 128)}

@@ -12,7 +12,7 @@ SIZES = (512, 1024, 2048)
 LAYERS = ((512, 1536, 576), (1, 1536, 576))
 WIDTH = {"fp32": 4, "bf16": 2}
 # Rows, columns, steps along k, and rows of programs in a group, of the user's kernel: the best of a few.
-TILE = (512, 256, 64, 4)
+TILE = (512, 512, 64, 4)
 # One rounding of a result in the dtype, and sums in fp32 in another order; sums of integers are exact.
 TOLERANCE = {"fp32": 1e-5, "bf16": 2**-7, "int8": 0.0}
 

@@ -8,11 +8,12 @@ its own third operand, that one's tile is updated in place.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
 from unify.compiler import mlir
-from unify.compiler.cpu import rows
+from unify.compiler.cpu import demand
 from unify.compiler.cpu.codegen import float8, nest, products, scaled, whole
 from unify.compiler.cpu.codegen.arith import intrinsic_call
 from unify.compiler.cpu.codegen.convert import cast, narrowed, widened
@@ -71,7 +72,7 @@ def pack(k: Kernel, op: mlir.Operation, side: int) -> Tile:
     if isinstance(bound, Tile) and bound.element == how.element and (side == 0 or how.group == 1):
         k.packed[key] = bound
         return bound
-    tile = k.allocate(shape_of(value), how.element, how.group if side else 1, _gap(shape_of(value), how, side))
+    tile = k.allocate(shape_of(value), how.element, how.group if side else 1)
     source = _converted(k, value, how.element)
     nest.settle(k, [source])
     if tile.group > 1:
@@ -81,17 +82,6 @@ def pack(k: Kernel, op: mlir.Operation, side: int) -> Tile:
         nest.fill(k, source, tile)
     k.packed[key] = tile
     return tile
-
-
-def _gap(shape: tuple[int, ...], how: Scheme, side: int) -> int:
-    """A cache line behind each row of B where rows are a power of two long.
-
-    The kernel goes down a few columns at a time. Without the gap these lie in a few sets of the nearest cache, which do
-    not hold them until the next rows of A come.
-    """
-    word = 4 if how.group > 1 else BYTES[how.element]
-    is_deep = shape[-2] >= 32 and shape[-1] * word % 256 == 0
-    return 64 // word if side and is_deep else 0
 
 
 def _operand(k: Kernel, op: mlir.Operation, side: int) -> mlir.Value:
@@ -283,7 +273,7 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
     lanes = min(n, k.features.vector_bytes // BYTES[how.accumulator])
     across, blocks = _blocks(k, op.operands[2], m, n, lanes)
     word = "i32" if how.group > 1 else how.element
-    a_words = replace(a, shape=(*batch, m, words), element=word, group=1)
+    a_words = replace(a, shape=(*batch, m, words), element=word, group=1, gap=a.gap // how.group)
     b_words = replace(b, shape=(*batch, words, n), element=word, group=1)
     accumulator = op.operands[2]
     ones = tuple(1 for _ in batch)
@@ -325,29 +315,29 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
                     value = narrowed(k, value, target.element)
                 k.tile_store(target, (*outer, row + r, column + c * lanes), wide, value)
 
-    wanted = _wanted_rows(k, op) if m > blocks[0][0] else None
+    width = across * lanes
+    rows = _wanted(k, op, 0) if m > blocks[0][0] else None
+    columns = _wanted(k, op, 1) if n > width else None
 
     def block_if_wanted(height: int, first: int, at: list[Index], down: list[Index]) -> None:
-        if wanted is None:
-            block(height, first, at, down)
-            return
-        with em.conditional(_any(k, wanted, [down[0] + (first + r) for r in range(height)])):
+        with _if_any(k, rows, [down[0] + (first + r) for r in range(height)]):
             block(height, first, at, down)
 
     def column_of_blocks(at: list[Index]) -> None:
-        first = 0
-        for height, count in blocks:
-            here = partial(block_if_wanted, height, first, at)
-            nest.for_each(k, [(height * count, height)], here, unrolled=1)
-            first += height * count
+        with _if_any(k, columns, [at[-1] + c for c in range(width)]):
+            first = 0
+            for height, count in blocks:
+                here = partial(block_if_wanted, height, first, at)
+                nest.for_each(k, [(height * count, height)], here, unrolled=1)
+                first += height * count
 
     with em.nest():
-        nest.for_each(k, [*((extent, 1) for extent in batch), (n, across * lanes)], column_of_blocks, unrolled=1)
+        nest.for_each(k, [*((extent, 1) for extent in batch), (n, width)], column_of_blocks, unrolled=1)
 
 
-def _wanted_rows(k: Kernel, op: mlir.Operation) -> mlir.Value | None:
-    """A mask of rows that can be looked at here, without which nobody stores what the product gives."""
-    return next((mask for mask in rows.stored_rows(op, k.plan.uses) if _is_at_hand(k, mask)), None)
+def _wanted(k: Kernel, op: mlir.Operation, axis: int) -> mlir.Value | None:
+    """A mask of rows or columns that can be looked at here, without which nobody stores what the product gives."""
+    return next((mask for mask in demand.masks(op, axis, k.plan.uses) if _is_at_hand(k, mask)), None)
 
 
 def _is_at_hand(k: Kernel, value: mlir.Value) -> bool:
@@ -359,12 +349,16 @@ def _is_at_hand(k: Kernel, value: mlir.Value) -> bool:
     return is_pure and value not in k.plan.stored and all(_is_at_hand(k, v) for v in op.operands)
 
 
-def _any(k: Kernel, mask: mlir.Value, places: list[Index]) -> Val:
-    column = [ZERO] * (len(shape_of(mask)) - 1)
-    first, *others = (k.block(mask, (place, *column), (1,) * (1 + len(column))) for place in places)
+def _if_any(k: Kernel, mask: mlir.Value | None, places: list[Index]) -> AbstractContextManager[None]:
+    """Under the condition that the mask, along its only axis longer than one, is true in any of these places."""
+    if mask is None:
+        return nullcontext()
+    shape = shape_of(mask)
+    positions = [tuple(place if extent > 1 else ZERO for extent in shape) for place in places]
+    first, *others = (k.block(mask, position, (1,) * len(shape)) for position in positions)
     for other in others:
         first = k.em.op("i1", 1, f"or {k.em.typed(first)}, {k.em.text(other)}")
-    return first
+    return k.em.conditional(first)
 
 
 def _fma(k: Kernel, how: Scheme, x: Val, y: Val, acc: Val) -> Val:

@@ -156,8 +156,8 @@ class Kernel:
 
     # ------------------------------------------------ memory
 
-    def allocate(self, shape: Sequence[int], element: str, group: int = 1, gap: int = 0) -> Tile:
-        tile = Tile(self.scratch_top, tuple(shape), element, group, gap)
+    def allocate(self, shape: Sequence[int], element: str, group: int = 1) -> Tile:
+        tile = Tile(self.scratch_top, tuple(shape), element, group, _gap(shape, 4 if group > 1 else BYTES[element]))
         if tile.bytes > LARGEST_TILE:
             raise Unsupported(
                 f"a tile of {list(shape)} {element} ({tile.bytes >> 20} MiB; the limit is {LARGEST_TILE >> 20} MiB)",
@@ -383,6 +383,16 @@ class Kernel:
 
     def error(self, op: mlir.Operation, what: str, advice: str = "") -> CompileError:
         return compile_error(op, what, advice)
+
+
+def _gap(shape: Sequence[int], size: int) -> int:
+    """A cache line behind each row of a deep tile whose rows are a power of two long, in elements of that size.
+
+    Products go down a few columns at a time. Without the gap these lie in a few sets of the caches, which do not hold
+    them until the next columns, or the next round, come.
+    """
+    is_deep = len(shape) > 1 and shape[-2] >= 32 and shape[-1] * size % 512 == 0
+    return 64 // size if is_deep else 0
 
 
 class Slot:

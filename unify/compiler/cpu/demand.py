@@ -1,4 +1,4 @@
-"""Which rows of a product anybody stores: those of a ragged tile that no mask lets through need not be multiplied."""
+"""Which rows and columns of a product anybody stores: what lies behind an edge need not be multiplied."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _DOTS = ("tt.dot", "tt.dot_scaled")
 _ELEMENTWISE = ("arith.", "math.", "tt.fp_to_fp", "tt.clampf", "tt.precise_", "tt.bitcast")
 
 
-def stored_rows(dot: mlir.Operation, uses: dict[mlir.Value, list[mlir.Operation]]) -> list[mlir.Value]:
-    """Masks [M] or [M, 1], each false for rows of the product [M, N] that reach no store; none if that is not known.
+def masks(dot: mlir.Operation, axis: int, uses: dict[mlir.Value, list[mlir.Operation]]) -> list[mlir.Value]:
+    """Each false for rows (axis 0: [M] or [M, 1]) or columns (1: [N] or [1, N]) of the product that reach no store.
 
-    The result is followed through what keeps each element in its row: elementwise operations, loops that carry it,
-    and further products of its rows.
+    None if that is not known. The result is followed through what keeps each element in its row or column: elementwise
+    operations, loops that carry it, and further products.
     """
     if len(_shape(dot.results[0])) != 2:
         return []
@@ -25,10 +25,10 @@ def stored_rows(dot: mlir.Operation, uses: dict[mlir.Value, list[mlir.Operation]
         value = work.pop()
         for user in uses.get(value, ()):
             if user.name == "tt.store" and value not in (user.operands[0], *user.operands[2:]):
-                masks = dict.fromkeys(_row_masks(user.operands[2])) if len(user.operands) > 2 else {}
-                common = masks if common is None else {mask: None for mask in common if mask in masks}
+                found = dict.fromkeys(_factors(user.operands[2], axis)) if len(user.operands) > 2 else {}
+                common = found if common is None else {mask: None for mask in common if mask in found}
                 continue
-            following = _following(user, value)
+            following = _following(user, value, axis)
             if following is None:
                 return []
             if user.name in ("scf.for", "scf.yield"):
@@ -38,10 +38,10 @@ def stored_rows(dot: mlir.Operation, uses: dict[mlir.Value, list[mlir.Operation]
     return [mask for mask in common or () if not any(mlir.is_inside(mask, loop) for loop in crossed)]
 
 
-def _following(user: mlir.Operation, value: mlir.Value) -> list[mlir.Value] | None:
-    """The values whose rows come from those of `value` in `user`; None if something else becomes of them."""
-    if user.name in _DOTS and value is not user.operands[1] and user.operands.count(value) == 1:
-        return user.results if value in (user.operands[0], user.operands[2]) else None
+def _following(user: mlir.Operation, value: mlir.Value, axis: int) -> list[mlir.Value] | None:
+    """The values whose rows or columns come from those of `value` in `user`; None if something else becomes of them."""
+    if user.name in _DOTS and user.operands.count(value) == 1:
+        return user.results if value in (user.operands[axis], user.operands[2]) else None
     if user.name.startswith(_ELEMENTWISE):
         return user.results if all(_shape(v) == _shape(value) for v in user.results) else None
     if user.name in ("scf.for", "scf.yield") and (loop := _carrier(user)).name == "scf.for":
@@ -51,18 +51,18 @@ def _following(user: mlir.Operation, value: mlir.Value) -> list[mlir.Value] | No
     return None
 
 
-def _row_masks(mask: mlir.Value) -> Iterator[mlir.Value]:
-    """What the mask of a store [M, N] is an `and` of, as far as it is the same for all columns."""
-    op = mask.owner
+def _factors(mask: mlir.Value, axis: int) -> Iterator[mlir.Value]:
+    """What the mask of a store [M, N] is an `and` of, as far as it is the same along the other axis."""
+    op, other = mask.owner, 1 - axis
     if not isinstance(op, mlir.Operation):
         return
     if op.name == "arith.andi":
         for part in op.operands:
-            yield from _row_masks(part)
-    elif op.name == "tt.broadcast" and _shape(mask)[0] == _shape(op.operands[0])[0]:
-        yield from _row_masks(op.operands[0])
-    elif len(_shape(mask)) == 2 and _shape(mask)[1] == 1:
-        is_expanded = op.name == "tt.expand_dims" and op.integer("axis") == 1
+            yield from _factors(part, axis)
+    elif op.name == "tt.broadcast" and _shape(mask)[axis] == _shape(op.operands[0])[axis]:
+        yield from _factors(op.operands[0], axis)
+    elif len(_shape(mask)) == 2 and _shape(mask)[other] == 1:
+        is_expanded = op.name == "tt.expand_dims" and op.integer("axis") == other
         yield op.operands[0] if is_expanded else mask
 
 

@@ -1,4 +1,4 @@
-"""Products of ragged tiles: rows that no store takes are left out, and all others are as they were."""
+"""Products of ragged tiles: rows and columns that no store takes are left out, and all others are as they were."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from unify.compiler import mlir, mlir_reader
-from unify.compiler.cpu import rows, tiling
+from unify.compiler.cpu import demand, tiling
 
 from .harness import Compiled, compile_kernel, run
 
@@ -60,11 +60,11 @@ def summed_kernel(a, b, out, sums, limit, M: tl.constexpr, N: tl.constexpr):
     tl.store(sums + tl.arange(0, N), tl.sum(total, axis=0))
 
 
-def _masks(kernel: Compiled) -> list[int]:
-    """How many masks of rows each product of the kernel has."""
+def _masks(kernel: Compiled, axis: int = 0) -> list[int]:
+    """How many masks of rows or columns each product of the kernel has."""
     function = mlir_reader.parse(kernel.ttir).functions[0]
     uses = tiling.plan(function).uses
-    return [len(rows.stored_rows(op, uses)) for op in mlir.walk(function) if op.name == "tt.dot"]
+    return [len(demand.masks(op, axis, uses)) for op in mlir.walk(function) if op.name == "tt.dot"]
 
 
 @pytest.mark.parametrize("arch", ["", "x86-64-v3"])
@@ -95,6 +95,7 @@ def test_rows_by_a_list_through_two_products():
     arguments = {"a": a, "b": b, "tokens": tokens, "out": out, "count": count}
     kernel = compile_kernel(listed_kernel, arguments, {"M": m, "N": n, "K": k})
     assert _masks(kernel) == [1, 1]
+    assert _masks(kernel, axis=1) == [0, 1]  # the first product's columns are summed in the second
     assert kernel.prepare((2,), arguments)() == 0
     want = a.astype(float) @ b * 0.5 @ b[:, :n]
     np.testing.assert_allclose(out[:, :-1], want[:, :-1], rtol=1e-5, atol=1e-4)
@@ -121,3 +122,25 @@ def test_rows_that_somebody_else_reads_are_multiplied():
     run(summed_kernel, (1,), {"a": a, "b": b, "out": out, "sums": sums, "limit": 3}, M=32, N=16)
     np.testing.assert_allclose(sums, (a @ b).sum(0), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(out[:3], (a @ b)[:3], rtol=1e-5, atol=1e-4)
+
+
+@triton.jit
+def edge_kernel(a, b, out, n, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    row, column, step = tl.arange(0, M)[:, None], tl.arange(0, N)[None, :], tl.arange(0, K)
+    x = tl.load(a + row * K + step[None, :])
+    # Columns of the right operand of a product are columns of what it gives.
+    inner = tl.dot(x, tl.load(b + step[:, None] * n + column, mask=column < n, other=float("nan")))
+    tl.store(out + row * n + column, tl.dot(tl.load(a + row * K + tl.arange(0, M)[None, :]), inner), mask=column < n)
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 50, 64])
+def test_columns_behind_an_edge(n):
+    m, k = 16, 32
+    rng = np.random.default_rng(n)
+    a, b = rng.standard_normal((m, k), np.float32), rng.standard_normal((k, n), np.float32)
+    out = np.full((m, n), 7, np.float32)
+    arguments = {"a": a, "b": b, "out": out, "n": n}
+    kernel = compile_kernel(edge_kernel, arguments, {"M": m, "N": 64, "K": k})
+    assert _masks(kernel, axis=1) == [1, 1]
+    assert kernel.prepare((1,), arguments)() == 0
+    np.testing.assert_allclose(out, a[:, :m].astype(float) @ (a @ b), rtol=1e-5, atol=1e-3)
