@@ -182,3 +182,33 @@ def test_avx2_multiplies_pairs_and_keeps_their_sums_in_registers():
     products = [i for i, line in enumerate(lines) if "vpmaddwd" in line]
     between = lines[products[0] : products[-1]]
     assert not [line for line in between if "vpmulld" in line or ("ymm" in line and "(%rsp)" in line)]
+
+
+@triton.jit
+def recurrence_kernel(h, w, out, rounds, SIDE: tl.constexpr, FORM: tl.constexpr):
+    i = tl.arange(0, SIDE)
+    place = i[:, None] * SIDE + i[None, :]
+    state, weight = tl.load(h + place), tl.load(w + place)
+    for _ in range(rounds):
+        if FORM == "left":
+            state = tl.dot(state, weight, state)
+        elif FORM == "right":
+            state = tl.dot(weight, state, state)
+        elif FORM == "all":
+            state = tl.dot(state, state, state)
+        else:
+            state += tl.dot(state, weight)
+    tl.store(out + place, state)
+
+
+@pytest.mark.parametrize("form", ["left", "right", "all", "sum"])
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_product_may_be_added_to_its_own_operand(form, rounds):
+    rng = np.random.default_rng(4)
+    h, w = (rng.integers(-2, 3, (32, 32)).astype(np.float32) for _ in range(2))
+    out, want = np.zeros_like(h), h
+    run(recurrence_kernel, (1,), {"h": h, "w": w, "out": out, "rounds": rounds}, SIDE=32, FORM=form)
+    for _ in range(rounds):
+        left, right = (w, want) if form == "right" else (want, want if form == "all" else w)
+        want = left @ right + want
+    np.testing.assert_array_equal(out, want)

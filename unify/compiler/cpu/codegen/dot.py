@@ -169,7 +169,7 @@ def dot(k: Kernel, op: mlir.Operation) -> None:
     a, b = pack(k, op, 0), pack(k, op, 1)
     nest.settle(k, op.operands[2:3])
     nest.flush_all(k)
-    target = _target(k, op)
+    target = _target(k, op, (a, b))
     _multiply(k, op, how, a, b, target)
     k.bindings[op.results[0]] = target
     k.packed = kept if _loop_of(op) is not None else k.packed
@@ -180,8 +180,11 @@ def _loop_of(op: mlir.Operation) -> mlir.Operation | None:
     return block.parent.parent if block is not None and block.parent is not None else None
 
 
-def _target(k: Kernel, op: mlir.Operation) -> Tile:
-    """Where the result goes: over the third operand if this is its last use and each element only needs itself."""
+def _target(k: Kernel, op: mlir.Operation, read: tuple[Tile, Tile]) -> Tile:
+    """Where the result goes: over the third operand if this is its last use and each element only needs itself.
+
+    read: the other two operands, of which other elements are still needed.
+    """
     accumulator = op.operands[2]
     element = element_of(op.results[0].type)
     for value, pointwise in nest.sources(k, [accumulator]):
@@ -191,6 +194,7 @@ def _target(k: Kernel, op: mlir.Operation) -> Tile:
             or not pointwise
             or tile.shape != shape_of(op.results[0])
             or tile.element != element
+            or tile in read
         ):
             continue
         if _dies_at(k, value, op):
