@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+import triton
 import triton.language as tl
 
 import unify
+
+from .harness import run
 
 
 @unify.jit
@@ -43,3 +47,49 @@ def test_histogram(size: int, bins: int, n: int) -> None:
     out = torch.empty(bins, dtype=torch.int32)
     histogram_kernel[(1,)](values, out, n, N=size, BINS=bins)
     torch.testing.assert_close(out.long(), torch.bincount(values[:n], minlength=bins))
+
+
+@triton.jit
+def gather_in_loop_kernel(out, rounds, SIZE: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    source, total = i * 3, i * 0
+    for turn in range(rounds):
+        total += tl.gather(source, (SIZE - 1 - i) ^ turn, 0)
+    tl.store(out + i, total + source)
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_what_is_gathered_in_a_loop_is_there_behind_it(rounds):
+    i = np.arange(1024, dtype=np.int32)
+    out = np.zeros_like(i)
+    run(gather_in_loop_kernel, (1,), {"out": out, "rounds": rounds}, SIZE=1024)
+    np.testing.assert_array_equal(out, i * 3 + sum(((1023 - i) ^ turn) * 3 for turn in range(rounds)))
+
+
+@triton.jit
+def gather_largest_kernel(x, out, N: tl.constexpr):
+    i = tl.arange(0, N)
+    largest = tl.max(tl.load(x + i[:, None] * N + i[None, :]), 1)
+    tl.store(out + i, tl.gather(largest, N - 1 - i, 0))
+
+
+def test_what_was_reduced_is_gathered():
+    x = np.random.default_rng(0).integers(0, 999, (32, 32)).astype(np.int32)
+    out = np.zeros(32, np.int32)
+    run(gather_largest_kernel, (1,), {"x": x, "out": out}, N=32)
+    np.testing.assert_array_equal(out, x.max(1)[::-1])
+
+
+@triton.jit
+def gather_rows_kernel(x, index, out, M: tl.constexpr, N: tl.constexpr):
+    place = tl.arange(0, M)[:, None] * N + tl.arange(0, N)[None, :]
+    value = tl.load(x + place) * 2
+    tl.store(out + place, tl.gather(value, tl.load(index + place), 1) + value)
+
+
+def test_rows_that_have_a_gap_in_memory():
+    rng = np.random.default_rng(1)
+    x, index = rng.standard_normal((64, 256), np.float32), rng.integers(0, 256, (64, 256)).astype(np.int32)
+    out = np.zeros_like(x)
+    run(gather_rows_kernel, (1,), {"x": x, "index": index, "out": out}, M=64, N=256)
+    np.testing.assert_array_equal(out, np.take_along_axis(x * 2, index, 1) + x * 2)

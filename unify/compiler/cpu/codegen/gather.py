@@ -15,19 +15,23 @@ Block = tuple[int, ...]
 @statement("tt.gather")
 def gather(k: Kernel, op: mlir.Operation) -> None:
     source = op.operands[0]
-    if not isinstance(k.bindings.get(source), Tile):
-        nest.store_value(k, source)
     nest.settle(k, [source])
     nest.flush_all(k)
+    tile = k.bindings.get(source)
+    if not isinstance(tile, Tile):  # a copy for this gather alone: in a loop its memory is free again afterwards
+        tile = k.allocate(shape_of(source), element_of(source.type))
+        nest.fill(k, source, tile)
+        nest.flush_all(k)
+    k.state["gathered", op] = tile
     nest.store_value(k, op.results[0])
+    nest.flush_all(k)
 
 
 @inline("tt.gather")
 def gathered(k: Kernel, op: mlir.Operation, _: int, at: Position, block: Block) -> Val:
     """source[…, index, …], an index a lane."""
-    em, tile = k.em, k.bindings[op.operands[0]]
-    assert isinstance(tile, Tile)
-    axis, strides = op.integer("axis"), row_major(tile.shape)
+    em, tile = k.em, k.state["gathered", op]
+    axis, strides = op.integer("axis"), row_major(tile.extents)
     where = k.block(op.operands[1], at, block)
     parts = []
     for lane, offset in enumerate(_positions(block)):
