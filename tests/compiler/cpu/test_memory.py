@@ -177,3 +177,74 @@ def test_booleans_are_bytes_in_memory():
     out = np.zeros(50, bool)
     run(flags_kernel, (1,), {"x": x, "out": out, "n": 50}, BLOCK=64)
     np.testing.assert_array_equal(out, x ^ (np.arange(50) % 3 == 0))
+
+
+@triton.jit
+def stride_and_remainder_kernel(x, out, stride, period, SIZE: tl.constexpr, STORES: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    place = i * stride + i % period
+    if STORES:
+        tl.store(out + place, tl.load(x + i))
+    else:
+        tl.store(out + i, tl.load(x + place))
+
+
+@pytest.mark.parametrize("stores", [False, True])
+@pytest.mark.parametrize("period", [16, 64, 7])
+def test_a_stride_that_is_an_argument_beside_a_remainder(period, stores):
+    i = np.arange(64, dtype=np.int32)
+    place = i * 3 + i % period
+    x, out = np.arange(1, 300, dtype=np.int32), np.zeros(300, np.int32)
+    arguments = {"x": x, "out": out, "stride": 3, "period": period}
+    run(stride_and_remainder_kernel, (1,), arguments, SIZE=64, STORES=stores)
+    want = np.zeros(300, np.int32)
+    if stores:
+        for source, target in zip(x, place, strict=False):  # the last of several wins
+            want[target] = source
+    else:
+        want[:64] = x[place]
+    np.testing.assert_array_equal(out, want)
+
+
+@triton.jit
+def narrow_kernel(x, index, out, first, FORM: tl.constexpr):
+    i = tl.arange(0, 16)
+    narrow = tl.load(index + i)
+    if FORM == "sum":
+        place = (narrow + narrow).to(tl.int32)
+    elif FORM == "product":
+        place = narrow * 3
+    elif FORM == "range":
+        place = (i + 120).to(tl.int8) * 1
+    else:
+        place = (i * 65536) * 65536 + i
+    tl.store(out + i, tl.load(x + first + place))
+
+
+@pytest.mark.parametrize("form", ["sum", "product", "range", "wide"])
+@pytest.mark.parametrize("dtype", [np.int8, np.int16])
+def test_indices_that_wrap_around_before_they_are_widened(dtype, form):
+    x, out = np.arange(200_000, dtype=np.int32), np.zeros(16, np.int32)
+    index = (np.arange(60, 76) if dtype is np.int8 else np.arange(16_380, 16_396)).astype(dtype)
+    run(narrow_kernel, (1,), {"x": x, "index": index, "out": out, "first": 100_000}, FORM=form)
+    i = np.arange(16)
+    places = {"sum": index + index, "product": index * dtype(3), "range": (i + 120).astype(np.int8), "wide": i}
+    np.testing.assert_array_equal(out, 100_000 + places[form].astype(np.int32))
+
+
+@triton.jit
+def unsigned_kernel(x, out, n, FIRST: tl.constexpr, WIDE: tl.constexpr):
+    i = tl.arange(0, 64)
+    place = (i - FIRST).to(tl.uint32)
+    if WIDE:
+        place = place.to(tl.int64)
+    tl.store(out + i, tl.load(x + place, mask=place < n, other=-1))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("first", [3, 8, 13])
+def test_unsigned_indices_below_zero_are_far_above(first, wide):
+    x, out = np.arange(64, dtype=np.int32), np.zeros(64, np.int32)
+    run(unsigned_kernel, (1,), {"x": x, "out": out, "n": 5}, FIRST=first, WIDE=wide)
+    place = np.arange(64) - first
+    np.testing.assert_array_equal(out, np.where((place >= 0) & (place < 5), place, -1))

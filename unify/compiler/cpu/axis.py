@@ -110,7 +110,8 @@ class Axes:
             found = self._linear[value] = self._find_linear(value)
         return found
 
-    def _opaque(self, value: mlir.Value) -> Linear:
+    def opaque(self, value: mlir.Value) -> Linear:
+        """The form of a value of which nothing is known."""
         rank = len(_shape(value))
         if rank == 0:
             if isinstance(value.type, mlir.Pointer):
@@ -126,10 +127,10 @@ class Axes:
                 return _add(start, _scale(grow, {(step.round,): 1}), 1)
         op = value.owner
         if not isinstance(op, mlir.Operation):
-            return self._opaque(value)
+            return self.opaque(value)
         rule = _LINEAR.get(op.name)
         found = rule(self, op) if rule is not None else None
-        return found if found is not None else self._opaque(value)
+        return found if found is not None else self.opaque(value)
 
     # ------------------------------------------------ Triton's axis info
 
@@ -221,6 +222,8 @@ def _lin_splat(axes: Axes, op: mlir.Operation) -> Linear:
 def _lin_sum(sign: int) -> Callable[[Axes, mlir.Operation], Linear | None]:
     def rule(axes: Axes, op: mlir.Operation) -> Linear | None:
         a, b = axes.linear(op.operands[0]), axes.linear(op.operands[1])
+        if op.name == "tt.addptr":
+            b = _widened(axes, op.operands[1]) or axes.opaque(op.operands[1])
         if not _shape(op.results[0]) and (a.base is not None or b.base is not None):
             return None  # a scalar pointer is computed once, by itself
         if b.base is not None:
@@ -247,12 +250,24 @@ def _lin_shift(axes: Axes, op: mlir.Operation) -> Linear | None:
 
 
 def _lin_zero_extend(axes: Axes, op: mlir.Operation) -> Linear | None:
-    return _lin_same(axes, op) if axes.bounds.is_non_negative(op.operands[0]) else None
+    return _widened(axes, op.operands[0]) if axes.bounds.is_non_negative(op.operands[0]) else None
 
 
-def _lin_same(axes: Axes, op: mlir.Operation) -> Linear | None:
-    inner = axes.linear(op.operands[0])
-    return None if inner.base is not None else inner
+def _lin_sign_extend(axes: Axes, op: mlir.Operation) -> Linear | None:
+    return _widened(axes, op.operands[0])
+
+
+def _widened(axes: Axes, value: mlir.Value) -> Linear | None:
+    """The form of an integer that becomes wider; None if it is one without the wraps that the program means.
+
+    Those of fewer than 32 bits have to be known not to wrap. Those of 32 are taken to be indices, which do not, unless
+    a constant alone leaves them.
+    """
+    inner, bits = axes.linear(value), axes.bounds.width(value)
+    if inner.base is not None or (bits < 32 and axes.bounds.may_wrap(value)):
+        return None
+    constants = [poly.get((), 0) for poly in (inner.offset, *inner.strides)]
+    return None if any(abs(number) >= 1 << (bits - 1) for number in constants) else inner
 
 
 def _lin_expand(axes: Axes, op: mlir.Operation) -> Linear:
@@ -287,7 +302,7 @@ _LINEAR: dict[str, Callable[[Axes, mlir.Operation], Linear | None]] = {
     "tt.addptr": _lin_sum(1),
     "arith.muli": _lin_product,
     "arith.shli": _lin_shift,
-    "arith.extsi": _lin_same,
+    "arith.extsi": _lin_sign_extend,
     "arith.extui": _lin_zero_extend,
     "tt.expand_dims": _lin_expand,
     "tt.broadcast": _lin_broadcast,
@@ -340,6 +355,8 @@ def _info_trans(axes: Axes, op: mlir.Operation, shape: tuple[int, ...]) -> Info:
 def _info_sum(axes: Axes, op: mlir.Operation, shape: tuple[int, ...]) -> Info:
     a, b = axes.of(op.operands[0]), axes.of(op.operands[1])
     scale = 1
+    if op.name == "tt.addptr":
+        b = _info_widened(axes, op.operands[1])
     if op.name == "tt.addptr":  # in elements: an aligned pointer is divisible by alignment / size
         from unify.compiler.cpu.codegen.emitter import BYTES
         from unify.compiler.cpu.codegen.values import element_of
@@ -388,8 +405,17 @@ def _info_quotient(axes: Axes, op: mlir.Operation, shape: tuple[int, ...]) -> In
     return Info((1,) * len(shape), (1,) * len(shape), tuple(constancy))
 
 
-def _info_keep(axes: Axes, op: mlir.Operation, shape: tuple[int, ...]) -> Info:
-    return axes.of(op.operands[0])
+def _info_extend(axes: Axes, op: mlir.Operation, shape: tuple[int, ...]) -> Info:
+    is_exact = op.name == "arith.extsi" or axes.bounds.is_non_negative(op.operands[0])
+    return _info_widened(axes, op.operands[0], is_exact)
+
+
+def _info_widened(axes: Axes, value: mlir.Value, is_exact: bool = True) -> Info:
+    """Runs end where a narrow integer wraps around, and where one without a sign goes below zero."""
+    info = axes.of(value)
+    if is_exact and not (axes.bounds.width(value) < 32 and axes.bounds.may_wrap(value)):
+        return info
+    return Info((1,) * len(info.contiguity), info.divisibility, info.constancy)
 
 
 def _info_bitwise(axes: Axes, op: mlir.Operation, shape: tuple[int, ...]) -> Info:
@@ -443,8 +469,8 @@ _INFO: dict[str, Callable[[Axes, mlir.Operation, tuple[int, ...]], Info]] = {
     "arith.remui": _info_remainder,
     "arith.divsi": _info_quotient,
     "arith.divui": _info_quotient,
-    "arith.extsi": _info_keep,
-    "arith.extui": _info_keep,
+    "arith.extsi": _info_extend,
+    "arith.extui": _info_extend,
     "arith.andi": _info_bitwise,
     "arith.ori": _info_bitwise,
     "arith.xori": _info_bitwise,

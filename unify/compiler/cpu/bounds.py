@@ -49,6 +49,14 @@ class Bounds:
             self._known[value] = found
         return found
 
+    def width(self, value: mlir.Value) -> int:
+        """Bits of an integer or of its elements."""
+        return _width(value.type) or 64
+
+    def may_wrap(self, value: mlir.Value) -> bool:
+        """Whether the value is not known to be what its arithmetic gives without an end of its bits."""
+        return self.of(value) == _whole(value.type)
+
     def is_non_negative(self, value: mlir.Value) -> bool:
         return _width(value.type) is not None and self.of(value)[0] >= 0
 

@@ -90,7 +90,8 @@ class Access:
         uniform = []
         for term in linear.terms:
             lane_strides: list[int | None] = [self._term_stride(term, i, at, block) for i in range(len(term.axes))]
-            if any(s is None for s in lane_strides):
+            is_lost = any(s and t is not None and strides[t] is None for t, s in zip(term.axes, lane_strides))
+            if is_lost or any(s is None for s in lane_strides):
                 irregular.append(term)
                 continue
             uniform.append(term)
