@@ -70,3 +70,16 @@ def test_only_what_the_kernel_does_not_read_goes_past_the_caches():
     within = compile_kernel(in_place_kernel, {"x": x, "size": 4096}, {"BLOCK": 1024}, arch="x86-64-v3")
     assert "!nontemporal" not in within.stages["llvm"]
     assert "sfence" not in within.stages["asm"]
+
+
+@triton.jit
+def publish_kernel(x, out, flags, BLOCK: tl.constexpr):
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + place, tl.load(x + place % 4096))
+    tl.atomic_add(flags + tl.program_id(0), 1, sem="release")
+
+
+def test_a_program_that_tells_others_of_its_results_keeps_them_in_order():
+    arguments = {"x": np.zeros(4096, np.float32), "out": np.zeros(4096, np.float32), "flags": np.zeros(1, np.int32)}
+    kernel = compile_kernel(publish_kernel, arguments, {"BLOCK": 4096}, arch="x86-64-v3")
+    assert "!nontemporal" not in kernel.stages["llvm"]

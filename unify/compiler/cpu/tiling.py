@@ -104,6 +104,7 @@ class Plan:
     uses: dict[mlir.Value, list[mlir.Operation]] = field(default_factory=dict)
     byte_dots: dict[mlir.Operation, ByteDot] = field(default_factory=dict)
     accumulations: dict[mlir.Operation, tuple[mlir.Operation, mlir.Value]] = field(default_factory=dict)
+    publishes: bool = False  # a program may tell others, while it runs, that its results are there
 
     def is_root(self, op: mlir.Operation) -> bool:
         return op.name in ROOTS and op not in self.byte_dots
@@ -118,6 +119,7 @@ def plan(function: mlir.Operation) -> Plan:
     rounds, steps = _steps(function)
     axes = Axes(steps, hints)
     out = Plan(axes, Bounds(), Aliasing(function, axes), steps=steps, rounds=rounds, uses=uses)
+    out.publishes = any(op.name in _ORDERS or op.name in _STORES - {"tt.store"} for op in mlir.walk(function))
     _find_byte_dots(function, out)
     _Chooser(function, out).run()
     return out

@@ -24,10 +24,11 @@ def look(k: Kernel, stores: list[mlir.Operation], walk: Walk) -> Val | None:
     """Whether these stores, which one nest does, should and can go past the caches; None if they never can."""
     if not stores or not all(_runs_on(k, op, walk) for op in stores) or k.origins is not None:
         return None
-    if not k.features.triple.startswith("x86_64"):
+    if not k.features.triple.startswith("x86_64") or k.plan.publishes:
         return None
     em = k.em
-    # A later ordinary store, which tells others that the results are there, could overtake such stores.
+    # A later ordinary store, which tells others that the results are there, could overtake such stores: the fence
+    # stands behind a call's last program, and a program that tells others itself has none of them.
     em.declare("@llvm.x86.sse.sfence", "declare void @llvm.x86.sse.sfence()")
     k.closing = "call void @llvm.x86.sse.sfence()"
     programs = em.assign("zext i32 %grid0 to i64")
