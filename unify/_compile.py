@@ -29,7 +29,7 @@ def compile(
     options: the fields of unify.compiler.Options; `stages=("llvm", "asm")`, say, keeps these texts in `Binary.stages`.
 
     Raises CompileError with the kernel's file and line, TargetError for an unknown target, and InvalidArgument where a
-    parameter has neither a type nor a value.
+    parameter has neither a type nor a value, or a stage is not the target's.
     """
     if not isinstance(kernel, JITFunction):
         raise InvalidArgument(f"compile: a function under unify.jit is needed, not {described(kernel)}.")

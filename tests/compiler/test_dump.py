@@ -11,7 +11,7 @@ import triton.language as tl
 import unify as un
 from unify._config import settings
 from unify.compiler import Options, Specialization, Target, cache, compile
-from unify.errors import CompileError
+from unify.errors import CompileError, InvalidArgument
 
 
 @triton.jit
@@ -72,12 +72,14 @@ def test_a_program_gets_the_stages_it_asks_for_and_they_are_not_kept(
     with settings.override(cache_dir=tmp_path, no_cache=False):
         plain, *asked = (
             compile(doubled, Target("cpu"), specialization, Options(stages=stages))
-            for stages in ((), ("ttir", "llvm"), ("asm", "unknown"))
+            for stages in ((), ("ttir", "llvm"), ("asm",))
         )
         (kept,) = tmp_path.rglob("*.kernel")
     assert [list(binary.stages) for binary in (plain, *asked)] == [[], ["ttir", "llvm"], ["asm"]]
     assert "tt.load" in asked[0].stages["ttir"]
     assert ".text" in asked[1].stages["asm"]
+    with pytest.raises(InvalidArgument, match=r"no stage lvm; cpu has asm, llvm, source, ttir"):
+        compile(doubled, Target("cpu"), specialization, Options(stages=("lvm",)))
     assert folder.exists() == bool(dump)
     entry = cache.decode(kept.read_bytes())
     assert entry is not None

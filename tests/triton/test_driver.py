@@ -266,3 +266,24 @@ except KernelFault as fault:
     printed = run(tmp_path, program, UNIFY_CHECK_BOUNDS="1")
     assert "a load of 4 bytes through 'x', at byte 3904 from its address" in printed
     assert "program.py:" in printed
+
+
+def test_overflow_checks_inside_a_sum_or_a_scan(tmp_path: Path) -> None:
+    run(tmp_path, """
+        import pytest, torch, triton, triton.language as tl
+
+        @triton.jit
+        def sums(x, total, running, N: tl.constexpr):
+            i = tl.arange(0, N)
+            value = tl.load(x + i)
+            tl.device_assert(value >= 0, "negative")
+            tl.store(total, tl.sum(value, 0))
+            tl.store(running + i, tl.cumsum(value, 0))
+
+        x, total, running = torch.arange(256, dtype=torch.int32), torch.zeros(1, dtype=torch.int32), torch.zeros(256)
+        sums[(1,)](x, total, running, N=256, debug=True)
+        assert total.item() == x.sum()
+        torch.testing.assert_close(running, x.cumsum(0).float())
+        with pytest.raises(Exception, match="int32 overflow detected for operation add"):
+            sums[(1,)](torch.full((256,), 2**30, dtype=torch.int32), total, running, N=256, debug=True)
+    """)  # fmt: skip

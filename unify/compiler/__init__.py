@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unify._config import settings
+from unify._errors import InvalidArgument
 
 from . import cache, dump
 from .effects import written_arguments
@@ -25,7 +26,8 @@ __all__ = ["Binary", "Options", "Parameter", "Specialization", "Target", "compil
 def compile(kernel: Any, target: Target, specialization: Specialization, options: Options | None = None) -> Binary:
     """Compiles a Triton kernel (a triton.JITFunction, unify.jit's included) for a target.
 
-    Needs no device. What is kept on disk has no stages: to get some compiles anew. Raises CompileError, TargetError.
+    Needs no device. What is kept on disk has no stages: to get some compiles anew. Raises CompileError, TargetError,
+    InvalidArgument for a stage that the target does not have.
     """
     options = options or Options()
 
@@ -69,7 +71,11 @@ def _build(name: str, ttir: str, target: Target, options: Options) -> Binary:
     written = written_arguments(ttir)
     parameters = (replace(p, is_written=index in written) for index, p in enumerate(binary.parameters))
     texts = {"ttir": ttir, **binary.stages}
-    stages = {stage: texts[stage] for stage in options.stages if stage in texts}
+    if strange := sorted({*options.stages} - texts.keys()):
+        raise InvalidArgument(f"compile: no stage {', '.join(strange)}; {target} has {', '.join(sorted(texts))}.")
+    if strange := sorted({*settings.dump} - texts.keys()):
+        cache.warn_once(f"UNIFY_DUMP: no stage {', '.join(strange)}; {target} has {', '.join(sorted(texts))}.")
+    stages = {stage: texts[stage] for stage in options.stages}
     return replace(binary, parameters=tuple(parameters), stages=stages)
 
 

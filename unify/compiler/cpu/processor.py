@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import difflib
 import functools
 import platform
 import re
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from unify._errors import CompileError
+from unify._errors import TargetError
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ _ARM_FEATURES = {
 def find(arch: str, host: Callable[[], tuple[str, str]]) -> Features:
     """The processor "NAME+feature-feature", or this machine's if NAME is empty; `host` is LLVM's opinion of that.
 
-    Raises CompileError, which lists the known names, or names what is missing.
+    Raises TargetError, which lists the known names, or names what is missing.
     """
     for family in _FAMILIES.values():
         for name, text in family.processors.items():
@@ -107,7 +108,12 @@ def find(arch: str, host: Callable[[], tuple[str, str]]) -> Features:
     here = _FAMILIES.get(platform.machine())
     if arch[:1] not in ("", "+", "-") or here is None:
         known = "; ".join(f"{kind}: {', '.join(family.processors)}" for kind, family in _FAMILIES.items())
-        raise CompileError(f"cpu target: unknown architecture '{arch}'. Known: {known}; or nothing, for this machine.")
+        names = [name for family in _FAMILIES.values() for name in family.processors]
+        near = difflib.get_close_matches(arch, names, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise TargetError(
+            f"cpu target: unknown architecture '{arch}'.{hint} Known: {known}; or nothing, for this machine."
+        )
     cpu, text = host()
     if here is _FAMILIES["aarch64"]:
         text = arm_features(Path("/proc/cpuinfo").read_text())
@@ -131,7 +137,7 @@ def _features(family: _Family, cpu: str, items: list[str]) -> Features:
         (flags.add if item.startswith("+") else flags.discard)(item[1:])
     missing = [name.upper() for name in family.needs if name not in flags]
     if missing:
-        raise CompileError(f"cpu target: '{cpu}' lacks {', '.join(missing)}, which the code generator needs.")
+        raise TargetError(f"cpu target: '{cpu}' lacks {', '.join(missing)}, which the code generator needs.")
     if _has_libmvec(family.libmvec):
         flags.add("libmvec")
     return Features(cpu, ",".join(items), frozenset(flags), family.triple)

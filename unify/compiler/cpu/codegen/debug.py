@@ -32,6 +32,15 @@ def assert_(k: Kernel, op: mlir.Operation) -> None:
 
             nest.for_each(k, [(extent, 1) for extent in shape], body, unrolled=1)
             holds = Val("i1", 1, em.assign(f"load i1, ptr {slot}"))
+    end_unless(k, op, holds)
+
+
+def end_unless(k: Kernel, op: mlir.Operation, holds: Val) -> None:
+    """Ends the program with the assertion's message where a lane of `holds` is false."""
+    em = k.em
+    if holds.lanes > 1:
+        bits = f"i{holds.lanes}"
+        holds = Val("i1", 1, em.assign(f"icmp eq {bits} {em.assign(f'bitcast {em.typed(holds)} to {bits}')}, -1"))
     good, bad = em.label("holds"), em.label("fails")
     em.line(f"br i1 {em.text(holds)}, label %{good}, label %{bad}")
     em.start(bad)

@@ -6,6 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from unify.compiler import mlir
+from unify.compiler.cpu.codegen import debug
 from unify.compiler.cpu.codegen.emitter import ZERO, Index, Val
 from unify.compiler.cpu.codegen.values import ELEMENTWISE, Kernel, Slot, Tile, element_of, shape_of, statement
 
@@ -41,8 +42,12 @@ def combine(k: Kernel, op: mlir.Operation, a: list[Val], b: list[Val]) -> list[V
         if inner.name == "arith.constant":
             values[inner.results[0]] = k.em.splat(k.scalar(inner.results[0]), lanes)
             continue
+        if inner.name == "tt.assert":
+            debug.end_unless(k, inner, values[inner.operands[0]])
+            continue
         if function is None:
-            raise k.error(inner, f"{inner.name} inside a {op.name[3:]} is not supported by the CPU target")
+            what = f"{inner.name} inside a {op.name[3:]} is not supported by the CPU target"
+            raise k.error(inner, what, "write its combine function with elementwise operations and tl.where")
         operands = [values[v] if v in values else k.em.splat(k.scalar(v), lanes) for v in inner.operands]
         values[inner.results[0]] = function(k, inner, operands)
     return [values[v] if v in values else k.em.splat(k.scalar(v), lanes) for v in block.operations[-1].operands]
