@@ -19,6 +19,8 @@ Position = tuple[Index, ...]
 
 # A run of lanes with a stride up to this is read as whole registers and sorted out, which beats a gather.
 _LARGEST_STRIDE = 4
+# Bytes at the start of the arena, for the loads that a mask switched off.
+_SWITCHED_OFF = 64
 
 
 # ---------------------------------------------------------------- addresses
@@ -360,6 +362,11 @@ def load_run(k: Kernel, address: str, element: str, lanes: int, mask: Val | None
     if mask is None:
         return em.op(element, lanes, f"load {type_}, ptr {address}, align {size}")
     rest = em.text(other) if other is not None else "zeroinitializer"
+    if mask.repeats is not None and lanes * size <= _SWITCHED_OFF:  # as a scalar: prefetchers miss masked loads
+        holds = em.text(mask.repeats)
+        safe = em.assign(f"select i1 {holds}, ptr {address}, ptr %scratch")
+        loaded = em.op(element, lanes, f"load {type_}, ptr {safe}, align {size}")
+        return em.op(element, lanes, f"select i1 {holds}, {em.typed(loaded)}, {type_} {rest}")
     name = f"@llvm.masked.load.v{lanes}{_suffix(element)}.p0"
     em.declare(name, f"declare {type_} {name}(ptr, <{lanes} x i1>, {type_})")
     return em.op(element, lanes, f"call {type_} {name}(ptr align {size} {address}, {em.typed(mask)}, {type_} {rest})")
