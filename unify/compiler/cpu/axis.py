@@ -117,7 +117,9 @@ class Axes:
             if isinstance(value.type, mlir.Pointer):
                 return Linear(base=value)
             return Linear({(value,): 1})
-        return Linear(strides=[{} for _ in range(rank)], terms=[Term((((), 1),), value, tuple(range(rank)))])
+        same = zip(self.of(value).constancy, _shape(value))
+        axes = tuple(None if constancy >= extent else axis for axis, (constancy, extent) in enumerate(same))
+        return Linear(strides=[{} for _ in range(rank)], terms=[Term((((), 1),), value, axes)])
 
     def _find_linear(self, value: mlir.Value) -> Linear:
         step = self.steps.get(value)

@@ -98,6 +98,11 @@ def _meets(k: Kernel, group: list[Root], store: Root) -> bool:
 
 def _loads(k: Kernel, root: Root) -> list[tuple[mlir.Operation, bool]]:
     """The loads that a root does block by block, and whether only at the position that is being computed."""
+    return [(op, pointwise) for op, pointwise in _computed(k, root) if op.name == "tt.load"]
+
+
+def _computed(k: Kernel, root: Root) -> list[tuple[mlir.Operation, bool]]:
+    """The operations that a root does block by block, as far as the loads, and whether only at this position."""
     found: list[tuple[mlir.Operation, bool]] = []
     seen: set[tuple[mlir.Value, bool]] = set()
     work = [(value, True) for value in root.values]
@@ -108,9 +113,8 @@ def _loads(k: Kernel, root: Root) -> list[tuple[mlir.Operation, bool]]:
         if (value, pointwise) in seen or not is_here or not isinstance(op, mlir.Operation) or not is_tensor(value):
             continue
         seen.add((value, pointwise))
-        if op.name == "tt.load":
-            found.append((op, pointwise))
-        else:
+        found.append((op, pointwise))
+        if op.name != "tt.load":
             pointwise = pointwise and (op.name not in INLINE or op in k.plan.accumulations)
         work += [(operand, pointwise) for operand in op.operands]
     return found
@@ -228,13 +232,20 @@ def _streams(k: Kernel, group: list[Root]) -> list[mlir.Operation]:
 
 
 def masks_of(k: Kernel, group: list[Root]) -> Iterator[mlir.Value]:
-    """The masks of what a group loads and stores block by block."""
-    accesses = [load for root in group for load, _ in _loads(k, root)]
-    accesses += [root.op for root in group if root.op is not None and root.kind == "tt.store"]
-    for op in accesses:
-        mask = memory.mask_of(op)
+    """The masks of what a group loads and stores block by block, and those by which it keeps or drops a value."""
+    operations = [op for root in group for op, _ in _computed(k, root)]
+    operations += [root.op for root in group if root.op is not None and root.kind == "tt.store"]
+    for op in operations:
+        if op.name == "arith.select" and _is_mask(k, op.operands[0]):
+            yield op.operands[0]
+        mask = memory.mask_of(op) if op.name in ("tt.load", "tt.store") else None
         if mask is not None:
             yield mask
+
+
+def _is_mask(k: Kernel, condition: mlir.Value) -> bool:
+    users = k.plan.uses.get(condition, ())
+    return is_tensor(condition) and any(op.name in ("tt.load", "tt.store") for op in users)
 
 
 def _run_pointwise(k: Kernel, group: list[Root], walk: Walk, per_round: int = _PER_ROUND) -> None:

@@ -258,8 +258,8 @@ class Kernel:
         bound = self.bindings.get(value)
         if isinstance(bound, Val):
             return bound
-        if value in self.evaluating and isinstance(bound, Tile):
-            bound = None  # the nest that fills the tile has the value itself at hand
+        if (value in self.evaluating and isinstance(bound, Tile)) or value in self.whole:
+            bound = None  # the nest that fills the tile has the value itself at hand, and what holds needs no memory
         key = (value, at, block)
         found = self.em.find(key)
         if found is not None:

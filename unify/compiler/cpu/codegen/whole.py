@@ -6,7 +6,7 @@ around are seen as the program computes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from unify.compiler import mlir
@@ -36,7 +36,8 @@ def look(k: Kernel, masks: Iterable[mlir.Value]) -> Whole:
     open_ = [mask for mask in dict.fromkeys(masks) if not k.plan.bounds.is_always_true(mask)]
     with k.em.nest():
         known = {mask: condition for mask in open_ if (condition := holds(k, mask)) is not None}
-        return Whole(frozenset(known), _all(k, known.values())) if known else Whole()
+        implied = frozenset(value for mask in known for value in _implied(mask))
+        return Whole(implied, _all(k, known.values())) if known else Whole()
 
 
 def in_versions(k: Kernel, whole: Whole, write: Callable[[bool], None]) -> None:
@@ -72,6 +73,14 @@ def holds(k: Kernel, mask: mlir.Value) -> Val | None:
     if op.name == "tt.splat" or op.name in _SAME_ELEMENTS:
         return holds(k, op.operands[0])
     return _comparison(k, op) if op.name == "arith.cmpi" else None
+
+
+def _implied(mask: mlir.Value) -> Iterator[mlir.Value]:
+    """The mask, and what it is made of, which hold wherever it holds."""
+    yield mask
+    if isinstance(mask.owner, mlir.Operation) and mask.owner.name in ("arith.andi", *_SAME_ELEMENTS):
+        for operand in mask.owner.operands:
+            yield from _implied(operand)
 
 
 def _all(k: Kernel, conditions: Iterable[Val]) -> Val:
