@@ -102,6 +102,13 @@ class Axes:
         self._info: dict[mlir.Value, Info] = {}
         self._linear: dict[mlir.Value, Linear] = {}
 
+    def neighbours(self, pointers: mlir.Value) -> list[int]:
+        """The axes along which pointers lead to what lies side by side."""
+        linear, info = self.linear(pointers), self.of(pointers)
+        strides = [linear.stride(axis) for axis in range(len(linear.strides))]
+        known = [stride == 1 or (stride is None and info.contiguity[axis] >= 8) for axis, stride in enumerate(strides)]
+        return [axis for axis, extent in enumerate(_shape(pointers)) if extent > 1 and known[axis]]
+
     # ------------------------------------------------ exact forms
 
     def linear(self, value: mlir.Value) -> Linear:

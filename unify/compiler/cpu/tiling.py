@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from unify.compiler import mlir
+from unify.compiler.cpu import orientation
 from unify.compiler.cpu.aliasing import Aliasing
 from unify.compiler.cpu.axis import Axes, Step
 from unify.compiler.cpu.bounds import Bounds
@@ -105,6 +106,7 @@ class Plan:
     byte_dots: dict[mlir.Operation, ByteDot] = field(default_factory=dict)
     accumulations: dict[mlir.Operation, tuple[mlir.Operation, mlir.Value]] = field(default_factory=dict)
     publishes: bool = False  # a program may tell others, while it runs, that its results are there
+    fastest: dict[mlir.Value, int] = field(default_factory=dict)  # the axis, where it is not the last (orientation.py)
 
     def is_root(self, op: mlir.Operation) -> bool:
         return op.name in ROOTS and op not in self.byte_dots
@@ -118,7 +120,8 @@ def plan(function: mlir.Operation) -> Plan:
     uses = _uses(function)
     rounds, steps = _steps(function)
     axes = Axes(steps, hints)
-    out = Plan(axes, Bounds(), Aliasing(function, axes), steps=steps, rounds=rounds, uses=uses)
+    fastest = orientation.find(function, axes)
+    out = Plan(axes, Bounds(), Aliasing(function, axes), steps=steps, rounds=rounds, uses=uses, fastest=fastest)
     out.publishes = any(op.name in _ORDERS or op.name in _STORES - {"tt.store"} for op in mlir.walk(function))
     _find_byte_dots(function, out)
     _Chooser(function, out).run()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen import nest
 from unify.compiler.cpu.codegen.emitter import Val
-from unify.compiler.cpu.codegen.values import Advance, Kernel, Slot, Tile, element_of, is_tensor, shape_of, statement
+from unify.compiler.cpu.codegen.values import Advance, Kernel, Slot, Tile, element_of, is_tensor, statement
 
 
 class Carrier:
@@ -16,9 +16,7 @@ class Carrier:
 
     def __init__(self, k: Kernel, values: Sequence[mlir.Value]) -> None:
         self.k, self.values = k, list(values)
-        self.places: list[Slot | Tile] = [
-            k.allocate(shape_of(v), element_of(v.type)) if is_tensor(v) else Slot(k, v.type) for v in values
-        ]
+        self.places: list[Slot | Tile] = [k.allocate_for(v) if is_tensor(v) else Slot(k, v.type) for v in values]
 
     def give(self, sources: Sequence[mlir.Value | None]) -> None:
         """Hands over: all sources are computed before any place changes that another one still reads."""
@@ -39,7 +37,7 @@ class Carrier:
                 continue
             read = _tiles_read(k, source)
             if any(id(t) in targets and (t is not place or not pointwise) for t, pointwise in read):
-                copy = k.allocate(place.shape, place.element)
+                copy = k.allocate(place.shape, place.element, fastest=place.fastest)
                 nest.fill(k, source, copy)
                 copies.append((copy, place))
             else:

@@ -6,7 +6,7 @@ from unify.compiler import mlir
 from unify.compiler.cpu.codegen import nest
 from unify.compiler.cpu.codegen.convert import cast
 from unify.compiler.cpu.codegen.emitter import BYTES, Index, Val
-from unify.compiler.cpu.codegen.values import Kernel, Tile, element_of, inline, row_major, shape_of, statement
+from unify.compiler.cpu.codegen.values import Kernel, Tile, element_of, inline, shape_of, statement
 
 Position = tuple[Index, ...]
 Block = tuple[int, ...]
@@ -31,7 +31,7 @@ def gather(k: Kernel, op: mlir.Operation) -> None:
 def gathered(k: Kernel, op: mlir.Operation, _: int, at: Position, block: Block) -> Val:
     """source[…, index, …], an index a lane."""
     em, tile = k.em, k.state["gathered", op]
-    axis, strides = op.integer("axis"), row_major(tile.extents)
+    axis, strides = op.integer("axis"), tile.strides
     where = k.block(op.operands[1], at, block)
     parts = []
     for lane, offset in enumerate(_positions(block)):

@@ -63,7 +63,7 @@ def fill(k: Kernel, value: mlir.Value, tile: Tile) -> None:
 
 def store_value(k: Kernel, value: mlir.Value) -> None:
     """Keeps a tensor in memory from here on."""
-    tile = k.allocate(shape_of(value), element_of(value.type))
+    tile = k.allocate_for(value)
     fill(k, value, tile)
     k.bindings[value] = tile
 
@@ -249,9 +249,9 @@ def _is_mask(k: Kernel, condition: mlir.Value) -> bool:
 
 
 def _run_pointwise(k: Kernel, group: list[Root], walk: Walk, per_round: int = _PER_ROUND) -> None:
-    last = len(walk.shape) - 1
-    if walk.axis != last and all(r.tile is not None for r in group) and walk.shape[last] > 1:
-        run_transposed(k, group, walk)
+    other = _turned_to(group, walk)
+    if other is not None:
+        run_transposed(k, group, walk, other)
         return
     order = [a for a in range(len(walk.shape)) if a != walk.axis]
     if walk.shape:
@@ -322,31 +322,46 @@ def _for_each(
 # ---------------------------------------------------------------- transposing on the way
 
 
-def run_transposed(k: Kernel, group: list[Root], walk: Walk) -> None:
-    """Fills tiles from sources that are contiguous along another axis than the last: registers turn them.
+def _turned_to(group: list[Root], walk: Walk) -> int | None:
+    """The other axis, if the group only fills tiles and some of them run along another axis than their sources."""
+    tiles = [root.tile for root in group if root.tile is not None]
+    others = {tile.order[-1] for tile in tiles if tile.shape} - {walk.axis}
+    other = others.pop() if len(others) == 1 and len(tiles) == len(group) else None
+    return other if other is not None and walk.shape[other] > 1 and len(walk.shape) > 1 else None
+
+
+def run_transposed(k: Kernel, group: list[Root], walk: Walk, other: int) -> None:
+    """Fills tiles that run along `other` from sources that run along the walk's axis: registers turn them.
 
     Squares of registers are done together as far as they share cache lines, on both sides: rows a power of two apart
     evict each other before the next square would come to the rest of a line.
     """
-    shape, last = walk.shape, len(walk.shape) - 1
-    side = min(walk.block[walk.axis], shape[last])
+    shape = walk.shape
+    side = min(walk.block[walk.axis], shape[other])
     block = tuple(side if a == walk.axis else 1 for a in range(len(shape)))
-    turned = tuple(side if a == last else 1 for a in range(len(shape)))
+    turned = tuple(side if a == other else 1 for a in range(len(shape)))
     line = max(64 // BYTES[root.tile.element] for root in group if root.tile is not None)
-    order = [*(a for a in range(last) if a != walk.axis), last, walk.axis]
-    steps = [(shape[a], max(side, min(line, shape[a])) if a in (walk.axis, last) else 1) for a in order]
+    order = [*(a for a in range(len(shape)) if a not in (other, walk.axis)), other, walk.axis]
+    steps = [(shape[a], max(side, min(line, shape[a])) if a in (walk.axis, other) else 1) for a in order]
 
     def square(at: tuple[Index, ...]) -> None:
-        for root in group:
-            columns = []
-            for j in range(side):
-                here = tuple(index + j if a == last else index for a, index in enumerate(at))
-                columns.append(k.block(root.values[0], here, block))
-            rows = transpose(k, columns)
-            for i, row in enumerate(rows):
-                here = tuple(index + i if a == walk.axis else index for a, index in enumerate(at))
-                assert root.tile is not None
-                k.tile_store(root.tile, here, turned, row)
+        across = [tuple(index + j if a == other else index for a, index in enumerate(at)) for j in range(side)]
+        along = [tuple(index + i if a == walk.axis else index for a, index in enumerate(at)) for i in range(side)]
+        squares = [[k.block(root.values[0], here, block) for here in across] for root in group]
+        for root, columns in zip(group, squares):
+            assert root.tile is not None
+            is_turned = root.tile.order[-1] != walk.axis
+            rows = zip(along, transpose(k, columns)) if is_turned else zip(across, columns)
+            for here, row in rows:
+                k.tile_store(root.tile, here, turned if is_turned else block, row)
+
+    def body(position: list[Index]) -> None:
+        at = dict(zip(order, position))
+        for right in range(0, steps[-2][1], side):
+            for down in range(0, steps[-1][1], side):
+                moved = {**at, other: at[other] + right, walk.axis: at[walk.axis] + down}
+                square(tuple(moved[a] for a in range(len(shape))))
+
 
     def body(position: list[Index]) -> None:
         at = dict(zip(order, position))
@@ -383,6 +398,8 @@ def choose(k: Kernel, group: list[Root], shape: tuple[int, ...]) -> Walk:
         if root.op is not None and root.kind == "tt.store":
             _vote_pointer(k, root.op.operands[0], list(range(len(shape))), votes, 3)
             widest = max(widest, BYTES[element_of(root.op.operands[1].type)])
+        if root.tile is not None and root.tile.fastest is not None:
+            votes[root.tile.fastest] += 1
         for value in root.values if root.kind != "tt.store" else root.values[1:]:
             widest = max(widest, _vote(k, value, list(range(len(shape))), votes, {}))
     axis = len(shape) - 1
@@ -411,12 +428,9 @@ def choose(k: Kernel, group: list[Root], shape: tuple[int, ...]) -> Walk:
 def _vote_pointer(k: Kernel, pointer: mlir.Value, axes: list[int | None], votes: list[int], weight: int) -> None:
     if not is_tensor(pointer):
         return
-    linear = k.plan.axes.linear(pointer)
-    info = k.plan.axes.of(pointer)
-    for axis, target in enumerate(axes):
-        if target is None or shape_of(pointer)[axis] == 1:
-            continue
-        if linear.stride(axis) == 1 or (linear.stride(axis) is None and info.contiguity[axis] >= 8):
+    for axis in k.plan.axes.neighbours(pointer):
+        target = axes[axis]
+        if target is not None:
             votes[target] += weight
 
 
@@ -431,8 +445,10 @@ def _vote(k: Kernel, value: mlir.Value, axes: list[int | None], votes: list[int]
     width = BYTES[element_of(value.type)] if element_of(value.type) not in ("i1", "ptr") else 1
     bound = k.bindings.get(value)
     if bound is not None and value not in k.evaluating:
-        if isinstance(bound, Tile) and axes and axes[-1] is not None and shape_of(value)[-1] > 1:
-            votes[axes[-1]] += 1
+        if isinstance(bound, Tile) and axes:
+            target = axes[bound.order[-1]]
+            if target is not None and bound.shape[bound.order[-1]] > 1:
+                votes[target] += 1
         seen[value] = width
         return width
     if isinstance(op, mlir.Operation):

@@ -31,7 +31,7 @@ REGISTERS = 8
 
 @dataclass(eq=False)
 class Tile:
-    """A tensor in memory, row-major; [k / group][n][group] where a dot instruction wants that.
+    """A tensor in memory, row-major or along another axis; [k / group][n][group] where a dot instruction wants that.
 
     It lies in the scratch arena, or where a few registers hold it, in a variable that LLVM turns into these.
     """
@@ -42,6 +42,7 @@ class Tile:
     group: int = 1
     gap: int = 0  # elements left out behind each row
     base: str = "%scratch"
+    fastest: int | None = None  # the axis whose elements are neighbours, if not the last
 
     @property
     def stored(self) -> str:
@@ -52,9 +53,27 @@ class Tile:
         return int(np.prod(self.extents, dtype=np.int64)) * BYTES[self.element]
 
     @property
+    def order(self) -> tuple[int, ...]:
+        """The axes, slowest first."""
+        axes = range(len(self.shape))
+        return tuple(axes) if self.fastest is None else (*(a for a in axes if a != self.fastest), self.fastest)
+
+    @property
     def extents(self) -> tuple[int, ...]:
-        """The shape in memory, gaps included."""
-        return (*self.shape[:-1], self.shape[-1] + self.gap) if self.gap else self.shape
+        """The shape in memory, the slowest axis first, gaps included."""
+        shape = tuple(self.shape[a] for a in self.order)
+        return (*shape[:-1], shape[-1] + self.gap) if self.gap else shape
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """From element to element along each axis."""
+        found = dict(zip(self.order, row_major(self.extents)))
+        return tuple(found[a] for a in range(len(self.shape)))
+
+    def lanes(self, block: Sequence[int]) -> list[int]:
+        """The lanes of a register that holds a block, in the order of memory."""
+        lanes = np.arange(math.prod(block)).reshape(block)
+        return [int(lane) for lane in lanes.transpose(self.order).ravel()]
 
 
 @dataclass(eq=False)
@@ -156,8 +175,13 @@ class Kernel:
 
     # ------------------------------------------------ memory
 
-    def allocate(self, shape: Sequence[int], element: str, group: int = 1) -> Tile:
-        tile = Tile(self.scratch_top, tuple(shape), element, group, _gap(shape, 4 if group > 1 else BYTES[element]))
+    def allocate_for(self, value: mlir.Value) -> Tile:
+        """Memory for a tensor of the program."""
+        return self.allocate(shape_of(value), element_of(value.type), fastest=self.plan.fastest.get(value))
+
+    def allocate(self, shape: Sequence[int], element: str, group: int = 1, fastest: int | None = None) -> Tile:
+        tile = Tile(self.scratch_top, tuple(shape), element, group, fastest=fastest)
+        tile.gap = _gap(tile.extents, 4 if group > 1 else BYTES[element])
         if tile.bytes > LARGEST_TILE:
             raise Unsupported(
                 f"a tile of {list(shape)} {element} ({tile.bytes >> 20} MiB; the limit is {LARGEST_TILE >> 20} MiB)",
@@ -331,11 +355,13 @@ class Kernel:
         if not tile.shape:
             return self._tile_load(tile, ZERO, 1)
         strides = row_major(tile.extents)
+        start, pieces = [at[a] for a in tile.order], linear_pieces(tile.extents, [block[a] for a in tile.order])
         parts = [
-            self._tile_load(tile, self.combine([a + o for a, o in zip(at, offset)], strides), lanes)
-            for offset, lanes in linear_pieces(tile.extents, block)
+            self._tile_load(tile, self.combine([a + o for a, o in zip(start, offset)], strides), lanes)
+            for offset, lanes in pieces
         ]
-        return self.em.concat(parts)
+        value = self.em.concat(parts)
+        return value if tile.fastest is None else self.em.shuffle(value, np.argsort(tile.lanes(block)).tolist())
 
     def _tile_load(self, tile: Tile, index: Index, lanes: int) -> Val:
         em = self.em
@@ -366,9 +392,12 @@ class Kernel:
     def tile_store(self, tile: Tile, at: Sequence[Index], block: Sequence[int], value: Val) -> None:
         em = self.em
         value = self.to_stored(value)
+        if tile.fastest is not None:
+            value = em.shuffle(value, tile.lanes(block))
         strides, start = row_major(tile.extents), 0
-        for offset, lanes in linear_pieces(tile.extents, block):
-            index = self.combine([a + o for a, o in zip(at, offset)], strides)
+        first = [at[a] for a in tile.order]
+        for offset, lanes in linear_pieces(tile.extents, [block[a] for a in tile.order]):
+            index = self.combine([a + o for a, o in zip(first, offset)], strides)
             part = value if lanes == value.lanes else em.slice(value, start, lanes)
             start += lanes
             address = self.tile_address(tile, self.number(index) if index.terms else index.constant)
