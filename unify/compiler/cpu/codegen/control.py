@@ -28,25 +28,23 @@ class Carrier:
                 nest.settle(k, [source])
                 scalars.append((place, k.scalar(source)))
         nest.flush_all(k)
-        targets = {id(p): p for _, p in tensors}
+        targets = {id(p) for _, p in tensors}
         copies: list[tuple[Tile, Tile]] = []
-        direct: list[tuple[mlir.Value, Tile]] = []
-        # What reads another place goes first, and through a copy: the others may change then.
+        together: dict[tuple[int, ...], list[tuple[mlir.Value, Tile]]] = {}
+        # What reads another place is computed in one nest with it if each position needs itself only, else first.
         for source, place in tensors:
             if k.bindings.get(source) is place:
                 continue
-            read = _tiles_read(k, source)
-            if any(id(t) in targets and (t is not place or not pointwise) for t, pointwise in read):
+            read = [(t, pointwise) for t, pointwise in _tiles_read(k, source) if id(t) in targets]
+            if all(pointwise and t.shape == place.shape for t, pointwise in read):
+                together.setdefault(place.shape, []).append((source, place))
+            else:
                 copy = k.allocate(place.shape, place.element, fastest=place.fastest)
                 nest.fill(k, source, copy)
                 copies.append((copy, place))
-            else:
-                direct.append((source, place))
-        if copies:
-            nest.flush_all(k)
-        for source, place in direct:
-            nest.fill(k, source, place)
         nest.flush_all(k)
+        for pairs in together.values():
+            nest.fill_together(k, pairs)
         for copy, place in copies:
             copy_tile(k, copy, place)
         for place, value in scalars:

@@ -61,6 +61,13 @@ def fill(k: Kernel, value: mlir.Value, tile: Tile) -> None:
     add(k, Root(shape_of(value), [value], tile=tile))
 
 
+def fill_together(k: Kernel, pairs: Sequence[tuple[mlir.Value, Tile]]) -> None:
+    """Writes values of one shape to tiles that they read only at the position that is being computed."""
+    group = [Root(tile.shape, [value], tile=tile) for value, tile in pairs]
+    k.pending.append(group)
+    flush(k, group)
+
+
 def store_value(k: Kernel, value: mlir.Value) -> None:
     """Keeps a tensor in memory from here on."""
     tile = k.allocate_for(value)
