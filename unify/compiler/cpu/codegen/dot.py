@@ -69,7 +69,8 @@ def pack(k: Kernel, op: mlir.Operation, side: int) -> Tile:
     if found is not None:
         return found
     bound = k.bindings.get(value)
-    if isinstance(bound, Tile) and bound.element == how.element and (side == 0 or how.group == 1):
+    is_in_order = isinstance(bound, Tile) and bound.element == how.element and bound.fastest is None
+    if isinstance(bound, Tile) and is_in_order and (side == 0 or how.group == 1):
         k.packed[key] = bound
         return bound
     tile = k.allocate(shape_of(value), how.element, how.group if side else 1)
@@ -194,6 +195,7 @@ def _target(k: Kernel, op: mlir.Operation, read: tuple[Tile, Tile]) -> Tile:
             or not pointwise
             or tile.shape != shape_of(op.results[0])
             or tile.element != element
+            or tile.fastest is not None
             or tile in read
         ):
             continue

@@ -369,14 +369,6 @@ def run_transposed(k: Kernel, group: list[Root], walk: Walk, other: int) -> None
                 moved = {**at, other: at[other] + right, walk.axis: at[walk.axis] + down}
                 square(tuple(moved[a] for a in range(len(shape))))
 
-
-    def body(position: list[Index]) -> None:
-        at = dict(zip(order, position))
-        for across in range(0, steps[-2][1], side):
-            for down in range(0, steps[-1][1], side):
-                moved = {**at, last: at[last] + across, walk.axis: at[walk.axis] + down}
-                square(tuple(moved[a] for a in range(len(shape))))
-
     for_each(k, steps, body, unrolled=1)
 
 
