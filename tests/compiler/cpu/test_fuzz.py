@@ -1,8 +1,9 @@
 """Random programs, compiled for the CPU and run by Triton's own interpreter, give the same bits.
 
-A program is a list of steps over tensors: arithmetic, casts, reductions, scans, changes of shape, memory read and
-written at odd places, loops and branches. Floats hold small whole numbers, so that each result is exact and the order
-of a sum means nothing. The interpreter runs in a process of its own, since Triton chooses it when it is imported.
+A program is a list of steps over tensors: arithmetic, casts, reductions, scans, products, gathers, changes of shape,
+memory read and written at odd places, loops and branches. Floats hold small whole numbers, so that each result is exact
+and the order of a sum means nothing. The interpreter runs in a process of its own, since Triton chooses it when it is
+imported.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ class Program:
         pattern = self.draw(
             st.sampled_from(["{i}", "{last} - ({i})", "({i}) * 3", "({i}) % 7", "({i}) // 2", "({i}) ^ 5"])
         )
+        if rows * (columns + 3) <= 100:
+            pattern = self.draw(st.sampled_from([pattern, "({i}) * n", "({i}) * n + ({i}) % 16"]))
         start = self.draw(st.sampled_from(["0", "1", "n"]))  # each program has memory of its own
         return f"tl.program_id(0) * {CELLS // 2} + {start} + ({pattern.format(i=i, last=rows * (columns + 3))})"
 
@@ -142,6 +145,41 @@ def scan(p: Program) -> None:
     p.add(f"tl.cumsum({small}, axis={axis}, reverse={reverse})", x.dtype, x.shape)
 
 
+def product(p: Program) -> None:
+    x = p.pick(rank=2, dtypes=("float32",))
+    if x is None:
+        return
+    matrices = [v for v in p.values if v.dtype == "float32" and len(v.shape) == 2]
+    right = [v for v in matrices if v.shape[0] == x.shape[1]]
+    y = p.draw(st.sampled_from(right)) if right else None
+    shape = (x.shape[0], x.shape[0] if y is None else y.shape[1])
+    sums = ["", *(f", {v.name}" for v in matrices if v.shape == shape)]
+    other = f"tl.trans({x.name})" if y is None else y.name
+    total = p.draw(st.sampled_from(sums))
+    p.add(f"tl.dot({x.name}, {other}{total}, input_precision='ieee')", "float32", shape)
+
+
+def gather(p: Program) -> None:
+    x = p.pick()
+    if x is None or len(x.shape) not in (1, 2):
+        return
+    axis = p.draw(st.integers(0, len(x.shape) - 1))
+    places = [v.name for v in p.values if v.dtype == "int32" and v.shape == x.shape]
+    own = f"{x.name}.to(tl.int32)"
+    index = p.draw(st.sampled_from([own, *places]))
+    p.add(f"tl.gather({x.name}, {index} & {x.shape[axis] - 1}, {axis})", x.dtype, x.shape)
+
+
+def read_at(p: Program) -> None:
+    """Reads where a narrow integer, which may have wrapped around, says."""
+    x = p.pick(rank=1, dtypes=("int8",))
+    if x is None:
+        return
+    place = p.draw(st.sampled_from(["{x} + {x}", "{x} * 3", "{x} * 0 + tl.arange(0, {size}).to(tl.int8)"]))
+    where = place.format(x=x.name, size=x.size)
+    p.add(f"tl.load(int32_memory + tl.program_id(0) * {CELLS // 2} + 300 + ({where}).to(tl.int32))", "int32", x.shape)
+
+
 def reshape(p: Program) -> None:
     x = p.pick()
     if x is None or not x.shape:
@@ -192,7 +230,8 @@ def loop(p: Program) -> None:
     p.write(f"for k in range({p.draw(st.sampled_from(['3', 'n', '0']))}):")
     p.depth += 1
     outside = len(p.values)
-    for step in p.draw(st.lists(st.sampled_from([arithmetic, convert, reshape, read]), min_size=1, max_size=3)):
+    inside = [arithmetic, convert, reshape, read, gather, product]
+    for step in p.draw(st.lists(st.sampled_from(inside), min_size=1, max_size=3)):
         step(p)
     partner = p.partner(total)
     carried = f"{total.name} + {partner}"
@@ -215,6 +254,7 @@ def branch(p: Program) -> None:
 
 
 STEPS = [arithmetic, arithmetic, arithmetic, convert, reduce, scan, reshape, reshape, read, read, write, loop, branch]
+STEPS += [product, product, gather, read_at]
 
 
 @st.composite
