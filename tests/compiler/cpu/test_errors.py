@@ -7,7 +7,7 @@ import pytest
 import triton
 import triton.language as tl
 
-from unify._errors import CompileError
+from unify._errors import CompileError, TargetError
 
 from .harness import compile_kernel
 
@@ -42,5 +42,5 @@ def test_inline_assembly_is_refused_by_name():
 
 
 def test_unknown_architecture_lists_the_known_ones():
-    with pytest.raises(CompileError, match="x86-64-v3.*znver4"):
+    with pytest.raises(TargetError, match="x86-64-v3.*znver4"):
         compile_kernel(assembly_kernel, {"x": np.zeros(16, np.int32)}, {"BLOCK": 16}, arch="i386")
