@@ -193,6 +193,11 @@ class Module:
         return [op for op in self.operation.regions[0].entry.operations if op.name == "tt.func"]
 
 
+def shape_of(value: Value) -> tuple[int, ...]:
+    """() for a scalar."""
+    return value.type.shape if isinstance(value.type, Tensor) else ()
+
+
 def is_inside(value: Value, operation: Operation) -> bool:
     """Whether the value is defined in one of the operation's regions, however deep."""
     owner = value.owner

@@ -49,7 +49,7 @@ class Aliasing:
         apart = poly_add(x.offset, y.offset, -1)
         if not apart and x.strides == y.strides and at_same_position:
             return not self._are_distinct(y, store)
-        return not _are_apart(apart, x, y, _shape(load), _shape(store))
+        return not _are_apart(apart, x, y, mlir.shape_of(load), mlir.shape_of(store))
 
     def _absolute(self, pointers: mlir.Value) -> Linear:
         """With scalar pointers resolved: from the argument on, where that is possible."""
@@ -66,7 +66,7 @@ class Aliasing:
         """Whether each position of a tensor of pointers has an address of its own."""
         if linear.terms:
             return False
-        axes = [(stride, n) for stride, n in zip(linear.strides, _shape(pointers)) if n > 1]
+        axes = [(stride, n) for stride, n in zip(linear.strides, mlir.shape_of(pointers)) if n > 1]
         reach = 0
         for step, extent in sorted((abs(s.get((), 0)), n) for s, n in axes if set(s) <= {()}):
             if step <= reach:
@@ -94,7 +94,3 @@ def _are_apart(
 def _range(line: Linear, shape: tuple[int, ...]) -> tuple[int, int]:
     reaches = [s.get((), 0) * (n - 1) for s, n in zip(line.strides, shape)]
     return sum(r for r in reaches if r < 0), sum(r for r in reaches if r > 0)
-
-
-def _shape(value: mlir.Value) -> tuple[int, ...]:
-    return value.type.shape if isinstance(value.type, mlir.Tensor) else ()

@@ -107,7 +107,7 @@ class Axes:
         linear, info = self.linear(pointers), self.of(pointers)
         strides = [linear.stride(axis) for axis in range(len(linear.strides))]
         known = [stride == 1 or (stride is None and info.contiguity[axis] >= 8) for axis, stride in enumerate(strides)]
-        return [axis for axis, extent in enumerate(_shape(pointers)) if extent > 1 and known[axis]]
+        return [axis for axis, extent in enumerate(mlir.shape_of(pointers)) if extent > 1 and known[axis]]
 
     # ------------------------------------------------ exact forms
 
@@ -119,12 +119,12 @@ class Axes:
 
     def opaque(self, value: mlir.Value) -> Linear:
         """The form of a value of which nothing is known."""
-        rank = len(_shape(value))
+        rank = len(mlir.shape_of(value))
         if rank == 0:
             if isinstance(value.type, mlir.Pointer):
                 return Linear(base=value)
             return Linear({(value,): 1})
-        same = zip(self.of(value).constancy, _shape(value))
+        same = zip(self.of(value).constancy, mlir.shape_of(value))
         axes = tuple(None if constancy >= extent else axis for axis, (constancy, extent) in enumerate(same))
         return Linear(strides=[{} for _ in range(rank)], terms=[Term((((), 1),), value, axes)])
 
@@ -146,7 +146,7 @@ class Axes:
     def of(self, value: mlir.Value) -> Info:
         found = self._info.get(value)
         if found is None:
-            rank = max(1, len(_shape(value)))
+            rank = max(1, len(mlir.shape_of(value)))
             self._info[value] = Info((1,) * rank, (1,) * rank, (1,) * rank)  # while inside a cycle
             found = self._info[value] = self._find_info(value)
         return found
@@ -155,7 +155,7 @@ class Axes:
         return self.of(value).divisibility[0]
 
     def _find_info(self, value: mlir.Value) -> Info:
-        shape = _shape(value) or (1,)
+        shape = mlir.shape_of(value) or (1,)
         step = self.steps.get(value)
         if step is not None:
             start, grow = self.of(step.start), self.of(step.step)
@@ -169,10 +169,6 @@ class Axes:
                 return rule(self, op, shape)
         hint = self.hints.get(value, 1)
         return Info((1,) * len(shape), (hint,) * len(shape), (1,) * len(shape))
-
-
-def _shape(value: mlir.Value) -> tuple[int, ...]:
-    return value.type.shape if isinstance(value.type, mlir.Tensor) else ()
 
 
 def _constant_of(op: mlir.Operation) -> int | None:
@@ -216,7 +212,7 @@ def _lin_constant(axes: Axes, op: mlir.Operation) -> Linear | None:
     value = _constant_of(op)
     if value is None:
         return None
-    return Linear(constant(value), [{} for _ in _shape(op.results[0])])
+    return Linear(constant(value), [{} for _ in mlir.shape_of(op.results[0])])
 
 
 def _lin_range(axes: Axes, op: mlir.Operation) -> Linear:
@@ -225,7 +221,7 @@ def _lin_range(axes: Axes, op: mlir.Operation) -> Linear:
 
 def _lin_splat(axes: Axes, op: mlir.Operation) -> Linear:
     inner = axes.linear(op.operands[0])
-    return Linear(inner.offset, [{} for _ in _shape(op.results[0])], [], inner.base)
+    return Linear(inner.offset, [{} for _ in mlir.shape_of(op.results[0])], [], inner.base)
 
 
 def _lin_sum(sign: int) -> Callable[[Axes, mlir.Operation], Linear | None]:
@@ -233,7 +229,7 @@ def _lin_sum(sign: int) -> Callable[[Axes, mlir.Operation], Linear | None]:
         a, b = axes.linear(op.operands[0]), axes.linear(op.operands[1])
         if op.name == "tt.addptr":
             b = _widened(axes, op.operands[1]) or axes.opaque(op.operands[1])
-        if not _shape(op.results[0]) and (a.base is not None or b.base is not None):
+        if not mlir.shape_of(op.results[0]) and (a.base is not None or b.base is not None):
             return None  # a scalar pointer is computed once, by itself
         if b.base is not None:
             return None
@@ -288,7 +284,7 @@ def _lin_expand(axes: Axes, op: mlir.Operation) -> Linear:
 
 
 def _lin_broadcast(axes: Axes, op: mlir.Operation) -> Linear:
-    inner, source, shape = axes.linear(op.operands[0]), _shape(op.operands[0]), _shape(op.results[0])
+    inner, source, shape = axes.linear(op.operands[0]), mlir.shape_of(op.operands[0]), mlir.shape_of(op.results[0])
     grown = {i for i, (a, b) in enumerate(zip(source, shape)) if a != b}
     strides = [{} if i in grown else stride for i, stride in enumerate(inner.strides)]
     terms = [Term(t.factor, t.value, tuple(None if a in grown else a for a in t.axes)) for t in inner.terms]
@@ -347,7 +343,7 @@ def _info_expand(axes: Axes, op: mlir.Operation, shape: tuple[int, ...]) -> Info
 
 
 def _info_broadcast(axes: Axes, op: mlir.Operation, shape: tuple[int, ...]) -> Info:
-    inner, source = axes.of(op.operands[0]), _shape(op.operands[0])
+    inner, source = axes.of(op.operands[0]), mlir.shape_of(op.operands[0])
     grown = [a != b for a, b in zip(source, shape)]
     return Info(
         tuple(1 if g else c for g, c in zip(grown, inner.contiguity)),

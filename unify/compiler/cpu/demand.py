@@ -16,7 +16,7 @@ def masks(dot: mlir.Operation, axis: int, uses: dict[mlir.Value, list[mlir.Opera
     None if that is not known. The result is followed through what keeps each element in its row or column: elementwise
     operations, loops that carry it, and further products.
     """
-    if len(_shape(dot.results[0])) != 2:
+    if len(mlir.shape_of(dot.results[0])) != 2:
         return []
     common: dict[mlir.Value, None] | None = None
     crossed: set[mlir.Operation] = set()
@@ -43,7 +43,7 @@ def _following(user: mlir.Operation, value: mlir.Value, axis: int) -> list[mlir.
     if user.name in _DOTS and user.operands.count(value) == 1:
         return user.results if value in (user.operands[axis], user.operands[2]) else None
     if user.name.startswith(_ELEMENTWISE):
-        return user.results if all(_shape(v) == _shape(value) for v in user.results) else None
+        return user.results if all(mlir.shape_of(v) == mlir.shape_of(value) for v in user.results) else None
     if user.name in ("scf.for", "scf.yield") and (loop := _carrier(user)).name == "scf.for":
         operands = user.operands[3:] if user is loop else user.operands
         carried = [i for i, v in enumerate(operands) if v is value]
@@ -59,15 +59,11 @@ def _factors(mask: mlir.Value, axis: int) -> Iterator[mlir.Value]:
     if op.name == "arith.andi":
         for part in op.operands:
             yield from _factors(part, axis)
-    elif op.name == "tt.broadcast" and _shape(mask)[axis] == _shape(op.operands[0])[axis]:
+    elif op.name == "tt.broadcast" and mlir.shape_of(mask)[axis] == mlir.shape_of(op.operands[0])[axis]:
         yield from _factors(op.operands[0], axis)
-    elif len(_shape(mask)) == 2 and _shape(mask)[other] == 1:
+    elif len(mlir.shape_of(mask)) == 2 and mlir.shape_of(mask)[other] == 1:
         is_expanded = op.name == "tt.expand_dims" and op.integer("axis") == other
         yield op.operands[0] if is_expanded else mask
-
-
-def _shape(value: mlir.Value) -> tuple[int, ...]:
-    return value.type.shape if isinstance(value.type, mlir.Tensor) else ()
 
 
 def _carrier(op: mlir.Operation) -> mlir.Operation:

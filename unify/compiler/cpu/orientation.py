@@ -48,10 +48,12 @@ def find(function: mlir.Operation, axes: Axes) -> dict[mlir.Value, int]:
     for op in mlir.walk(function):
         for value, axis, weight in _votes(op, axes):
             head = families.head(value)
-            votes.setdefault(head, [0] * len(_shape(value)))[axis] += weight
-    chosen = {head: _winner(_shape(head), counts) for head, counts in votes.items()}
+            votes.setdefault(head, [0] * len(mlir.shape_of(value)))[axis] += weight
+    chosen = {head: _winner(mlir.shape_of(head), counts) for head, counts in votes.items()}
     members = {value: chosen.get(families.head(value)) for value in [*families.above, *votes]}
-    return {value: axis for value, axis in members.items() if axis is not None and axis != len(_shape(value)) - 1}
+    return {
+        value: axis for value, axis in members.items() if axis is not None and axis != len(mlir.shape_of(value)) - 1
+    }
 
 
 class _Families:
@@ -72,9 +74,9 @@ class _Families:
 def _alike(op: mlir.Operation) -> Iterator[tuple[mlir.Value, mlir.Value]]:
     """Pairs of tensors that are better laid out alike."""
     for group in _groups(op):
-        members = [value for value in group if _shape(value) and not _is_free(value)]
+        members = [value for value in group if mlir.shape_of(value) and not _is_free(value)]
         for a, b in pairwise(members):
-            if _shape(a) == _shape(b):
+            if mlir.shape_of(a) == mlir.shape_of(b):
                 yield a, b
 
 
@@ -93,7 +95,7 @@ def _groups(op: mlir.Operation) -> Iterator[tuple[mlir.Value, ...]]:
     elif op.name == "tt.load":
         yield (*op.operands[2:3], *op.results)
     elif op.name not in _BY_ROWS and len(op.results) == 1 and not op.regions:
-        yield (*(v for v in op.operands if _shape(v) == _shape(op.results[0])), *op.results)
+        yield (*(v for v in op.operands if mlir.shape_of(v) == mlir.shape_of(op.results[0])), *op.results)
 
 
 def _votes(op: mlir.Operation, axes: Axes) -> Iterator[tuple[mlir.Value, int, int]]:
@@ -105,15 +107,11 @@ def _votes(op: mlir.Operation, axes: Axes) -> Iterator[tuple[mlir.Value, int, in
             yield op.operands[1], axis, _STORED
     elif op.name in _BY_ROWS:
         for value in (*op.operands, *op.results):
-            if _shape(value):
-                yield value, len(_shape(value)) - 1, _ROWS
+            if mlir.shape_of(value):
+                yield value, len(mlir.shape_of(value)) - 1, _ROWS
 
 
 def _winner(shape: tuple[int, ...], counts: list[int]) -> int:
     last = len(shape) - 1
     best = max(range(len(shape)), key=lambda axis: (counts[axis], axis == last))
     return best if shape[best] >= _SHORTEST else last
-
-
-def _shape(value: mlir.Value) -> tuple[int, ...]:
-    return value.type.shape if isinstance(value.type, mlir.Tensor) else ()

@@ -418,11 +418,7 @@ class _Chooser:
 
 
 def _shape(store: mlir.Operation) -> tuple[int, ...]:
-    return _tensor_shape(store.operands[0])
-
-
-def _tensor_shape(value: mlir.Value) -> tuple[int, ...]:
-    return value.type.shape if isinstance(value.type, mlir.Tensor) else ()
+    return mlir.shape_of(store.operands[0])
 
 
 def _repeated_columns(op: mlir.Operation) -> int:
