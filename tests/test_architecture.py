@@ -15,7 +15,7 @@ import unify as un
 ROOT = Path(__file__).parents[1]
 HEADER = ROOT / "unify" / "include" / "unify" / "backend.h"
 # Longer than a subject should be. A file that got shorter must leave the list.
-LONG_FILES: set[str] = set()
+LONG_FILES = {"unify/include/unify/backend.h"}  # one interface, most of it contracts
 
 
 def files(folder: str, *suffixes: str) -> list[Path]:

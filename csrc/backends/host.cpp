@@ -241,6 +241,9 @@ bool run_all(Stream& stream, Launch& launch) {
 unify_status launch(unify_stream s, unify_function function, const unify_launch_args* args) {
   Stream& stream = *of(s);
   if (args->shared_bytes > kMostScratch) return fail(UNIFY_INVALID_ARGUMENT, "too much scratch memory");
+  if (args->cluster[0] != 0 || (args->flags & UNIFY_LAUNCH_COOPERATIVE) != 0) {
+    return fail(UNIFY_UNSUPPORTED, "programs here may run one after the other: no clusters, no cooperative launch");
+  }
   if (runs_at_once(stream)) {
     Launch now(function, *args, args->args);
     if (run_all(stream, now)) return UNIFY_OK;

@@ -40,6 +40,22 @@ void check_sizes(const Device& device, const Function& function, const Grid& gri
   }
 }
 
+void set_shape(unify_launch_args& args, const Device& device, const Function& function, const LaunchShape& shape) {
+  args.threads = shape.threads;
+  args.shared_bytes = shape.shared_bytes;
+  if (shape.block[0] == 0 && shape.cluster[0] == 0 && shape.flags == 0) return;
+  if (device.table().abi_minor < 1) {
+    throw Error(ErrorKind::kUnsupported, device.name() + ": kernel " + function.label +
+                                             ": its backend is of version 1.0 of the interface, which has no blocks of "
+                                             "several axes, clusters or cooperative launches.");
+  }
+  for (size_t axis = 0; axis < 3; ++axis) {
+    args.block[axis] = shape.block[axis];
+    args.cluster[axis] = shape.cluster[axis];
+  }
+  args.flags = shape.flags;
+}
+
 std::string text_of(const Operation& operation) {
   const std::string stream = ", stream " + std::to_string(operation.stream);
   switch (operation.kind) {
@@ -65,7 +81,7 @@ std::string text_of(const Operation& operation) {
 
 bool launch(Stream& stream, const std::shared_ptr<Function>& function, const Grid& grid, const void* args,
             size_t args_bytes, Storage* const* touched, size_t touched_count, std::shared_ptr<void>* foreign,
-            size_t foreign_count, bool may_record) {
+            size_t foreign_count, bool may_record, const LaunchShape* shape) {
   Device& device = stream.device();
   device.require_usable();
   check_sizes(device, *function, grid, args_bytes);
@@ -80,8 +96,7 @@ bool launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
   unify_launch_args launch_args{};
   launch_args.struct_size = sizeof launch_args;
   for (size_t axis = 0; axis < grid.size(); ++axis) launch_args.grid[axis] = grid[axis];
-  launch_args.threads = function->threads;
-  launch_args.shared_bytes = function->shared_bytes;
+  set_shape(launch_args, device, *function, shape == nullptr ? function->shape : *shape);
   launch_args.args = args;
   launch_args.args_bytes = args_bytes;
   launch_args.operation = device.operations().next_number();

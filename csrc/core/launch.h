@@ -14,19 +14,21 @@
 namespace unify {
 
 struct Function;
+struct LaunchShape;
 class Storage;
 class Stream;
 
 using Grid = std::array<uint32_t, 3>;
 
-// Enqueues `function` on `stream`. `args` is the packed struct; `touched` are the storages that its pointers
-// point into: each is noted as used on the stream. `foreign` keeps memory alive that no allocator owns; it is
-// dropped at once where the stream is already idle again. Recorded if the stream records.
-// A grid with a 0 launches nothing. Throws InvalidArgument for sizes beyond the device's, naming both.
-// may_record: false when the caller knows of more owners; then false is returned, and nothing done, if it records.
+// Enqueues `function` on `stream`, in the shape given or, if null, its own. `args` is the packed struct; `touched` are
+// the storages that its pointers point into: each is noted as used on the stream. `foreign` keeps memory alive that no
+// allocator owns; it is dropped at once where the stream is already idle again. Recorded if the stream records. A grid
+// with a 0 launches nothing. Throws InvalidArgument for sizes beyond the device's, naming both; Unsupported for a shape
+// that the backend is too old for. may_record: false when the caller knows of more owners; then false is returned, and
+// nothing done, if it records.
 bool launch(Stream& stream, const std::shared_ptr<Function>& function, const Grid& grid, const void* args,
             size_t args_bytes, Storage* const* touched, size_t touched_count, std::shared_ptr<void>* foreign = nullptr,
-            size_t foreign_count = 0, bool may_record = true);
+            size_t foreign_count = 0, bool may_record = true, const LaunchShape* shape = nullptr);
 
 // What was enqueued, for errors and traces.
 struct Operation {

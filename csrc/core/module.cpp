@@ -39,27 +39,29 @@ bool Module::end() noexcept {
 }
 
 std::shared_ptr<Function> Function::get(const std::shared_ptr<Module>& module, const std::string& name,
-                                        uint64_t shared_bytes, uint32_t threads, size_t args_bytes,
-                                        const std::string& location) {
+                                        const LaunchShape& shape, size_t args_bytes, const std::string& location) {
   auto function = std::make_shared<Function>();
   function->module = module;
   function->name = name;
   function->label = intern(location.empty() ? name : name + " (" + location + ")");
-  function->shared_bytes = shared_bytes;
-  function->threads = threads;
+  function->shape = shape;
   function->args_bytes = args_bytes;
   unify_function_args args{};
   args.struct_size = sizeof args;
   args.name = name.c_str();
-  args.shared_bytes = shared_bytes;
+  args.shared_bytes = shape.shared_bytes;
   Device& device = module->device();
   const std::string what = "finding kernel " + name;
   const auto call = device.call();
   device.require_generation(module->generation(), "this kernel");
   check(device, nullptr, device.table().function_get(module->handle(), &args, &function->handle), what.c_str());
-  if (args.max_threads != 0 && threads > args.max_threads) {
-    throw Error(ErrorKind::kInvalidArgument, device.name() + ": kernel " + name + " needs " + std::to_string(threads) +
-                                                 " threads a program, at most " + std::to_string(args.max_threads) +
+  function->max_threads = args.max_threads;
+  function->registers = args.registers;
+  function->local_bytes = args.local_bytes;
+  if (args.max_threads != 0 && shape.threads > args.max_threads) {
+    throw Error(ErrorKind::kInvalidArgument, device.name() + ": kernel " + name + " needs " +
+                                                 std::to_string(shape.threads) + " threads a program, at most " +
+                                                 std::to_string(args.max_threads) +
                                                  " run here. Use a smaller num_warps.");
   }
   return function;

@@ -3,6 +3,7 @@
 
 #include <unify/backend.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -33,18 +34,28 @@ class Module : public Reclaimable {
   std::optional<Device::Work> work_;  // before its end
 };
 
+// How the programs of a launch are made, beside their number: see unify_launch_args.
+struct LaunchShape {
+  uint64_t shared_bytes = 0;
+  uint32_t threads = 1;
+  std::array<uint32_t, 3> block{};    // zeros: threads × 1 × 1
+  std::array<uint32_t, 3> cluster{};  // zeros: none
+  uint32_t flags = 0;                 // UNIFY_LAUNCH_*
+};
+
 // An entry point, ready to launch.
 struct Function {
   static std::shared_ptr<Function> get(const std::shared_ptr<Module>& module, const std::string& name,
-                                       uint64_t shared_bytes, uint32_t threads, size_t args_bytes,
-                                       const std::string& location = {});
+                                       const LaunchShape& shape, size_t args_bytes, const std::string& location = {});
   std::shared_ptr<Module> module;
   unify_function handle = nullptr;
-  std::string name;        // as people know it
-  const char* label = "";  // "rms_norm (norm.py:12)", for errors; interned
-  uint64_t shared_bytes = 0;
-  uint32_t threads = 1;
-  size_t args_bytes = 0;  // what launch() must be given
+  std::string name;          // as people know it
+  const char* label = "";    // "rms_norm (norm.py:12)", for errors; interned
+  LaunchShape shape;         // of a launch that names no other
+  size_t args_bytes = 0;     // what launch() must be given
+  uint32_t max_threads = 0;  // in a block; 0: unknown
+  uint32_t registers = 0;    // per thread; 0: unknown
+  uint64_t local_bytes = 0;  // spilled, per thread
 };
 
 }  // namespace unify

@@ -171,8 +171,11 @@ py::object load_function(const std::shared_ptr<Device>& device, const py::bytes&
   Py_ssize_t size = 0;
   if (PyBytes_AsStringAndSize(image.ptr(), &data, &size) != 0) throw_python();
   std::shared_ptr<Function> function = without_gil([&] {
-    return Function::get(Module::load(device, data, static_cast<size_t>(size), name), name, shared_bytes, threads,
-                         args_bytes, location);
+    LaunchShape shape;
+    shape.shared_bytes = shared_bytes;
+    shape.threads = threads;
+    return Function::get(Module::load(device, data, static_cast<size_t>(size), name), name, shape, args_bytes,
+                         location);
   });
   auto* object = reinterpret_cast<FunctionObject*>(require(function_type->tp_alloc(function_type, 0)));
   new (&object->function) std::shared_ptr<Function>(std::move(function));

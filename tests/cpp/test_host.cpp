@@ -54,7 +54,14 @@ unify_event make_event(unify_device device) {
 // A kernel of this file: to the backend, a function is its address.
 unify_status launch(unify_stream stream, unify_host_kernel kernel, void* argument, uint32_t programs,
                     uint64_t operation = 0) {
-  unify_launch_args args{sizeof args, nullptr, {programs, 1, 1}, 1, 0, &argument, sizeof argument, operation};
+  unify_launch_args args{};
+  args.struct_size = sizeof args;
+  for (uint32_t& extent : args.grid) extent = 1;
+  args.grid[0] = programs;
+  args.threads = 1;
+  args.args = &argument;
+  args.args_bytes = sizeof argument;
+  args.operation = operation;
   return table().launch(stream, reinterpret_cast<unify_function>(kernel), &args);
 }
 

@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 #define UNIFY_ABI_MAJOR 1
-#define UNIFY_ABI_MINOR 0
+#define UNIFY_ABI_MINOR 1
 
 /* [types.begin] */
 typedef struct unify_device_s* unify_device;
@@ -148,6 +148,21 @@ typedef struct unify_copy_args {
   uint64_t operation;
 } unify_copy_args;
 
+/* A copy of `rows` rows of `bytes` bytes; a row begins `pitch` bytes after the one before. Since 1.1. */
+typedef struct unify_copy_rows_args {
+  size_t struct_size;
+  const unify_extension* extension;
+  unify_address dst;
+  unify_address src;
+  unify_device dst_device; /* null: host memory */
+  unify_device src_device; /* null: host memory */
+  size_t bytes;            /* of a row, > 0 */
+  size_t rows;             /* > 0 */
+  size_t dst_pitch;        /* >= bytes */
+  size_t src_pitch;        /* >= bytes */
+  uint64_t operation;
+} unify_copy_rows_args;
+
 typedef struct unify_fill_args {
   size_t struct_size;
   const unify_extension* extension;
@@ -197,6 +212,13 @@ typedef struct unify_function_args {
   uint64_t local_bytes;  /* out: spilled per thread; 0 unknown */
 } unify_function_args;
 
+/* unify_launch_args.flags */
+enum {
+  UNIFY_LAUNCH_COOPERATIVE = 1u, /* all programs run at the same time and may wait for each other */
+  UNIFY_LAUNCH_OVERLAPPING = 2u  /* may begin while the launch before it ends; the kernel waits for it by itself
+                                    (CUDA: programmatic stream serialization) */
+};
+
 typedef struct unify_launch_args {
   size_t struct_size;
   const unify_extension* extension;
@@ -206,6 +228,10 @@ typedef struct unify_launch_args {
   const void* args;      /* the kernel's parameters as one C struct, naturally aligned, without padding at its end */
   size_t args_bytes;
   uint64_t operation; /* the core's number for this launch; unify_error.operation names it if it fails */
+  /* Since 1.1. To an older backend the core passes none of these but as zeros. */
+  uint32_t block[3];   /* how the threads of a program are counted: x·y·z = threads; zeros: threads × 1 × 1 */
+  uint32_t cluster[3]; /* programs that run side by side and see each other's scratch memory; zeros: none */
+  uint32_t flags;      /* UNIFY_LAUNCH_* */
 } unify_launch_args;
 
 typedef enum unify_ipc_kind { UNIFY_IPC_MEMORY = 0, UNIFY_IPC_EVENT = 1 } unify_ipc_kind;
@@ -485,8 +511,9 @@ typedef struct unify_backend {
      Memory:  `args` and what it points to on the host is read during the call. What the parameters point to
               stays alive until the stream has passed; the core sees to it.
      Threads: one call on a stream at a time.
-     Errors:  INVALID_ARGUMENT at once for a grid, threads or shared_bytes beyond the device's; a fault of the
-              kernel from the stream's next synchronize or query, or from this call if it ran at once. */
+     Errors:  INVALID_ARGUMENT at once for a grid, threads or shared_bytes beyond the device's; UNSUPPORTED for a
+              cluster or a flag that the device does not have; a fault of the kernel from the stream's next
+              synchronize or query, or from this call if it ran at once. */
   unify_status (*launch)(unify_stream stream, unify_function function, const unify_launch_args* args);
   /* [kernels.end] */
 
@@ -565,6 +592,26 @@ typedef struct unify_backend {
      Errors:  none; with no failure so far, status is OK. */
   void (*last_error)(unify_error* out_error);
   /* [errors.end] */
+
+  /* What was appended in 1.1. */
+  /* [appended.begin] */
+
+  /* optional. Enqueues a copy of rows between two places; without it the core copies row by row.
+     Order:   as copy.
+     Memory:  as copy, for all rows and what lies between them.
+     Threads: as copy.
+     Errors:  as copy. */
+  unify_status (*copy_rows)(unify_stream stream, const unify_copy_rows_args* args);
+
+  /* optional. Makes a graph do what another one does, in place: launches enqueued later are of the new work.
+     Order:   at once; launches under way finish as they are.
+     Memory:  `source` stays the caller's to destroy. What the graph's old work used is kept by the core until its
+              launches are done.
+     Threads: no other call on either graph runs meanwhile.
+     Errors:  UNSUPPORTED when the two differ in more than parameters (the core then uses `source` in place of it):
+              nothing was changed. */
+  unify_status (*graph_update)(unify_graph graph, unify_graph source);
+  /* [appended.end] */
 } unify_backend;
 
 /* [entry.begin] */
