@@ -76,8 +76,14 @@ class _Registration:
             atexit.register(_core.shutdown)
             self.has_settings = True
 
-    def read_entry_points(self) -> None:
+    def open_builtin(self, name: str) -> None:
+        """Looks for the driver of a backend of ours, which takes its time on some machines."""
         self.read_settings()
+        if name == "cuda":
+            _core.open_builtin("cuda", settings.cuda_library)
+
+    def read_entry_points(self) -> None:
+        self.open_builtin("cuda")
         if self.has_entry_points:
             return
         with self.lock:
@@ -111,7 +117,7 @@ def device(name: DeviceLike = None) -> Device:
         return name
     if not isinstance(name, str):
         raise InvalidArgument(f"device: a name such as 'cpu' or 'cuda:0' is needed, not {name!r}.")
-    _registration.read_settings()
+    _registration.open_builtin(name.partition(":")[0])
     if name.partition(":")[0] not in {backend["name"] for backend in _core.backends()}:
         _registration.read_entry_points()
     return _core.open_device(name)

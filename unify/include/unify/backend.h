@@ -76,6 +76,8 @@ typedef struct unify_error {
   const char* message;     /* the vendor's text, or the backend's own; null if there is nothing to add */
   const char* advice;      /* what a user can do about it, or null */
   uint64_t operation;      /* which enqueued operation failed, see unify_launch_args.operation; 0 if unknown */
+  /* Since 1.1. */
+  uint64_t operation_last; /* not 0: it is one of operation … operation_last; more is not known */
 } unify_error;
 
 /* unify_device_info.flags */
