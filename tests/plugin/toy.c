@@ -71,7 +71,7 @@ typedef struct {
   char padding[ALIGNMENT - sizeof(uint64_t)];
 } Header;
 
-static _Thread_local unify_error failure = {sizeof(unify_error), 0, UNIFY_OK, 0, 0, 0, 0, 0};
+static _Thread_local unify_error failure = {.struct_size = sizeof(unify_error)};
 static struct unify_device_s devices[DEVICES];
 
 static unify_status fail(unify_status status, const char* message) {

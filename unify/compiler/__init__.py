@@ -33,8 +33,9 @@ def compile(kernel: Any, target: Target, specialization: Specialization, options
 
     def ttir() -> str:
         return to_ttir(
-            kernel, specialization, num_warps=options.num_warps, num_stages=options.num_stages, debug=options.debug
-        )
+            kernel, specialization, num_warps=options.num_warps, num_stages=options.num_stages, debug=options.debug,
+            target=str(target),
+        )  # fmt: skip
 
     source: dict[str, object] = {
         "source": source_key(kernel),
