@@ -31,7 +31,7 @@ def test_fields_lie_as_in_a_struct_of_c(first: str, second: str) -> None:
     types = (first, second, "i8", first)
 
     class Struct(ctypes.Structure):
-        _fields_ = [(f"a{i}", TYPES[type_]) for i, type_ in enumerate(types)]  # noqa: RUF012 - ctypes' own way
+        _fields_ = [(f"a{i}", TYPES[type_]) for i, type_ in enumerate(types)]
 
     found, end = signature.packed(kernel(*types))
     assert [(name, offset) for name, _, offset in found] == [(n, getattr(Struct, n).offset) for n, _ in Struct._fields_]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unify._errors import CompileError, TargetError
-from unify.compiler import mlir_reader, signature
+from unify.compiler import mlir, mlir_reader, signature
 
 if TYPE_CHECKING:
     from unify.compiler.target import Binary, Options, Target
@@ -139,11 +139,9 @@ def _parse(ttir: str, context: Any) -> Any:
     """The module, which Triton reads from files only."""
     from triton._C.libtriton import ir
 
-    from unify.compiler.frontend import valid_text
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.ttir"
-        path.write_text(valid_text(ttir))
+        path.write_text(mlir.valid_text(ttir))
         module = ir.parse_mlir_module(str(path), context)
     module.context = context  # as Triton keeps it
     return module
@@ -173,7 +171,7 @@ def _assemble(ptx: str, arch: int, name: str, place: str, target: object) -> _As
         source, out = Path(folder) / f"{name}.ptx", Path(folder) / f"{name}.cubin"
         source.write_text(ptx)
         command = [path, "-lineinfo", "-v", *flags, f"--gpu-name={sm_arch_from_capability(arch)}"]
-        finished = subprocess.run(
+        finished = subprocess.run(  # noqa: S603 - of Triton's package
             [*command, str(source), "-o", str(out)], capture_output=True, text=True, check=False, close_fds=False
         )
         log = finished.stderr.replace(f"{folder}/", "")

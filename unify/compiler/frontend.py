@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import tempfile
 import traceback
 from dataclasses import dataclass, field, replace
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from unify._errors import CompileError
+from unify.compiler import mlir
 
-_NO_LAYOUT = "not a layout"
 _FP8 = ("fp8e4b15", "fp8e4b8", "fp8e4nv", "fp8e5", "fp8e5b16")
 
 
@@ -63,8 +62,8 @@ def to_ttir(
 ) -> str:
     """Returns the kernel's TTIR in MLIR's generic form, with locations, after Triton's own clean-up passes.
 
-    target: decides what Triton's front end takes from its target: which dtypes and tiles there are, and in what
-    precision tl.dot multiplies float32 when the kernel does not say. Raises CompileError with the file, line and source line that Triton refused.
+    target: which dtypes and sizes of products the front end takes, and how tl.dot multiplies float32 when the kernel
+    does not say. Raises CompileError with the file, line and source line that Triton refused.
     """
     from triton._C.libtriton import ir
     from triton.backends.compiler import GPUTarget
@@ -162,13 +161,8 @@ def _clean_up(module: Any) -> None:
 def generic_text(module: Any, builder: Any) -> str:
     """The module in MLIR's generic form, with locations. The module is not valid afterwards."""
     # MLIR's printer falls back to the generic form when verification fails, and this attribute makes it fail.
-    module.set_attr("llvm.data_layout", builder.get_string_attr(_NO_LAYOUT))
+    module.set_attr("llvm.data_layout", builder.get_string_attr(mlir.NO_LAYOUT))
     return str(module.str())
-
-
-def valid_text(ttir: str) -> str:
-    """What generic_text returned, as MLIR reads it."""
-    return re.sub(rf', "?llvm.data_layout"? = "{_NO_LAYOUT}"|"?llvm.data_layout"? = "{_NO_LAYOUT}"(, )?', "", ttir)
 
 
 def language_functions(target: str = "cpu") -> dict[str, Any]:

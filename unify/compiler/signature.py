@@ -28,10 +28,13 @@ def packed(function: mlir.Operation) -> tuple[list[tuple[str, str, int]], int]:
         elif str(type_) in _BYTES:
             size, name = _BYTES[str(type_)], _NAMES.get(str(type_), str(type_))
         else:
+            place, kernel = function.location, function.string("sym_name")
             raise CompileError(
-                f"{function.location}: kernel {function.string('sym_name')}: a parameter of type {type_} cannot be passed.",
-                file=function.location.file, line=function.location.line, kernel=function.string("sym_name"),
-            )  # fmt: skip
+                f"{place}: kernel {kernel}: a parameter of type {type_} cannot be passed.",
+                file=place.file,
+                line=place.line,
+                kernel=kernel,
+            )
         offset = (end + size - 1) // size * size
         found.append((argument.name.lstrip("%"), name, offset))
         end = offset + size

@@ -42,7 +42,8 @@ class Target:
 class Options:
     """How to compile. Options that a target has no use for are ignored by it.
 
-    maxnreg, launch_cooperative_grid, launch_pdl: as in Triton, on CUDA. stages: names of intermediate texts that are wanted in `Binary.stages`: "ttir", and those that the target knows.
+    maxnreg, launch_cooperative_grid, launch_pdl: as in Triton, on CUDA. stages: names of intermediate texts that are
+    wanted in `Binary.stages`: "ttir", and those that the target knows.
     """
 
     num_warps: int = 4
