@@ -1,6 +1,6 @@
 // The CUDA backend: the driver API behind unify's C ABI. It needs libcuda at run time and nothing at build time. Here:
 // the driver's library, devices, and the table.
-#include "cuda.h"
+#include "cuda_backend.h"
 
 #include <dlfcn.h>
 

@@ -1,7 +1,7 @@
 // The driver's codes as statuses, and which operations may stand behind one.
 #include <utility>
 
-#include "cuda.h"
+#include "cuda_backend.h"
 
 namespace unify::cuda {
 namespace {

@@ -1,5 +1,5 @@
 // Graphs, recorded by the driver.
-#include "cuda.h"
+#include "cuda_backend.h"
 
 namespace unify::cuda {
 namespace {

@@ -1,5 +1,5 @@
 // Modules, functions and launches.
-#include "cuda.h"
+#include "cuda_backend.h"
 #include "cuda_image.h"
 
 namespace unify::cuda {

@@ -1,5 +1,5 @@
 // Memory, copies and fills.
-#include "cuda.h"
+#include "cuda_backend.h"
 
 namespace unify::cuda {
 namespace {

@@ -1,7 +1,7 @@
 // Memory of other devices, and memory and events of other processes.
 #include <unistd.h>
 
-#include "cuda.h"
+#include "cuda_backend.h"
 
 namespace unify::cuda {
 namespace {

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <thread>
 
-#include "cuda.h"
+#include "cuda_backend.h"
 
 namespace unify::cuda {
 
