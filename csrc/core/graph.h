@@ -46,6 +46,9 @@ class Graph {
   // Records what is enqueued on `stream` until end(). Allocations made meanwhile come from a pool that lives as
   // long as the graph; synchronising a recording stream throws GraphError.
   static std::shared_ptr<Graph> begin(const std::shared_ptr<Stream>& stream);
+  // As begin; from end() on, this graph does what was recorded then. Its launches under way finish as they are, and
+  // until then, or if the recording fails, it stays as it was.
+  void begin_update(const std::shared_ptr<Stream>& stream);
   void end();  // throws GraphError and leaves the stream usable when the recording is not valid
   void abandon() noexcept;
   ~Graph();  // what it uses ends after its launches
@@ -63,7 +66,9 @@ class Graph {
  private:
   Graph();
   struct Private;
+  static std::shared_ptr<Private> record(const std::shared_ptr<Stream>& stream);
   std::shared_ptr<Private> private_;
+  std::shared_ptr<Private> newer_;  // while it is recorded again
 };
 
 }  // namespace unify

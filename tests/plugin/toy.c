@@ -307,6 +307,16 @@ MAYBE_UNUSED static unify_status capture_end(unify_stream stream, unify_graph* o
   return UNIFY_OK;
 }
 
+/* Graphs of as many operations differ in parameters only, to the toy. */
+MAYBE_UNUSED static unify_status capture_update(unify_stream stream, unify_graph graph, unify_graph* out_graph) {
+  unify_status status = capture_end(stream, out_graph);
+  if (status || (*out_graph)->count != graph->count) return status;
+  memcpy(graph->nodes, (*out_graph)->nodes, sizeof graph->nodes);
+  free(*out_graph);
+  *out_graph = NULL;
+  return UNIFY_OK;
+}
+
 MAYBE_UNUSED static unify_status graph_launch(unify_graph graph, unify_stream stream) {
   unify_status status = begin(stream, "graph");
   for (size_t i = 0; !status && i < graph->count; ++i) run(stream->device, &graph->nodes[i]);
@@ -461,6 +471,9 @@ static const NewerBackend backend = {
             .peer_access = peer_access,
 #endif
             .last_error = last_error,
+#ifndef TOY_PLAIN
+            .capture_update = capture_update,
+#endif
         },
 };
 
