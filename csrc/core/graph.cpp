@@ -32,7 +32,7 @@ class Recording : public std::enable_shared_from_this<Recording> {
     unify_launch_args args;
     size_t offset;  // of its arguments in `packed`
   };
-  using Node = std::variant<Launch, unify_copy_args, unify_fill_args, std::function<void()>>;
+  using Node = std::variant<Launch, unify_copy_args, unify_copy_rows_args, unify_fill_args, std::function<void()>>;
 
   explicit Recording(bool is_native) : is_native(is_native) {}
 
@@ -81,6 +81,14 @@ void record_copy(Recording& recording, Stream& stream, const unify_copy_args& ar
   const std::lock_guard<std::mutex> lock(recording.mutex);
   if (recording.is_native) {
     check(stream.device(), &stream, stream.device().table().copy(stream.handle(), &args), "recording a copy");
+  }
+  recording.nodes.emplace_back(args);
+}
+
+void record_copy_rows(Recording& recording, Stream& stream, const unify_copy_rows_args& args) {
+  const std::lock_guard<std::mutex> lock(recording.mutex);
+  if (recording.is_native) {
+    check(stream.device(), &stream, stream.device().table().copy_rows(stream.handle(), &args), "recording a copy");
   }
   recording.nodes.emplace_back(args);
 }
@@ -402,6 +410,12 @@ struct Replay {
     operations.push({args.operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, args.bytes});
     return table.copy(stream.handle(), &args);
   }
+  unify_status operator()(const unify_copy_rows_args& node) const {
+    unify_copy_rows_args args = node;
+    args.operation = operations.next_number();
+    operations.push({args.operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, args.bytes * args.rows});
+    return table.copy_rows(stream.handle(), &args);
+  }
   unify_status operator()(const unify_fill_args& node) const {
     unify_fill_args args = node;
     args.operation = operations.next_number();
@@ -481,8 +495,11 @@ bool Graph::is_native() const noexcept { return private_->recording->is_native; 
 
 std::string Graph::summary() const {
   using Words = std::pair<const char*, const char*>;  // for one, for many; in the order of Node
-  constexpr std::array<Words, std::variant_size_v<Recording::Node>> kWords = {
-      {{"kernel", "kernels"}, {"copy", "copies"}, {"fill", "fills"}, {"host call", "host calls"}}};
+  constexpr std::array<Words, std::variant_size_v<Recording::Node>> kWords = {{{"kernel", "kernels"},
+                                                                               {"copy", "copies"},
+                                                                               {"copy of rows", "copies of rows"},
+                                                                               {"fill", "fills"},
+                                                                               {"host call", "host calls"}}};
   std::array<size_t, kWords.size()> counts{};
   for (const Recording::Node& node : private_->recording->nodes) ++counts.at(node.index());
   std::string text;
@@ -502,6 +519,8 @@ std::string Graph::describe() const {
               "×" + std::to_string(launch->args.grid[1]) + "×" + std::to_string(launch->args.grid[2]) + "\n";
     } else if (const auto* copy = std::get_if<unify_copy_args>(&node)) {
       text += "copy of " + format_bytes(copy->bytes) + "\n";
+    } else if (const auto* rows = std::get_if<unify_copy_rows_args>(&node)) {
+      text += "copy of " + std::to_string(rows->rows) + " rows of " + format_bytes(rows->bytes) + "\n";
     } else if (const auto* fill = std::get_if<unify_fill_args>(&node)) {
       text += "fill of " + format_bytes(fill->count * fill->value_bytes) + "\n";
     } else {
