@@ -35,7 +35,7 @@ bool Arena::reserve() {
       file_ = file;
       range_ = range;
       alias_ = static_cast<char*>(alias);
-      free_.emplace(base_, base_ + range);
+      free_.emplace(base_ + kGranularity, base_ + range);  // what lies before an allocation is the driver's too
       return true;
     }
   }
@@ -134,7 +134,9 @@ bool Memory::resolve(uint64_t address, uint64_t bytes, std::vector<Piece>& out) 
     const std::shared_ptr<Range> range = find(address);
     if (range == nullptr) {
       const bool is_ours = !is_first || is_reserved(address, 1) ||
-                           std::any_of(arenas_.begin(), arenas_.end(), [&](auto* a) { return a->contains(address); });
+                           std::any_of(arenas_.begin(), arenas_.end(), [&](auto* arena) {
+                             return arena->contains(address) || arena->contains(address + bytes - 1);
+                           });
       if (is_ours) return false;
       out.push_back({nullptr, static_cast<char*>(pointer(address)), bytes});
       return true;
