@@ -1,4 +1,4 @@
-"""Builds the one extension, unify._core; everything else about the distribution stands in pyproject.toml.
+"""Builds unify._core and the simulated driver; everything else about the distribution stands in pyproject.toml.
 
 Needs a C++17 compiler and pybind11, and no vendor's toolkit: drivers are opened at run time.
 
@@ -16,11 +16,20 @@ import sys
 from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
-from setuptools import setup
+from setuptools import Extension, setup
 
-FOLDERS = ("core", "backends", "python")
-SOURCES = sorted(str(path) for folder in FOLDERS for path in Path("csrc", folder).rglob("*.cpp"))
+
+def sources(*folders: str) -> list[str]:
+    return sorted(str(path) for folder in folders for path in Path("csrc", folder).rglob("*.cpp"))
+
+
+CORE = sources("core", "backends", "python")
+# A shared library of its own, opened in place of libcuda.so.1: it shares the loader of CPU code with the CPU backend.
+SIMULATED_CUDA = "unify.simulator.libunify_simulated_cuda"
+SIMULATOR = [*sources("simulator"), *(s for s in CORE if Path(s).name.startswith(("host_elf", "host_fault", "host_re")))]
+SOURCES = sorted({*CORE, *SIMULATOR})
 HEADERS = sorted(str(path) for folder in ("csrc", "unify/include") for path in Path(folder).rglob("*.[hi]*"))
+EXPORTS = "csrc/simulator/exports.map"
 COMPILE = ["-O3", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wno-psabi"]
 LINK = ["-ldl", "-pthread"]
 
@@ -38,7 +47,8 @@ def is_outdated(obj: str, source: str) -> bool:
     if not Path(obj).exists():
         return True
     built = Path(obj).stat().st_mtime
-    return any(Path(path).stat().st_mtime > built for path in (source, *HEADERS))
+    headers = (h for h in HEADERS if "simulator" in Path(source).parts or "simulator" not in Path(h).parts)
+    return any(Path(path).stat().st_mtime > built for path in (source, *headers))
 
 
 class BuildExtension(build_ext):
@@ -54,6 +64,12 @@ class BuildExtension(build_ext):
         self.compiler._compile = compile_shown
         super().build_extensions()
 
+    def get_ext_filename(self, name: str) -> str:
+        # No module of Python's: dlopen finds it by its plain name.
+        if name in (SIMULATED_CUDA, SIMULATED_CUDA.rpartition(".")[2]):
+            return f"{name.replace('.', os.sep)}.so"
+        return super().get_ext_filename(name)
+
     def finalize_options(self) -> None:
         super().finalize_options()
         flags = hashlib.sha256(" ".join([sys.version, *COMPILE, *LINK]).encode()).hexdigest()[:8]
@@ -65,13 +81,23 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "unify._core",
-            SOURCES,
+            CORE,
             include_dirs=["unify/include", "csrc"],
             cxx_std=17,
             extra_compile_args=COMPILE,
             extra_link_args=LINK,
             depends=HEADERS,
-        )
+        ),
+        Extension(
+            SIMULATED_CUDA,
+            SIMULATOR,
+            include_dirs=["unify/include", "csrc"],
+            language="c++",
+            extra_compile_args=["-std=c++17", *COMPILE],
+            # It stays for good: threads of its streams may run until the process ends.
+            extra_link_args=[*LINK, f"-Wl,--version-script={EXPORTS}", "-Wl,-z,nodelete"],
+            depends=[*HEADERS, EXPORTS],
+        ),
     ],
     cmdclass={"build_ext": BuildExtension},
 )

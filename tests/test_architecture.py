@@ -54,14 +54,29 @@ def test_the_core_names_no_vendor() -> None:
 
 def test_includes_run_down() -> None:
     floors = {
-        "csrc/core": ("backends/", "python/", "pybind11", "Python.h"),
-        "csrc/backends": ("core/", "python/", "pybind11", "Python.h"),
-        "unify/include": ("core/", "backends/", "python/", "pybind11"),
+        "csrc/core": ("backends/", "python/", "simulator/", "pybind11", "Python.h"),
+        "csrc/backends": ("core/", "python/", "simulator/", "pybind11", "Python.h"),
+        "csrc/python": ("simulator/",),
+        "csrc/simulator": ("core/", "python/", "pybind11", "Python.h", "unify/backend.h"),
+        "unify/include": ("core/", "backends/", "python/", "simulator/", "pybind11"),
     }
     for folder, above in floors.items():
         for path in files(folder, ".cpp", ".h"):
             for included in re.findall(r'#include [<"]([^>"]+)', path.read_text()):
                 assert not included.startswith(above), f"{name(path)} includes {included}"
+
+
+def test_the_product_does_not_know_the_simulator() -> None:
+    for path in files("csrc", ".cpp", ".h", ".inc"):
+        if "simulator" not in path.parts:
+            assert "simulat" not in code(path), f"{name(path)} names the simulator, which only a library's path chooses"
+
+
+def test_the_simulator_shares_the_loader_of_cpu_code_and_nothing_else() -> None:
+    shared = {"backends/host_elf.h", "backends/host_fault.h"}
+    for path in files("csrc/simulator", ".cpp", ".h"):
+        for included in re.findall(r'#include "(backends/[^"]+)', path.read_text()):
+            assert included in shared, f"{name(path)} includes {included}"
 
 
 def test_one_file_loads_the_backends_that_are_built_in() -> None:

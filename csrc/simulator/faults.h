@@ -1,0 +1,58 @@
+// Faults on demand: what a device shall do at which of its calls, or when.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cuda_types.h"
+
+namespace unify::simulator {
+
+using Clock = std::chrono::system_clock;
+
+struct Fault {
+  enum class Kind {
+    kNone,
+    kResult,   // the call, or the work that it enqueues, ends in `result`
+    kLost,     // the device has fallen off the bus
+    kHang,     // the work stops until it is released
+    kCorrupt,  // `bits` bits of the bytes copied are wrong
+  };
+  Kind kind = Kind::kNone;
+  CUresult result = CUDA_SUCCESS;
+  uint32_t bits = 0;
+};
+
+// Whether a result leaves its context unusable (CUDA driver API, CUresult: "the context must be destroyed",
+// "terminated and relaunched").
+bool is_sticky(CUresult result) noexcept;
+
+// The plans of one device. Used with the driver's mutex.
+class Faults {
+ public:
+  // "CALL:AFTER:WHAT": the call of that name ("*": any) that comes after AFTER others of it; "time:SECONDS:WHAT".
+  // WHAT: a CUresult by name, lost, ecc, launch_failure, hang, corrupt. False with `why` if it is not such a plan.
+  bool add(const std::string& plan, std::string& why);
+  void clear() { plans_.clear(); }
+  // What this call shall do; its plan is then used up.
+  Fault take(const char* call);
+  // What became due by time.
+  Fault take_due();
+  [[nodiscard]] bool is_empty() const noexcept { return plans_.empty(); }
+
+  double copy_bytes_per_second = 0;  // 0: as fast as the machine
+  uint64_t releases = 0;             // how often hung work was released
+
+ private:
+  struct Plan {
+    std::string call;  // empty: by time
+    uint64_t after = 0;
+    Clock::time_point due;
+    Fault fault;
+  };
+  std::vector<Plan> plans_;
+};
+
+}  // namespace unify::simulator

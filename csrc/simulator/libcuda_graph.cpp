@@ -1,0 +1,98 @@
+// The driver's functions for captures and graphs.
+#include "driver.h"
+#include "graph.h"
+#include "libcuda.h"
+
+using namespace unify::simulator;
+
+UNIFY_SIMULATOR_EXPORT CUresult cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode mode) {
+  return with_stream("cuStreamBeginCapture", handle, [&](Call&, Stream& stream) {
+    if (mode < CU_STREAM_CAPTURE_MODE_GLOBAL || mode > CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_ERROR_INVALID_VALUE;
+    return begin_capture(stream, mode);
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuStreamEndCapture(CUstream handle, CUgraph* out) {
+  return with_stream("cuStreamEndCapture", handle, [&](Call&, Stream& stream) {
+    if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    *out = nullptr;
+    std::shared_ptr<Graph> graph;
+    if (const CUresult result = end_capture(stream, graph); result != CUDA_SUCCESS) return result;
+    *out = driver().graphs.add<CUgraph>(std::move(graph));
+    return CUDA_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* out) {
+  return with_stream("cuStreamIsCapturing", handle, [&](Call&, const Stream& stream) {
+    if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    *out = stream.capture == nullptr       ? CU_STREAM_CAPTURE_STATUS_NONE
+           : stream.capture->is_invalid ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
+                                        : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+    return CUDA_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph handle,
+                                                            unsigned long long flags) {
+  return with_driver("cuGraphInstantiateWithFlags", [&](Call& call) {
+    constexpr unsigned long long kKnown = 1 | 2 | 4 | 8;
+    const std::shared_ptr<Graph> graph = driver().graphs.find(handle);
+    if (out == nullptr || graph == nullptr || (flags & ~kKnown) != 0) return CUDA_ERROR_INVALID_VALUE;
+    std::shared_ptr<Context> context = graph->nodes.empty() ? nullptr : graph->nodes.front().operation.context;
+    if (context != nullptr) {
+      if (const CUresult result = admit(call, context); result != CUDA_SUCCESS) return result;
+    }
+    auto exec = std::make_shared<GraphExec>();
+    exec->nodes = std::make_shared<const Nodes>(graph->nodes);
+    *out = driver().graph_execs.add<CUgraphExec>(std::move(exec));
+    return CUDA_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuGraphLaunch(CUgraphExec handle, CUstream stream_handle) {
+  return with_stream("cuGraphLaunch", stream_handle, [&](Call& call, Stream& stream) {
+    const std::shared_ptr<GraphExec> exec = driver().graph_execs.find(handle);
+    if (exec == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    Operation operation;
+    operation.kind = OperationKind::kGraph;
+    operation.run = [nodes = exec->nodes] { return run_nodes(*nodes); };
+    std::vector<MarkPtr> after;
+    if (exec->last != nullptr && !exec->last->is_done) after.push_back(exec->last);
+    const bool is_captured = stream.capture != nullptr;
+    if (const CUresult result = submit(call, stream, std::move(operation), std::move(after)); result != CUDA_SUCCESS) {
+      return result;
+    }
+    if (!is_captured) exec->last = stream.tail;
+    return CUDA_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuGraphExecUpdate_v2(CUgraphExec exec_handle, CUgraph handle,
+                                                     CUgraphExecUpdateResultInfo* out) {
+  return with_driver("cuGraphExecUpdate", [&](Call&) {
+    const std::shared_ptr<GraphExec> exec = driver().graph_execs.find(exec_handle);
+    const std::shared_ptr<Graph> graph = driver().graphs.find(handle);
+    if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    *out = {CU_GRAPH_EXEC_UPDATE_ERROR, nullptr, nullptr};
+    if (exec == nullptr || graph == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    out->result = update(*exec, *graph);
+    return out->result == CU_GRAPH_EXEC_UPDATE_SUCCESS ? CUDA_SUCCESS : CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuGraphExecDestroy(CUgraphExec handle) {
+  return with_driver("cuGraphExecDestroy", [&](Call&) {
+    if (driver().graph_execs.find(handle) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    driver().graph_execs.remove(handle);
+    return CUDA_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuGraphDestroy(CUgraph handle) {
+  return with_driver("cuGraphDestroy", [&](Call&) {
+    if (driver().graphs.find(handle) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    driver().graphs.remove(handle);
+    return CUDA_SUCCESS;
+  });
+}

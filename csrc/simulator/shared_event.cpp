@@ -1,0 +1,113 @@
+#include "shared_event.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+
+#include "driver.h"
+#include "shared_file.h"
+
+namespace unify::simulator {
+namespace {
+
+struct Counters {
+  std::atomic<uint64_t> recorded;
+  std::atomic<uint64_t> done;
+};
+static_assert(std::atomic<uint64_t>::is_always_lock_free, "shared by processes");
+
+constexpr char kEventMagic[8] = {'s', 'i', 'm', 'e', 'v', 'e', 'n', 't'};
+
+}  // namespace
+
+struct SharedEvent {
+  ~SharedEvent() {
+    if (counters != nullptr) munmap(counters, kPage);
+    if (file >= 0) close(file);
+  }
+  int file = -1;
+  int64_t owner = 0;   // the process that made it ...
+  int owner_file = 0;  // ... and its descriptor there
+  Counters* counters = nullptr;
+};
+
+namespace {
+
+std::shared_ptr<SharedEvent> map(int file) {
+  auto event = std::make_shared<SharedEvent>();
+  event->file = file;
+  void* page = mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (page == MAP_FAILED) return nullptr;
+  event->counters = static_cast<Counters*>(page);
+  return event;
+}
+
+}  // namespace
+
+std::shared_ptr<SharedEvent> make_shared_event() {
+  const int file = memfd_create("simulated event", MFD_CLOEXEC);
+  if (file < 0) return nullptr;
+  if (ftruncate(file, kPage) != 0) {
+    close(file);
+    return nullptr;
+  }
+  auto event = map(file);
+  if (event != nullptr) {
+    event->owner = getpid();
+    event->owner_file = file;
+  }
+  return event;
+}
+
+std::shared_ptr<SharedEvent> import_event(const CUipcEventHandle& handle) {
+  SharedFile shared;
+  if (!read_handle(handle.reserved, kEventMagic, shared)) return nullptr;
+  const int file = open_shared(shared, kPage);
+  if (file < 0) return nullptr;
+  auto event = map(file);
+  if (event != nullptr) {
+    event->owner = shared.process;
+    event->owner_file = shared.file;
+  }
+  return event;
+}
+
+void export_event(const SharedEvent& event, CUipcEventHandle& out) {
+  write_handle(out.reserved, kEventMagic, {event.owner, event.owner_file, 0, 0, kPage});
+}
+
+bool is_shared_done(const SharedEvent& event) {
+  return event.counters->done.load() >= event.counters->recorded.load();
+}
+
+std::function<CUresult()> record_shared(const std::shared_ptr<SharedEvent>& event) {
+  const uint64_t number = event->counters->recorded.fetch_add(1) + 1;
+  return [event, number] {
+    uint64_t before = event->counters->done.load();
+    while (before < number && !event->counters->done.compare_exchange_weak(before, number)) {
+    }
+    return CUDA_SUCCESS;
+  };
+}
+
+std::function<CUresult()> wait_for_shared(const std::shared_ptr<SharedEvent>& event, std::shared_ptr<Context> context) {
+  const uint64_t number = event->counters->recorded.load();
+  return [event, number, context = std::move(context)] {
+    // The other process has no way to wake this one.
+    while (event->counters->done.load() < number) {
+      {
+        const Lock lock(driver().mutex);
+        if (result_of(*context) != CUDA_SUCCESS) break;
+      }
+      const timespec pause{0, 200000};
+      nanosleep(&pause, nullptr);
+    }
+    return CUDA_SUCCESS;
+  };
+}
+
+}  // namespace unify::simulator

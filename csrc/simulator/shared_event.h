@@ -1,0 +1,25 @@
+// Events that several processes share: two counters in a page of memory that all of them map.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "stream.h"
+
+namespace unify::simulator {
+
+struct SharedEvent;
+
+// Null without memory or descriptors.
+std::shared_ptr<SharedEvent> make_shared_event();
+// Opens what `export_event` wrote in another process, or in this one. Null if it is gone or was never such an event.
+std::shared_ptr<SharedEvent> import_event(const CUipcEventHandle& handle);
+void export_event(const SharedEvent& event, CUipcEventHandle& out);
+
+[[nodiscard]] bool is_shared_done(const SharedEvent& event);
+// Counts a record at once; the work that this returns ends it.
+std::function<CUresult()> record_shared(const std::shared_ptr<SharedEvent>& event);
+// Work that waits for the records so far, no longer than the context lives.
+std::function<CUresult()> wait_for_shared(const std::shared_ptr<SharedEvent>& event, std::shared_ptr<Context> context);
+
+}  // namespace unify::simulator

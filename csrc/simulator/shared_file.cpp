@@ -1,0 +1,39 @@
+#include "shared_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+
+namespace unify::simulator {
+
+static_assert(sizeof(SharedFile) + 8 <= CU_IPC_HANDLE_SIZE, "fits into a handle");
+
+void write_handle(char (&handle)[CU_IPC_HANDLE_SIZE], const char (&magic)[8], const SharedFile& shared) {
+  std::memset(handle, 0, sizeof handle);
+  std::memcpy(handle, magic, sizeof magic);
+  std::memcpy(handle + sizeof magic, &shared, sizeof shared);
+}
+
+bool read_handle(const char (&handle)[CU_IPC_HANDLE_SIZE], const char (&magic)[8], SharedFile& out) {
+  if (std::memcmp(handle, magic, sizeof magic) != 0) return false;
+  std::memcpy(&out, handle + sizeof magic, sizeof out);
+  return out.process > 0 && out.file >= 0;
+}
+
+int open_shared(const SharedFile& shared, uint64_t least_bytes) {
+  char path[64];
+  std::snprintf(path, sizeof path, "/proc/%lld/fd/%d", static_cast<long long>(shared.process), shared.file);
+  const int file = open(path, O_RDWR | O_CLOEXEC);
+  struct stat status {};
+  if (file < 0) return -1;
+  if (fstat(file, &status) != 0 || status.st_size < 0 || static_cast<uint64_t>(status.st_size) < least_bytes) {
+    close(file);
+    return -1;
+  }
+  return file;
+}
+
+}  // namespace unify::simulator

@@ -1,0 +1,25 @@
+// What an interprocess handle holds: a memory file of another process, and which part of it is meant.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda_types.h"
+
+namespace unify::simulator {
+
+struct SharedFile {
+  int64_t process = 0;
+  int32_t file = 0;  // its descriptor there
+  int32_t device = 0;
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+
+void write_handle(char (&handle)[CU_IPC_HANDLE_SIZE], const char (&magic)[8], const SharedFile& shared);
+// False if it is no handle of this kind.
+bool read_handle(const char (&handle)[CU_IPC_HANDLE_SIZE], const char (&magic)[8], SharedFile& out);
+
+// A descriptor of this process for the file, or -1: it is gone, shorter than that, or another user's.
+int open_shared(const SharedFile& shared, uint64_t least_bytes);
+
+}  // namespace unify::simulator

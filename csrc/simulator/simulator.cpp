@@ -1,0 +1,149 @@
+#include "simulator.h"
+
+#include <cstring>
+
+#include "driver.h"
+#include "graph.h"
+#include "kernel.h"
+
+namespace unify::simulator {
+namespace {
+
+constexpr uint64_t kLeastMemory = uint64_t{4} << 20;
+constexpr uint64_t kMostMemory = uint64_t{1} << 40;
+
+thread_local std::string last_error;
+
+int fail(std::string why) {
+  last_error = std::move(why);
+  return -1;
+}
+
+bool is_in_use(const Driver& state) {
+  for (const auto& device : state.devices) {
+    if (device->retained > 0 || device->context != nullptr) return true;
+  }
+  return state.blocks.size() > 0;
+}
+
+// Runs `work(device)` with the mutex, unless this process has no driver any more.
+template <typename Work>
+auto with_device(int number, Work&& work) -> decltype(work(std::declval<Device&>())) {
+  if (availability(false) != CUDA_SUCCESS) return fail("the driver is not usable here: in a fork, or at the end");
+  const Lock lock(driver().mutex);
+  make_devices();
+  Device* device = find_device(number);
+  if (device == nullptr) {
+    return fail("no device " + std::to_string(number) + "; there are " + std::to_string(driver().devices.size()));
+  }
+  return work(*device);
+}
+
+int64_t bytes_of(const Device& device, RangeKind kind) {
+  uint64_t bytes = 0;
+  for (const auto& [address, range] : driver().memory.ranges()) {
+    if (range->kind == kind && range->owner == device.context.get()) bytes += range->bytes;
+  }
+  return static_cast<int64_t>(bytes);
+}
+
+template <typename Object>
+int64_t count_of(const Device& device, const Registry<Object>& all) {
+  int64_t count = 0;
+  for (const auto& [handle, object] : all) count += object->context == device.context ? 1 : 0;
+  return count;
+}
+
+int64_t count(const Device& device, const char* what) {
+  const Driver& state = driver();
+  const auto is = [what](const char* name) { return std::strcmp(what, name) == 0; };
+  if (is("bytes")) return static_cast<int64_t>(device.arena.used());
+  if (is("pinned_bytes")) return bytes_of(device, RangeKind::kPinned);
+  if (is("managed_bytes")) return bytes_of(device, RangeKind::kManaged);
+  if (is("reservations")) return static_cast<int64_t>(state.memory.reservations());
+  if (is("graphs")) return static_cast<int64_t>(state.graphs.size());
+  if (is("graph_execs")) return static_cast<int64_t>(state.graph_execs.size());
+  if (is("streams")) return count_of(device, state.streams);
+  if (is("events")) return count_of(device, state.events);
+  if (is("modules")) return count_of(device, state.modules);
+  if (is("retained")) return device.retained;
+  int64_t found = 0;
+  if (is("allocations")) {
+    for (const auto& [address, range] : state.memory.ranges()) found += range->device == device.index ? 1 : 0;
+    return found;
+  }
+  if (is("physical")) {
+    for (const auto& [handle, block] : state.blocks) found += block->arena.device() == device.index ? 1 : 0;
+    return found;
+  }
+  return fail(std::string("nothing is counted as '") + what + "'");
+}
+
+}  // namespace
+}  // namespace unify::simulator
+
+using namespace unify::simulator;
+
+UNIFY_SIMULATOR_EXPORT int unify_simulator_configure(int count, int capability, uint64_t memory_bytes,
+                                                     const char* name) {
+  if (availability(false) != CUDA_SUCCESS) return fail("the driver is not usable here: in a fork, or at the end");
+  if (count < 0 || count > kMaxDevices) {
+    return fail("count is " + std::to_string(count) + "; 0 to " + std::to_string(kMaxDevices) + " devices are possible");
+  }
+  if (find_chip(capability) == nullptr) {
+    return fail("no chip has compute capability " + std::to_string(capability) + "; known: " + known_capabilities());
+  }
+  if (memory_bytes < kLeastMemory || memory_bytes > kMostMemory) {
+    return fail("memory_bytes is " + std::to_string(memory_bytes) + "; 4 MiB to 1 TiB are possible");
+  }
+  Driver& state = driver();
+  const Lock lock(state.mutex);
+  if (is_in_use(state)) return fail("a context is retained: configure before the first device is opened");
+  state.settings = {count, capability, memory_bytes, name == nullptr ? "" : name};
+  retire_devices();
+  return 0;
+}
+
+UNIFY_SIMULATOR_EXPORT int unify_simulator_fail(int device, const char* plan) {
+  return with_device(device, [plan](Device& found) {
+    std::string why;
+    return found.faults.add(plan == nullptr ? "" : plan, why) ? 0 : fail(why);
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT int unify_simulator_clear(int device) {
+  return with_device(device, [](Device& found) {
+    found.faults.clear();
+    found.faults.copy_bytes_per_second = 0;
+    ++found.faults.releases;
+    driver().progress.notify_all();
+    return 0;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT int unify_simulator_release(int device) {
+  return with_device(device, [](Device& found) {
+    ++found.faults.releases;
+    driver().progress.notify_all();
+    return 0;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT int unify_simulator_slow(int device, double bytes_per_second) {
+  return with_device(device, [bytes_per_second](Device& found) {
+    if (!(bytes_per_second >= 0)) return fail("bytes_per_second is not a number from 0");
+    found.faults.copy_bytes_per_second = bytes_per_second;
+    return 0;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT int64_t unify_simulator_live(int device, const char* what) {
+  int64_t found = -1;
+  with_device(device, [&](Device& each) {
+    found = what == nullptr ? fail("nothing was asked for") : count(each, what);
+    return 0;
+  });
+  return found;
+}
+
+UNIFY_SIMULATOR_EXPORT const char* unify_simulator_error() { return last_error.c_str(); }

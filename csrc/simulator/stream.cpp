@@ -1,0 +1,159 @@
+#include "stream.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+
+#include "driver.h"
+
+namespace unify::simulator {
+namespace {
+
+thread_local bool in_host_call = false;
+
+// How long a thread sleeps before it looks again for what became due by time.
+constexpr auto kTick = std::chrono::milliseconds(20);
+
+bool is_done(const MarkPtr& mark) { return mark->is_done; }
+
+// Waits for others; no longer than the context lives.
+void wait_for_others(Lock& lock, const Work& work) {
+  const Context& context = *work.operation.context;
+  while (result_of(context) == CUDA_SUCCESS && !std::all_of(work.after.begin(), work.after.end(), is_done)) {
+    driver().progress.wait_until(lock, Clock::now() + kTick);
+  }
+}
+
+// A stream's thread. Its parameter is a reference of its own to the stream.
+void* serve(void* parameter) {
+  const std::unique_ptr<std::shared_ptr<Stream>> held(static_cast<std::shared_ptr<Stream>*>(parameter));
+  Stream& stream = **held;
+  Lock lock(driver().mutex);
+  for (;;) {
+    stream.arrived.wait(lock, [&] { return !stream.queue.empty() || stream.is_closing; });
+    if (stream.queue.empty()) break;
+    wait_for_others(lock, stream.queue.front());
+    {
+      const Work work = std::move(stream.queue.front());
+      stream.queue.pop_front();
+      lock.unlock();
+      run_operation(work.operation);
+      lock.lock();
+      work.done->when = std::chrono::steady_clock::now();
+      work.done->is_done = true;
+      driver().progress.notify_all();
+    }
+  }
+  lock.unlock();
+  return nullptr;
+}
+
+bool start_thread(const std::shared_ptr<Stream>& stream) {
+  auto held = std::make_unique<std::shared_ptr<Stream>>(stream);
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);  // signals to the process are for the program's own threads
+  for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&all, fault);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  // No std::thread: a host function in Python may end its thread when the interpreter is over, by pthread_exit.
+  pthread_t thread;
+  const bool is_started = pthread_create(&thread, nullptr, serve, held.get()) == 0;
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (!is_started) return false;
+  pthread_detach(thread);
+  (void)held.release();
+  stream->has_thread = true;
+  return true;
+}
+
+void add_tail(std::vector<MarkPtr>& after, const Stream& stream) {
+  if (!stream.tail->is_done) after.push_back(stream.tail);
+}
+
+// What the legacy default stream waits for, and what waits for it (CUDA driver API, "Stream synchronization behavior").
+void add_implicit_order(std::vector<MarkPtr>& after, const Stream& stream) {
+  const Context& context = *stream.context;
+  if (stream.is_legacy) {
+    for (const auto& other : context.streams) {
+      if (other->is_blocking && other.get() != &stream) add_tail(after, *other);
+    }
+  } else if (stream.is_blocking && context.legacy != nullptr) {
+    add_tail(after, *context.legacy);
+  }
+}
+
+}  // namespace
+
+bool enqueue(Stream& stream, Operation operation, std::vector<MarkPtr> after) {
+  if (!stream.has_thread) {
+    const auto& all = stream.context->streams;
+    const auto self = std::find_if(all.begin(), all.end(), [&](const auto& each) { return each.get() == &stream; });
+    if (self == all.end() || !start_thread(*self)) return false;
+  }
+  add_implicit_order(after, stream);
+  stream.tail = std::make_shared<Mark>();
+  stream.queue.push_back({std::move(operation), std::move(after), stream.tail});
+  stream.arrived.notify_one();
+  return true;
+}
+
+void run_operation(const Operation& operation) {
+  if (operation.run == nullptr) return;
+  {
+    const Lock lock(driver().mutex);
+    apply_due_faults(*operation.context->device);
+    if (result_of(*operation.context) != CUDA_SUCCESS) return;
+  }
+  const CUresult result = operation.run();
+  if (result != CUDA_SUCCESS) {
+    const Lock lock(driver().mutex);
+    end_context(*operation.context, result);
+  }
+}
+
+CUresult wait_for(Lock& lock, const MarkPtr& mark, const Context& context) {
+  while (!mark->is_done && result_of(context) == CUDA_SUCCESS) {
+    driver().progress.wait_until(lock, Clock::now() + kTick);
+    apply_due_faults(*context.device);
+  }
+  return result_of(context);
+}
+
+CUresult wait_for_stream(Lock& lock, Stream& stream) {
+  const std::shared_ptr<Context> context = stream.context;  // the stream may be destroyed meanwhile
+  const MarkPtr tail = stream.tail;
+  return wait_for(lock, tail, *context);
+}
+
+CUresult wait_for_context(Lock& lock, Context& context) {
+  std::vector<MarkPtr> tails;
+  for (const auto& stream : context.streams) tails.push_back(stream->tail);
+  for (const MarkPtr& tail : tails) {
+    if (const CUresult result = wait_for(lock, tail, context); result != CUDA_SUCCESS) return result;
+  }
+  return result_of(context);
+}
+
+bool is_idle(const Stream& stream) { return stream.tail->is_done; }
+
+void close_stream(Stream& stream) {
+  stream.is_closing = true;
+  stream.arrived.notify_one();
+  auto& all = stream.context->streams;
+  all.erase(std::remove_if(all.begin(), all.end(), [&](const auto& each) { return each.get() == &stream; }),
+            all.end());
+}
+
+bool is_in_host_call() noexcept { return in_host_call; }
+
+std::function<CUresult()> call_host(CUhostFn function, void* data) {
+  return [function, data] {
+    in_host_call = true;
+    function(data);
+    in_host_call = false;
+    return CUDA_SUCCESS;
+  };
+}
+
+}  // namespace unify::simulator

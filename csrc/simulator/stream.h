@@ -1,0 +1,95 @@
+// Streams, each with a thread of its own, and the events that order them. Everything is used with the driver's mutex,
+// except the work itself, which runs without it.
+#pragma once
+
+#include <array>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "cuda_types.h"
+#include "faults.h"
+
+namespace unify::simulator {
+
+struct Context;
+struct Capture;
+struct SharedEvent;
+using Lock = std::unique_lock<std::mutex>;
+
+// The end of one piece of work. Everybody who waits for that work holds one.
+struct Mark {
+  bool is_done = false;
+  std::chrono::steady_clock::time_point when;
+};
+using MarkPtr = std::shared_ptr<Mark>;
+
+enum class OperationKind { kEmpty, kKernel, kCopy, kFill, kHostCall, kGraph };
+
+// Work as a stream runs it and as a graph keeps it.
+struct Operation {
+  OperationKind kind = OperationKind::kEmpty;
+  std::shared_ptr<Context> context;  // dies with what `run` returns, if that is no success
+  std::function<CUresult()> run;     // without the driver's mutex; as often as a graph is launched
+  bool is_cooperative = false;
+};
+
+struct Work {
+  Operation operation;
+  std::vector<MarkPtr> after;
+  MarkPtr done;
+};
+
+struct Stream {
+  std::shared_ptr<Context> context;
+  CUstream handle = nullptr;
+  bool is_blocking = true;  // orders itself with the legacy default stream
+  bool is_legacy = false;
+  int priority = 0;
+  std::deque<Work> queue;
+  MarkPtr tail = std::make_shared<Mark>(Mark{true, {}});  // of the last work
+  bool has_thread = false;
+  bool is_closing = false;  // destroyed: its thread ends when the queue is empty
+  std::condition_variable arrived;
+  std::shared_ptr<Capture> capture;
+  std::vector<size_t> frontier;  // while it captures: the nodes that the next one follows
+};
+
+struct Event {
+  std::shared_ptr<Context> context;
+  unsigned flags = 0;
+  MarkPtr mark;                      // of the last record; null: never recorded
+  std::shared_ptr<Capture> capture;  // the last record was captured there ...
+  std::vector<size_t> frontier;      // ... behind these nodes
+  std::shared_ptr<SharedEvent> shared;  // of several processes
+};
+
+// Appends work to a stream. False if no thread could be started for it.
+bool enqueue(Stream& stream, Operation operation, std::vector<MarkPtr> after = {});
+
+// Runs an operation unless its context is over, and ends the context if it fails. Called without the mutex.
+void run_operation(const Operation& operation);
+
+// Waits until the mark is done or its context is over. Returns what the context then answers to calls.
+CUresult wait_for(Lock& lock, const MarkPtr& mark, const Context& context);
+
+// Waits for the stream's work so far.
+CUresult wait_for_stream(Lock& lock, Stream& stream);
+// Waits for the work so far of every stream of the context.
+CUresult wait_for_context(Lock& lock, Context& context);
+
+[[nodiscard]] bool is_idle(const Stream& stream);
+
+// Lets the thread of a stream go, and forgets the stream.
+void close_stream(Stream& stream);
+
+// Whether this thread runs a function given to cuLaunchHostFunc.
+bool is_in_host_call() noexcept;
+// An operation's work that calls the user's function.
+std::function<CUresult()> call_host(CUhostFn function, void* data);
+
+}  // namespace unify::simulator
