@@ -216,14 +216,16 @@ void Registry::add_builtin(const std::string& name, Get get, const std::string& 
   state_->add(std::move(backend), name, why, table);
 }
 
-void Registry::open_builtin(const std::string& name, const std::string& vendor_library) {
-  const std::lock_guard<std::mutex> lock(state_->opening);
-  if (!state_->opened.insert(name).second) return;
-  for (const auto& [known, get] : kBuiltin) {
-    if (name == known) return add_builtin(name, get, vendor_library);
+bool Registry::open_builtin(const std::string& name, const std::string& vendor_library) {
+  const auto known =
+      std::find_if(std::begin(kBuiltin), std::end(kBuiltin), [&](const auto& entry) { return name == entry.first; });
+  if (known == std::end(kBuiltin)) {
+    throw Error(ErrorKind::kInvalidArgument, "no backend '" + name + "' is built in.");
   }
-  state_->opened.erase(name);
-  throw Error(ErrorKind::kInvalidArgument, "no backend '" + name + "' is built in.");
+  const std::lock_guard<std::mutex> lock(state_->opening);
+  if (!state_->opened.insert(name).second) return false;
+  add_builtin(name, known->second, vendor_library);
+  return true;
 }
 
 const Backend& Registry::add_library(const std::string& path, const std::string& expected_name) {

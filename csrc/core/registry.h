@@ -29,8 +29,8 @@ class Registry {
   void add_builtin(const std::string& name, unify_backend_get_function get, const std::string& vendor_library = {});
 
   // Adds one of ours, "cuda" say, once; the CPU's is there from the start. `vendor_library`: what to open in place of
-  // the usual driver, or empty. A second call changes nothing. Throws InvalidArgument for a name that is none of ours.
-  void open_builtin(const std::string& name, const std::string& vendor_library = {});
+  // the usual driver, or empty. False, and nothing done, for a second call. Throws InvalidArgument for another name.
+  bool open_builtin(const std::string& name, const std::string& vendor_library = {});
 
   // Opens a shared library and adds its backend. Never throws: a missing file, a missing symbol, another major
   // version, a truncated table, a table without a required function or with a part of those that belong together is a
