@@ -156,6 +156,15 @@ bool Device::takes_fill(uint32_t value_bytes) {
   return known.load(std::memory_order_relaxed) == 1;
 }
 
+std::shared_ptr<Stream> Device::stream_over(const void* native) {
+  const std::lock_guard<std::mutex> lock(private_->streams_mutex);
+  for (Stream* stream : private_->streams) {
+    if (stream->native() != native) continue;
+    if (std::shared_ptr<Stream> held = stream->weak_from_this().lock()) return held;
+  }
+  return nullptr;
+}
+
 void Device::add_stream(Stream& stream) {
   const std::lock_guard<std::mutex> lock(private_->streams_mutex);
   private_->streams.insert(&stream);
