@@ -27,22 +27,22 @@ def run_with(layers: str, root: Path, *arguments: str) -> subprocess.CompletedPr
 
 def test_the_core_keeps_the_rules_and_every_backend_fails_on_demand(root: Path) -> None:
     pytest_arguments = ("-m", "pytest", "--capture=no", "-p", "no:cacheprovider", "tests/conformance")
-    finished = run_with("faults,validation", root, *pytest_arguments)
+    finished = run_with("faults,validate", root, *pytest_arguments)
     output = finished.stdout + finished.stderr
     assert finished.returncode == 0, output[-5000:]
-    assert "unify validation:" not in output, output
+    assert "unify validate:" not in output, output
     assert "does not fail on demand" not in output
 
 
 def test_an_unknown_layer_names_the_known_ones(root: Path) -> None:
     finished = run_with("tracing", root, "-c", "import unify; unify.zeros(1)")
-    assert "InvalidArgument: no layer 'tracing'. Known: faults validation." in finished.stderr
+    assert "InvalidArgument: no layer 'tracing'. Did you mean 'trace'? Known: faults leaks trace validate." in finished.stderr
 
 
 def test_layers_are_chosen_before_the_first_device_is_opened() -> None:
     un.device("cpu")
     with pytest.raises(un.errors.InvalidArgument, match="open already"):
-        un._core.set_layers(["validation"])
+        un._core.set_layers(["validate"])
 
 
 def test_what_was_made_before_a_reset_is_refused_wherever_it_goes(root: Path) -> None:
@@ -70,9 +70,9 @@ del graph, event, later, old
 new.synchronize()
 assert un.ones(3).tolist() == [1, 1, 1]
 """
-    finished = run_with("faults,validation", root, "-c", code)
+    finished = run_with("faults,validate", root, "-c", code)
     assert finished.returncode == 0, finished.stderr
-    assert "unify validation:" not in finished.stderr
+    assert "unify validate:" not in finished.stderr
 
 
 def test_a_device_is_reset_while_threads_use_it(root: Path, tmp_path: Path) -> None:
@@ -126,6 +126,6 @@ assert not raised, raised
 """
     program = tmp_path / "program.py"  # a kernel's source is read
     program.write_text(code)
-    finished = run_with("faults,validation", root, str(program))
+    finished = run_with("faults,validate", root, str(program))
     assert finished.returncode == 0, finished.stderr
-    assert "unify validation:" not in finished.stderr, finished.stderr
+    assert "unify validate:" not in finished.stderr, finished.stderr

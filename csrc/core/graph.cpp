@@ -16,6 +16,7 @@
 #include "error.h"
 #include "event.h"
 #include "failures.h"
+#include "leaks.h"
 #include "module.h"
 #include "reclaim.h"
 #include "stream.h"
@@ -256,6 +257,7 @@ Graph::~Graph() = default;
 
 std::shared_ptr<Graph> Graph::begin(const std::shared_ptr<Stream>& stream) {
   reclaim();
+  const char* caller = leaks::caller();
   Device& device = stream->device();
   device.require_usable();
   std::shared_ptr<Graph> graph(new Graph);
@@ -277,6 +279,7 @@ std::shared_ptr<Graph> Graph::begin(const std::shared_ptr<Stream>& stream) {
   lock.unlock();  // the allocator's comes before a stream's
   p.pool = device.allocator().begin_private_pool(*stream);
   p.recording->pool = p.pool.get();
+  leaks::held(&p, leaks::Kind::kGraph, device, 0, caller);
   return graph;
 }
 
