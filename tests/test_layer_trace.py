@@ -151,7 +151,9 @@ def test_the_file_is_whole_when_the_program_raises_or_is_killed(tmp_path: Path) 
     assert run(tmp_path, "un.zeros(3)\nraise KeyError\n").returncode == 1
     content = json.loads((tmp_path / "unify-trace.json").read_text())
     assert "fill" in {event["name"] for event in spans(content["traceEvents"], "cpu")}
-    code = "import os, signal\nx = un.zeros(3)\nfor _ in range(2000): x.fill_(1)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    code = (
+        "import os, signal\nx = un.zeros(3)\nfor _ in range(2000): x.fill_(1)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
     assert run(tmp_path, code).returncode == -signal.SIGKILL
     content = json.loads((tmp_path / "unify-trace.json").read_text())
     assert len(spans(content["traceEvents"], "cpu")) > 1000

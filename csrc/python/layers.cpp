@@ -3,6 +3,8 @@
 
 #include <cstdio>
 
+#include "../core/allocator.h"
+#include "../core/device.h"
 #include "../core/launch.h"
 #include "../core/layers/layer.h"
 #include "../core/leaks.h"
@@ -49,9 +51,17 @@ const char* python_caller() {
   return nullptr;
 }
 
+// What was let go of ends, and with it what it held: a block keeps the streams that used it until then.
+void settle() {
+  for (const std::shared_ptr<Device>& device : Registry::instance().open_devices()) {
+    (void)device->allocator().statistics();
+  }
+  reclaim();
+}
+
 // Once the interpreter has let go of everything.
 void report_at_exit() {
-  reclaim();
+  settle();
   flush_trace();
   const std::string report = leaks::report();
   if (!report.empty()) std::fputs(report.c_str(), stderr);
@@ -79,7 +89,7 @@ void bind_layers(py::module_& module) {
   module.def(
       "end_collection",
       [] {
-        without_gil(reclaim);
+        without_gil(settle);
         release_owners();
         leaks::end_collection();
       },
