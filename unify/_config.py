@@ -63,7 +63,7 @@ TABLE: dict[str, Setting] = {
     "cache_dir": Setting("UNIFY_CACHE_DIR", _path, _cache_dir, "Where compiled kernels and models are kept."),
     "no_cache": Setting("UNIFY_NO_CACHE", _flag, lambda: False, "Neither read nor write compiled kernels."),
     "backend_path": Setting("UNIFY_BACKEND_PATH", _paths, lambda: (), "Backend libraries to load, as in PATH."),
-    "layers": Setting("UNIFY_LAYERS", _names, lambda: (), "Layers around each backend: validate, leaks, trace, faults."),
+    "layers": Setting("UNIFY_LAYERS", _names, lambda: (), "Around each backend: validate, leaks, trace, faults."),
     "trace_file": Setting(
         "UNIFY_TRACE_FILE", _path, lambda: Path("unify-trace.json"), "Where UNIFY_LAYERS=trace writes to."
     ),
