@@ -27,7 +27,7 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("check_bounds", "yes", True),
         ("no_cache", "0", False),
         ("device", "cuda:1", "cuda:1"),
-        ("layers", "validation, trace", ("validation", "trace")),
+        ("layers", "validate, trace", ("validate", "trace")),
         ("dump", "", ()),
         ("backend_path", os.pathsep.join(["/a.so", "/b.so", ""]), ("/a.so", "/b.so")),
         ("dump_dir", "~/dumps", Path("~/dumps").expanduser()),

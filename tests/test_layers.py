@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,12 +13,12 @@ import pytest
 import unify as un
 
 
-def run_with(layers: str, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_with(layers: str, root: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, since layers are chosen before the first device is opened."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=root,
-        env={**os.environ, "UNIFY_LAYERS": layers},
+        env={**os.environ, "UNIFY_LAYERS": layers, **settings},
         capture_output=True,
         text=True,
         timeout=500,
@@ -27,22 +28,45 @@ def run_with(layers: str, root: Path, *arguments: str) -> subprocess.CompletedPr
 
 def test_the_core_keeps_the_rules_and_every_backend_fails_on_demand(root: Path) -> None:
     pytest_arguments = ("-m", "pytest", "--capture=no", "-p", "no:cacheprovider", "tests/conformance")
-    finished = run_with("faults,validation", root, *pytest_arguments)
+    finished = run_with("faults,validate", root, *pytest_arguments)
     output = finished.stdout + finished.stderr
     assert finished.returncode == 0, output[-5000:]
-    assert "unify validation:" not in output, output
+    assert "unify validate:" not in output, output
     assert "does not fail on demand" not in output
+
+
+CONCEPTS = ("stream", "event", "copy", "launch", "graph")
+
+
+@pytest.mark.parametrize("layers", ["validate,leaks,trace", "trace,validate,leaks"])
+def test_all_layers_watch_the_suite_and_change_nothing(root: Path, tmp_path: Path, layers: str) -> None:
+    trace = tmp_path / "trace.json"
+    files = [f"tests/conformance/test_{concept}.py" for concept in CONCEPTS]
+    arguments = ("-m", "pytest", "--capture=no", "-p", "no:cacheprovider", *files)
+    finished = run_with(layers, root, *arguments, UNIFY_TRACE_FILE=str(trace))
+    output = finished.stdout + finished.stderr
+    assert finished.returncode == 0, output[-5000:]
+    assert "unify validate:" not in output, output
+    events = json.loads(trace.read_text())["traceEvents"]
+    ran = [event for event in events if event["ph"] == "X" and event["cat"] == "device"]
+    assert {"copy", "fill", "graph"} <= {span["name"] for span in ran}
+    assert all(span["dur"] >= 0 for span in ran)
+    devices = {event["args"]["name"] for event in events if event["name"] == "process_name"}
+    assert {"host", "cpu:0", "toy:0"} <= devices
 
 
 def test_an_unknown_layer_names_the_known_ones(root: Path) -> None:
     finished = run_with("tracing", root, "-c", "import unify; unify.zeros(1)")
-    assert "InvalidArgument: no layer 'tracing'. Known: faults validation." in finished.stderr
+    assert (
+        "InvalidArgument: no layer 'tracing'. Did you mean 'trace'? Known: faults leaks trace validate."
+        in finished.stderr
+    )
 
 
 def test_layers_are_chosen_before_the_first_device_is_opened() -> None:
     un.device("cpu")
     with pytest.raises(un.errors.InvalidArgument, match="open already"):
-        un._core.set_layers(["validation"])
+        un._core.set_layers(["validate"])
 
 
 def test_what_was_made_before_a_reset_is_refused_wherever_it_goes(root: Path) -> None:
@@ -70,9 +94,9 @@ del graph, event, later, old
 new.synchronize()
 assert un.ones(3).tolist() == [1, 1, 1]
 """
-    finished = run_with("faults,validation", root, "-c", code)
+    finished = run_with("faults,validate", root, "-c", code)
     assert finished.returncode == 0, finished.stderr
-    assert "unify validation:" not in finished.stderr
+    assert "unify validate:" not in finished.stderr
 
 
 def test_a_device_is_reset_while_threads_use_it(root: Path, tmp_path: Path) -> None:
@@ -126,6 +150,6 @@ assert not raised, raised
 """
     program = tmp_path / "program.py"  # a kernel's source is read
     program.write_text(code)
-    finished = run_with("faults,validation", root, str(program))
+    finished = run_with("faults,validate", root, str(program))
     assert finished.returncode == 0, finished.stderr
-    assert "unify validation:" not in finished.stderr, finished.stderr
+    assert "unify validate:" not in finished.stderr, finished.stderr

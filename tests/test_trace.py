@@ -258,14 +258,14 @@ def run_with_layers(code: str, *arguments: str) -> str:
             f"import sys, unify as un\nfrom unify.testing.faults import fail_call\n{code}",
             *arguments,
         ],
-        env={**os.environ, "UNIFY_LAYERS": "faults,validation"},
+        env={**os.environ, "UNIFY_LAYERS": "faults,validate"},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
-    assert "unify validation:" not in finished.stderr, finished.stderr
+    assert "unify validate:" not in finished.stderr, finished.stderr
     return finished.stdout
 
 

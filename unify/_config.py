@@ -65,7 +65,10 @@ TABLE: dict[str, Setting] = {
     "backend_path": Setting("UNIFY_BACKEND_PATH", _paths, lambda: (), "Backend libraries to load, as in PATH."),
     "cuda_library": Setting("UNIFY_CUDA_LIBRARY", str, lambda: "", "CUDA's driver, in place of libcuda.so.1."),
     "simulate": Setting("UNIFY_SIMULATE", str, lambda: "", "Chips to simulate: cuda:90, or cuda:90x2 for two of them."),
-    "layers": Setting("UNIFY_LAYERS", _names, lambda: (), "Layers around each backend: validation, faults."),
+    "layers": Setting("UNIFY_LAYERS", _names, lambda: (), "Around each backend: validate, leaks, trace, faults."),
+    "trace_file": Setting(
+        "UNIFY_TRACE_FILE", _path, lambda: Path("unify-trace.json"), "Where UNIFY_LAYERS=trace writes to."
+    ),
     "check_bounds": Setting("UNIFY_CHECK_BOUNDS", _flag, lambda: False, "Check each access of a CPU kernel."),
     "dump": Setting("UNIFY_DUMP", _names, lambda: (), "Stages to write for each compiled kernel: ttir, llvm, asm, ..."),
     "triton_default_backend": Setting(

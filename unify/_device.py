@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
+import os
 import threading
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -72,10 +74,10 @@ class _Registration:
             if options:
                 _core.set_open_options("cpu", ";".join(options))
             if settings.layers:
-                _core.set_layers(list(settings.layers))
+                _core.set_layers(list(settings.layers), str(settings.trace_file), os.path.dirname(__file__) + os.sep)
             for path in settings.backend_path:
                 _core.add_library(str(path))
-            atexit.register(_core.shutdown)
+            atexit.register(_end)
             self.has_settings = True
 
     def open_builtin(self, name: str) -> None:
@@ -102,6 +104,15 @@ class _Registration:
                 _core.add_library(backend.library, backend.name)
             # Without a library to ask; `unify info` shows the reason.
             _broken.extend(BackendStatus(entry.name, entry.value, "", 0, entry.why) for entry in broken)
+
+
+def _end() -> None:
+    """Waits for all devices, and tells what was held by reference cycles from what is held to the end."""
+    _core.shutdown()
+    if "leaks" in settings.layers:
+        _core.begin_collection()
+        gc.collect()
+        _core.end_collection()
 
 
 _registration = _Registration()

@@ -16,6 +16,7 @@
 #include "event.h"
 #include "failures.h"
 #include "graph.h"
+#include "leaks.h"
 #include "pool.h"
 #include "reclaim.h"
 #include "stream.h"
@@ -262,6 +263,7 @@ Block* Allocator::State::take_trimmed(Pool& pool, size_t bytes, uint32_t stream,
 
 std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
   reclaim();
+  const char* caller = leaks::caller();
   State& state = *state_;
   state.device.require_usable();
   if (bytes == 0) return std::make_shared<Storage>(stream.device_ptr(), 0, 0, std::shared_ptr<void>());
@@ -298,7 +300,9 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
   pool.split(block, rounded);
   state.note_taken(block, bytes, own);
   lock.unlock();
-  return std::make_shared<Storage>(stream.device_ptr(), block);
+  auto storage = std::make_shared<Storage>(stream.device_ptr(), block);
+  leaks::held(storage.get(), leaks::Kind::kTensor, state.device, bytes, caller);
+  return storage;
 }
 
 void Allocator::State::note_taken(Block* block, size_t requested, const std::shared_ptr<Pool>& keeps) {
@@ -479,6 +483,7 @@ Storage::Storage(std::shared_ptr<Device> device, Block* block)
       block_(block) {}
 
 Storage::~Storage() {
+  leaks::let_go(this);
   if (block_ != nullptr) device_->allocator().give_back(block_);
 }
 

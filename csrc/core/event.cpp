@@ -5,6 +5,7 @@
 #include "failures.h"
 #include "graph.h"
 #include "launch.h"
+#include "leaks.h"
 #include "poll.h"
 #include "stream.h"
 
@@ -99,6 +100,7 @@ unify_status Mark::hold_back(Stream& stream) const noexcept {
 }
 
 std::shared_ptr<Event> Event::create(const std::shared_ptr<Device>& device, bool timing) {
+  const char* caller = leaks::caller();
   device->require_usable();
   std::shared_ptr<Event> event(new Event);
   event->device_ = device;
@@ -106,10 +108,12 @@ std::shared_ptr<Event> Event::create(const std::shared_ptr<Device>& device, bool
   const auto call = device->call();
   event->generation_ = device->generation();
   check(*device, nullptr, make_event(*device, event->flags_, &event->handle_), "making an event");
+  leaks::held(event.get(), leaks::Kind::kEvent, *device, 0, caller);
   return event;
 }
 
 Event::~Event() {
+  leaks::let_go(this);
   const auto call = device_->call();
   if (handle_ == nullptr || generation_ != device_->generation()) return;
   device_->table().event_destroy(handle_);

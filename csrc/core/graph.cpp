@@ -16,6 +16,7 @@
 #include "error.h"
 #include "event.h"
 #include "failures.h"
+#include "leaks.h"
 #include "module.h"
 #include "reclaim.h"
 #include "stream.h"
@@ -277,6 +278,7 @@ void Graph::begin_update(const std::shared_ptr<Stream>& stream) {
 
 std::shared_ptr<Graph::Private> Graph::record(const std::shared_ptr<Stream>& stream) {
   reclaim();
+  const char* caller = leaks::caller();
   Device& device = stream->device();
   device.require_usable();
   const std::shared_ptr<Private> made = reclaimed(new Private);
@@ -298,6 +300,7 @@ std::shared_ptr<Graph::Private> Graph::record(const std::shared_ptr<Stream>& str
   lock.unlock();  // the allocator's comes before a stream's
   p.pool = device.allocator().begin_private_pool(*stream);
   p.recording->pool = p.pool.get();
+  leaks::held(&p, leaks::Kind::kGraph, device, 0, caller);
   return made;
 }
 

@@ -9,6 +9,7 @@
 #include "failures.h"
 #include "graph.h"
 #include "launch.h"
+#include "leaks.h"
 #include "reclaim.h"
 #include "stream.h"
 #include "trace.h"
@@ -211,6 +212,11 @@ bool has_pinned_memory(const Device& device) {
 }
 
 std::shared_ptr<Storage> allocate_pinned(const std::shared_ptr<Device>& device, size_t bytes) {
+  const char* caller = leaks::caller();
+  const auto made = [&](std::shared_ptr<Storage> storage) {
+    leaks::held(storage.get(), leaks::Kind::kPinned, *device, bytes, caller);
+    return storage;
+  };
   const unify_backend& table = device->table();
   unify_allocate_args args{};
   args.struct_size = sizeof args;
@@ -220,13 +226,13 @@ std::shared_ptr<Storage> allocate_pinned(const std::shared_ptr<Device>& device, 
   const auto call = device->call();
   const unify_status status = table.memory_allocate(device->handle(), &args, &address);
   if (status == UNIFY_OK) {
-    return std::make_shared<Storage>(device, address, bytes, reclaimed(new Pinned(device, address)));
+    return made(std::make_shared<Storage>(device, address, bytes, reclaimed(new Pinned(device, address))));
   }
   if (status != UNIFY_UNSUPPORTED) throw_status(*device, nullptr, status, "allocating pinned " + format_bytes(bytes));
   std::shared_ptr<void> memory(::operator new(args.bytes, std::align_val_t{64}),
                                [](void* p) { ::operator delete(p, std::align_val_t{64}); });
   const auto plain = static_cast<unify_address>(reinterpret_cast<uintptr_t>(memory.get()));
-  return std::make_shared<Storage>(device, plain, bytes, std::move(memory));
+  return made(std::make_shared<Storage>(device, plain, bytes, std::move(memory)));
 }
 
 }  // namespace unify

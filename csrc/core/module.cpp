@@ -4,12 +4,14 @@
 #include "error.h"
 #include "failures.h"
 #include "launch.h"
+#include "leaks.h"
 
 namespace unify {
 
 std::shared_ptr<Module> Module::load(const std::shared_ptr<Device>& device, const void* image, size_t bytes,
                                      const std::string& name) {
   reclaim();
+  const char* caller = leaks::caller();
   device->require_usable();
   if (bytes == 0) {
     throw Error(ErrorKind::kInvalidArgument, device->name() + ": loading kernel " + name + ": the image is empty.");
@@ -25,6 +27,7 @@ std::shared_ptr<Module> Module::load(const std::shared_ptr<Device>& device, cons
   const auto call = device->call();
   module->generation_ = device->generation();
   check(*device, nullptr, device->table().module_load(device->handle(), &args, &module->handle_), what.c_str());
+  leaks::held(module.get(), leaks::Kind::kModule, *device, bytes, caller);
   return module;
 }
 

@@ -8,6 +8,8 @@
 #include <atomic>
 #include <memory>
 
+#include "leaks.h"
+
 namespace unify {
 
 // A list that any thread adds to without a lock. `T` has a member `T* next_let_go`.
@@ -45,7 +47,10 @@ void reclaim_later(Reclaimable* thing) noexcept;
 // A pointer whose last copy may be dropped anywhere.
 template <typename T>
 std::shared_ptr<T> reclaimed(T* thing) {
-  return std::shared_ptr<T>(thing, [](T* last) { reclaim_later(last); });
+  return std::shared_ptr<T>(thing, [](T* last) {
+    leaks::let_go(last);
+    reclaim_later(last);
+  });
 }
 
 // Ends what can end by now. The caller holds no lock, nor the GIL. Called where the core allocates, waits, or enqueues

@@ -147,6 +147,12 @@ size_t edit_distance(const std::string& a, const std::string& b) {
   return row[b.size()];
 }
 
+// A slip of the finger, or another form of the word: "leak", "validation".
+bool is_near(const std::string& name, const std::string& known) {
+  constexpr size_t kStem = 4;
+  return edit_distance(name, known) <= 2 || (name.size() >= kStem && name.substr(0, kStem) == known.substr(0, kStem));
+}
+
 }  // namespace
 
 struct Registry::State {
@@ -166,7 +172,8 @@ struct Registry::State {
 };
 
 using AddLayer = void (*)(unify_backend&);
-const std::map<std::string, AddLayer> kLayers = {{"faults", add_faults}, {"validation", add_validation}};
+const std::map<std::string, AddLayer> kLayers = {
+    {"faults", add_faults}, {"leaks", add_leaks}, {"trace", add_trace}, {"validate", add_validation}};
 
 void Registry::State::wrap(unify_backend& table) const {
   for (const std::string& layer : layers) kLayers.at(layer)(table);
@@ -251,9 +258,13 @@ const Backend& Registry::add_library(const std::string& path, const std::string&
 void Registry::set_layers(const std::vector<std::string>& layers) {
   for (const std::string& layer : layers) {
     if (kLayers.count(layer) != 0) continue;
+    std::string near;
     std::string known;
-    for (const auto& entry : kLayers) known += " " + entry.first;
-    throw Error(ErrorKind::kInvalidArgument, "no layer '" + layer + "'. Known:" + known + ".");
+    for (const auto& entry : kLayers) {
+      if (is_near(layer, entry.first)) near += " Did you mean '" + entry.first + "'?";
+      known += " " + entry.first;
+    }
+    throw Error(ErrorKind::kInvalidArgument, "no layer '" + layer + "'." + near + " Known:" + known + ".");
   }
   const std::lock_guard<std::mutex> lock(state_->mutex);
   if (!state_->devices.empty()) {

@@ -38,8 +38,8 @@ class Registry {
   // A name that is taken already is refused the same way. `expected_name` may be empty.
   const Backend& add_library(const std::string& path, const std::string& expected_name = {});
 
-  // Wraps the tables of all backends, also of those added afterwards: "validation", "faults"; outermost last. Throws
-  // InvalidArgument for another name, and once a device was opened.
+  // Wraps the tables of all backends, also of those added afterwards: "validate", "leaks", "trace", "faults"; outermost
+  // last. Throws InvalidArgument for another name, and once a device was opened.
   void set_layers(const std::vector<std::string>& layers);
 
   [[nodiscard]] std::vector<const Backend*> backends() const;

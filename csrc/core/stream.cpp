@@ -11,6 +11,8 @@
 #include "failures.h"
 #include "graph.h"
 #include "launch.h"
+#include "layers/layer.h"
+#include "leaks.h"
 #include "poll.h"
 
 namespace unify {
@@ -52,6 +54,7 @@ struct HostCall : Reclaimable {
 
 std::shared_ptr<Stream> Stream::create(const std::shared_ptr<Device>& device, int priority, void* native,
                                        bool is_default) {
+  const char* caller = leaks::caller();
   device->require_usable();
   static std::atomic<uint32_t> next_id{1};
   const std::shared_ptr<Stream> stream = reclaimed(new Stream);
@@ -69,6 +72,8 @@ std::shared_ptr<Stream> Stream::create(const std::shared_ptr<Device>& device, in
   stream->native_ = args.native;
   stream->id_ = is_default ? 0 : next_id.fetch_add(1, std::memory_order_relaxed);
   device->add_stream(*stream);
+  name_traced_stream(stream->handle_, stream->name());
+  if (!is_default) leaks::held(stream.get(), leaks::Kind::kStream, *device, 0, caller);
   return stream;
 }
 

@@ -1,9 +1,5 @@
 #include "trace.h"
 
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include <cstdio>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -11,10 +7,12 @@
 #include <vector>
 
 #include "device.h"
+#include "device_clock.h"
 #include "event.h"
 #include "failures.h"
 #include "host_time.h"
 #include "stream.h"
+#include "trace_json.h"
 
 namespace unify {
 namespace {
@@ -35,11 +33,10 @@ struct DeviceSpan {
   SpanMark end;
 };
 
-// A mark of a device and the host's clock when it was passed, so that both fit on one axis.
+// So that the host's and a device's spans fit on one axis.
 struct Origin {
-  unify_event mark = nullptr;
+  DeviceClock clock;
   uint32_t generation = 0;
-  int64_t host_ns = 0;
 };
 
 struct Spans {
@@ -66,8 +63,6 @@ State& state() {
   static auto* instance = new State;
   return *instance;
 }
-
-uint32_t thread_id() { return static_cast<uint32_t>(::syscall(SYS_gettid)); }  // glibc before 2.30 has no gettid
 
 // The caller holds what a reset waits for: the stream's mutex, or the device's call().
 void destroy(Device& device, uint32_t generation, unify_event event) {
@@ -102,65 +97,18 @@ SpanMark mark(Stream& stream) {
   return {};
 }
 
-// Passes the mark on a stream that holds nothing else, so that the host's clock can be read at that very time.
-bool measure(Device& device, Origin& origin) {
-  const unify_backend& table = device.table();
-  unify_stream_args args{};
-  args.struct_size = sizeof args;
-  unify_stream idle = nullptr;
-  if (table.stream_create(device.handle(), &args, &idle) != UNIFY_OK) return false;
-  bool is_measured = false;
-  for (int attempt = 0; attempt < 5; ++attempt) {  // the thread may be interrupted in between; the last one counts
-    const int64_t before = now_ns();
-    is_measured = table.event_record(origin.mark, idle) == UNIFY_OK && table.event_synchronize(origin.mark) == UNIFY_OK;
-    const int64_t width = now_ns() - before;
-    origin.host_ns = before + width / 2;
-    if (!is_measured || width < 20'000) break;
-  }
-  table.stream_destroy(idle);
-  return is_measured;
-}
-
 // The origin of a device's times; false when the device gives none. The caller holds the state's mutex.
 bool has_origin(State& s, Device& device) {
   if (device.table().event_elapsed == nullptr) return true;  // the host's clock is the axis
   Origin& origin = s.spans.origins[&device];
-  if (origin.mark != nullptr && origin.generation == device.generation()) return true;
-  origin = {timed_event(device), device.generation(), 0};
-  if (origin.mark == nullptr) return false;
-  if (measure(device, origin)) return true;
-  device.table().event_destroy(origin.mark);
-  origin.mark = nullptr;
+  if (origin.clock.mark != nullptr && origin.generation == device.generation()) return true;
+  origin = {{}, device.generation()};
+  const unify_event mark = timed_event(device);
+  if (mark == nullptr) return false;
+  if (set_clock(device.table(), device.handle(), mark, &origin.clock)) return true;
+  device.table().event_destroy(mark);
+  origin.clock.mark = nullptr;
   return false;
-}
-
-std::string escaped(const std::string& text) {
-  std::string result;
-  for (const char c : text) {
-    if (c == '"' || c == '\\') result += '\\';
-    if (static_cast<unsigned char>(c) < 0x20) {
-      char code[8];
-      std::snprintf(code, sizeof code, "\\u%04x", static_cast<unsigned>(c));
-      result += code;
-    } else {
-      result += c;
-    }
-  }
-  return result;
-}
-
-void add_event(std::string& json, const std::string& name, const char* category, size_t process, uint32_t thread,
-               double begin_us, double duration_us) {
-  char numbers[160];
-  std::snprintf(numbers, sizeof numbers,
-                "\",\"cat\":\"%s\",\"ph\":\"X\",\"pid\":%zu,\"tid\":%u,\"ts\":%.3f,\"dur\":%.3f}", category, process,
-                thread, begin_us, duration_us);
-  json += ",\n{\"name\":\"" + escaped(name) + numbers;
-}
-
-void add_name(std::string& json, const char* what, size_t process, uint32_t thread, const std::string& name) {
-  json += std::string(",\n{\"name\":\"") + what + "\",\"ph\":\"M\",\"pid\":" + std::to_string(process) +
-          ",\"tid\":" + std::to_string(thread) + ",\"args\":{\"name\":\"" + escaped(name) + "\"}}";
 }
 
 }  // namespace
@@ -191,11 +139,9 @@ void add_host_spans(std::string& json, const std::vector<HostSpan>& spans) {
   std::set<uint32_t> named;
   for (const HostSpan& span : spans) {
     if (named.insert(span.thread).second) {
-      const bool is_main = span.thread == static_cast<uint32_t>(::getpid());
-      add_name(json, "thread_name", 0, span.thread, is_main ? "main" : "thread " + std::to_string(span.thread));
+      add_track_name(json, "thread_name", 0, span.thread, thread_name(span.thread));
     }
-    add_event(json, span.name, span.category, 0, span.thread, static_cast<double>(span.begin_ns) * 1e-3,
-              static_cast<double>(span.end_ns - span.begin_ns) * 1e-3);
+    add_span(json, span.name, span.category, 0, span.thread, span.begin_ns, span.end_ns - span.begin_ns);
   }
 }
 
@@ -212,15 +158,11 @@ bool add_device_span(std::string& json, const DeviceSpan& span, const Origin& or
     const int64_t end_ns = *span.end.time;
     if (begin_ns == 0 || end_ns == 0) return false;
     duration = end_ns - begin_ns;
-  } else if (span.generation == origin.generation &&
-             table.event_elapsed(origin.mark, span.begin.event, &begin_ns) == UNIFY_OK &&
-             table.event_elapsed(span.begin.event, span.end.event, &duration) == UNIFY_OK) {
-    begin_ns += origin.host_ns;
-  } else {
+  } else if (span.generation != origin.generation ||
+             !read_span(table, origin.clock, span.begin.event, span.end.event, &begin_ns, &duration)) {
     return false;
   }
-  add_event(json, span.name, "device", process, span.stream->id(), static_cast<double>(begin_ns) * 1e-3,
-            static_cast<double>(duration) * 1e-3);
+  add_span(json, span.name, "device", process, span.stream->id(), begin_ns, duration);
   return true;
 }
 
@@ -232,9 +174,9 @@ size_t add_device_spans(std::string& json, Spans& spans) {
   for (const DeviceSpan& span : spans.device) {
     Device& device = span.stream->device();
     const auto [process, is_new] = processes.try_emplace(&device, processes.size() + 1);
-    if (is_new) add_name(json, "process_name", process->second, 0, device.name() + " " + device.info().name);
+    if (is_new) add_track_name(json, "process_name", process->second, 0, device.name() + " " + device.info().name);
     if (named.insert(span.stream.get()).second) {
-      add_name(json, "thread_name", process->second, span.stream->id(), span.stream->name());
+      add_track_name(json, "thread_name", process->second, span.stream->id(), span.stream->name());
     }
     const auto call = device.call();  // of each span by itself: a reset may come between two
     if (!add_device_span(json, span, spans.origins[&device], process->second)) ++lost;
@@ -243,7 +185,7 @@ size_t add_device_spans(std::string& json, Spans& spans) {
   }
   for (const auto& [device, origin] : spans.origins) {
     const auto call = device->call();
-    destroy(*device, origin.generation, origin.mark);
+    destroy(*device, origin.generation, origin.clock.mark);
   }
   return lost;
 }
@@ -263,10 +205,7 @@ std::string Trace::stop() {
   std::string events;
   add_host_spans(events, spans.host);
   const size_t dropped = spans.dropped + add_device_spans(events, spans);
-  return "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"dropped\":\"" + std::to_string(dropped) +
-         "\"},\"traceEvents\":[\n{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":0,\"tid\":0,"
-         "\"args\":{\"name\":\"host\"}}" +
-         events + "\n]}\n";
+  return kTraceBegin + events + "\n],\"otherData\":{\"dropped\":\"" + std::to_string(dropped) + "\"}}\n";
 }
 
 TraceScope::TraceScope(Stream& stream, const char* name) {

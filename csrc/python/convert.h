@@ -94,6 +94,7 @@ using PyDevice = py::class_<Device, std::shared_ptr<Device>>;
 
 void bind_errors(py::module_& module);
 void bind_device(py::module_& module);
+void bind_layers(py::module_& module);
 void bind_stream(py::module_& module);
 void bind_event(py::module_& module);
 void bind_memory(py::module_& module);

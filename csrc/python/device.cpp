@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "../core/launch.h"
+#include "../core/layers/layer.h"
 #include "../core/registry.h"
 #include "convert.h"
 #include "owner.h"
@@ -149,9 +150,6 @@ void bind_registry(py::module_& module) {
       "device_names", [] { return Registry::instance().device_names(); },
       "The names of all devices that can be opened.");
   module.def(
-      "set_layers", [](const std::vector<std::string>& layers) { Registry::instance().set_layers(layers); },
-      py::arg("layers"), "Wraps all backends in layers; before any device is opened.");
-  module.def(
       "set_open_options",
       [](const std::string& backend, const std::string& options) {
         Registry::instance().set_open_options(backend, options);
@@ -170,6 +168,7 @@ void bind_registry(py::module_& module) {
           } catch (const Error&) {  // a lost device has nothing left to wait for
           }
         }
+        flush_trace();
       },
       "Waits for all devices; called when the interpreter ends.");
 }

@@ -56,8 +56,15 @@ int dispatcher_traverse(PyObject* object, visitproc visit, void* arg) {
   Py_VISIT(self->kernel_name);
   Py_VISIT(self->miss);
   Py_VISIT(self->fallback);
+  for (const Parameter& parameter : *self->parameters) Py_VISIT(parameter.default_value.ptr());
   for (const auto& variant : *self->variants) {
-    if (variant != nullptr) Py_VISIT(variant->result.ptr());
+    if (variant == nullptr) continue;
+    Py_VISIT(variant->result.ptr());
+    for (const py::object& constant : variant->constants) Py_VISIT(constant.ptr());
+    for (const Global& global : variant->globals) {  // the module that the kernel stands in, too
+      Py_VISIT(global.dict.ptr());
+      Py_VISIT(global.value.ptr());
+    }
   }
   return 0;
 }
@@ -66,9 +73,10 @@ int dispatcher_clear(PyObject* object) {
   auto* self = reinterpret_cast<Dispatcher*>(object);
   Py_CLEAR(self->miss);
   Py_CLEAR(self->fallback);
-  for (const auto& variant : *self->variants) {
-    if (variant != nullptr) variant->result = py::object();
-  }
+  for (Parameter& parameter : *self->parameters) parameter.default_value = py::object();
+  // Taken out first: what ends with a variant may come back here.
+  std::vector<std::unique_ptr<Variant>> variants(self->variants->size());
+  variants.swap(*self->variants);
   return 0;
 }
 

@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, module) {
   watch_reclaim();
   bind_errors(module);
   bind_device(module);
+  bind_layers(module);
   bind_stream(module);
   bind_event(module);
   bind_dtype(module);

@@ -1,6 +1,7 @@
 // The trace behind unify.trace().
 #include "../core/trace.h"
 
+#include "../core/trace_file.h"
 #include "convert.h"
 #include "owner.h"
 
@@ -19,11 +20,14 @@ void bind_trace(py::module_& module) {
         return trace;
       },
       "Waits for the devices in use and returns the trace as JSON.");
-  module.def("trace_is_on", [] { return Trace::instance().is_on(); }, "Whether a trace is being collected.");
+  module.def(
+      "trace_is_on", [] { return Trace::instance().is_on() || TraceFile::current() != nullptr; },
+      "Whether a trace is being collected.");
   module.def(
       "trace_span",
       [](const std::string& name, int64_t begin_ns, int64_t end_ns) {
         Trace::instance().span(name, "host", begin_ns, end_ns);
+        if (TraceFile* file = TraceFile::current()) file->add_host_span(name, "host", begin_ns, end_ns);
       },
       py::arg("name"), py::arg("begin_ns"), py::arg("end_ns"),
       "Adds a span of the host program; times of trace_clock_ns().");

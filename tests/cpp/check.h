@@ -54,6 +54,16 @@ void test_streams_and_workers_start_anew_after_a_fork();
 void test_the_host_answers_what_the_caller_knows();
 void test_cores_follow_the_control_groups(const std::string& folder);
 void test_validation_names_what_breaks_a_rule();
+void test_a_launch_of_the_wrong_shape_is_refused();
+void test_rows_stay_inside_their_memory_and_apart();
+void test_a_graph_is_changed_by_a_living_one_of_its_device();
+void test_virtual_and_shared_memory_have_their_rules();
+void test_nothing_is_written_through_a_null_pointer();
+void test_a_module_outlives_its_launches_and_a_device_all_it_made();
 void test_faults_come_when_they_are_asked_for();
+void test_every_function_that_was_appended_fails_on_demand();
+void test_what_a_device_still_had_is_said_at_its_close();
+void test_what_is_held_is_listed_by_line_the_largest_first();
+void test_a_trace_has_calls_and_what_ran(const std::string& folder);
 
 }  // namespace unify

@@ -1,119 +1,26 @@
-// The layers around the CPU backend's table, called as the core would call it, and as it never should.
+// The layers that watch and that fail on demand, around the CPU backend's table: called as the core would call it.
 #include <unify/backend.h>
 
-#include <atomic>
-#include <initializer_list>
+#include <cstdio>
+#include <fstream>
+#include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "check.h"
+#include "core/device.h"
 #include "core/layers/layer.h"
-
-extern "C" const unify_backend* unify_host_backend_get(unify_backend_get_args* args);
+#include "core/leaks.h"
+#include "core/registry.h"
+#include "core/stream.h"
+#include "core/tensor.h"
+#include "core/trace_file.h"
+#include "opened.h"
 
 namespace unify {
-namespace {
-
-struct Opened {
-  explicit Opened(void (*add_layer)(unify_backend&)) : table(*unify_host_backend_get(nullptr)) {
-    add_layer(table);
-    unify_device_open_args args{sizeof args, nullptr, 0, "threads=1"};
-    CHECK(table.device_open(&args, &device) == UNIFY_OK);
-  }
-  unify_stream stream() const {
-    unify_stream_args args{sizeof args, nullptr, 0, 0, nullptr};
-    unify_stream made = nullptr;
-    CHECK(table.stream_create(device, &args, &made) == UNIFY_OK);
-    return made;
-  }
-  unify_event event() const {
-    unify_event_args args{sizeof args, nullptr, 0};
-    unify_event made = nullptr;
-    CHECK(table.event_create(device, &args, &made) == UNIFY_OK);
-    return made;
-  }
-  unify_address memory(size_t bytes) const {
-    unify_allocate_args args{sizeof args, nullptr, UNIFY_MEMORY_DEVICE, bytes};
-    unify_address made = 0;
-    CHECK(table.memory_allocate(device, &args, &made) == UNIFY_OK);
-    return made;
-  }
-  unify_status fill(unify_stream stream, unify_address dst, size_t count, uint32_t width = 1) const {
-    unify_fill_args args{sizeof args, nullptr, dst, 0, width, count, 7};
-    return table.fill(stream, &args);
-  }
-  unify_status copy(unify_stream stream, unify_address dst, unify_address src, size_t bytes) const {
-    unify_copy_args args{sizeof args, nullptr, dst, src, device, device, bytes, 7};
-    return table.copy(stream, &args);
-  }
-  // Whether `status` is a refusal whose text has all of `words`.
-  bool is_refused(unify_status status, std::initializer_list<const char*> words) const {
-    unify_error error{};
-    error.struct_size = sizeof error;
-    table.last_error(&error);
-    if (status != UNIFY_INVALID_ARGUMENT || error.status != status || error.message == nullptr) return false;
-    for (const char* word : words) {
-      if (std::string(error.message).find(word) == std::string::npos) return false;
-    }
-    return true;
-  }
-
-  unify_backend table;
-  unify_device device = nullptr;
-};
-
-}  // namespace
-
-void test_validation_names_what_breaks_a_rule() {
-  const Opened cpu(add_validation);
-  const unify_backend& table = cpu.table;
-  const unify_stream stream = cpu.stream();
-  const unify_event event = cpu.event();
-  const unify_address memory = cpu.memory(1024);
-  CHECK(cpu.fill(stream, memory, 1024) == UNIFY_OK);
-  CHECK(cpu.is_refused(cpu.fill(stream, memory + 1000, 25), {"fill: dst", "+25", "beyond", "+1024"}));
-  CHECK(cpu.is_refused(cpu.fill(stream, memory, 4, 3), {"fill", "3 bytes"}));
-  CHECK(cpu.is_refused(cpu.fill(stream, memory + 1, 4, 4), {"aligned to 4"}));
-  CHECK(cpu.copy(stream, memory, memory + 512, 512) == UNIFY_OK);
-  CHECK(cpu.is_refused(cpu.copy(stream, memory, memory + 511, 512), {"copy", "overlaps"}));
-  CHECK(cpu.is_refused(cpu.copy(stream, memory, memory, 0), {"0 bytes"}));
-
-  const Opened other(add_validation);  // another table: its handles are none of the first one's
-  CHECK(cpu.is_refused(table.event_record(event, other.stream()), {"event_record", "no stream"}));
-  const unify_event foreign = other.event();
-  CHECK(cpu.is_refused(table.stream_wait_event(stream, foreign), {"stream_wait_event", "no event"}));
-
-  // Held back by a host call, so that the fill is under way when its memory goes.
-  struct Gate {
-    std::atomic<bool> is_open{false};
-  } gate;
-  const auto hold = [](void* user) {
-    while (!static_cast<Gate*>(user)->is_open) std::this_thread::yield();
-  };
-  CHECK(table.host_call(stream, hold, &gate) == UNIFY_OK);
-  CHECK(cpu.fill(stream, memory, 8) == UNIFY_OK);
-  CHECK(table.event_record(event, stream) == UNIFY_OK);
-  CHECK(cpu.is_refused(table.memory_free(cpu.device, UNIFY_MEMORY_DEVICE, memory), {"memory_free", "still used"}));
-  gate.is_open = true;
-  CHECK(table.event_synchronize(event) == UNIFY_OK);
-  CHECK(cpu.is_refused(table.memory_free(cpu.device, UNIFY_MEMORY_PINNED, memory), {"another kind"}));
-  CHECK(table.memory_free(cpu.device, UNIFY_MEMORY_DEVICE, memory) == UNIFY_OK);
-  CHECK(cpu.is_refused(table.memory_free(cpu.device, UNIFY_MEMORY_DEVICE, memory), {"not any more"}));
-
-  unify_launch_args launch{};
-  launch.struct_size = sizeof launch;
-  CHECK(cpu.is_refused(table.launch(stream, nullptr, &launch), {"launch", "no function"}));
-  CHECK(table.stream_synchronize(stream) == UNIFY_OK);
-  CHECK(table.event_destroy(event) == UNIFY_OK);
-  CHECK(cpu.is_refused(table.event_destroy(event), {"event_destroy", "no event"}));
-  CHECK(cpu.is_refused(table.event_query(event), {"event_query"}));
-  CHECK(table.stream_destroy(stream) == UNIFY_OK);
-  CHECK(cpu.is_refused(cpu.fill(stream, memory, 1), {"fill", "no stream"}));
-}
 
 void test_faults_come_when_they_are_asked_for() {
-  const Opened cpu(add_faults);
+  const Opened cpu({add_faults});
   const unify_backend& table = cpu.table;
   const auto plan = [&](const char* what) { return table.device_set_option(cpu.device, "fail", what); };
   unify_stream stream = cpu.stream();
@@ -150,6 +57,104 @@ void test_faults_come_when_they_are_asked_for() {
   table.last_error(&error);
   CHECK(error.status == UNIFY_INTERNAL && error.operation == 7 && error.native_name != nullptr);
   CHECK(table.device_reset(cpu.device) == UNIFY_OK);
+}
+
+// Functions that the CPU backend has not, so that their failure can be asked for.
+void test_every_function_that_was_appended_fails_on_demand() {
+  const Opened cpu({[](unify_backend& table) {
+                      table.copy_rows = [](unify_stream, const unify_copy_rows_args*) { return UNIFY_OK; };
+                      table.capture_update = [](unify_stream, unify_graph, unify_graph*) { return UNIFY_OK; };
+                    },
+                    add_faults});
+  const auto plan = [&](const char* what) { return cpu.table.device_set_option(cpu.device, "fail", what); };
+  unify_copy_rows_args rows{};
+  rows.struct_size = sizeof rows;
+  const unify_stream stream = cpu.stream();
+  CHECK(plan("copy_rows:2:timeout") == UNIFY_OK);
+  CHECK(cpu.table.copy_rows(stream, &rows) == UNIFY_OK);
+  CHECK(cpu.table.copy_rows(stream, &rows) == UNIFY_TIMEOUT);
+  CHECK(cpu.table.copy_rows(stream, &rows) == UNIFY_OK);
+  CHECK(plan("copy:1:timeout") == UNIFY_OK);  // a word of its name
+  CHECK(cpu.table.copy_rows(stream, &rows) == UNIFY_TIMEOUT);
+}
+
+void test_what_a_device_still_had_is_said_at_its_close() {
+  const Opened cpu({add_leaks});
+  const unify_stream stream = cpu.stream();
+  (void)cpu.event();
+  const unify_address memory = cpu.memory(1024);
+  (void)cpu.memory(3072);
+  CHECK(cpu.table.memory_free(cpu.device, UNIFY_MEMORY_DEVICE, memory) == UNIFY_OK);
+  CHECK(cpu.table.stream_destroy(stream) == UNIFY_OK);
+  std::fflush(stderr);
+  const std::string said = said_by([&] { cpu.table.device_close(cpu.device); });
+  CHECK(said == "unify leaks: cpu: not destroyed at its close: 1 event, 1 allocation (3.0 KiB)\n");
+  const Opened tidy({add_leaks});
+  CHECK(tidy.table.stream_destroy(tidy.stream()) == UNIFY_OK);
+  CHECK(said_by([&] { tidy.table.device_close(tidy.device); }).empty());
+}
+
+void test_what_is_held_is_listed_by_line_the_largest_first() {
+  static const char* line = nullptr;
+  leaks::set_caller_hook([] { return line; });
+  leaks::start();
+  const std::shared_ptr<Device> device = Registry::instance().device("cpu");
+  line = "a.py:1 in f";
+  std::vector<Tensor> small;
+  for (int i = 0; i < 2; ++i) small.push_back(empty(*device->default_stream(), {1024}, DType::kFloat32));
+  std::shared_ptr<Stream> stream = Stream::create(device);
+  line = "b.py:2 in g";
+  Tensor large = empty(*stream, {1 << 20}, DType::kUInt8);
+  line = nullptr;
+  std::shared_ptr<Event> event = Event::create(device, false);
+  CHECK(leaks::report() ==
+        "unify leaks: held to the end: 1.0 MiB in 3 tensors, 1 stream, 1 event\n"
+        "  1.0 MiB in 1 tensor on cpu, made at b.py:2 in g\n"
+        "  8.0 KiB in 2 tensors, 1 stream on cpu, made at a.py:1 in f\n"
+        "  1 event on cpu, made at no line of Python\n");
+  leaks::begin_collection();
+  large.storage.reset();
+  leaks::end_collection();
+  small.clear();
+  stream.reset();
+  event.reset();
+  CHECK(leaks::report() ==
+        "unify leaks: held by reference cycles until the garbage collector ran: 1.0 MiB in 1 tensor\n"
+        "  1.0 MiB in 1 tensor on cpu, made at b.py:2 in g\n");
+  leaks::is_on = false;
+}
+
+// After each piece that is written the file is whole.
+void test_a_trace_has_calls_and_what_ran(const std::string& folder) {
+  const std::string path = folder + "/layer-trace.json";
+  const auto content = [&] {
+    std::ifstream file(path);
+    std::stringstream text;
+    text << file.rdbuf();
+    return text.str();
+  };
+  TraceFile::set_path(path);
+  const Opened cpu({add_trace});
+  CHECK(has(content(), "\"otherData\":{\"dropped\":\"0\"}}\n"));
+  const unify_stream stream = cpu.stream();
+  const unify_address memory = cpu.memory(1 << 16);
+  for (int i = 0; i < 3; ++i) CHECK(cpu.fill(stream, memory, 1 << 16) == UNIFY_OK);
+  CHECK(cpu.table.device_set_option(cpu.device, "nonsense", "1") == UNIFY_INVALID_ARGUMENT);
+  unify_error error{};
+  error.struct_size = sizeof error;
+  cpu.table.last_error(&error);
+  CHECK(error.message != nullptr && has(error.message, "nonsense"));  // the layer has called nothing since
+  CHECK(cpu.table.stream_synchronize(stream) == UNIFY_OK);
+  CHECK(cpu.table.stream_destroy(stream) == UNIFY_OK);
+  CHECK(cpu.table.memory_free(cpu.device, UNIFY_MEMORY_DEVICE, memory) == UNIFY_OK);
+  cpu.table.device_close(cpu.device);
+  TraceFile::current()->flush();
+  const std::string trace = content();
+  for (const char* part : {"\"name\":\"fill\",\"cat\":\"device\"", "\"gb_s\":", "\"status\":\"INVALID_ARGUMENT\"",
+                           "\"name\":\"stream_synchronize\",\"cat\":\"cpu\"", "\"name\":\"device_close\""}) {
+    CHECK(has(trace, part));
+  }
+  CHECK(trace.substr(trace.size() - 2) == "}\n");
 }
 
 }  // namespace unify

@@ -53,6 +53,7 @@ bool is_meant(const std::string& call, const std::string& function) {
 }
 
 uint64_t operation_of(const unify_copy_args* args) { return args->operation; }
+uint64_t operation_of(const unify_copy_rows_args* args) { return args->operation; }
 uint64_t operation_of(const unify_fill_args* args) { return args->operation; }
 uint64_t operation_of(const unify_launch_args* args) { return args->operation; }
 template <typename Other>
@@ -273,6 +274,7 @@ void Faults::install(unify_backend& table) {
   FAILING(virtual_decommit)
   FAILING(virtual_release)
   FAILING(copy)
+  FAILING(copy_rows)
   FAILING(fill)
   FAILING(stream_create)
   FAILING(stream_synchronize)
@@ -290,6 +292,7 @@ void Faults::install(unify_backend& table) {
   FAILING(capture_begin)
   FAILING(capture_end)
   FAILING(graph_launch)
+  FAILING(capture_update)
   FAILING(peer_access)
   FAILING(ipc_export)
   FAILING(ipc_import)

@@ -1,6 +1,5 @@
 // Layers stand between the core and a backend: the same table of functions, which look at a call before they pass it
-// on. They are for finding mistakes and cost a lock a call. There is no layer for tracing: what it could see, the
-// core's own trace knows already, with the names of kernels and the device's times (trace.h).
+// on. They are for finding mistakes and cost a lock a call. A program switches them on, in any order.
 #pragma once
 
 #include <unify/backend.h>
@@ -9,13 +8,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <string>
 #include <utility>
 
 namespace unify {
 
 // Each wraps `table` in place and passes on to what it held. Throws Unsupported when kSlots tables are wrapped already.
 void add_validation(unify_backend& table);  // refuses calls that break the ABI's rules, and says so on stderr
+void add_leaks(unify_backend& table);       // says what a device that is closed still had, and switches on leaks.h
+void add_trace(unify_backend& table);       // writes each call and operation into a file: trace_file.h
 void add_faults(unify_backend& table);      // fails calls on demand, by the device option "fail"
+
+// For the layer "trace", nothing without it. As the core calls a stream:
+void name_traced_stream(unify_stream stream, const std::string& name);
+// What was passed by now stands in the file afterwards.
+void flush_trace();
 
 namespace layers {
 
