@@ -17,4 +17,5 @@ PYBIND11_MODULE(_core, module) {
   bind_graph(module);
   bind_trace(module);
   bind_kernel(module);
+  bind_function(module);
 }

@@ -1,4 +1,4 @@
-"""How parameters are packed. That drivers lay them out the same is tested with each target, e.g. in test_cuda.py."""
+"""Signatures as text: names, types, and the layout that C gives them."""
 
 from __future__ import annotations
 
@@ -7,42 +7,67 @@ import ctypes
 import pytest
 
 import unify as un
-from unify.compiler import mlir_reader, signature
+from unify.compiler import signature
 
-TYPES = {
-    "i1": ctypes.c_int8, "i8": ctypes.c_int8, "i16": ctypes.c_int16, "i32": ctypes.c_int32, "i64": ctypes.c_int64,
-    "f16": ctypes.c_uint16, "bf16": ctypes.c_uint16, "f32": ctypes.c_float, "f64": ctypes.c_double,
-    "!tt.ptr<f32>": ctypes.c_void_p,
+C = {
+    "i8": ctypes.c_int8, "b16": ctypes.c_int16, "i32": ctypes.c_int32, "u64": ctypes.c_uint64, "fp32": ctypes.c_float,
+    "fp64": ctypes.c_double, "*fp16": ctypes.c_void_p, "ptr": ctypes.c_void_p, "u1": ctypes.c_bool,
 }  # fmt: skip
 
 
-def kernel(*types: str) -> signature.mlir.Operation:
-    arguments = ", ".join(f"%a{i}: {type_}" for i, type_ in enumerate(types))
-    text = (
-        '"builtin.module"() ({ "tt.func"() <{function_type = (' + ", ".join(types) + ') -> (), sym_name = "k", '
-        'sym_visibility = "public"}> ({ ^bb0(' + arguments + '): "tt.return"() : () -> () }) : () -> () }) : () -> ()'
-    )
-    return signature.kernel_of(mlir_reader.parse(text))
+@pytest.mark.parametrize(
+    "types",
+    [
+        ("fp32", "*fp16", "ptr", "i32"),
+        ("i8", "fp64", "i8", "i32", "i8"),
+        ("u1", "b16", "u1", "*fp16", "u1"),
+        ("i32", "u64", "i32"),
+    ],
+    ids=" ".join,
+)
+def test_offsets_are_those_of_a_c_struct(types: tuple[str, ...]) -> None:
+    fields = [(f"arg{i}", C[type_name]) for i, type_name in enumerate(types)]
+    struct = type("Struct", (ctypes.Structure,), {"_fields_": fields})
+    parameters = signature.parse(", ".join(types))
+    assert [p.offset for p in parameters] == [getattr(struct, p.name).offset for p in parameters]
+    last = getattr(struct, fields[-1][0])
+    assert signature.total_bytes(parameters) == last.offset + last.size
 
 
-@pytest.mark.parametrize("first", TYPES)
-@pytest.mark.parametrize("second", TYPES)
-def test_fields_lie_as_in_a_struct_of_c(first: str, second: str) -> None:
-    types = (first, second, "i8", first)
-
-    class Struct(ctypes.Structure):
-        _fields_ = [(f"a{i}", TYPES[type_]) for i, type_ in enumerate(types)]
-
-    found, end = signature.packed(kernel(*types))
-    assert [(name, offset) for name, _, offset in found] == [(n, getattr(Struct, n).offset) for n, _ in Struct._fields_]
-    assert end == Struct.a3.offset + Struct.a3.size
+def test_a_struct_has_the_alignment_it_says() -> None:
+    parameters = signature.parse(["i32", "bytes[24]@8", "bytes[3]@1", "i32"])
+    assert [p.offset for p in parameters] == [0, 8, 32, 36]
+    assert signature.total_bytes(parameters) == 40
 
 
-def test_types_have_triton_s_names() -> None:
-    found, _ = signature.packed(kernel("!tt.ptr<f32>", "f16", "bf16", "i32", "!tt.ptr<i8>"))
-    assert [type_ for _, type_, _ in found] == ["*fp32", "fp16", "bf16", "i32", "*i8"]
+def test_names_are_optional() -> None:
+    parameters = signature.parse("a: fp32, *kfp32, n:i32")
+    assert [(p.name, p.type) for p in parameters] == [("a", "fp32"), ("arg1", "*kfp32"), ("n", "i32")]
+    assert signature.parse("") == ()
 
 
-def test_what_cannot_be_passed_is_named() -> None:
-    with pytest.raises(un.CompileError, match=r"kernel k: a parameter of type tensor<4xf32> cannot be passed"):
-        signature.packed(kernel("i32", "tensor<4xf32>"))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fp33",
+        "*",
+        "**fp32",
+        "*void",
+        "float",
+        "bytes[0]@8",
+        "bytes[8]",
+        "bytes[8]@3",
+        "bytes[x]@8",
+        "i32,",
+        "constexpr",
+    ],
+)
+def test_a_type_that_is_none_is_refused_with_those_there_are(text: str) -> None:
+    with pytest.raises(un.errors.InvalidArgument, match=r"no parameter can be .*There are numbers \(i1"):
+        signature.parse(text)
+
+
+@pytest.mark.parametrize("text", ["a: i32, a: i32", "1a: i32", ": i32", "stream: i32", "arg1: i32, i32"])
+def test_a_name_that_cannot_be_given_is_refused(text: str) -> None:
+    with pytest.raises(un.errors.InvalidArgument, match="cannot have the name"):
+        signature.parse(text)

@@ -23,8 +23,8 @@ def build(folder: Path, sanitizer: str = "") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
 
     def compile_one(source: Path) -> Path:
-        output = folder / f"{source.stem}.o"
         path = source.relative_to(ROOT)
+        output = folder / f"{'.'.join(path.with_suffix('').parts)}.o"
         subprocess.run([*compiler, *COMPILE, *flags, "-c", path, "-o", output], cwd=ROOT, check=True)
         return output
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unify._errors import CompileError, TargetError
-from unify.compiler import mlir, mlir_reader, signature
+from unify.compiler import mlir, mlir_reader, parameters
 
 if TYPE_CHECKING:
     from unify.compiler.target import Binary, Options, Target
@@ -34,7 +34,7 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
     from unify.compiler.target import Binary, Parameter
 
     arch = _arch(target)
-    function = signature.kernel_of(mlir_reader.parse(ttir))
+    function = parameters.kernel_of(mlir_reader.parse(ttir))
     name, place = function.string("sym_name"), str(function.location)
     try:
         lowered = _lower(ttir, arch, options)
@@ -43,7 +43,7 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
     except Exception as error:  # Triton's passes raise what they like
         raise _error(name, place, target, f"{type(error).__name__}: {error}") from None
     assembled = _assemble(lowered.ptx, arch, name, place, target)
-    parameters, end = signature.packed(function)
+    fields, end = parameters.packed(function)
     scratch = -(-end // 8) * 8  # Triton appends two pointers: memory for the program, and for a profiler
     if lowered.profile_bytes:
         raise _error(name, place, target, "it was instrumented for a profiler, whose memory a launch does not bring")
@@ -51,7 +51,7 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
         name=lowered.name,
         image=assembled.cubin,
         target=str(target),
-        parameters=tuple(Parameter(*parameter) for parameter in parameters),
+        parameters=tuple(Parameter(*field) for field in fields),
         args_bytes=scratch + 16,
         shared_bytes=lowered.shared_bytes,
         threads=lowered.num_warps * _WARP,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unify.compiler import mlir_reader, signature
+from unify.compiler import mlir_reader, parameters
 from unify.compiler.cpu import calls, codegen, link, tiling
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def build(ttir: str, arch: str = "", stages: dict[str, str] | None = None, check
     """Compiles the module's kernel for `arch` ("" is this machine); `stages` receives LLVM IR and assembly."""
     features = link.features(arch)
     module = mlir_reader.parse(ttir)
-    function = signature.kernel_of(module)
+    function = parameters.kernel_of(module)
     calls.expand(function, module)
     plan = tiling.plan(function)
     generated = codegen.generate(function, plan, features, check_bounds)

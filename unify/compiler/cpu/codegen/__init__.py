@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unify.compiler import mlir, signature
+from unify.compiler import mlir, parameters
 from unify.compiler.cpu.codegen import (
     arith,
     atomic,
@@ -120,7 +120,7 @@ def generate(function: mlir.Operation, plan: Plan, features: Features, check_bou
 
 def _parameters(function: mlir.Operation, check_bounds: bool) -> tuple[tuple[tuple[str, str, int], ...], int]:
     """The kernel's own, and to check bounds, where the memory of each pointer begins and ends."""
-    found, end = signature.packed(function)
+    found, end = parameters.packed(function)
     offset = (end + 7) // 8 * 8
     pointers = [name for name, type_, _ in found if type_[0] == "*"] if check_bounds else []
     for i, name in enumerate(pointers):
