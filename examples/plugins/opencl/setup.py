@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-import unify
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+import unify
 
 
 class BuildLibrary(build_ext):
@@ -24,7 +25,15 @@ setup(
             sorted(str(path) for path in Path("src").glob("*.cpp")),
             include_dirs=[unify.get_include()],
             depends=sorted(str(path) for path in Path("src").glob("*.[hi]*")),
-            extra_compile_args=["-std=c++17", "-O2", "-Wall", "-Wextra", "-Wconversion", "-fvisibility=hidden", "-pthread"],
+            extra_compile_args=[
+                "-std=c++17",
+                "-O2",
+                "-Wall",
+                "-Wextra",
+                "-Wconversion",
+                "-fvisibility=hidden",
+                "-pthread",
+            ],
             extra_link_args=["-ldl", "-pthread"],
             language="c++",
         )
