@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "emulated.",
     )
     if config.option.unify_report:
-        config.stash[_REPORT] = Path(config.option.unify_report).open("a", encoding="utf-8")  # noqa: SIM115: to the end
+        config.stash[_REPORT] = Path(config.option.unify_report).open("a", encoding="utf-8")  # noqa: SIM115
 
 
 def case_of(item: pytest.Item) -> str | None:
