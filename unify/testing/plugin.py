@@ -36,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "needs(capability, support=...): skips on devices without this capability; support='native' also where it is "
         "emulated.",
     )
+    config.addinivalue_line("markers", "slow: takes minutes, or gigabytes.")
     if config.option.unify_report:
         config.stash[_REPORT] = Path(config.option.unify_report).open("a", encoding="utf-8")  # noqa: SIM115
 
