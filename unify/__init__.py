@@ -56,6 +56,10 @@ if TYPE_CHECKING:  # what a type checker and a reader see; tests compare it with
         set_memory_limit as set_memory_limit,
         trim_memory as trim_memory,
     )
+    from ._module import (
+        Function as Function,
+        Module as Module,
+    )
     from ._stream import (
         Event as Event,
         Stream as Stream,
@@ -117,6 +121,7 @@ _NAMES = {
         "MemoryBlock", "MemorySegment", "MemoryStatistics", "empty_pinned", "memory_snapshot", "memory_statistics",
         "reset_memory_peaks", "set_memory_limit", "trim_memory",
     ),
+    "_module": ("Function", "Module"),
     "_stream": ("Event", "Stream", "current_stream", "event", "stream", "synchronize"),
     "_tensor": (
         "DType", "Tensor", "arange", "asarray", "bfloat16", "bool_", "dtype", "empty", "empty_like", "float8_e4m3",

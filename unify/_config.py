@@ -66,6 +66,7 @@ TABLE: dict[str, Setting] = {
     "layers": Setting("UNIFY_LAYERS", _names, lambda: (), "Layers around each backend: validation, faults."),
     "check_bounds": Setting("UNIFY_CHECK_BOUNDS", _flag, lambda: False, "Check each access of a CPU kernel."),
     "dump": Setting("UNIFY_DUMP", _names, lambda: (), "Stages to write for each compiled kernel: ttir, llvm, asm, ..."),
+    "cuda_home": Setting("CUDA_HOME", str, lambda: "", "A CUDA toolkit: its headers and NVRTC, for CUDA C++."),
     "triton_default_backend": Setting(
         "TRITON_DEFAULT_BACKEND", str, lambda: "", "Triton's own: `cpu` runs unmodified Triton programs on the CPU."
     ),

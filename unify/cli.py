@@ -22,6 +22,7 @@ first steps:
   unify info                                        what this machine has
   unify chat                                        talk to a small language model (fetched once, 93 MB)
   unify generate --prompt "The capital of France is" --max-tokens 16 --greedy
+  unify compile --shipped                           what unify's own kernels cost, on any target, without a device
   unify bench --list                                what can be measured, and against whom
   unify test-backend cpu                            what every backend must do, on one
 
@@ -54,6 +55,20 @@ examples:
   unify info                 devices, backends, and why one is absent
   unify info --json          the same for programs and bug reports
   unify info --settings      every setting: its variable, value and meaning
+"""
+_COMPILE_EPILOG = """\
+examples:
+  unify compile kernels.py                               what each annotated kernel costs on this processor
+  unify compile kernels.py:add --target cuda:90 --target cuda:120 --report
+  unify compile kernels.py:add --emit asm                the assembly, on standard output
+  unify compile kernels.py:add --target cuda:90 -o out --emit ttir,ptx
+  unify compile kernels.py:add --type x=*fp16:16 --type n=i32 --constant BLOCK=128
+  unify compile --shipped --report --target cuda:90      every kernel that unify ships
+
+A parameter's type is its annotation, x: "*fp16", n: "i32", unless --type says otherwise; ":16" behind it promises
+multiples of 16. A constexpr has its default, unless --constant says otherwise. No device is needed. The file is run, as
+by import. Columns: registers of a thread, scratch memory of a program, bytes that registers did not hold, bytes of the
+binary, seconds to compile it; – where a target does not say. Files are named KERNEL.TARGET.SUFFIX.
 """
 _BENCH_EPILOG = """\
 examples:
@@ -132,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_chat(commands)
     _add_generate(commands)
+    _add_compile(commands)
     _add_bench(commands)
     _add_test_backend(commands)
     _add_new_backend(commands)
@@ -181,6 +197,27 @@ def _add_generate(commands: Any) -> None:
     _add_sampling(parser, temperature=0.8, top_p=0.95, repetition_penalty=1.0)  # llama.cpp's
     parser.add_argument("--json", action="store_true", help="print one JSON object with text, tokens and speed")
     parser.set_defaults(run=_generate)
+
+
+def _add_compile(commands: Any) -> None:
+    about = "Compile kernels for any target, without a device, and say what they cost."
+    parser = _new(commands.add_parser, "compile", about, _COMPILE_EPILOG, help="compile kernels, for any target")
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE.py[:KERNEL]", help="a kernel; without its name, all that are annotated"
+    )
+    parser.add_argument("--shipped", action="store_true", help="the kernels of unify.ops in place of a file's")
+    parser.add_argument(
+        "--target", action="append", metavar="T", help="cpu, cuda:90, ...; once for each (default: cpu, this machine)"
+    )
+    parser.add_argument("-o", "--output", metavar="DIR", help="write the binaries there, and what --emit names")
+    parser.add_argument("--emit", metavar="STAGE,...", help="texts on the way: ttir, llvm, asm, ptx, as the target has")
+    parser.add_argument("--type", action="append", metavar="NAME=TYPE", help="a parameter's type, *fp32 or i32 say")
+    parser.add_argument("--constant", action="append", metavar="NAME=VALUE", help="a constexpr's value")
+    parser.add_argument("--num-warps", type=_count, metavar="N", help="warps of a program (default: 4)")
+    parser.add_argument("--num-stages", type=_count, metavar="N", help="loads that a loop keeps in flight (default: 3)")
+    parser.add_argument("--report", action="store_true", help="print the table, also where texts or files come out")
+    parser.add_argument("--json", action="store_true", help="print a list of objects, one for each kernel and target")
+    parser.set_defaults(run=_compile)
 
 
 def _add_bench(commands: Any) -> None:
@@ -342,6 +379,12 @@ def _generate(args: argparse.Namespace) -> int:
     from .models import cli
 
     return cli.generate(args)
+
+
+def _compile(args: argparse.Namespace) -> int:
+    from . import _report
+
+    return _report.run(args)
 
 
 def _bench(args: argparse.Namespace) -> int:

@@ -25,7 +25,8 @@ std::string text_of(const Grid& grid) {
   throw error;
 }
 
-void check_sizes(const Device& device, const Function& function, const Grid& grid, size_t args_bytes) {
+void check_sizes(const Device& device, const Function& function, const Grid& grid, size_t args_bytes,
+                 const LaunchShape& shape) {
   const unify_device_info& info = device.info();
   for (size_t axis = 0; axis < grid.size(); ++axis) {
     if (grid[axis] > info.max_grid[axis]) {
@@ -33,10 +34,15 @@ void check_sizes(const Device& device, const Function& function, const Grid& gri
       throw_bad_launch(device, function, "grid " + text_of(grid) + " exceeds the device's " + text_of(most) + ".");
     }
   }
-  if (args_bytes != function.args_bytes) {
+  if (args_bytes != function.args_bytes && function.args_bytes != Function::kAnyBytes) {
     throw_bad_launch(
         device, function,
         std::to_string(args_bytes) + " bytes of arguments given, " + std::to_string(function.args_bytes) + " needed.");
+  }
+  if (shape.threads > function.max_threads && function.max_threads != 0) {
+    throw_bad_launch(device, function,
+                     std::to_string(shape.threads) + " threads a program asked for, at most " +
+                         std::to_string(function.max_threads) + " run here.");
   }
 }
 
@@ -84,7 +90,8 @@ bool launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
             size_t foreign_count, bool may_record, const LaunchShape* shape) {
   Device& device = stream.device();
   device.require_usable();
-  check_sizes(device, *function, grid, args_bytes);
+  if (shape == nullptr) shape = &function->shape;
+  check_sizes(device, *function, grid, args_bytes, *shape);
   if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0) return true;
   if (&function->module->device() != &device) {
     throw_bad_launch(device, *function, "it was loaded on " + function->module->device().name() + ".");
@@ -96,7 +103,7 @@ bool launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
   unify_launch_args launch_args{};
   launch_args.struct_size = sizeof launch_args;
   for (size_t axis = 0; axis < grid.size(); ++axis) launch_args.grid[axis] = grid[axis];
-  set_shape(launch_args, device, *function, shape == nullptr ? function->shape : *shape);
+  set_shape(launch_args, device, *function, *shape);
   launch_args.args = args;
   launch_args.args_bytes = args_bytes;
   launch_args.operation = device.operations().next_number();

@@ -45,6 +45,7 @@ std::shared_ptr<Function> Function::get(const std::shared_ptr<Module>& module, c
   function->name = name;
   function->label = intern(location.empty() ? name : name + " (" + location + ")");
   function->shape = shape;
+  function->shared_limit = shape.shared_bytes;
   function->args_bytes = args_bytes;
   unify_function_args args{};
   args.struct_size = sizeof args;
@@ -62,7 +63,7 @@ std::shared_ptr<Function> Function::get(const std::shared_ptr<Module>& module, c
     throw Error(ErrorKind::kInvalidArgument, device.name() + ": kernel " + name + " needs " +
                                                  std::to_string(shape.threads) + " threads a program, at most " +
                                                  std::to_string(args.max_threads) +
-                                                 " run here. Use a smaller num_warps.");
+                                                 " run here. Use fewer: a smaller num_warps, or block.");
   }
   return function;
 }

@@ -45,17 +45,19 @@ struct LaunchShape {
 
 // An entry point, ready to launch.
 struct Function {
+  static constexpr size_t kAnyBytes = SIZE_MAX;
   static std::shared_ptr<Function> get(const std::shared_ptr<Module>& module, const std::string& name,
                                        const LaunchShape& shape, size_t args_bytes, const std::string& location = {});
   std::shared_ptr<Module> module;
   unify_function handle = nullptr;
-  std::string name;          // as people know it
-  const char* label = "";    // "rms_norm (norm.py:12)", for errors; interned
-  LaunchShape shape;         // of a launch that names no other
-  size_t args_bytes = 0;     // what launch() must be given
-  uint32_t max_threads = 0;  // in a block; 0: unknown
-  uint32_t registers = 0;    // per thread; 0: unknown
-  uint64_t local_bytes = 0;  // spilled, per thread
+  std::string name;           // as people know it
+  const char* label = "";     // "rms_norm (norm.py:12)", for errors; interned
+  LaunchShape shape;          // of a launch that names no other
+  uint64_t shared_limit = 0;  // the most that the backend was told of
+  size_t args_bytes = 0;      // what launch() must be given; kAnyBytes: the caller knows
+  uint32_t max_threads = 0;   // in a block; 0: unknown
+  uint32_t registers = 0;     // per thread; 0: unknown
+  uint64_t local_bytes = 0;   // spilled, per thread
 };
 
 }  // namespace unify

@@ -102,5 +102,6 @@ void bind_tensor(py::module_& module);
 void bind_graph(py::module_& module);
 void bind_trace(py::module_& module);
 void bind_kernel(py::module_& module);
+void bind_function(py::module_& module);
 
 }  // namespace unify::python

@@ -18,20 +18,20 @@ bool is_option(PyObject* name) {
   return false;
 }
 
+// Of those an annotation can have; "b32" is 32 bits with or without a sign, as PTX has them.
+bool is_integer(const std::string& type) {
+  return type[0] == 'i' || type[0] == 'u' || type[0] == 'p' || (type[0] == 'b' && type != "bf16");
+}
+
 // Whether an annotation's type holds the number. is_above: it is more than an int64_t holds, and at most a uint64_t.
 bool holds(const std::string& type, int64_t value, bool is_above) {
-  if (type[0] != 'i' && type[0] != 'u') return true;
+  if (!is_integer(type) || type[0] == 'p') return true;
   const int bits = std::atoi(type.c_str() + 1);
-  if (is_above) return type[0] == 'u' && bits == 64;
+  if (is_above) return type[0] != 'i' && bits == 64;
+  if (type[0] == 'b' && value >= 0) return bits == 64 || value >> bits == 0;
   if (bits == 1) return value >= -1 && value <= 1;
   if (type[0] == 'u') return value >= 0 && (bits == 64 || value >> bits == 0);
   return bits == 64 || (value >> (bits - 1)) == (value < 0 ? -1 : 0);
-}
-
-bool is_numpy_scalar(PyObject* value) {
-  static PyObject* type = nullptr;
-  if (type == nullptr) type = py::object(py::module_::import("numpy").attr("generic")).release().ptr();
-  return PyType_IsSubtype(Py_TYPE(value), reinterpret_cast<PyTypeObject*>(type)) != 0;
 }
 
 // What is thrown is composed apart, so that the way of a good argument stays short.
@@ -44,17 +44,17 @@ bool is_numpy_scalar(PyObject* value) {
 }
 
 [[noreturn]] void throw_unusable(const Call& call, size_t index) {
+  const char* otherwise = call.dispatcher == nullptr ? "." : ", or annotate the parameter as tl.constexpr.";
   throw_argument(call, index,
                  "is " + described(call.arguments[index].value) +
-                     ". A kernel takes arrays, real numbers and None: make an array with unify.asarray(), or annotate "
-                     "the parameter as tl.constexpr.",
+                     ". A kernel takes arrays, real numbers and None: make an array with unify.asarray()" + otherwise,
                  ErrorKind::kDType);
 }
 
 [[noreturn]] void throw_mismatch(const Call& call, size_t index, const Device& found) {
+  const std::string other = call.device_argument == nullptr ? "the kernel" : "'" + text_of(call.device_argument) + "'";
   throw_argument(call, index,
-                 "is on " + found.name() + ", '" + text_of(call.device_argument) + "' on " + call.device->name() +
-                     ". Move one with .to().",
+                 "is on " + found.name() + ", " + other + " on " + call.device->name() + ". Move one with .to().",
                  ErrorKind::kDeviceMismatch);
 }
 
@@ -79,14 +79,14 @@ std::string names(const Call& call, bool (*is_wanted)(const Argument&) = [](cons
 
 [[noreturn]] void throw_surplus(const Call& call, PyObject* const* args, size_t nargs) {
   throw Error(ErrorKind::kInvalidArgument,
-              "kernel " + name_of(call.dispatcher) + " takes " + std::to_string(call.size) + " positional arguments (" +
-                  names(call) + "), " + std::to_string(nargs) + " were given; the first surplus one is " +
-                  described(args[call.size]) + ".");
+              "kernel " + text_of(call.kernel_name) + " takes " + std::to_string(call.size) +
+                  " positional arguments (" + names(call) + "), " + std::to_string(nargs) +
+                  " were given; the first surplus one is " + described(args[call.size]) + ".");
 }
 
 [[noreturn]] void throw_missing(const Call& call) {
   const std::string missing = names(call, [](const Argument& argument) { return argument.value == nullptr; });
-  throw Error(ErrorKind::kInvalidArgument, "kernel " + name_of(call.dispatcher) + " was launched without " + missing +
+  throw Error(ErrorKind::kInvalidArgument, "kernel " + text_of(call.kernel_name) + " was launched without " + missing +
                                                ". Its arguments: " + names(call) + ".");
 }
 
@@ -99,36 +99,14 @@ void bind_keyword(Call& call, PyObject* name, PyObject* value) {
   }
   if (PyUnicode_CompareWithASCIIString(name, "stream") == 0) {
     call.stream = value;
-  } else if (is_option(name) && call.option_count < call.options.size()) {
+  } else if (call.dispatcher != nullptr && is_option(name) && call.option_count < call.options.size()) {
     call.options[call.option_count++] = {name, value};
   } else {
-    throw Error(ErrorKind::kInvalidArgument, "kernel " + name_of(call.dispatcher) + " has no argument '" +
+    const char* options = call.dispatcher == nullptr ? "stream" : "num_warps, num_stages, num_ctas, debug, stream";
+    throw Error(ErrorKind::kInvalidArgument, "kernel " + text_of(call.kernel_name) + " has no argument '" +
                                                  text_of(name) + "'. Its arguments: " + names(call) +
-                                                 "; options: num_warps, num_stages, num_ctas, debug, stream.");
+                                                 "; options: " + options + ".");
   }
-}
-
-// NumPy's scalars speak the buffer protocol, so that they look like arrays. Here they are the Python numbers that they
-// hold; false for what holds none.
-bool take_scalar(Call& call, size_t index) {
-  PyObject* value = call.arguments[index].value;
-  if (!is_numpy_scalar(value)) return false;
-  PyObject* number = nullptr;
-  const auto kind = py::handle(value).attr("dtype").attr("kind").cast<std::string>();
-  if (kind == "b") {
-    number = PyBool_FromLong(PyObject_IsTrue(value));
-  } else if (PyIndex_Check(value) && kind != "m") {
-    number = PyNumber_Index(value);
-  } else if (kind == "f" || kind == "V") {  // V: types of other libraries, such as bfloat16
-    number = PyNumber_Float(value);
-  }
-  if (number == nullptr) {
-    PyErr_Clear();
-    return false;
-  }
-  call.numbers.push_back(py::reinterpret_steal<py::object>(number));
-  call.arguments[index].value = number;
-  return true;
 }
 
 void classify_constant(Call& call, size_t index) {
@@ -168,6 +146,7 @@ void classify_pointer(Call& call, size_t index, const BorrowedArray& array) {
   argument.tag = Tag::kPointer;
   argument.bits = array.address;
   argument.type = triton_name(array.dtype);
+  argument.element_bytes = static_cast<uint8_t>(itemsize(array.dtype));
   argument.is_readonly = array.is_readonly;
   call.has_readonly = call.has_readonly || array.is_readonly;
   argument.is_divisible = parameter.is_specialized && parameter.is_aligned && argument.bits % kAlignment == 0;
@@ -253,6 +232,75 @@ void classify_array(Call& call, size_t index) {
   call.foreign.push_back(std::move(imported.tensor.storage));
 }
 
+void push_options(Call& call) {
+  for (size_t i = 0; i < call.option_count; ++i) {
+    const auto [name, value] = call.options[i];
+    if (!PyIndex_Check(value)) {
+      throw Error(ErrorKind::kDType, "kernel " + text_of(call.kernel_name) + ": the option " + text_of(name) + " is " +
+                                         text_of(value) + "; it has to be a whole number.");
+    }
+    const Py_hash_t hash = PyObject_Hash(value);
+    if (hash == -1 && PyErr_Occurred() != nullptr) throw_python();
+    call.push(static_cast<uint64_t>(PyObject_Hash(name)));
+    call.push(static_cast<uint64_t>(hash));
+  }
+}
+
+}  // namespace
+
+bool is_numpy_scalar(PyObject* value) {
+  static PyObject* type = nullptr;
+  if (type == nullptr) type = py::object(py::module_::import("numpy").attr("generic")).release().ptr();
+  return PyType_IsSubtype(Py_TYPE(value), reinterpret_cast<PyTypeObject*>(type)) != 0;
+}
+
+// They speak the buffer protocol, so that they look like arrays.
+bool take_scalar(Call& call, size_t index) {
+  PyObject* value = call.arguments[index].value;
+  if (!is_numpy_scalar(value)) return false;
+  PyObject* number = nullptr;
+  const auto kind = py::handle(value).attr("dtype").attr("kind").cast<std::string>();
+  if (kind == "b") {
+    number = PyBool_FromLong(PyObject_IsTrue(value));
+  } else if (PyIndex_Check(value) && kind != "m") {
+    number = PyNumber_Index(value);
+  } else if (kind == "f" || kind == "V") {  // V: types of other libraries, such as bfloat16
+    number = PyNumber_Float(value);
+  }
+  if (number == nullptr) {
+    PyErr_Clear();
+    return false;
+  }
+  call.numbers.push_back(py::reinterpret_steal<py::object>(number));
+  call.arguments[index].value = number;
+  return true;
+}
+
+uint32_t element_bytes(const std::string& type) {
+  const size_t digits = type.find_first_of("0123456789");
+  return digits == std::string::npos ? 0 : (static_cast<uint32_t>(std::atoi(type.c_str() + digits)) + 7) / 8;
+}
+
+void check_annotation(const Call& call, size_t index) {
+  const Parameter& parameter = call.parameters[index];
+  const Argument& argument = call.arguments[index];
+  const std::string& type = parameter.forced_type;
+  if (type.empty() || argument.tag == Tag::kConstant) return;
+  std::string what;
+  if (argument.tag == Tag::kPointer && type[0] != '*') {
+    what = "is an array; pass a number, or annotate a pointer";
+  } else if (argument.tag != Tag::kPointer && type[0] == '*') {
+    what = "is " + text_of(argument.value) + "; pass an array";
+  } else if (argument.tag == Tag::kPointer && element_bytes(type) != argument.element_bytes) {
+    what = std::string("its elements are ") + argument.type + "; convert it, or leave the annotation out";
+  } else if (argument.tag == Tag::kFloat && is_integer(type)) {
+    what = "is the float " + text_of(argument.value) + "; pass an int, or annotate a float";
+  } else {
+    return;
+  }
+  throw_argument(call, index, "is annotated as " + type + " and " + what + ".", ErrorKind::kDType);
+}
+
 void classify_value(Call& call, size_t index) {
   PyObject* value = call.arguments[index].value;
   if (call.parameters[index].is_constexpr || value == Py_None) {
@@ -270,22 +318,6 @@ void classify_value(Call& call, size_t index) {
     classify_array(call, index);
   }
 }
-
-void push_options(Call& call) {
-  for (size_t i = 0; i < call.option_count; ++i) {
-    const auto [name, value] = call.options[i];
-    if (!PyIndex_Check(value)) {
-      throw Error(ErrorKind::kDType, "kernel " + name_of(call.dispatcher) + ": the option " + text_of(name) + " is " +
-                                         text_of(value) + "; it has to be a whole number.");
-    }
-    const Py_hash_t hash = PyObject_Hash(value);
-    if (hash == -1 && PyErr_Occurred() != nullptr) throw_python();
-    call.push(static_cast<uint64_t>(PyObject_Hash(name)));
-    call.push(static_cast<uint64_t>(hash));
-  }
-}
-
-}  // namespace
 
 void bind(Call& call, PyObject* const* args, size_t nargs, PyObject* keywords) {
   if (nargs > call.size) throw_surplus(call, args, nargs);

@@ -1,10 +1,11 @@
-// The Python types of unify.jit's launch path: a kernel's Dispatcher, a Launcher for one grid, a loaded Function.
+// The Python types of unify.jit's launch path: a kernel's Dispatcher and a Launcher for one grid.
 #include <Python.h>
 // After Python.h, which it needs.
 #include <structmember.h>
 
 #include <cstddef>
 
+#include "function.h"
 #include "kernel.h"
 
 namespace unify::python {
@@ -12,7 +13,6 @@ namespace kernel {
 namespace {
 
 PyTypeObject* launcher_type = nullptr;
-PyTypeObject* function_type = nullptr;
 
 PyObject* dispatcher_new(PyTypeObject* type, PyObject* args, PyObject*) {
   return guarded([&]() -> PyObject* {
@@ -42,7 +42,7 @@ PyObject* dispatcher_new(PyTypeObject* type, PyObject* args, PyObject*) {
                                    parts[6].cast<bool>()});
     }
     if (self->parameters->size() > kMostParameters) {
-      throw Error(ErrorKind::kInvalidArgument, "kernel " + name_of(*self) + " has " +
+      throw Error(ErrorKind::kInvalidArgument, "kernel " + text_of(self->kernel_name) + " has " +
                                                    std::to_string(self->parameters->size()) + " parameters, at most " +
                                                    std::to_string(kMostParameters) + " are possible.");
     }
@@ -93,9 +93,7 @@ PyObject* dispatcher_launcher(PyObject* object, PyObject* grid) {
     Py_INCREF(object);
     launcher->dispatcher = reinterpret_cast<Dispatcher*>(object);
     Py_INCREF(grid);
-    launcher->grid_object = grid;
-    launcher->is_function = is_function;
-    launcher->grid = fixed;
+    launcher->grid = {grid, is_function, fixed};
     return reinterpret_cast<PyObject*>(launcher);
   });
 }
@@ -108,7 +106,7 @@ int launcher_traverse(PyObject* object, visitproc visit, void* arg) {
   auto* self = reinterpret_cast<Launcher*>(object);
   Py_VISIT(Py_TYPE(object));
   Py_VISIT(reinterpret_cast<PyObject*>(self->dispatcher));
-  Py_VISIT(self->grid_object);
+  Py_VISIT(self->grid.object);
   return 0;
 }
 
@@ -117,15 +115,7 @@ void launcher_dealloc(PyObject* object) {
   PyTypeObject* type = Py_TYPE(object);
   PyObject_GC_UnTrack(object);
   Py_XDECREF(reinterpret_cast<PyObject*>(self->dispatcher));
-  Py_XDECREF(self->grid_object);
-  type->tp_free(object);
-  Py_DECREF(type);
-}
-
-void function_dealloc(PyObject* object) {
-  PyTypeObject* type = Py_TYPE(object);
-  using Pointer = std::shared_ptr<Function>;
-  reinterpret_cast<FunctionObject*>(object)->function.~Pointer();
+  Py_XDECREF(self->grid.object);
   type->tp_free(object);
   Py_DECREF(type);
 }
@@ -159,10 +149,6 @@ void add_types(py::module_& module) {
   PyType_Spec launcher_spec = {"unify._core.Launcher", sizeof(Launcher), 0,
                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL, launcher_slots};
   launcher_type = reinterpret_cast<PyTypeObject*>(require(PyType_FromSpec(&launcher_spec)));
-
-  PyType_Slot function_slots[] = {slot(Py_tp_dealloc, function_dealloc), {0, nullptr}};
-  PyType_Spec function_spec = {"unify._core.Function", sizeof(FunctionObject), 0, Py_TPFLAGS_DEFAULT, function_slots};
-  function_type = reinterpret_cast<PyTypeObject*>(require(PyType_FromSpec(&function_spec)));
 }
 
 py::object load_function(const std::shared_ptr<Device>& device, const py::bytes& image, const std::string& name,
@@ -177,9 +163,7 @@ py::object load_function(const std::shared_ptr<Device>& device, const py::bytes&
     return Function::get(Module::load(device, data, static_cast<size_t>(size), name), name, shape, args_bytes,
                          location);
   });
-  auto* object = reinterpret_cast<FunctionObject*>(require(function_type->tp_alloc(function_type, 0)));
-  new (&object->function) std::shared_ptr<Function>(std::move(function));
-  return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(object));
+  return function_object(std::move(function), nullptr);
 }
 
 }  // namespace

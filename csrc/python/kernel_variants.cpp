@@ -3,6 +3,7 @@
 #include <cstring>
 #include <tuple>
 
+#include "function.h"
 #include "kernel.h"
 
 namespace unify::python::kernel {
@@ -55,7 +56,7 @@ size_t slot_of(const std::vector<std::unique_ptr<Variant>>& variants, const uint
 }
 
 const Variant* find(const Call& call) {
-  const auto& variants = *call.dispatcher.variants;
+  const auto& variants = *call.dispatcher->variants;
   for (size_t slot = slot_of(variants, call.key.data(), call.key_size);; slot = (slot + 1) & (variants.size() - 1)) {
     const Variant* variant = variants[slot].get();
     if (variant == nullptr) return nullptr;
@@ -87,67 +88,6 @@ const Variant* insert(Dispatcher& dispatcher, std::unique_ptr<Variant> variant) 
   return result;
 }
 
-Kind kind_of(const std::string& type) {
-  if (type[0] == '*') return Kind::kPointer;
-  if (type == "low") return Kind::kLow;
-  if (type == "high") return Kind::kHigh;
-  if (type == "i1" || type == "u1") return Kind::kBool;
-  if (type == "i8" || type == "u8") return Kind::kInt8;
-  if (type == "i16" || type == "u16") return Kind::kInt16;
-  if (type == "i32" || type == "u32") return Kind::kInt32;
-  if (type == "i64" || type == "u64") return Kind::kInt64;
-  if (type == "fp16") return Kind::kFloat16;
-  if (type == "bf16") return Kind::kBFloat16;
-  if (type == "fp32") return Kind::kFloat32;
-  if (type == "fp64") return Kind::kFloat64;
-  throw Error(ErrorKind::kDType, "a kernel parameter of type " + type + " cannot be passed.");
-}
-
-size_t bytes_of(Kind kind) {
-  switch (kind) {
-    case Kind::kBool:
-    case Kind::kInt8:
-      return 1;
-    case Kind::kInt16:
-    case Kind::kFloat16:
-    case Kind::kBFloat16:
-      return 2;
-    case Kind::kInt32:
-    case Kind::kFloat32:
-      return 4;
-    default:
-      return 8;
-  }
-}
-
-// Bytes of an element of a Triton type: "i1", "bf16", "fp8e5", or a pointer to it, "*kfp32".
-int element_bytes(const std::string& type) {
-  const size_t digits = type.find_first_of("0123456789");
-  return digits == std::string::npos ? 0 : (std::atoi(type.c_str() + digits) + 7) / 8;
-}
-
-// Triton's rule: the annotation says what the kernel is compiled for, and an integer may become a float, but no float
-// an integer. The key holds what is looked at here, so that a kernel which was found needs no look.
-void check_annotation(const Call& call, size_t index) {
-  const Parameter& parameter = call.parameters[index];
-  const Argument& argument = call.arguments[index];
-  const std::string& type = parameter.forced_type;
-  if (type.empty() || argument.tag == Tag::kConstant) return;
-  std::string what;
-  if (argument.tag == Tag::kPointer && type[0] != '*') {
-    what = "is an array; pass a number, or annotate a pointer";
-  } else if (argument.tag != Tag::kPointer && type[0] == '*') {
-    what = "is " + text_of(argument.value) + "; pass an array";
-  } else if (argument.tag == Tag::kPointer && element_bytes(type) != element_bytes(argument.type)) {
-    what = std::string("its elements are ") + argument.type + "; convert it, or leave the annotation out";
-  } else if (argument.tag == Tag::kFloat && (type[0] == 'i' || type[0] == 'u')) {
-    what = "is the float " + text_of(argument.value) + "; pass an int, or annotate a float";
-  } else {
-    return;
-  }
-  throw_argument(call, index, "is annotated as " + type + " and " + what + ".", ErrorKind::kDType);
-}
-
 py::str type_of(const Parameter& parameter, const Argument& argument) {
   if (argument.tag == Tag::kConstant) return "constexpr";
   std::string type = parameter.forced_type;
@@ -159,19 +99,20 @@ py::str type_of(const Parameter& parameter, const Argument& argument) {
 // What the compiler says of the packed arguments is what the launch writes: a field beyond them would be memory that
 // is not the launch's.
 void check_fields(const Call& call, const Variant& variant) {
-  bool is_sound = variant.args_bytes <= kMostBytes;
-  for (const Field& field : variant.fields) {
+  bool is_sound = variant.packing.args_bytes <= kMostBytes;
+  for (const Field& field : variant.packing.fields) {
     const Tag tag = field.parameter < call.size ? call.arguments[field.parameter].tag : Tag::kConstant;
     const bool is_of_array = field.kind == Kind::kPointer || field.kind == Kind::kLow || field.kind == Kind::kHigh;
     is_sound = is_sound && tag != Tag::kConstant && is_of_array == (tag == Tag::kPointer) &&
-               field.offset + bytes_of(field.kind) <= variant.args_bytes;
+               field.offset + bytes_of(field.kind) <= variant.packing.args_bytes;
   }
   if (is_sound) return;
-  throw Error(ErrorKind::kInternal,
-              "kernel " + name_of(call.dispatcher) + ": its compiler describes " +
-                  std::to_string(variant.fields.size()) + " fields in " + std::to_string(variant.args_bytes) +
-                  " bytes, which the arguments do not fill. " + "At most " + std::to_string(kMostBytes) +
-                  " bytes are possible. This is a bug of the target's compiler.");
+  throw Error(ErrorKind::kInternal, "kernel " + text_of(call.kernel_name) + ": its compiler describes " +
+                                        std::to_string(variant.packing.fields.size()) + " fields in " +
+                                        std::to_string(variant.packing.args_bytes) +
+                                        " bytes, which the arguments do not fill. " + "At most " +
+                                        std::to_string(kMostBytes) +
+                                        " bytes are possible. This is a bug of the target's compiler.");
 }
 
 // → (function, [(parameter, type, offset, is_written)], [(dict, name, value)]) and maybe what a launch returns
@@ -180,6 +121,7 @@ py::tuple compile(const Call& call) {
   py::list types;
   py::list aligned;
   for (size_t i = 0; i < call.size; ++i) {
+    // The key holds what is looked at here, so that a kernel which was found needs no look.
     check_annotation(call, i);
     const Argument& argument = call.arguments[i];
     values.append(py::reinterpret_borrow<py::object>(argument.value));
@@ -193,9 +135,9 @@ py::tuple compile(const Call& call) {
   }
   const auto device = py::reinterpret_borrow<py::object>(device_object(call.device->shared_from_this()));
   const py::object made =
-      py::reinterpret_borrow<py::object>(call.dispatcher.miss)(device, values, types, aligned, options);
+      py::reinterpret_borrow<py::object>(call.dispatcher->miss)(device, values, types, aligned, options);
   if (!made.is_none()) return made;
-  throw Error(ErrorKind::kUnsupported, "kernel " + name_of(call.dispatcher) + " was not compiled: a hook said so.");
+  throw Error(ErrorKind::kUnsupported, "kernel " + text_of(call.kernel_name) + " was not compiled: a hook said so.");
 }
 
 std::unique_ptr<Variant> variant_from(const Call& call, const py::tuple& compiled) {
@@ -203,11 +145,11 @@ std::unique_ptr<Variant> variant_from(const Call& call, const py::tuple& compile
   variant->key.assign(call.key.data(), call.key.data() + call.key_size);
   const py::object function = compiled[0];
   variant->function = reinterpret_cast<FunctionObject*>(function.ptr())->function;
-  variant->args_bytes = static_cast<uint32_t>(variant->function->args_bytes);
+  variant->packing.args_bytes = static_cast<uint32_t>(variant->function->args_bytes);
   for (const py::handle field : compiled[1]) {
     const auto [parameter, type, offset, is_written] = field.cast<std::tuple<size_t, std::string, uint32_t, bool>>();
-    variant->fields.push_back({parameter, kind_of(type), is_written, offset});
-    variant->is_checked = variant->is_checked || variant->fields.back().kind == Kind::kLow;
+    variant->packing.fields.push_back({parameter, kind_of(type), is_written, offset});
+    variant->packing.is_checked = variant->packing.is_checked || variant->packing.fields.back().kind == Kind::kLow;
   }
   check_fields(call, *variant);
   for (const py::handle global : compiled[2]) {
@@ -230,14 +172,14 @@ void check_globals(const Dispatcher& dispatcher, const Variant& variant) {
     if (is_equal == 1) continue;
     PyErr_Clear();
     throw Error(ErrorKind::kInvalidArgument,
-                "kernel " + name_of(dispatcher) + ": the global '" + text_of(global.name.ptr()) + "' was " +
+                "kernel " + text_of(dispatcher.kernel_name) + ": the global '" + text_of(global.name.ptr()) + "' was " +
                     text_of(global.value.ptr()) + " when the kernel was compiled and is " +
                     (!now ? std::string("gone") : text_of(now.ptr())) + " now. Pass it as an argument.");
   }
 }
 
 void check_readonly(const Call& call, const Variant& variant) {
-  for (const Field& field : variant.fields) {
+  for (const Field& field : variant.packing.fields) {
     if (field.kind != Kind::kPointer || !field.is_written || !call.arguments[field.parameter].is_readonly) continue;
     throw_argument(call, field.parameter, "is read-only, and the kernel writes to it. Pass a copy.");
   }
@@ -250,9 +192,9 @@ const Variant& variant_of(const Call& call) {
   if (variant == nullptr) {
     const py::tuple compiled = compile(call);
     variant = find(call);  // another thread may have been faster
-    if (variant == nullptr) variant = insert(call.dispatcher, variant_from(call, compiled));
+    if (variant == nullptr) variant = insert(*call.dispatcher, variant_from(call, compiled));
   }
-  if (!variant->globals.empty()) check_globals(call.dispatcher, *variant);
+  if (!variant->globals.empty()) check_globals(*call.dispatcher, *variant);
   if (call.has_readonly) check_readonly(call, *variant);
   return *variant;
 }

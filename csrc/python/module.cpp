@@ -16,4 +16,5 @@ PYBIND11_MODULE(_core, module) {
   bind_graph(module);
   bind_trace(module);
   bind_kernel(module);
+  bind_function(module);
 }

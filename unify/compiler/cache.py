@@ -16,6 +16,7 @@ import tempfile
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from unify._config import settings
 
@@ -27,6 +28,27 @@ _MOST_BYTES = 512 << 20  # all kernels together; the least recently used go firs
 
 def load(key: str) -> Binary | None:
     """Returns the kernel stored under `key`, or None if there is none that can be trusted."""
+    content = _read(key)
+    return None if content is None else decode(content)
+
+
+def load_entry(key: str) -> tuple[dict[str, Any], bytes] | None:
+    """Returns what store_entry was given under `key`, or None."""
+    content = _read(key)
+    return None if content is None else _unpack(content)
+
+
+def store(key: str, binary: Binary) -> None:
+    """Keeps the kernel under `key`. Where that is impossible, warns once and goes on."""
+    _keep(key, encode(binary))
+
+
+def store_entry(key: str, fields: dict[str, Any], payload: bytes) -> None:
+    """Keeps what another compiler made, as `store` does; fields: whatever JSON can say."""
+    _keep(key, _pack(fields, payload))
+
+
+def _read(key: str) -> bytes | None:
     if settings.no_cache:
         return None
     path = _path(key)
@@ -38,11 +60,10 @@ def load(key: str) -> Binary | None:
         return None
     with contextlib.suppress(OSError):  # a read-only file system is read all the same
         os.utime(path)  # for the pruning
-    return decode(content)
+    return content
 
 
-def store(key: str, binary: Binary) -> None:
-    """Keeps the kernel under `key`. Where that is impossible, warns once and goes on."""
+def _keep(key: str, content: bytes) -> None:
     if settings.no_cache:
         return
     path = _path(key)
@@ -51,7 +72,7 @@ def store(key: str, binary: Binary) -> None:
         if not _is_private(path.parent):
             warn_once(f"{path.parent} is writable by others or not yours; compiled kernels are not kept. chmod 700 it.")
             return
-        _write(path, encode(binary))
+        _write(path, content)
         _prune(path.parent)
     except OSError as error:
         warn_once(f"compiled kernels are not kept in {path.parent}: {error.strerror or error}. Set UNIFY_CACHE_DIR.")
@@ -70,22 +91,32 @@ def encode(binary: Binary) -> bytes:
     """The binary as one file's content."""
     fields = asdict(binary)
     fields["image"] = None
-    header = json.dumps(fields).encode()
-    payload = len(header).to_bytes(8, "little") + header + binary.image
-    return _MAGIC + hashlib.sha256(payload).digest() + payload
+    return _pack(fields, binary.image)
 
 
 def decode(content: bytes) -> Binary | None:
     """What encode was given, or None if the content is not whole."""
-    start = len(_MAGIC) + hashlib.sha256().digest_size
-    payload = content[start:]
-    if content[: len(_MAGIC)] != _MAGIC or hashlib.sha256(payload).digest() != content[len(_MAGIC) : start]:
+    unpacked = _unpack(content)
+    if unpacked is None:
         return None
-    end = 8 + int.from_bytes(payload[:8], "little")
-    fields = json.loads(payload[8:end])
+    fields, image = unpacked
     fields["parameters"] = tuple(Parameter(**parameter) for parameter in fields["parameters"])
-    fields["image"] = payload[end:]
-    return Binary(**fields)
+    return Binary(**{**fields, "image": image})
+
+
+def _pack(fields: dict[str, Any], payload: bytes) -> bytes:
+    header = json.dumps(fields).encode()
+    body = len(header).to_bytes(8, "little") + header + payload
+    return _MAGIC + hashlib.sha256(body).digest() + body
+
+
+def _unpack(content: bytes) -> tuple[dict[str, Any], bytes] | None:
+    start = len(_MAGIC) + hashlib.sha256().digest_size
+    body = content[start:]
+    if content[: len(_MAGIC)] != _MAGIC or hashlib.sha256(body).digest() != content[len(_MAGIC) : start]:
+        return None
+    end = 8 + int.from_bytes(body[:8], "little")
+    return json.loads(body[8:end]), body[end:]
 
 
 def _write(path: Path, content: bytes) -> None:

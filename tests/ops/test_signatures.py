@@ -1,0 +1,53 @@
+"""The table of what each shipped kernel is compiled for is whole, and each row compiles."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+
+import pytest
+
+import unify as un
+from unify import ops
+from unify.ops.signatures import Signature, signatures
+
+
+def shipped() -> dict[str, un.Kernel]:
+    found: dict[str, un.Kernel] = {}
+    for info in pkgutil.iter_modules(ops.__path__):
+        module = importlib.import_module(f"unify.ops.{info.name}")
+        found |= {
+            value.fn.__name__: value
+            for value in vars(module).values()
+            if isinstance(value, un.Kernel) and value.fn.__module__ == module.__name__
+        }
+    return found
+
+
+def test_every_kernel_that_is_launched_has_a_row() -> None:
+    kernels = shipped()
+    rows = {row.name: row.kernel for row in signatures("cpu")}
+    for name, kernel in kernels.items():
+        used = any(
+            re.search(rf"\b{name}\(", inspect.getsource(other.fn)) for other in kernels.values() if other is not kernel
+        )
+        assert used != (name in rows), f"{name} is {'a helper' if used else 'missing in unify/ops/signatures.py'}"
+        assert used or rows[name] is kernel
+    assert len(rows) == len(signatures("cpu")) >= 18
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_row_names_each_parameter_once(kind: str) -> None:
+    for row in signatures(kind):
+        named = [*row.types, *row.constants]
+        assert sorted(named) == sorted(row.kernel.arg_names), row.name
+        assert all(
+            row.kernel.params[i].is_constexpr is False for i, n in enumerate(row.kernel.arg_names) if n in row.types
+        )
+
+
+@pytest.mark.parametrize("row", signatures("cpu"), ids=lambda row: row.name)
+def test_each_row_compiles(row: Signature) -> None:
+    assert un.compile(row.kernel, "cpu", row.types, row.constants).name == row.name

@@ -1,0 +1,164 @@
+"""`unify compile`: which kernels it takes, what it prints and writes, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import unify as un
+from unify import cli
+from unify._report import load_kernels
+from unify.compiler import Binary, Options, Parameter, Target
+from unify.compiler.target import register_target
+
+KERNELS = """
+import triton
+import triton.language as tl
+import unify as un
+
+@un.jit
+def helper(x):
+    return x + 1
+
+@un.jit
+def add(x: "*fp32", y: "*fp32:16", n: "i32", BLOCK: tl.constexpr = 64):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, helper(tl.load(x + i, mask=i < n)), mask=i < n)
+
+@triton.autotune([triton.Config({"SIZE": 8})], key=[])
+@triton.jit
+def fill(x, SIZE: tl.constexpr):
+    tl.store(x + tl.arange(0, SIZE), 1)
+
+@un.jit
+def broken(x: "*fp32"):
+    tl.store(x, tl.load(x + "one"))
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "kernels_of_mine.py"
+    path.write_text(KERNELS)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def chip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target that counts, as those of GPUs do."""
+
+    def compile_for_chip(ttir: str, target: Target, options: Options) -> Binary:
+        return Binary(
+            "add", b"image", str(target), (Parameter("x", "*fp32", 0),), 8, shared_bytes=2048, threads=128,
+            metadata={"registers": 40, "spill_bytes": 16},
+        )  # fmt: skip
+
+    register_target("chip", compile_for_chip)
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: Any) -> tuple[int, str, str]:
+    status = cli.main(["compile", *map(str, argv)])
+    found = capsys.readouterr()
+    return status, found.out, found.err
+
+
+def test_a_kernel_is_shown_with_what_it_costs(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    status, out, err = run(capsys, f"{file}:add", "--target", "cpu", "--target", "chip:1")
+    assert (status, err) == (0, "")
+    title, cpu, chip, caption = out.strip().splitlines()
+    assert title.split()[:3] == ["kernel", "target", "registers"]
+    assert cpu.split()[:5] == ["add", "cpu", "–", "–", "–"]
+    assert chip.split()[:6] == ["add", "chip:1", "40", "2,048", "16", "5"]
+    assert caption.strip() == "2 compiled"
+
+
+def test_without_a_name_every_annotated_kernel_is_taken(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    status, out, err = run(capsys, file, "--json")
+    rows = json.loads(out)
+    assert [row["kernel"] for row in rows] == ["add", "broken"]
+    assert status == 1
+    assert rows[0]["error"] is None
+    assert rows[0]["binary_bytes"] > 0
+    assert rows[1]["line"] == KERNELS[: KERNELS.index('x + "one"')].count("\n") + 1
+    assert rows[1]["file"] == str(file)
+
+
+def test_a_kernel_that_does_not_compile_says_where(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    status, out, err = run(capsys, f"{file}:broken")
+    line = KERNELS[: KERNELS.index('x + "one"')].count("\n") + 1
+    assert status == 1
+    assert f"failed kernels_of_mine.py:{line}" in out
+    assert "1 of 1 failed" in out
+    assert err.startswith(f"broken, cpu: {file}:{line}: kernel broken")
+
+
+def test_types_and_constants_may_be_given(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    arguments = ("--type", "x=*i32", "--constant", "SIZE=32", "--emit", "ttir")
+    status, out, _ = run(capsys, f"{file}:fill", *arguments)
+    assert status == 0
+    assert "tensor<32x" in out
+    assert "kernel " not in out.splitlines()[0]
+
+
+def test_binaries_and_texts_are_written(capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    status, out, _ = run(capsys, f"{file}:add", "-o", folder, "--emit", "ttir,asm")
+    assert status == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["add.cpu.asm", "add.cpu.o", "add.cpu.ttir"]
+    assert out.split() == [str(folder / name) for name in ("add.cpu.o", "add.cpu.ttir", "add.cpu.asm")]
+    image = (folder / "add.cpu.o").read_bytes()
+    function = un.Module(image, "cpu").function("add", "*fp32, *fp32, i32")
+    x, y = un.zeros(64), un.zeros(64)
+    function[1](x, y, 64)
+    assert y.numpy().tolist() == [1.0] * 64
+    _, out, _ = run(capsys, f"{file}:add", "-o", folder, "--report", "--target", "chip")
+    assert str(folder / "add.chip.bin") in out
+    assert "1 compiled" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((), "give a file with kernels, FILE.py or FILE.py:kernel, or --shipped"),
+        (("none.py",), "none.py is not a Python file"),
+        (("{file}:nothing",), "has no kernel 'nothing'. It has helper, add, fill, broken"),
+        (("{file}:add", "--target", "cpuu"), "no target 'cpuu'. Did you mean 'cpu'"),
+        (("{file}:add", "--type", "x"), "'x' is not NAME=VALUE"),
+        (("{file}", "--shipped"), "--shipped compiles unify's own kernels"),
+    ],
+)
+def test_a_question_that_makes_no_sense_says_so(
+    capsys: pytest.CaptureFixture[str], file: Path, argv: tuple[str, ...], message: str
+) -> None:
+    status, _, err = run(capsys, *(word.format(file=file) for word in argv))
+    assert status == 1
+    assert message in err
+
+
+def test_a_file_that_cannot_be_run_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "sick.py").write_text("import no_such_thing_at_all\n")
+    status, _, err = run(capsys, tmp_path / "sick.py")
+    assert status == 1
+    assert "sick.py cannot be imported: ModuleNotFoundError: No module named 'no_such_thing_at_all'" in err
+    (tmp_path / "bare.py").write_text("x = 1\n")
+    assert "no kernel of" in run(capsys, tmp_path / "bare.py")[2]
+
+
+def test_only_a_files_own_kernels_are_taken(tmp_path: Path, file: Path) -> None:
+    other = tmp_path / "user_of_kernels.py"
+    other.write_text(
+        "from kernels_of_mine import add\nimport unify as un\nfrom unify.ops.norm import rms_norm_kernel\n"
+    )
+    assert load_kernels(other) == {}
+    assert list(load_kernels(file)) == ["helper", "add", "fill", "broken"]
+
+
+def test_shipped_kernels_are_all_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "--shipped", "--report", "--json", "--target", "chip")
+    rows = json.loads(out)
+    assert status == 0
+    assert {"rms_norm_kernel", "attention_kernel"} <= {row["kernel"] for row in rows}
+    assert all(row["registers"] == 40 for row in rows)

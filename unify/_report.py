@@ -1,0 +1,241 @@
+"""`unify compile`: kernels of a file, or all that unify ships, to binaries for some targets, and what each costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from triton.runtime.jit import JITFunction
+
+from ._compile import compile
+from ._config import settings
+from ._errors import CompileError, Error, InvalidArgument
+from .compiler import Binary, Target
+
+_IMAGE_SUFFIX = {"cpu": "o", "cuda": "cubin"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kernel for one target."""
+
+    kernel: Any
+    target: str
+    types: dict[str, str]
+    constants: dict[str, Any]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came out of a job. What the target does not count is None; so is everything if `error` says why not."""
+
+    kernel: str
+    target: str
+    registers: int | None = None
+    shared_bytes: int | None = None
+    spill_bytes: int | None = None
+    binary_bytes: int | None = None
+    seconds: float | None = None
+    error: str | None = None
+    file: str | None = None
+    line: int | None = None
+
+
+def run(args: Any) -> int:
+    """Runs `unify compile` and returns its exit status: 0, or 1 if a kernel did not compile."""
+    jobs = _shipped(args) if args.shipped else _of_file(args)
+    rows, texts = [], []
+    for job in jobs:
+        row, binary = compile_job(job)
+        rows.append(row)
+        if binary is not None and args.output is not None:
+            texts += [f"{path}" for path in write(binary, Path(args.output))]
+        elif binary is not None and args.emit and not args.json:
+            texts += [text if text.endswith("\n") else text + "\n" for text in binary.stages.values()]
+    if args.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        for text in texts:
+            print(text)
+        if args.report or not texts:
+            show(rows)
+        for row in rows:
+            if row.error is not None:
+                print(f"{row.kernel}, {row.target}: {row.error}", file=sys.stderr)
+    return 1 if any(row.error is not None for row in rows) else 0
+
+
+def compile_job(job: Job) -> tuple[Row, Binary | None]:
+    """Compiles anew, so that the time is that of a first launch."""
+    name = job.kernel.fn.__name__
+    start = time.perf_counter()
+    try:
+        with settings.override(no_cache=True):
+            binary = compile(job.kernel, job.target, job.types, job.constants, **job.options)
+    except Error as error:
+        file, line = (error.file, error.line) if isinstance(error, CompileError) else (None, None)
+        return Row(name, job.target, error=str(error), file=file, line=line), None
+    seconds = time.perf_counter() - start
+    return Row(
+        name, job.target, _count(binary, "registers"), binary.shared_bytes if binary.threads > 1 else None,
+        _count(binary, "spill_bytes"), len(binary.image), round(seconds, 3),
+    ), binary  # fmt: skip
+
+
+def _count(binary: Binary, name: str) -> int | None:
+    value = binary.metadata.get(name)
+    return value if isinstance(value, int) else None
+
+
+def write(binary: Binary, folder: Path) -> list[Path]:
+    """Writes the image and the texts that were asked for, as kernel.target.suffix; returns where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{binary.name}.{binary.target.replace(':', '-')}"
+    image = folder / f"{stem}.{_IMAGE_SUFFIX.get(binary.target.partition(':')[0], 'bin')}"
+    image.write_bytes(binary.image)
+    paths = [image]
+    for stage, text in binary.stages.items():
+        paths.append(folder / f"{stem}.{stage}")
+        paths[-1].write_text(text)
+    return paths
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Prints a table, a line a kernel and target; – where the target does not count it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("kernel", no_wrap=True)
+    table.add_column("target", no_wrap=True)
+    for title in ("registers", "shared B", "spills B", "binary B", "seconds"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        counts = (row.registers, row.shared_bytes, row.spill_bytes, row.binary_bytes)
+        numbers = ["–" if value is None else f"{value:,}" for value in counts]
+        seconds = "–" if row.seconds is None else f"{row.seconds:.2f}"
+        place = f"{Path(row.file).name}:{row.line}" if row.file and row.line is not None else ""
+        table.add_row(row.kernel, row.target, *numbers, seconds, f"failed {place}".rstrip() if row.error else "")
+    failed = sum(row.error is not None for row in rows)
+    table.caption = f"{len(rows)} compiled" if not failed else f"{failed} of {len(rows)} failed"
+    table.caption_justify = "left"
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+
+
+# ---- what to compile ----
+
+
+def _targets(args: Any) -> list[str]:
+    targets = args.target or ["cpu"]
+    return [str(Target.parse(target)) for target in targets]
+
+
+def _options(args: Any) -> dict[str, Any]:
+    numbers = {"num_warps": args.num_warps, "num_stages": args.num_stages}
+    stages = tuple(name for name in (args.emit or "").split(",") if name)
+    return {name: value for name, value in numbers.items() if value is not None} | {"stages": stages}
+
+
+def _shipped(args: Any) -> list[Job]:
+    from .ops.signatures import signatures
+
+    if args.file is not None:
+        raise InvalidArgument(f"compile: --shipped compiles unify's own kernels, not those of {args.file}. Give one.")
+    return [
+        Job(row.kernel, target, row.types, row.constants, _options(args))
+        for target in _targets(args)
+        for row in signatures(target.partition(":")[0])
+    ]
+
+
+def _of_file(args: Any) -> list[Job]:
+    if args.file is None:
+        raise InvalidArgument("compile: give a file with kernels, FILE.py or FILE.py:kernel, or --shipped.")
+    types, constants = _pairs(args.type), {name: _value(text) for name, text in _pairs(args.constant).items()}
+    chosen = _chosen(args.file, {*types, *constants})
+    return [Job(kernel, target, types, constants, _options(args)) for target in _targets(args) for kernel in chosen]
+
+
+def _chosen(text: str, given: set[str]) -> list[JITFunction[Any]]:
+    """The named kernel, or those of the file whose parameters all have a type or a value."""
+    path, _, name = text.partition(".py:")
+    file = Path(f"{path}.py" if name else text)
+    kernels = load_kernels(file)
+    known = ", ".join(kernels) or "no kernels"
+    if name:
+        if name not in kernels:
+            raise InvalidArgument(f"compile: {file} has no kernel {name!r}. It has {known}.")
+        return [kernels[name]]
+    ready = [kernel for kernel in kernels.values() if _has_types(kernel, given)]
+    if not ready:
+        raise InvalidArgument(
+            f"compile: no kernel of {file} has a type for each parameter. It has {known}. Annotate the parameters, "
+            'x: "*fp16", n: "i32", or give --type x=*fp16 --constant BLOCK=128.'
+        )
+    return ready
+
+
+def _has_types(kernel: JITFunction[Any], given: set[str]) -> bool:
+    def is_known(parameter: Any) -> bool:
+        has_value = parameter.has_default if parameter.is_constexpr else bool(parameter.annotation)
+        return parameter.name in given or has_value
+
+    return all(map(is_known, kernel.params))
+
+
+def load_kernels(file: Path) -> dict[str, JITFunction[Any]]:
+    """Runs a Python file, as import does, and returns the kernels that it defines. Raises InvalidArgument."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise InvalidArgument(f"compile: {file} is not a Python file. Give FILE.py or FILE.py:kernel.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module  # kernels look for their globals there
+    sys.path.insert(0, str(file.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Error:
+        raise
+    except Exception as error:
+        raise InvalidArgument(f"compile: {file} cannot be imported: {type(error).__name__}: {error}.") from error
+    finally:
+        sys.path.pop(0)
+    kernels = {name: _kernel(value) for name, value in vars(module).items()}
+    return {name: k for name, k in kernels.items() if k is not None and k.fn.__module__ == file.stem}
+
+
+def _kernel(value: Any) -> JITFunction[Any] | None:
+    """A kernel, also one that triton.autotune or triton.heuristics stands around."""
+    for _ in range(8):
+        if isinstance(value, JITFunction):
+            return value
+        if type(value).__module__.partition(".")[0] not in ("triton", "unify"):
+            return None
+        value = getattr(value, "kernel", None) or getattr(value, "fn", None)
+    return None
+
+
+def _pairs(texts: Sequence[str] | None) -> dict[str, str]:
+    pairs = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise InvalidArgument(f"compile: {text!r} is not NAME=VALUE.")
+        pairs[name] = value
+    return pairs
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

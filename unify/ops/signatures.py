@@ -1,0 +1,225 @@
+"""What each kernel of the ops is compiled for when a language model runs it: types and constants, a row a kernel.
+
+For those who compile all of them without a device: `unify compile --shipped`, and tests of a target. The shapes are
+those of a model of 8 · 10⁹ parameters in float16: 4,096 features, 32 heads of 128, 8 of them for keys, 16 keys a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .activation import _BLOCK as ACTIVATION_BLOCK, swiglu_kernel
+from .attention import attention_kernel, block_d
+from .embedding import embedding_kernel, quantized_embedding_kernel
+from .linear import (
+    _FEW_ROWS as LINEAR_FEW_ROWS,
+    _FEW_ROWS_ELSEWHERE as LINEAR_FEW_ROWS_ELSEWHERE,
+    few_rows_kernel,
+    matmul_kernel,
+)
+from .norm import column_block, rms_norm_kernel
+from .paged_attention import (
+    _PREFILL_QUERIES as PAGED_ATTENTION_PREFILL_QUERIES,
+    _PREFILL_QUERIES_ELSEWHERE as PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE,
+    kv_write_kernel,
+    merge_kernel,
+    paged_attention_kernel,
+    paged_prefill_kernel,
+)
+from .quant import COLUMNS, FORMATS, quantize_kernel
+from .quantized_linear import (
+    _ROWS as QUANTIZED_LINEAR_ROWS,
+    _ROWS_ELSEWHERE as QUANTIZED_LINEAR_ROWS_ELSEWHERE,
+    dequantized_linear_kernel,
+    quantized_linear_kernel,
+)
+from .rope import rope_kernel
+from .sampling import _BLOCK as SAMPLING_BLOCK, greedy_kernel, repetition_penalty_kernel, sample_kernel
+from .tiles import attention_tile, product_tile
+
+_FEATURES, _TOKENS, _HEADS, _WIDTH, _PAGE = 4096, 2048, 32, 128, 16
+_ARRAY, _FLOATS, _INTS, _BYTES, _CODES = "*fp16:16", "*fp32:16", "*i32:16", "*u8:16", "*i8:16"
+_SIZE = "i32:16"  # a number of features, or a stride
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A kernel and what to give unify.compile for it."""
+
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The kernel's."""
+        return str(self.kernel.fn.__name__)
+
+
+@dataclass(frozen=True)
+class _Chip:
+    """As much of a device as tiles are chosen by, with one core: none of them is made smaller to occupy more."""
+
+    kind: str
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        return {"cores": 1}
+
+
+def signatures(kind: str) -> list[Signature]:
+    """A row for each kernel, with the tiles that a kind of target has: "cpu", "cuda"."""
+    chip = _Chip(kind)
+    return [*_rows(), *_products(chip), *_attentions(chip), *_sampling()]
+
+
+def _types(names: str, type_name: str) -> dict[str, str]:
+    return dict.fromkeys(names.split(), type_name)
+
+
+def _rows() -> list[Signature]:
+    """One program a row, or a part of one."""
+    return [
+        Signature(
+            swiglu_kernel,
+            _types("gate up out", _ARRAY) | _types("columns gate_stride up_stride", _SIZE),
+            {"BLOCK": ACTIVATION_BLOCK},
+        ),
+        Signature(
+            rms_norm_kernel,
+            _types("x weight out", _ARRAY) | {"columns": _SIZE, "eps": "fp32"},
+            {"BLOCK": column_block(_FEATURES), "EVEN": True},
+        ),
+        Signature(
+            rope_kernel,
+            _types("x out", _ARRAY)
+            | {"positions": _INTS, "frequencies": _FLOATS}
+            | _types("heads token_stride head_stride", _SIZE),
+            {"HALF": _WIDTH // 2, "BLOCK": _WIDTH // 2, "INTERLEAVED": True},
+        ),
+        Signature(
+            embedding_kernel,
+            {"ids": _INTS, "table": _ARRAY, "out": _FLOATS} | _types("rows columns row_stride", _SIZE),
+            {"BLOCK": column_block(_FEATURES)},
+        ),
+        Signature(
+            quantized_embedding_kernel,
+            {"ids": _INTS, "codes": _BYTES, "scales": _ARRAY, "out": _FLOATS} | _types("rows k", _SIZE),
+            {"minimums": None, **_format("q4_0")},
+        ),
+        Signature(
+            quantize_kernel,
+            {"x": _ARRAY, "codes": _CODES, "scales": _FLOATS, "sums": _INTS} | _types("k x_row", _SIZE),
+            {"BLOCKS": 2},
+        ),
+    ]
+
+
+def _format(kind: str) -> dict[str, Any]:
+    layout = FORMATS[kind]
+    return {"BITS": layout.bits, "OFFSET": layout.offset, "COLUMNS": COLUMNS}
+
+
+def _products(chip: Any) -> list[Signature]:
+    tile = product_tile(chip, _TOKENS, _FEATURES)
+    few = LINEAR_FEW_ROWS.get(chip.kind, LINEAR_FEW_ROWS_ELSEWHERE)
+    sizes = _types("m n k r_row o_row", _SIZE)
+    rows = QUANTIZED_LINEAR_ROWS.get(chip.kind, QUANTIZED_LINEAR_ROWS_ELSEWHERE)
+    weight = {"codes": _BYTES, "scales": _ARRAY}
+    return [
+        Signature(
+            matmul_kernel,
+            _types("a b out", _ARRAY) | sizes | _types("a_row b_n", _SIZE),
+            {"residual": None, "b_k": 1, "M": tile.m, "N": tile.n, "K": tile.k, "EVEN_K": True},
+        ),
+        Signature(
+            few_rows_kernel,
+            _types("x weight residual out", _ARRAY) | _types("n k x_row w_row r_row o_row", _SIZE),
+            {"N": few.n, "K": few.k, "EVEN": True},
+        ),
+        Signature(
+            quantized_linear_kernel,
+            {"x_codes": _CODES, "x_scales": _FLOATS, "x_sums": _INTS, **weight, "residual": _ARRAY, "out": _ARRAY}
+            | sizes,
+            {"minimums": None, "ROWS": rows, "N": COLUMNS // 4, "EVEN": True, **_format("q4_0")},
+        ),
+        Signature(
+            dequantized_linear_kernel,
+            {"x": _ARRAY, **weight, "out": _ARRAY, "x_row": _SIZE} | sizes,
+            {"minimums": None, "residual": None, "M": tile.m, "N": tile.n, "K": 64, **_format("q4_0")},
+        ),
+    ]
+
+
+def _attentions(chip: Any) -> list[Signature]:
+    queries, keys = attention_tile(chip, _TOKENS, _HEADS, causal=True)
+    head = {"WIDTH": _WIDTH, "BLOCK_D": block_d(_WIDTH)}
+    cache = _types("k_block k_head k_dim v_block v_token v_head", _SIZE)  # keys with block_size as the fastest axis
+    parts = _types("partial partial_top partial_mass", _FLOATS)
+    numbers = {"group": "i32", "scale_log2": "fp32"}
+    prefill = PAGED_ATTENTION_PREFILL_QUERIES.get(chip.kind, PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE)
+    return [
+        Signature(
+            attention_kernel,
+            _types("q k v out", _ARRAY)
+            | _types("queries keys", "i32")
+            | numbers
+            | {f"{array}_{axis}": _SIZE for array in "qkvo" for axis in ("batch", "token", "head")},
+            {"BLOCK_M": queries, "BLOCK_N": keys, **head, "CAUSAL": True},
+        ),
+        Signature(
+            paged_attention_kernel,
+            _types("q k v out", _ARRAY)
+            | _types("table context_lens", _INTS)
+            | parts
+            | _types("blocks max_blocks", "i32")
+            | numbers
+            | cache
+            | _types("q_batch q_head table_row o_batch o_head", _SIZE),
+            {"k_token": 1, "GROUP": 4, "BLOCK_N": _PAGE, **head, "SPLITS": 8},
+        ),
+        Signature(
+            merge_kernel,
+            parts | {"out": _ARRAY} | _types("o_batch o_head", _SIZE),
+            {"SPLITS": 8, **head},
+        ),
+        Signature(
+            paged_prefill_kernel,
+            _types("q k v out", _ARRAY)
+            | {"table": _INTS}
+            | _types("blocks queries before", "i32")
+            | numbers
+            | cache
+            | _types("q_token q_head o_token o_head", _SIZE),
+            {"k_token": 1, "BLOCK_M": prefill, "BLOCK_N": _PAGE, **head},
+        ),
+        Signature(
+            kv_write_kernel,
+            _types("k v k_cache v_cache", _ARRAY)
+            | {"slots": _INTS, "blocks": "i32"}
+            | _types("block_size k_row k_head v_row v_head kc_block kc_head kc_dim vc_block vc_token vc_head", _SIZE),
+            {"kc_token": 1, **head},
+        ),
+    ]
+
+
+def _sampling() -> list[Signature]:
+    logits = {"logits": _ARRAY, "vocabulary": _SIZE}
+    return [
+        Signature(greedy_kernel, logits | {"out": _INTS, "row_stride": _SIZE}, {"BLOCK": SAMPLING_BLOCK}),
+        Signature(
+            sample_kernel,
+            logits
+            | {"out": _INTS, "step": "*i64:16", "row_stride": _SIZE}
+            | {"inverse_temperature": "fp32", "top_k": "i32", "top_p": "fp32", "seed": "i32"},
+            {"TOP_K": True, "TOP_P": True, "BLOCK": SAMPLING_BLOCK},
+        ),
+        Signature(
+            repetition_penalty_kernel,
+            logits
+            | {"ids": _INTS, "out": _ARRAY, "penalty": "fp32", "count": "i32"}
+            | _types("logits_row ids_row out_row", _SIZE),
+            {"BLOCK": 64},
+        ),
+    ]
