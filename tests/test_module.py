@@ -64,7 +64,7 @@ def module(image: bytes) -> un.Module:
 
 
 @un.jit
-def add(x: "*fp32", y: "*fp32", n: "i32", BLOCK: tl.constexpr = 16):  # noqa: F722, F821
+def add(x: "*fp32", y: "*fp32", n: i32, BLOCK: tl.constexpr = 16):  # noqa: F722, F821
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(y + i, tl.load(x + i, mask=i < n) + 1, mask=i < n)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import triton.language as tl
 
@@ -16,37 +15,37 @@ BLOCK = 256
 
 
 @un.jit
-def fill(x: Any, n: Any, value: Any, BLOCK: tl.constexpr) -> None:
+def fill(x, n, value, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(x + i, value, mask=i < n)
 
 
 @un.jit
-def copy(x: Any, out: Any, n: Any, BLOCK: tl.constexpr) -> None:
+def copy(x, out, n, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(out + i, tl.load(x + i, mask=i < n), mask=i < n)
 
 
 @un.jit
-def affine(x: Any, n: Any, factor: Any, shift: Any, BLOCK: tl.constexpr) -> None:
+def affine(x, n, factor, shift, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(x + i, tl.load(x + i, mask=i < n) * factor + shift, mask=i < n)
 
 
 @un.jit
-def add(x: Any, y: Any, out: Any, n: Any, BLOCK: tl.constexpr) -> None:
+def add(x, y, out, n, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(out + i, tl.load(x + i, mask=i < n) + tl.load(y + i, mask=i < n), mask=i < n)
 
 
 @un.jit
-def place(out: Any) -> None:
+def place(out):
     x, y, z = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     tl.store(out + (z * tl.num_programs(1) + y) * tl.num_programs(0) + x, x + 100 * y + 10000 * z)
 
 
 @un.jit
-def numbers(integers: Any, a: Any, b: Any, c: Any, d: Any, reals: Any, e: Any, f: Any, g: Any) -> None:
+def numbers(integers, a, b, c, d, reals, e, f, g):
     tl.store(integers, a)
     tl.store(integers + 1, b)
     tl.store(integers + 2, c)
@@ -57,12 +56,12 @@ def numbers(integers: Any, a: Any, b: Any, c: Any, d: Any, reals: Any, e: Any, f
 
 
 @un.jit
-def count(counts: Any) -> None:
+def count(counts):
     tl.atomic_add(counts + tl.program_id(0), 1)
 
 
 @un.jit
-def spin(out: Any, rounds: Any) -> None:
+def spin(out, rounds):
     value = 1
     for _ in range(rounds):
         value = value * 1664525 + 1013904223
@@ -70,7 +69,7 @@ def spin(out: Any, rounds: Any) -> None:
 
 
 @un.jit
-def fault(x: Any) -> None:
+def fault(x):
     tl.store(x + (1 << 46), 1.0)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import unify as un
-from unify._errors import TargetError
+from unify._errors import InvalidArgument, TargetError
 from unify.compiler import Target
 from unify.testing import spec as specs
 from unify.testing.plugin import case_of, device_of
@@ -57,7 +57,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @functools.cache
 def _spec_of(kind: str, named: str | None) -> specs.Spec:
-    return specs.find(kind, named)
+    try:
+        return specs.find(kind, named)
+    except InvalidArgument as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 @pytest.fixture
