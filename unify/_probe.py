@@ -49,7 +49,7 @@ def why_unsafe(library: str) -> str:
     # -I -S: nothing of the user's Python is loaded, so that it takes 20 ms.
     command = [sys.executable, "-I", "-S", "-c", _LOAD, os.path.abspath(library), *map(str, _ABI)]
     try:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
         )
     except OSError:

@@ -21,7 +21,7 @@ def write(name: str, directory: str | os.PathLike[str] = ".") -> list[str]:
     """
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise InvalidArgument(
-            f"new-backend: {name!r} cannot be a backend's name: a small letter, then up to 30 small letters, digits or _."
+            f"new-backend: {name!r} cannot be a backend's name: a small letter, then up to 30 small letters, digits, _."
         )
     if name in _OURS:
         raise InvalidArgument(f"new-backend: {name!r} is unify's own. Choose another name.")

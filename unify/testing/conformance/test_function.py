@@ -1,4 +1,4 @@
-"""Functions of images, launched as they are: what their arguments become, their grids and blocks, order and lifetimes."""
+"""Functions of images, launched as they are: arguments, grids and blocks, order, lifetimes, graphs, threads, faults."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ graph.launch(stream)
 """,
     "work_under_way": """
 streams = [un.Stream(device) for _ in range(4)]
-tensors = [(un.empty(1 << 22, un.uint8, device, stream=s), un.empty(1 << 22, un.uint8, device, stream=s)) for s in streams]
+tensors = [[un.empty(1 << 22, un.uint8, device, stream=stream) for _ in range(2)] for stream in streams]
 for _ in range(20):
     for stream, (a, b) in zip(streams, tensors):
         a.fill_(1, stream=stream)
