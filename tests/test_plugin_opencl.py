@@ -1,4 +1,4 @@
-"""The backend over OpenCL in examples/plugins: it builds from the header alone. `make test-opencl` runs the suite on it."""
+"""The backend over OpenCL in examples/plugins builds from the header alone. `make test-opencl` runs the suite on it."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ _NEW_EPILOG = """\
 examples:
   unify new-backend mychip                        writes ./unify-mychip
   unify new-backend mychip --directory ~/src      writes ~/src/unify-mychip
-  cd unify-mychip && pip install --no-build-isolation -e . && unify test-backend mychip
+  unify test-backend mychip                       after pip install --no-build-isolation -e ./unify-mychip
 
 What is written is whole: a backend in C whose devices are pieces of the host's memory, an entry point, a spec for the
 conformance suite, and a README with the next steps. It passes what a backend must do; replace it function by function.
@@ -396,17 +396,13 @@ def _bench(args: argparse.Namespace) -> int:
 def _test_backend(args: argparse.Namespace) -> int:
     from .testing import run
 
-    return run.command(
-        args.device, spec=args.spec, select=args.select, as_list=args.list, json_only=args.json, junit=args.junit
-    )
+    return run.command(args)
 
 
 def _new_backend(args: argparse.Namespace) -> int:
     from .testing import skeleton
 
-    for line in skeleton.write(args.name, args.directory):
-        print(line)
-    return 0
+    return skeleton.command(args)
 
 
 if __name__ == "__main__":

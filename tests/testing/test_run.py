@@ -79,7 +79,7 @@ def test_json_is_one_object(toy: None, capsys: pytest.CaptureFixture[str]) -> No
 def test_crashes_hangs_and_failures_are_told_apart_and_the_rest_runs(
     broken: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "SILENCE_S", 5.0)
+    monkeypatch.setattr(run, "SILENCE_S", 20.0)
     seen: list[tuple[int, int]] = []
     report = run.run("broken", select=SIZES, on_result=lambda result, done, total: seen.append((done, total)))
     failed = {result.case.partition("[")[2]: result.why for result in report.of("failed")}

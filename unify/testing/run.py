@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import importlib.util
 import json
@@ -26,6 +27,7 @@ Outcome = Literal["passed", "skipped", "expected", "failed"]
 # Longer than any case takes: what is silent for so long hangs.
 SILENCE_S = 300.0
 _PROBE_S = 120.0
+_START_S = 300.0  # to import and collect, on a busy machine
 
 _DESCRIBE = """
 import json, sys, unify as un
@@ -301,7 +303,7 @@ def _follow(process: subprocess.Popen[bytes], path: Path, said: Path) -> Iterato
                     yield Result(event["case"], event["outcome"], event["why"], event["seconds"])
             if has_ended:
                 break
-            if time.monotonic() - last_word > SILENCE_S:
+            if time.monotonic() - last_word > (SILENCE_S if running is not None else _START_S):
                 process.send_signal(signal.SIGABRT)  # pytest then writes where every thread stands
                 time.sleep(1)
                 yield Result(running or "start::", "failed", f"{_DIED}said nothing for {SILENCE_S:.0f} s: it hangs")
@@ -366,26 +368,24 @@ class Table:
         self._write(f"{clear}{concept:14}{counts['passed']:8}{skipped:9}{counts['failed']:8}\n")
 
 
-def command(
-    device: str, *, spec: str | None, select: str | None, as_list: bool, json_only: bool, junit: str | None
-) -> int:
+def command(args: argparse.Namespace) -> int:
     """What `unify test-backend` does. Returns its exit status."""
-    if as_list:
-        for case in cases(device, spec=spec, select=select):
+    if args.list:
+        for case in cases(args.device, spec=args.spec, select=args.select):
             print(case)
         return 0
-    if json_only:
-        report = run(device, spec=spec, select=select)
+    if args.json:
+        report = run(args.device, spec=args.spec, select=args.select)
         print(json.dumps(report.as_json(), indent=2))
     else:
         table = Table(_print_now, sys.stdout.isatty())
-        report = run(device, spec=spec, select=select, on_result=table.add)
+        report = run(args.device, spec=args.spec, select=args.select, on_result=table.add)
         table.end()
         print(as_text(report))
     if not report.results:
-        raise InvalidArgument(f"test-backend: no case is meant by {select!r}. `--list` has them all.")
-    if junit:
-        Path(junit).write_bytes(as_junit(report))
+        raise InvalidArgument(f"test-backend: no case is meant by {args.select!r}. `--list` has them all.")
+    if args.junit:
+        Path(args.junit).write_bytes(as_junit(report))
     return report.status
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import keyword
 import os
 import re
@@ -38,6 +39,13 @@ def write(name: str, directory: str | os.PathLike[str] = ".") -> list[str]:
         "  pip install --no-build-isolation -e .",
         f"  unify test-backend {name}",
     ]
+
+
+def command(args: argparse.Namespace) -> int:
+    """What `unify new-backend` does. Returns its exit status."""
+    for line in write(args.name, args.directory):
+        print(line)
+    return 0
 
 
 def _copy(source: Path, target: Path, name: str) -> None:
