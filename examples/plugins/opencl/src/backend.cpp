@@ -123,16 +123,36 @@ unify_backend make_table() {
   table.abi_major = UNIFY_ABI_MAJOR;
   table.abi_minor = UNIFY_ABI_MINOR;
   table.name = "opencl";
-#define VERB(name) table.name = opencl::name;
-  VERB(device_count)
-  VERB(device_open) VERB(device_close) VERB(device_info) VERB(device_synchronize) VERB(peer_access)
-      VERB(memory_allocate) VERB(memory_free) VERB(memory_info) VERB(copy) VERB(copy_rows) VERB(fill)
-          VERB(stream_create) VERB(stream_destroy) VERB(stream_synchronize) VERB(stream_query) VERB(stream_wait_event)
-              VERB(host_call) VERB(event_create) VERB(event_destroy) VERB(event_record) VERB(event_synchronize)
-                  VERB(event_query) VERB(event_elapsed) VERB(module_load) VERB(module_unload) VERB(function_get)
-                      VERB(launch) VERB(last_error)
-#undef VERB
-                          return table;
+  table.device_count = opencl::device_count;
+  table.device_open = opencl::device_open;
+  table.device_close = opencl::device_close;
+  table.device_info = opencl::device_info;
+  table.device_synchronize = opencl::device_synchronize;
+  table.peer_access = opencl::peer_access;
+  table.memory_allocate = opencl::memory_allocate;
+  table.memory_free = opencl::memory_free;
+  table.memory_info = opencl::memory_info;
+  table.copy = opencl::copy;
+  table.copy_rows = opencl::copy_rows;
+  table.fill = opencl::fill;
+  table.stream_create = opencl::stream_create;
+  table.stream_destroy = opencl::stream_destroy;
+  table.stream_synchronize = opencl::stream_synchronize;
+  table.stream_query = opencl::stream_query;
+  table.stream_wait_event = opencl::stream_wait_event;
+  table.host_call = opencl::host_call;
+  table.event_create = opencl::event_create;
+  table.event_destroy = opencl::event_destroy;
+  table.event_record = opencl::event_record;
+  table.event_synchronize = opencl::event_synchronize;
+  table.event_query = opencl::event_query;
+  table.event_elapsed = opencl::event_elapsed;
+  table.module_load = opencl::module_load;
+  table.module_unload = opencl::module_unload;
+  table.function_get = opencl::function_get;
+  table.launch = opencl::launch;
+  table.last_error = opencl::last_error;
+  return table;
 }
 
 }  // namespace
