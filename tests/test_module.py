@@ -11,6 +11,7 @@ import struct
 import subprocess
 import threading
 import time
+import weakref
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def module(image: bytes) -> un.Module:
 
 
 @un.jit
-def add(x: "*fp32", y: "*fp32", n: i32, BLOCK: tl.constexpr = 16):  # noqa: F722, F821
+def add(x: "*fp32", y: "*fp32", n: tl.int32, BLOCK: tl.constexpr = 16):  # noqa: F722
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(y + i, tl.load(x + i, mask=i < n) + 1, mask=i < n)
 
@@ -426,12 +427,21 @@ def test_threads_launch_one_function_at_once(module: un.Module) -> None:
     assert all((y == 300).all() for y in totals)
 
 
+class Holder:
+    launcher: Any = None
+
+    def grid(self, _: dict[str, Any]) -> int:
+        return 1
+
+
 def test_launchers_and_functions_are_collected(module: un.Module) -> None:
     function = module.function("about", "*i64")
-    holder: list[Any] = []
-    holder.append(function[lambda _: len(holder)])
+    holder = Holder()
+    holder.launcher = function[holder.grid]  # a circle
+    alive = weakref.ref(holder)
     del holder
     gc.collect()
+    assert alive() is None
     launcher = module.function("about", "*i64")[1]
     gc.collect()
     out = np.zeros(4, np.int64)

@@ -76,7 +76,7 @@ def test_a_kernel_is_shown_with_what_it_costs(capsys: pytest.CaptureFixture[str]
 
 
 def test_without_a_name_every_annotated_kernel_is_taken(capsys: pytest.CaptureFixture[str], file: Path) -> None:
-    status, out, err = run(capsys, file, "--json")
+    status, out, _ = run(capsys, file, "--json")
     rows = json.loads(out)
     assert [row["kernel"] for row in rows] == ["add", "broken"]
     assert status == 1

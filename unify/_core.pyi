@@ -291,7 +291,7 @@ _Formal: TypeAlias = tuple[str, bool, object, str, bool, bool, bool]
 # parameter, Triton type, offset in the packed arguments, whether the kernel may write through it
 _Field: TypeAlias = tuple[int, str, int, bool]
 # the function; how arguments are packed; the globals that it read: (dictionary, name, value)
-_Loaded: TypeAlias = tuple[_Function, list[_Field], list[tuple[dict[str, Any], str, Any]]]
+_Loaded: TypeAlias = tuple[Function, list[_Field], list[tuple[dict[str, Any], str, Any]]]
 
 @final
 class Dispatcher:
@@ -311,8 +311,55 @@ class Dispatcher:
     def launcher(self, grid: Any, /) -> Callable[..., None]: ...
     def size(self) -> int: ...
 
-class _Function: ...  # a kernel of a loaded image
+@final
+class Function:
+    """A kernel that was compiled elsewhere: `f[grid](arguments, stream=…)`. Made by Module.function()."""
 
+    @property
+    def name(self) -> str: ...
+    @property
+    def device(self) -> Device: ...
+    @property
+    def parameters(self) -> tuple[Any, ...] | None: ...
+    @property
+    def threads(self) -> int | None: ...
+    @property
+    def shared_bytes(self) -> int: ...
+    @property
+    def max_threads(self) -> int: ...
+    @property
+    def registers(self) -> int: ...
+    @property
+    def local_bytes(self) -> int: ...
+    def launch(
+        self,
+        grid: Any,
+        args: tuple[Any, ...] | list[Any],
+        *,
+        block: int | tuple[int, ...] | None = None,
+        cluster: int | tuple[int, ...] | None = None,
+        cooperative: bool = False,
+        overlapping: bool = False,
+        shared_bytes: int | None = None,
+        stream: _StreamLike = None,
+    ) -> None: ...
+    def __getitem__(self, grid: Any, /) -> Callable[..., None]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+class LoadedModule:
+    """A compiled image on a device."""
+
+    def function(
+        self,
+        name: str,
+        parameters: tuple[Any, ...] | None,
+        args_bytes: int,
+        threads: int,
+        shared_bytes: int,
+        location: str,
+    ) -> Function: ...
+
+def load_module(device: _DeviceLike, image: bytes, name: str) -> LoadedModule: ...
 def load_function(
     device: Device,
     image: bytes,
@@ -321,7 +368,7 @@ def load_function(
     threads: int,
     args_bytes: int,
     location: str = "",
-) -> _Function: ...
+) -> Function: ...
 
 # ---------------------------------------------------------------- memory and traces
 

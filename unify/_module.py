@@ -28,13 +28,6 @@ class Module:
 
     image: its bytes. name: in errors. The image is unloaded when the module and its functions are gone and the
     device has run what uses them. Raises InvalidArgument for an image that is damaged or made for another device.
-
-    >>> binary = un.compile(scale, types={"x": "*fp32", "n": "i32"})  # a kernel under unify.jit
-    >>> module = un.Module(binary.image, device="cpu", name="scale.o")
-    >>> x = un.ones(4)
-    >>> module.function("scale", "*fp32, i32")[1](x, 4)
-    >>> x.numpy()
-    array([2., 2., 2., 2.], dtype=float32)
     """
 
     def __init__(self, image: bytes | bytearray | memoryview, device: DeviceLike = None, name: str = "module") -> None:

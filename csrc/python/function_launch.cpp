@@ -1,4 +1,6 @@
 // The launch path of functions that others compiled: declared types → packed arguments → launch.
+#include <unordered_map>
+
 #include "arguments.h"
 #include "dtype.h"
 #include "function.h"
@@ -122,6 +124,17 @@ const std::vector<Parameter>& numbered_parameters() {
                  ErrorKind::kDType);
 }
 
+// Of a type of NumPy's scalars: by what its dtype is called, which is slow, once. Needs the GIL.
+Kind kind_of_scalar(PyObject* value) {
+  static auto* known = new std::unordered_map<PyTypeObject*, Kind>;
+  const auto found = known->find(Py_TYPE(value));
+  if (found != known->end()) return found->second;
+  const Kind kind = kind_of(triton_name(dtype_from_object(py::object(py::handle(value).attr("dtype")).ptr())));
+  Py_INCREF(Py_TYPE(value));  // for ever, so that no other type gets its address
+  known->emplace(Py_TYPE(value), kind);
+  return kind;
+}
+
 Kind classify_undeclared(Call& call, size_t index) {
   PyObject* value = call.arguments[index].value;
   if (PyBool_Check(value)) {
@@ -132,7 +145,7 @@ Kind classify_undeclared(Call& call, size_t index) {
     throw_no_width(call, index);
   }
   if (is_numpy_scalar(value)) {
-    const Kind kind = kind_of(triton_name(dtype_from_object(py::object(py::handle(value).attr("dtype")).ptr())));
+    const Kind kind = kind_of_scalar(value);
     classify_value(call, index);
     return kind;
   }

@@ -18,7 +18,8 @@ from pathlib import Path
 from unify._config import settings
 from unify._errors import CompileError, InvalidArgument, TargetError, UnsupportedError
 
-from . import cache, ptx
+from . import cache
+from .ptx import Entry, entries
 
 _FORMAT = 1  # of what is kept on disk
 _SONAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
@@ -41,9 +42,9 @@ class NvrtcResult:
     names: dict[str, str]
 
     @functools.cached_property
-    def functions(self) -> dict[str, ptx.Entry]:
+    def functions(self) -> dict[str, Entry]:
         """The functions that can be launched, by their names in the image."""
-        return ptx.entries(self.ptx)
+        return entries(self.ptx)
 
 
 def compile(
@@ -122,18 +123,15 @@ def _error(name: str, log: str) -> CompileError:
             file, line, reason = before, int(number), rest.partition(": ")[2] or rest
             break
     where = f"{file}:{line}" if line is not None else file
-    hint = ""
-    if "open source file" in log:
-        found = next(iter(_header_folders()), None)
-        hint = (
-            f"\nCUDA's own headers are those in {found}."
-            if found
-            else (
-                f"\nCUDA's own headers were not found: pip install {_HEADER_PACKAGES}, or set CUDA_HOME to a toolkit."
-            )
-        )
-        hint += ' Others are given as headers={"name.h": text}, or by options=("-I/folder",).'
+    hint = _about_headers() if "open source file" in log else ""
     return CompileError(f"{where}: {reason}\n{log}{hint}", file=file, line=line, reason=reason, kernel=name)
+
+
+def _about_headers() -> str:
+    folders = _header_folders()
+    missing = f"were not found: pip install {_HEADER_PACKAGES}, or set CUDA_HOME to a toolkit"
+    own = 'Others are given as headers={"name.h": text}, or by options=("-I/folder",).'
+    return f"\nCUDA's own headers {f'are those in {folders[0]}' if folders else missing}. {own}"
 
 
 def _options(arch: str, options: Sequence[str], folders: Sequence[Path]) -> list[str]:

@@ -115,6 +115,13 @@ class _Words:
         self._at = max(end, min(at + 1, len(text)))
         return text[at : self._at]
 
+    def number(self) -> int:
+        """The next word as a number. Raises CompileError."""
+        word = self.next()
+        if not (word.isascii() and word.isdigit()):
+            raise CompileError(f"PTX: {word!r} stands where a number belongs.", reason="PTX")
+        return int(word)
+
 
 def _entry(words: _Words) -> Entry:
     name = words.next()
@@ -145,7 +152,7 @@ def _parameter(function: str, words: _Words) -> tuple[str, str]:
     word = words.next()
     while word.startswith("."):
         if word == ".align":
-            alignment = int(words.next())
+            alignment = words.number()
         elif word == ".ptr":
             is_pointer = True
         elif word in _TYPES:
@@ -153,7 +160,7 @@ def _parameter(function: str, words: _Words) -> tuple[str, str]:
         word = words.next()
     name, word = word, words.next()
     if word == "[":
-        count = int(words.next())
+        count = words.number()
         words.next()  # ]
         return f"bytes[{count * int(base[2:]) // 8}]@{alignment}", words.next()
     if base not in _TYPES:
@@ -163,9 +170,9 @@ def _parameter(function: str, words: _Words) -> tuple[str, str]:
 
 def _product(words: _Words) -> tuple[int, str]:
     """The product of numbers by commas, and the word behind them."""
-    product = int(words.next())
+    product = words.number()
     word = words.next()
     while word == ",":
-        product *= int(words.next())
+        product *= words.number()
         word = words.next()
     return product, word
