@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,8 @@ _probe.subprocess.Popen = None
 print(un.ones(3).tolist())
 """
     assert python("-c", code).stdout == "[1.0, 1.0, 1.0]\n"
+
+
+def test_it_asks_as_the_core_does() -> None:
+    header = Path(un.get_include(), "unify", "backend.h").read_text()
+    assert re.findall(r"^#define UNIFY_ABI_M\w+ (\d+)$", header, re.MULTILINE) == [*map(str, _probe._ABI)]
