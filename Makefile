@@ -9,7 +9,7 @@ NATIVE := $(shell find csrc unify/include -name '*.cpp' -o -name '*.h' -o -name 
 CXX_FILES = $(shell git ls-files '*.c' '*.cpp' '*.h' '*.inc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-oldest lint format stubs docs bench sanitize size nightly clean triton-conformance
+.PHONY: help demo build test test-opencl test-oldest lint format stubs docs bench sanitize size nightly clean triton-conformance
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 28
@@ -49,6 +49,10 @@ docs: $(VENV)/.docs ## the manual, in docs/_build/html; warnings are errors
 
 bench: $(VENV)/.bench ## build the peers (llama.cpp: some minutes) and compare
 	$(BIN)/unify bench
+
+test-opencl: $(VENV)/.dev ## build the OpenCL plugin and run the conformance suite on it
+	$(PIP) --no-build-isolation --no-deps ./examples/plugins/opencl
+	$(BIN)/unify test-backend opencl -k "not slow"
 
 sanitize: $(VENV)/.dev ## conformance and core under AddressSanitizer and ThreadSanitizer
 	.ci/sanitize $(BIN)/python $(SANITIZERS)

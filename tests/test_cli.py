@@ -15,7 +15,7 @@ from unify import cli
 
 from .conftest import Run
 
-COMMANDS = ("info", "chat", "generate", "compile", "bench")
+COMMANDS = ("info", "chat", "generate", "compile", "bench", "test-backend", "new-backend")
 
 
 def stop(status: int, *argv: str) -> None:
@@ -33,7 +33,9 @@ def received(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append(args)
         return 0
 
-    for path in ("unify.models.cli.chat", "unify.models.cli.generate", "unify.bench.cli.run", "unify._report.run"):
+    testing = ("unify.testing.run.command", "unify.testing.skeleton.command")
+    others = ("unify.models.cli.chat", "unify.models.cli.generate", "unify.bench.cli.run", "unify._report.run")
+    for path in (*testing, *others):
         monkeypatch.setattr(path, take)
     return calls
 

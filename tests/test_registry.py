@@ -138,3 +138,30 @@ def test_a_file_that_is_not_there_is_a_broken_backend(tmp_path: Path) -> None:
     add_backend(str(tmp_path / "absent.so"), "missing")
     with pytest.raises(un.errors.BackendError, match=r"missing.*absent\.so"):
         un.device("missing:0")
+
+
+def test_a_backend_of_version_1_0_is_asked_for_nothing_that_was_appended(tmp_path: Path, python: Run) -> None:
+    older = "table.struct_size = offsetof(unify_backend, copy_rows), table.abi_minor = 0;"
+    poison = "table.copy_rows = (void*)abort, table.graph_update = (void*)abort;"  # behind its end
+    library = changed(tmp_path, older + poison, "older")
+    code = """
+import numpy as np, unify as un
+device = un.device("older:0")
+array = np.arange(12, dtype=np.int32).reshape(3, 4)
+tensor = un.asarray(array, device=device, copy=True)
+tensor[:2, 1:3].copy_(tensor[1:, :2])
+stream = un.Stream(device)
+device.synchronize()
+with un.Graph.capture(stream) as graph:
+    tensor[0].fill_(0)
+graph.launch(stream)
+stream.synchronize()
+print(tensor.tolist())
+"""
+    finished = python("-c", code, env={**os.environ, "UNIFY_BACKEND_PATH": str(library)})
+    assert finished.stdout == "[[0, 0, 0, 0], [4, 8, 9, 7], [8, 9, 10, 11]]\n", finished.stderr
+
+
+def test_a_backend_of_a_later_minor_version_is_served(tmp_path: Path) -> None:
+    assert add_backend(str(changed(tmp_path, "table.abi_minor = 99;", "later")), "later").is_usable
+    assert un.ones(3, un.int8, "later:0").tolist() == [1, 1, 1]

@@ -10,10 +10,10 @@ import threading
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from . import _core, _plugins
+from . import _core, _plugins, _probe
 from ._config import settings
 from ._core import Device
-from ._errors import InvalidArgument
+from ._errors import BackendError, InvalidArgument
 from ._plugins import Backend
 
 DeviceLike: TypeAlias = "Device | str | None"
@@ -76,7 +76,7 @@ class _Registration:
             if settings.layers:
                 _core.set_layers(list(settings.layers), str(settings.trace_file), os.path.dirname(__file__) + os.sep)
             for path in settings.backend_path:
-                _core.add_library(str(path))
+                _load(str(path))
             atexit.register(_end)
             self.has_settings = True
 
@@ -101,7 +101,7 @@ class _Registration:
             self.has_entry_points = True
             found, broken = _plugins.installed()
             for backend in found:
-                _core.add_library(backend.library, backend.name)
+                _load(backend.library, backend.name)
             # Without a library to ask; `unify info` shows the reason.
             _broken.extend(BackendStatus(entry.name, entry.value, "", 0, entry.why) for entry in broken)
 
@@ -113,6 +113,16 @@ def _end() -> None:
         _core.begin_collection()
         gc.collect()
         _core.end_collection()
+
+
+def _load(library: str, name: str = "") -> BackendStatus:
+    """Adds a library to the core, unless a process that tried it first did not survive it."""
+    why = _probe.why_unsafe(library)
+    if not why:
+        return BackendStatus(**_core.add_library(library, name))
+    status = BackendStatus(name or os.path.basename(library), library, "", 0, why)
+    _broken.append(status)
+    return status
 
 
 _registration = _Registration()
@@ -138,6 +148,11 @@ def device(name: DeviceLike = None) -> Device:
     _registration.open_builtin(name.partition(":")[0])
     if name.partition(":")[0] not in {backend["name"] for backend in _core.backends()}:
         _registration.read_entry_points()
+        for status in _broken:
+            if status.name == name.partition(":")[0]:
+                raise BackendError(
+                    f"device {name!r}: the backend {status.name!r} ({status.library}) cannot be used: {status.why}"
+                )
     return _core.open_device(name)
 
 
@@ -183,7 +198,7 @@ def add_backend(library: str, name: str = "") -> BackendStatus:
     False
     """
     _registration.read_settings()
-    return BackendStatus(**_core.add_library(str(library), name))
+    return _load(str(library), name)
 
 
 def open_driver(name: str, library: str) -> None:

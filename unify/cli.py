@@ -24,6 +24,7 @@ first steps:
   unify generate --prompt "The capital of France is" --max-tokens 16 --greedy
   unify compile --shipped                           what unify's own kernels cost, on any target, without a device
   unify bench --list                                what can be measured, and against whom
+  unify test-backend cpu                            what every backend must do, on one
 
 Settings from the environment: `unify info --settings`. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
@@ -81,6 +82,30 @@ examples:
 Both sides run in turns on the same cores. ratio: our speed over the peer's, above 1 is faster; its spread is shown.
 """
 
+_TEST_EPILOG = """\
+examples:
+  unify test-backend opencl                            the whole suite, on opencl:0
+  unify test-backend cuda:1 -k 'copy::test_fills*'     cases by name, with * for anything
+  unify test-backend toy -k "graph and not launch"     cases by an expression of pytest's
+  unify test-backend toy --list                        the names of the cases
+  unify test-backend toy --spec my_package.spec:spec   with kernels and exceptions of your own
+  unify test-backend toy --json --junit report.xml     for programs, and for a CI server
+
+A case is skipped where the device itself says what it lacks, or the backend's spec does, with the reason. One that ends
+its process fails, and the others run on. The spec, a unify.testing.Spec, is found by an entry point of the group
+unify.conformance that is named as the backend. Exit status: 0 nothing failed, 1 something did. Needs pytest:
+pip install 'unify-runtime[test]'.
+"""
+_NEW_EPILOG = """\
+examples:
+  unify new-backend mychip                        writes ./unify-mychip
+  unify new-backend mychip --directory ~/src      writes ~/src/unify-mychip
+  unify test-backend mychip                       after pip install --no-build-isolation -e ./unify-mychip
+
+What is written is whole: a backend in C whose devices are pieces of the host's memory, an entry point, a spec for the
+conformance suite, and a README with the next steps. It passes what a backend must do; replace it function by function.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status. Never shows a traceback for an error of the caller's."""
@@ -124,6 +149,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_compile(commands)
     _add_bench(commands)
+    _add_test_backend(commands)
+    _add_new_backend(commands)
     return parser
 
 
@@ -207,6 +234,28 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument("--plot", metavar="FILE", help="write a plot, as .svg or .png")
     parser.add_argument("--json", action="store_true", help="print a list of objects, one for each case")
     parser.set_defaults(run=_bench)
+
+
+def _add_test_backend(commands: Any) -> None:
+    about = "Run the conformance suite on a device: what every backend must do."
+    parser = _new(
+        commands.add_parser, "test-backend", about, _TEST_EPILOG, help="run the conformance suite on a device"
+    )
+    parser.add_argument("device", metavar="NAME", help="a backend or one of its devices: opencl, toy:1")
+    parser.add_argument("--spec", metavar="M:A", help="module:attribute of a unify.testing.Spec")
+    parser.add_argument("-k", dest="select", metavar="EXPR", help="only these: concept::test_name*, or as pytest's -k")
+    parser.add_argument("--list", action="store_true", help="list the cases and run none")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML too")
+    parser.set_defaults(run=_test_backend)
+
+
+def _add_new_backend(commands: Any) -> None:
+    about = "Write the skeleton of a backend: a package that builds and passes the suite at once."
+    parser = _new(commands.add_parser, "new-backend", about, _NEW_EPILOG, help="write the skeleton of a backend")
+    parser.add_argument("name", metavar="NAME", help="of the backend, as in NAME:0: small letters, digits and _")
+    parser.add_argument("--directory", default=".", metavar="D", help="where unify-NAME is made (default: here)")
+    parser.set_defaults(run=_new_backend)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -342,6 +391,18 @@ def _bench(args: argparse.Namespace) -> int:
     from .bench import cli
 
     return cli.run(args)
+
+
+def _test_backend(args: argparse.Namespace) -> int:
+    from .testing import run
+
+    return run.command(args)
+
+
+def _new_backend(args: argparse.Namespace) -> int:
+    from .testing import skeleton
+
+    return skeleton.command(args)
 
 
 if __name__ == "__main__":

@@ -43,10 +43,14 @@ const char* class_name(ErrorKind kind) {
   return "Error";
 }
 
-py::object text_or_none(const std::string& text) {
-  if (text.empty()) return py::none();
-  return py::str(text);
+// A backend may name what it found in a damaged image: what is no UTF-8 is replaced.
+py::object text_of(const std::string& text) {
+  PyObject* made = PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace");
+  if (made == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(made);
 }
+
+py::object text_or_none(const std::string& text) { return text.empty() ? py::object(py::none()) : text_of(text); }
 
 void set_error(const Error& error) {
   const py::object error_class = py::module_::import("unify._errors").attr(class_name(error.kind));
@@ -58,7 +62,7 @@ void set_error(const Error& error) {
   fields["native_name"] = text_or_none(error.native_name);
   fields["advice"] = text_or_none(error.advice);
   fields["recent"] = text_or_none(error.recent);
-  const py::object exception = error_class(error.message, **fields);
+  const py::object exception = error_class(text_of(error.message), **fields);
   PyErr_SetObject(error_class.ptr(), exception.ptr());
 }
 

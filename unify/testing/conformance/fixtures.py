@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 import unify as un
-from unify._errors import TargetError
+from unify._errors import InvalidArgument, TargetError
 from unify.compiler import Target
+from unify.testing import spec as specs
+from unify.testing.plugin import case_of, device_of
 
-__all__ = ["Gate", "device", "gate", "other_device", "pytest_generate_tests", "stream", "target", "two_streams"]
+__all__ = [
+    "Gate", "device", "gate", "kernel", "other_device", "pytest_collection_modifyitems", "pytest_generate_tests",
+    "stream", "target", "two_streams",
+]  # fmt: skip
 
 GATE_LIMIT_S = 20.0  # a test that forgets to open its gate fails; it does not hang
 
@@ -26,6 +33,51 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "device" in metafunc.fixturenames:
         names = metafunc.config.getoption("--unify-device") or first_device_of_each_kind()
         metafunc.parametrize("device", names, indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what was not asked for, and marks what the backend's spec says of the rest."""
+    pattern, without = config.getoption("--unify-match"), config.getoption("--unify-without")
+    left_out = set(Path(without).read_text().splitlines()) if without else set()
+    for item in list(items):
+        case = case_of(item)
+        if case is None:
+            continue
+        if case in left_out or (pattern and not specs.matches(pattern, case)):
+            items.remove(item)
+            continue
+        spec = _spec_of(str(device_of(item)).partition(":")[0], config.getoption("--unify-spec"))
+        for unsupported, reason in spec.unsupported.items():
+            if specs.matches(unsupported, case):
+                item.add_marker(pytest.mark.skip(reason=reason))
+        for expected, reason in spec.expected_failures.items():
+            if specs.matches(expected, case):
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+
+
+@functools.cache
+def _spec_of(kind: str, named: str | None) -> specs.Spec:
+    try:
+        return specs.find(kind, named)
+    except InvalidArgument as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+@pytest.fixture
+def kernel(request: pytest.FixtureRequest, device: un.Device) -> Callable[[str], specs.Kernel]:
+    """The suite's kernels by name, as the backend's spec gives them. Skips where there is none."""
+    spec = _spec_of(device.kind, request.config.getoption("--unify-spec"))
+
+    def get(name: str) -> specs.Kernel:
+        try:
+            found = spec.kernels(device, name)
+        except TargetError as error:
+            pytest.skip(f"{device.name}: {error}")
+        if found is None:
+            pytest.skip(f"{device.name}: its spec has no kernel {name!r}")
+        return found
+
+    return get
 
 
 @pytest.fixture

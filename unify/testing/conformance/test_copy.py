@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import unify as un
-from unify._errors import Error, InvalidArgument, ShapeError
+from unify._errors import Error, InvalidArgument, OutOfMemory, ShapeError
 from unify._tensor import dtype as dtype_of
 from unify.testing.arrays import (
     ALL_DTYPES,
@@ -323,6 +324,8 @@ def test_an_array_of_another_library_lives_until_its_copy_has_run(
     expected = random_array((1 << 16,), "uint8", seed=6)
     gate.close(stream)
     array = expected.copy()
+    if dtype != "uint8" and not device.is_host_visible:
+        gate.open()  # the host casts, and waits for the stream before it does
     tensor.copy_(array, stream=stream)
     del array
     thieves = [np.zeros(1 << 16, np.uint8) for _ in range(20)]  # one of them lies where the array did
@@ -330,3 +333,84 @@ def test_an_array_of_another_library_lives_until_its_copy_has_run(
     stream.synchronize()
     assert_same(tensor, expected.astype(dtype))
     del thieves
+
+
+# ---- every pair of places
+
+
+def in_place(place: str, device: un.Device, array: Any) -> Any:
+    """The array's values on the host, in pinned memory, or on the device."""
+    if place == "host":
+        return array.copy()
+    if place == "device":
+        return un.asarray(array, device=device, copy=True)
+    tensor = un.empty_pinned(array.shape, str(array.dtype), device=device)
+    tensor.copy_(array)
+    tensor.device.synchronize()
+    return tensor
+
+
+def copy_between(device: un.Device, target: Any, source: Any) -> Any:
+    """Copies on a stream of the device and returns what then lies in the target, as NumPy has it."""
+    stream = un.Stream(device)
+    tensor = un.asarray(target) if isinstance(target, np.ndarray) else target
+    tensor.copy_(source, stream=stream if tensor.device is device else None)
+    stream.synchronize()
+    tensor.device.synchronize()
+    return np.asarray(target) if isinstance(target, np.ndarray) else target.numpy()
+
+
+PLACES = ("host", "pinned", "device")
+
+
+@pytest.mark.parametrize("source", PLACES)
+@pytest.mark.parametrize("target", PLACES)
+@pytest.mark.parametrize("offset", [0, 1, 7, 64])
+def test_every_pair_of_places_at_any_offset(device: un.Device, target: str, source: str, offset: int) -> None:
+    for size in (1, 2, 63, 4096, 100_003):
+        values, before = random_array((size + 65,), "uint8", size), np.full(size + 65, 9, np.uint8)
+        there, here = in_place(target, device, before), in_place(source, device, values)
+        copy_between(device, there[offset : offset + size], here[64 - offset : 64 - offset + size])
+        expected = before.copy()
+        expected[offset : offset + size] = values[64 - offset : 64 - offset + size]
+        device.synchronize()
+        np.testing.assert_array_equal(there if isinstance(there, np.ndarray) else there.numpy(), expected)
+
+
+@pytest.mark.parametrize("source", PLACES)
+@pytest.mark.parametrize("target", PLACES)
+def test_rows_between_every_pair_of_places(device: un.Device, target: str, source: str) -> None:
+    values, before = random_array((30, 50), "int32", 1), np.full((40, 70), -1, np.int32)
+    there, here = in_place(target, device, before), in_place(source, device, values)
+    copy_between(device, there[5:35, 10:40], here[:, 11:41])
+    expected = before.copy()
+    expected[5:35, 10:40] = values[:, 11:41]
+    device.synchronize()
+    np.testing.assert_array_equal(there if isinstance(there, np.ndarray) else there.numpy(), expected)
+
+
+@pytest.mark.slow
+def test_more_than_four_gigabytes(device: un.Device) -> None:
+    size = (1 << 32) + 4099
+    free = min(device.memory_info()[0], available_bytes())
+    if free < 3 * size:
+        pytest.skip(f"{device.name}: {free / 1e9:.0f} GB are free, and 13 GB are needed")
+    try:
+        source, target = un.zeros(size, un.uint8, device), un.zeros(size, un.uint8, device)
+    except OutOfMemory as error:
+        pytest.skip(str(error))
+    for place in (0, 12345, (1 << 31) + 1, (1 << 32) - 1, 1 << 32, size - 1):
+        source[place : place + 1].fill_(place % 251 + 1)
+    target.copy_(source)
+    for place in (0, 12345, (1 << 31) + 1, (1 << 32) - 1, 1 << 32, size - 1):
+        assert int(target[place]) == place % 251 + 1
+        assert place in (0, size - 1) or int(target[place - 2]) == 0
+    assert int(target[4098]) == 0
+    del source, target
+    un.trim_memory(device)
+
+
+def available_bytes() -> int:
+    """What the host has left, which backs the memory of many devices."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,62 @@ from unify import _errors as errors
 from unify._tensor import as_tensor
 from unify.compiler import Target
 from unify.testing import faults
+
+NOTHING = object()
+
+# A call with one argument that cannot be, for each function.
+BAD_CALLS: dict[str, Callable[[un.Device], object]] = {
+    "ones_shape": lambda d: un.ones((-1,), un.float32, d),
+    "full_dtype": lambda d: un.full((2,), 1, "no", d),
+    "full_value": lambda d: un.full((2,), "x", un.float32, d),
+    "arange_dtype": lambda d: un.arange(3, dtype="no", device=d),
+    "zeros_stream": lambda d: un.zeros(3, un.float32, d, stream=NOTHING),
+    "asarray_object": lambda d: un.asarray(NOTHING, device=d),
+    "asarray_dtype": lambda d: un.asarray([1], "no", device=d),
+    "from_dlpack": lambda d: un.from_dlpack(NOTHING),
+    "from_numpy": lambda d: un.from_numpy(NOTHING),
+    "pinned_shape": lambda d: un.empty_pinned((-1,), un.float32, device=d),
+    "pinned_dtype": lambda d: un.empty_pinned((1,), "no", device=d),
+    "stream_priority": lambda d: un.Stream(d, priority="high"),
+    "stream_wait": lambda d: un.Stream(d).wait(NOTHING),
+    "stream_record": lambda d: un.Stream(d).record(NOTHING),
+    "stream_host_call": lambda d: un.Stream(d).host_call(3),
+    "stream_timeout": lambda d: un.Stream(d).synchronize(timeout_s="x"),
+    "event_stream": lambda d: un.Event(d).record(NOTHING),
+    "event_elapsed": lambda d: un.Event(d, timing=True).elapsed_ms(NOTHING),
+    "graph_capture": lambda d: un.Graph.capture(NOTHING).__enter__(),
+    "copy_": lambda d: un.zeros((3, 4), un.float32, d).copy_(NOTHING),
+    "fill_": lambda d: un.zeros((3, 4), un.float32, d).fill_(NOTHING),
+    "to": lambda d: un.zeros((3, 4), un.float32, d).to(NOTHING),
+    "reshape": lambda d: un.zeros((3, 4), un.float32, d).reshape(5, 5),
+    "permute": lambda d: un.zeros((3, 4), un.float32, d).permute(0, 0),
+    "view": lambda d: un.zeros((3, 4), un.float32, d).view("no"),
+    "index": lambda d: un.zeros((3, 4), un.float32, d)["x"],
+    "setitem": lambda d: un.zeros((3, 4), un.float32, d).__setitem__(0, NOTHING),
+    "memory_limit": lambda d: un.set_memory_limit(-1, d),
+    "option_key": lambda d: d.set_option("no", "1"),
+    "option_type": lambda d: d.set_option(3, 4),
+    "statistics": lambda d: un.memory_statistics("nowhere"),
+    "trim": lambda d: un.trim_memory(NOTHING),
+    "default": lambda d: un.set_default_device("nowhere"),
+    "module_image": lambda d: un.Module(3, d),
+    "module_device": lambda d: un.Module(b"x", "nowhere"),
+    "from_native": lambda d: un.Stream.from_native(NOTHING, d),
+}
+
+
+@pytest.mark.parametrize("call", BAD_CALLS)
+def test_an_argument_that_cannot_be_is_an_error_and_changes_nothing(device: un.Device, call: str) -> None:
+    device.synchronize()
+    before = un.memory_statistics(device).allocated_bytes
+    with pytest.raises((errors.Error, TypeError)) as raised:
+        BAD_CALLS[call](device)
+    assert str(raised.value)
+    del raised
+    device.synchronize()
+    gc.collect()
+    assert un.memory_statistics(device).allocated_bytes <= before
+    assert un.ones(3, un.int8, device).tolist() == [1, 1, 1]
 
 
 @pytest.fixture

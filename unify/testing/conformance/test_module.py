@@ -10,11 +10,9 @@ import pytest
 import triton.language as tl
 
 import unify as un
-from unify import _core, _errors as errors
-from unify.compiler import Binary, Specialization, Target, compile
+from unify import _errors as errors
+from unify.testing import Kernel
 from unify.testing.conformance.test_threads import run_in_threads
-
-pytestmark = pytest.mark.usefixtures("target")
 
 
 def count_up(out, BLOCK: tl.constexpr):
@@ -23,21 +21,15 @@ def count_up(out, BLOCK: tl.constexpr):
 
 
 @pytest.fixture
-def binary(target: Target) -> Binary:
-    specialization = Specialization(
-        types={"out": "*i32", "BLOCK": "constexpr"}, constants={"BLOCK": 16}, aligned=frozenset({"out"})
-    )
-    return compile(un.jit(count_up), target, specialization)
+def binary(kernel: Callable[[str], Kernel]) -> Kernel:
+    """One of the suite's kernels, as the backend's spec has it."""
+    return kernel("place")
 
 
-def load(device: un.Device, binary: Binary, *, image: bytes | None = None, name: str | None = None) -> object:
-    return _core.load_function(
-        device,
-        binary.image if image is None else image,
-        name or binary.name,
-        binary.shared_bytes,
-        binary.threads,
-        binary.args_bytes,
+def load(device: un.Device, binary: Kernel, *, image: bytes | None = None, name: str | None = None) -> object:
+    module = un.Module(binary.image if image is None else image, device, binary.name)
+    return module.function(
+        name or binary.name, binary.signature, threads=binary.threads, shared_bytes=binary.shared_bytes
     )
 
 
@@ -50,24 +42,24 @@ def is_refused(load: Callable[[], object]) -> bool:
     return False
 
 
-def test_an_image_loads_again_and_again(device: un.Device, binary: Binary) -> None:
+def test_an_image_loads_again_and_again(device: un.Device, binary: Kernel) -> None:
     functions = [load(device, binary) for _ in range(50)]
     assert len(set(map(id, functions))) == 50
 
 
-def test_an_unknown_function_is_named(device: un.Device, binary: Binary) -> None:
+def test_an_unknown_function_is_named(device: un.Device, binary: Kernel) -> None:
     with pytest.raises(errors.Error, match="no_such_kernel") as raised:
         load(device, binary, name="no_such_kernel")
     assert raised.value.device == device.name
 
 
 @pytest.mark.parametrize("image", [b"", b"\0", b"text, and no image at all", bytes(4096)])
-def test_what_is_no_image_is_refused(device: un.Device, binary: Binary, image: bytes) -> None:
+def test_what_is_no_image_is_refused(device: un.Device, binary: Kernel, image: bytes) -> None:
     with pytest.raises(errors.Error, match=binary.name):
         load(device, binary, image=image)
 
 
-def test_an_image_of_another_target_is_refused(device: un.Device, binary: Binary) -> None:
+def test_an_image_of_another_target_is_refused(device: un.Device, binary: Kernel) -> None:
     machine = 0xB7 if binary.image[18:20] != b"\xb7\0" else 0x3E  # AArch64, x86-64: where an ELF file says so
     foreign = binary.image[:18] + machine.to_bytes(2, "little") + binary.image[20:]
     if binary.image[:4] != b"\x7fELF":
@@ -76,14 +68,14 @@ def test_an_image_of_another_target_is_refused(device: un.Device, binary: Binary
         load(device, binary, image=foreign)
 
 
-def test_a_truncated_image_is_refused_at_every_length(device: un.Device, binary: Binary) -> None:
+def test_a_truncated_image_is_refused_at_every_length(device: un.Device, binary: Kernel) -> None:
     image = binary.image
     lengths = sorted({*range(min(len(image), 128)), *range(0, len(image), 97)})
     accepted = [n for n in lengths if not is_refused(lambda n=n: load(device, binary, image=image[:n]))]
     assert accepted == []
 
 
-def test_a_damaged_image_is_refused_or_loaded_and_never_worse(device: un.Device, binary: Binary) -> None:
+def test_a_damaged_image_is_refused_or_loaded_and_never_worse(device: un.Device, binary: Kernel) -> None:
     generator = np.random.default_rng(7)
     interesting = np.array([0, 1, 2, 3, 4, 7, 8, 0x10, 0x7F, 0x80, 0xFF], np.uint8)
     refused = 0
@@ -95,7 +87,7 @@ def test_a_damaged_image_is_refused_or_loaded_and_never_worse(device: un.Device,
     assert refused > 0
 
 
-def test_a_section_of_no_kind_is_not_read_beyond_the_image(device: un.Device, binary: Binary) -> None:
+def test_a_section_of_no_kind_is_not_read_beyond_the_image(device: un.Device, binary: Kernel) -> None:
     image = bytearray(binary.image)
     if image[:5] != b"\x7fELF\x02":
         pytest.skip(f"{device.name}: its images are no 64-bit ELF files")
@@ -110,7 +102,7 @@ def test_a_section_of_no_kind_is_not_read_beyond_the_image(device: un.Device, bi
         load(device, binary, image=bytes(image))
 
 
-def test_images_are_loaded_and_dropped_by_many_threads(device: un.Device, binary: Binary) -> None:
+def test_images_are_loaded_and_dropped_by_many_threads(device: un.Device, binary: Kernel) -> None:
     def work(number: int) -> None:
         for _ in range(20):
             load(device, binary)
@@ -118,6 +110,7 @@ def test_images_are_loaded_and_dropped_by_many_threads(device: un.Device, binary
     run_in_threads(work)
 
 
+@pytest.mark.usefixtures("target")
 def test_a_kernel_that_is_dropped_outlives_its_launch(device: un.Device, stream: un.Stream) -> None:
     for _ in range(10):
         large, out = un.empty(1 << 22, un.uint8, device, stream=stream), un.zeros(16, un.int32, device, stream=stream)

@@ -219,3 +219,28 @@ def test_a_tensor_is_dropped_while_a_host_call_of_its_stream_runs(device: un.Dev
     caller.join(20)
     assert not caller.is_alive()
     stream.synchronize()
+
+
+def test_sixteen_threads_do_everything_on_one_device(device: un.Device) -> None:
+    shared = un.zeros(1000, un.int32, device)
+    device.synchronize()
+
+    def work(number: int) -> None:
+        array = random_array((1000,), "int32", number)
+        for step in range(15):
+            with un.Stream(device) as stream:
+                tensor = un.asarray(array, device=device, copy=True)
+                event = stream.record()
+                stream.wait(event)
+                result = tensor.copy()
+                shared.fill_(step)
+                stream.host_call(lambda: None)
+                assert event.is_done in (True, False)
+                del tensor
+                np.testing.assert_array_equal(result.numpy(), array)
+            if step % 5 == 0:
+                un.trim_memory(device)
+                un.memory_statistics(device)
+
+    run_in_threads(work, 16)
+    assert len(set(shared.tolist())) >= 1
