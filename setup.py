@@ -26,7 +26,10 @@ def sources(*folders: str) -> list[str]:
 CORE = sources("core", "backends", "python")
 # A shared library of its own, opened in place of libcuda.so.1: it shares the loader of CPU code with the CPU backend.
 SIMULATED_CUDA = "unify.simulator.libunify_simulated_cuda"
-SIMULATOR = [*sources("simulator"), *(s for s in CORE if Path(s).name.startswith(("host_elf", "host_fault", "host_re")))]
+SIMULATOR = [
+    *sources("simulator"),
+    *(s for s in CORE if Path(s).name.startswith(("host_elf", "host_fault", "host_re"))),
+]
 SOURCES = sorted({*CORE, *SIMULATOR})
 HEADERS = sorted(str(path) for folder in ("csrc", "unify/include") for path in Path(folder).rglob("*.[hi]*"))
 EXPORTS = "csrc/simulator/exports.map"

@@ -21,7 +21,8 @@ constexpr uint32_t kFatbinWrapperMagic = 0x466243b1;
 constexpr uint8_t kSecondAbi = 8;
 
 // Copies as much of [from, from + bytes) as there is. The caller of cuModuleLoadDataEx gives no size, so that what a
-// damaged header promises may lie where no memory is: the system is asked to read, since it answers instead of faulting.
+// damaged header promises may lie where no memory is: the system is asked to read, since it answers instead of
+// faulting.
 std::vector<uint8_t> copy_of(const void* from, uint64_t bytes) {
   std::vector<uint8_t> copy;
   const int file = memfd_create("image", MFD_CLOEXEC);
@@ -99,8 +100,8 @@ CUresult Reader::check_architecture(int capability) {
   const bool is_second = header_.e_ident[EI_ABIVERSION] >= kSecondAbi;
   const int built_for = static_cast<int>(is_second ? header_.e_flags >> 8 & 0xff : header_.e_flags & 0xff);
   const bool is_exact = (header_.e_flags & (is_second ? 0x8U : 0x800U)) != 0;
-  const bool fits = is_exact ? built_for == capability
-                             : built_for / 10 == capability / 10 && built_for % 10 <= capability % 10;
+  const bool fits =
+      is_exact ? built_for == capability : built_for / 10 == capability / 10 && built_for % 10 <= capability % 10;
   if (fits) return CUDA_SUCCESS;
   why = "the image is for compute capability " + std::to_string(built_for) + ", the device has " +
         std::to_string(capability);
@@ -155,7 +156,8 @@ void Reader::read_resources(KernelImage& out) const {
   for (const Elf64_Shdr& section : sections_) {
     const std::string text = name(section);
     if (text == ".text." + out.name) out.registers = static_cast<int>(section.sh_info >> 24);
-    if (text == ".nv.shared." + out.name) out.shared_bytes = static_cast<int>(std::min<uint64_t>(section.sh_size, 49152));
+    if (text == ".nv.shared." + out.name)
+      out.shared_bytes = static_cast<int>(std::min<uint64_t>(section.sh_size, 49152));
   }
 }
 

@@ -15,7 +15,9 @@ from typing import Any
 import unify as un
 from unify.simulator.section import NAME, HostKernel, host_section, with_section
 
-LIBRARY = Path(os.environ.get("UNIFY_SIMULATED_CUDA", Path(un.__file__).parent / "simulator/libunify_simulated_cuda.so"))
+LIBRARY = Path(
+    os.environ.get("UNIFY_SIMULATED_CUDA", Path(un.__file__).parent / "simulator/libunify_simulated_cuda.so")
+)
 MIB = 1 << 20
 VERSIONED = {
     **dict.fromkeys(

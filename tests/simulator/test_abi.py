@@ -109,7 +109,9 @@ def test_names_have_the_drivers_values() -> None:
     values = re.findall(r"\b(CU_\w+) = (\d+)", types)
     values += re.findall(r"RESULT\((\w+), (\d+)", (SIMULATOR / "cuda_results.inc").read_text())
     attributes = (SIMULATOR / "cuda_attributes.inc").read_text()
-    values += [(f"CU_DEVICE_ATTRIBUTE_{name}", n) for name, n in re.findall(r"^ATTRIBUTE\((\w+), (\d+)", attributes, re.M)]
+    values += [
+        (f"CU_DEVICE_ATTRIBUTE_{name}", n) for name, n in re.findall(r"^ATTRIBUTE\((\w+), (\d+)", attributes, re.M)
+    ]
     assert len(values) > 200
     check([f"VALUE({name}, {value})" for name, value in values], vendor)
 

@@ -266,7 +266,7 @@ def test_memory_and_events_of_another_process(driver: Driver, root: Any) -> None
         address = driver.made("cuIpcOpenMemHandle", memory, 1)
         assert driver.made("cuIpcOpenMemHandle", memory, 1) == address
         assert driver.download(address, 14) == b"from the other"
-        function = driver.function(image("put", "((char*)args[0])[i] = \"here\"[i];"), "put")
+        function = driver.function(image("put", '((char*)args[0])[i] = "here"[i];'), "put")
         driver.launch(function, words(address), 4)
         driver.cuCtxSynchronize()
         opened = driver.made("cuIpcOpenEventHandle", event)
