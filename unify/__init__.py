@@ -100,10 +100,11 @@ if TYPE_CHECKING:  # what a type checker and a reader see; tests compare it with
         span as span,
         trace as trace,
     )
+    from .simulator import simulate as simulate
 
 __version__ = "0.1.0"
 
-_PACKAGES = ("bench", "compiler", "models", "ops", "testing")
+_PACKAGES = ("bench", "compiler", "models", "ops", "simulator", "testing")
 _NAMES = {
     "_compile": ("compile",),
     "_device": (
@@ -124,6 +125,7 @@ _NAMES = {
         "int16", "int32", "int64", "ones", "ones_like", "uint8", "uint16", "uint32", "uint64", "zeros", "zeros_like",
     ),
     "_trace": ("span", "trace"),
+    "simulator": ("simulate",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -155,7 +157,7 @@ def _load(home: str) -> None:
         raise ImportError("unify._core, the compiled part of unify, is not built: run `make build`.") from error
     for name in _NAMES[home]:
         value = getattr(module, name)
-        if callable(value) and str(getattr(value, "__module__", "")).startswith("unify._"):
+        if callable(value) and str(getattr(value, "__module__", "")).startswith(("unify._", "unify.simulator")):
             with contextlib.suppress(AttributeError, TypeError):  # a few types of the extension cannot be changed
                 value.__module__ = "unify"
         globals()[name] = value

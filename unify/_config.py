@@ -63,6 +63,8 @@ TABLE: dict[str, Setting] = {
     "cache_dir": Setting("UNIFY_CACHE_DIR", _path, _cache_dir, "Where compiled kernels and models are kept."),
     "no_cache": Setting("UNIFY_NO_CACHE", _flag, lambda: False, "Neither read nor write compiled kernels."),
     "backend_path": Setting("UNIFY_BACKEND_PATH", _paths, lambda: (), "Backend libraries to load, as in PATH."),
+    "cuda_library": Setting("UNIFY_CUDA_LIBRARY", str, lambda: "", "CUDA's driver, in place of libcuda.so.1."),
+    "simulate": Setting("UNIFY_SIMULATE", str, lambda: "", "Chips to simulate: cuda:90, or cuda:90x2 for two of them."),
     "layers": Setting("UNIFY_LAYERS", _names, lambda: (), "Layers around each backend: validation, faults."),
     "check_bounds": Setting("UNIFY_CHECK_BOUNDS", _flag, lambda: False, "Check each access of a CPU kernel."),
     "dump": Setting("UNIFY_DUMP", _names, lambda: (), "Stages to write for each compiled kernel: ttir, llvm, asm, ..."),

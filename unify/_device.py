@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import threading
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -55,6 +56,7 @@ class _Registration:
         self.lock = threading.Lock()
         self.has_settings = False
         self.has_entry_points = False
+        self.opened: set[str] = set()
 
     def read_settings(self) -> None:
         if self.has_settings:
@@ -76,8 +78,19 @@ class _Registration:
             atexit.register(_core.shutdown)
             self.has_settings = True
 
-    def read_entry_points(self) -> None:
+    def open_builtin(self, name: str) -> None:
+        """Looks for the driver of a backend of ours, which takes its time on some machines."""
         self.read_settings()
+        if name != "cuda" or name in self.opened:
+            return
+        self.opened.add(name)
+        if settings.simulate:
+            importlib.import_module("unify.simulator").from_text(settings.simulate)
+        else:
+            _core.open_builtin(name, settings.cuda_library)
+
+    def read_entry_points(self) -> None:
+        self.open_builtin("cuda")
         if self.has_entry_points:
             return
         with self.lock:
@@ -111,7 +124,7 @@ def device(name: DeviceLike = None) -> Device:
         return name
     if not isinstance(name, str):
         raise InvalidArgument(f"device: a name such as 'cpu' or 'cuda:0' is needed, not {name!r}.")
-    _registration.read_settings()
+    _registration.open_builtin(name.partition(":")[0])
     if name.partition(":")[0] not in {backend["name"] for backend in _core.backends()}:
         _registration.read_entry_points()
     return _core.open_device(name)
@@ -160,6 +173,14 @@ def add_backend(library: str, name: str = "") -> BackendStatus:
     """
     _registration.read_settings()
     return BackendStatus(**_core.add_library(str(library), name))
+
+
+def open_driver(name: str, library: str) -> None:
+    """Makes a backend of ours ("cuda") use this driver. Raises InvalidArgument if it has looked for one already."""
+    _registration.read_settings()
+    _registration.opened.add(name)
+    if not _core.open_builtin(name, library):
+        raise InvalidArgument(f"{name}: its driver was looked for already. Name another one before the first device.")
 
 
 def device_of_dlpack(device_type: int, device_id: int) -> Device:

@@ -69,6 +69,23 @@ def fields(binary: Binary, runtime: list[int]) -> list[tuple[int, str, int, bool
     return [(places[p.name], p.type, p.offset, p.is_written) for p in binary.parameters]
 
 
+def load(device: Device, binary: Binary, location: str = "") -> Any:
+    """The binary's function on a device, for `_core.Dispatcher`. location: "norm.py:12", for errors."""
+    return _core.load_function(
+        device,
+        binary.image,
+        binary.name,
+        binary.shared_bytes,
+        binary.threads,
+        binary.args_bytes,
+        location,
+        cluster=binary.cluster,
+        flags=binary.flags,
+        scratch_bytes=binary.scratch_bytes,
+        scratch_offset=binary.scratch_offset,
+    )
+
+
 def read_globals(kernel: JITFunction[Any]) -> list[tuple[dict[str, Any], str, Any]]:
     """The globals that Triton read, to be compared at each launch."""
     used = getattr(kernel, "used_global_vals", {})
@@ -131,7 +148,9 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
             aligned=frozenset(n for n, is_aligned in zip(names, aligned, strict=True) if is_aligned),
         )
         with self._lock:
-            checked = Options(check_bounds=settings.check_bounds, **{"debug": bool(self.debug), **options})
+            checked = Options(
+                check_bounds=settings.check_bounds and device.kind == "cpu", **{"debug": bool(self.debug), **options}
+            )
             try:
                 binary = compile(self, Target.parse(device.properties["target"]), specialization, checked)
             except CompileError as error:
@@ -140,9 +159,7 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
             self._binaries[device.name, str(specialization), str(options)] = binary
         Kernel.compiled += 1
         runtime = [index for index, type_name in enumerate(types) if type_name != "constexpr"]
-        function = _core.load_function(
-            device, binary.image, binary.name, binary.shared_bytes, binary.threads, binary.args_bytes, self._location()
-        )
+        function = load(device, binary, self._location())
         return function, fields(binary, runtime), read_globals(self)
 
     def _refuse_constant_arrays(self, values: list[Any]) -> None:
@@ -223,7 +240,7 @@ class TunedKernel:
         if taken:
             name = self._tuner.base_fn.__name__
             raise InvalidArgument(f"kernel {name}: {taken} was given, but it is tuned. Leave it out of the launch.")
-        known = {"num_warps", "num_stages", "num_ctas"} - given.keys()
+        known = {"num_warps", "num_stages", "num_ctas", "maxnreg"} - given.keys()
         options = {name: value for name, value in config.all_kwargs().items() if name in known or name in config.kwargs}
         return {name: value for name, value in options.items() if value is not None}
 

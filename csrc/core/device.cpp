@@ -1,6 +1,7 @@
 #include "device.h"
 
 #include <algorithm>
+#include <cstring>
 #include <mutex>
 #include <set>
 #include <shared_mutex>
@@ -53,6 +54,8 @@ Device::Device(const Backend& backend, uint32_t index, const std::string& option
     table_->device_close(handle_);
     throw_status(*this, nullptr, status, "asking for its properties");
   }
+  // A stand-in for a vendor's library says in the name what it is; the backend over it does not know.
+  if (std::strstr(info_.name, "(simulated)") != nullptr) info_.flags |= UNIFY_DEVICE_SIMULATED;
   failures_ = std::make_unique<Failures>(*this);
   events_ = std::make_unique<EventPool>(*this);
   allocator_ = std::make_unique<Allocator>(*this);
@@ -151,6 +154,15 @@ bool Device::takes_fill(uint32_t value_bytes) {
     known.store(status == UNIFY_OK ? 1 : 2, std::memory_order_relaxed);
   }
   return known.load(std::memory_order_relaxed) == 1;
+}
+
+std::shared_ptr<Stream> Device::stream_over(const void* native) {
+  const std::lock_guard<std::mutex> lock(private_->streams_mutex);
+  for (Stream* stream : private_->streams) {
+    if (stream->native() != native) continue;
+    if (std::shared_ptr<Stream> held = stream->weak_from_this().lock()) return held;
+  }
+  return nullptr;
 }
 
 void Device::add_stream(Stream& stream) {

@@ -60,6 +60,8 @@ class Device : public std::enable_shared_from_this<Device> {
   // Whether the backend repeats a value of this many bytes. Asked once, by a fill of memory that nobody uses.
   [[nodiscard]] bool takes_fill(uint32_t value_bytes);
 
+  // Our stream over this vendor's stream, or null.
+  [[nodiscard]] std::shared_ptr<Stream> stream_over(const void* native);
   void add_stream(Stream& stream);
   void remove_stream(Stream& stream) noexcept;
   // Marks behind the work of all streams so far, also of those that nobody holds any more.

@@ -91,7 +91,11 @@ Error error_of(Device& device, const std::string& stream, unify_status status, c
   }
   text += ".";
   if (has_native) error.operation = native.operation;
-  if (error.operation != 0) error.kernel = device.operations().describe(error.operation);
+  if (error.operation != 0) {
+    const bool is_range = native.operation_last > error.operation;
+    error.kernel = is_range ? device.operations().describe_launches(error.operation, native.operation_last)
+                            : device.operations().describe(error.operation);
+  }
   if (!error.kernel.empty()) text += " Caused by " + error.kernel + ".";
   if (has_native && native.advice != nullptr) {
     error.advice = native.advice;

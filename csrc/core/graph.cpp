@@ -32,7 +32,7 @@ class Recording : public std::enable_shared_from_this<Recording> {
     unify_launch_args args;
     size_t offset;  // of its arguments in `packed`
   };
-  using Node = std::variant<Launch, unify_copy_args, unify_fill_args, std::function<void()>>;
+  using Node = std::variant<Launch, unify_copy_args, unify_copy_rows_args, unify_fill_args, std::function<void()>>;
 
   explicit Recording(bool is_native) : is_native(is_native) {}
 
@@ -81,6 +81,14 @@ void record_copy(Recording& recording, Stream& stream, const unify_copy_args& ar
   const std::lock_guard<std::mutex> lock(recording.mutex);
   if (recording.is_native) {
     check(stream.device(), &stream, stream.device().table().copy(stream.handle(), &args), "recording a copy");
+  }
+  recording.nodes.emplace_back(args);
+}
+
+void record_copy_rows(Recording& recording, Stream& stream, const unify_copy_rows_args& args) {
+  const std::lock_guard<std::mutex> lock(recording.mutex);
+  if (recording.is_native) {
+    check(stream.device(), &stream, stream.device().table().copy_rows(stream.handle(), &args), "recording a copy");
   }
   recording.nodes.emplace_back(args);
 }
@@ -182,6 +190,7 @@ struct Graph::Private : Reclaimable {
   std::map<uint32_t, Mark> launches;  // by stream: behind the last one
 
   bool end() noexcept override;
+  void finish(Private* older);
   void abandon() noexcept;
   void stop_recording() noexcept;
   void require_launchable(const Stream& stream) const;
@@ -251,15 +260,27 @@ void require_free(const Stream& stream, uint32_t generation) {
 
 }  // namespace
 
-Graph::Graph() : private_(reclaimed(new Private)) {}
+Graph::Graph() = default;
 Graph::~Graph() = default;
 
 std::shared_ptr<Graph> Graph::begin(const std::shared_ptr<Stream>& stream) {
+  std::shared_ptr<Graph> graph(new Graph);
+  graph->private_ = record(stream);
+  return graph;
+}
+
+void Graph::begin_update(const std::shared_ptr<Stream>& stream) {
+  if (private_->is_recording || newer_ != nullptr) throw_graph(*stream, "the graph is being recorded already.");
+  private_->require_launchable(*stream);
+  newer_ = record(stream);
+}
+
+std::shared_ptr<Graph::Private> Graph::record(const std::shared_ptr<Stream>& stream) {
   reclaim();
   Device& device = stream->device();
   device.require_usable();
-  std::shared_ptr<Graph> graph(new Graph);
-  Private& p = *graph->private_;
+  const std::shared_ptr<Private> made = reclaimed(new Private);
+  Private& p = *made;
   std::unique_lock<std::mutex> lock = lock_to_record(*stream);
   stream->require_current();
   if (stream->recording() != nullptr) throw_graph(*stream, "it records a graph already.");
@@ -277,17 +298,35 @@ std::shared_ptr<Graph> Graph::begin(const std::shared_ptr<Stream>& stream) {
   lock.unlock();  // the allocator's comes before a stream's
   p.pool = device.allocator().begin_private_pool(*stream);
   p.recording->pool = p.pool.get();
-  return graph;
+  return made;
 }
 
 void Graph::end() {
-  Private& p = *private_;
+  if (newer_ == nullptr) return private_->finish(nullptr);
+  const std::shared_ptr<Private> newer = std::move(newer_);
+  newer->finish(private_.get());
+  private_ = newer;  // what there was ends after its launches
+}
+
+// older: a graph that may take the work over.
+void Graph::Private::finish(Private* older) {
+  Private& p = *this;
   if (!p.is_recording) throw_graph(*p.origin, "nothing is being recorded.");
   std::optional<Error> failure;  // asked for before the backend's next call
   if (p.recording->is_native && p.generation == p.device->generation()) {
+    const unify_backend& table = p.device->table();
+    const bool updates = older != nullptr && older->native != nullptr && older->generation == p.generation &&
+                         table.capture_update != nullptr;
+    std::unique_lock<std::mutex> turn;
+    if (updates) turn = std::unique_lock<std::mutex>(older->launching);
     const std::unique_lock<std::mutex> lock(p.origin->mutex());
-    const unify_status status = p.device->table().capture_end(p.origin->handle(), &p.native);
-    if (status != UNIFY_OK) failure = error_of(*p.device, p.origin->name(), status, "ending a recording");
+    const unify_status status = updates ? table.capture_update(p.origin->handle(), older->native, &p.native)
+                                        : table.capture_end(p.origin->handle(), &p.native);
+    if (status != UNIFY_OK) {
+      failure = error_of(*p.device, p.origin->name(), status, "ending a recording");
+    } else if (updates && p.native == nullptr) {
+      std::swap(p.native, older->native);
+    }
   }
   p.stop_recording();
   if (failure.has_value()) throw *failure;
@@ -300,7 +339,10 @@ void Graph::end() {
   p.is_whole = true;
 }
 
-void Graph::abandon() noexcept { private_->abandon(); }
+void Graph::abandon() noexcept {
+  (newer_ != nullptr ? newer_ : private_)->abandon();
+  newer_.reset();
+}
 
 void Graph::launch(Stream& stream) {
   reclaim();
@@ -367,6 +409,12 @@ struct Replay {
     args.operation = operations.next_number();
     operations.push({args.operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, args.bytes});
     return table.copy(stream.handle(), &args);
+  }
+  unify_status operator()(const unify_copy_rows_args& node) const {
+    unify_copy_rows_args args = node;
+    args.operation = operations.next_number();
+    operations.push({args.operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, args.bytes * args.rows});
+    return table.copy_rows(stream.handle(), &args);
   }
   unify_status operator()(const unify_fill_args& node) const {
     unify_fill_args args = node;
@@ -447,8 +495,11 @@ bool Graph::is_native() const noexcept { return private_->recording->is_native; 
 
 std::string Graph::summary() const {
   using Words = std::pair<const char*, const char*>;  // for one, for many; in the order of Node
-  constexpr std::array<Words, std::variant_size_v<Recording::Node>> kWords = {
-      {{"kernel", "kernels"}, {"copy", "copies"}, {"fill", "fills"}, {"host call", "host calls"}}};
+  constexpr std::array<Words, std::variant_size_v<Recording::Node>> kWords = {{{"kernel", "kernels"},
+                                                                               {"copy", "copies"},
+                                                                               {"copy of rows", "copies of rows"},
+                                                                               {"fill", "fills"},
+                                                                               {"host call", "host calls"}}};
   std::array<size_t, kWords.size()> counts{};
   for (const Recording::Node& node : private_->recording->nodes) ++counts.at(node.index());
   std::string text;
@@ -468,6 +519,8 @@ std::string Graph::describe() const {
               "×" + std::to_string(launch->args.grid[1]) + "×" + std::to_string(launch->args.grid[2]) + "\n";
     } else if (const auto* copy = std::get_if<unify_copy_args>(&node)) {
       text += "copy of " + format_bytes(copy->bytes) + "\n";
+    } else if (const auto* rows = std::get_if<unify_copy_rows_args>(&node)) {
+      text += "copy of " + std::to_string(rows->rows) + " rows of " + format_bytes(rows->bytes) + "\n";
     } else if (const auto* fill = std::get_if<unify_fill_args>(&node)) {
       text += "fill of " + format_bytes(fill->count * fill->value_bytes) + "\n";
     } else {

@@ -23,6 +23,7 @@ class Stream;
 void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<Function>& function,
                    const unify_launch_args& args, std::shared_ptr<void>* foreign, size_t foreign_count);
 void record_copy(Recording& recording, Stream& stream, const unify_copy_args& args);
+void record_copy_rows(Recording& recording, Stream& stream, const unify_copy_rows_args& args);
 [[nodiscard]] bool record_fill(Recording& recording, Stream& stream, const unify_fill_args& args);
 void record_host_call(Recording& recording, Stream& stream, std::function<void()> function);
 std::weak_ptr<Recording> record_event(Recording& recording, Stream& stream, const std::shared_ptr<Event>& event);
@@ -46,6 +47,9 @@ class Graph {
   // Records what is enqueued on `stream` until end(). Allocations made meanwhile come from a pool that lives as
   // long as the graph; synchronising a recording stream throws GraphError.
   static std::shared_ptr<Graph> begin(const std::shared_ptr<Stream>& stream);
+  // As begin; from end() on, this graph does what was recorded then. Its launches under way finish as they are, and
+  // until then, or if the recording fails, it stays as it was.
+  void begin_update(const std::shared_ptr<Stream>& stream);
   void end();  // throws GraphError and leaves the stream usable when the recording is not valid
   void abandon() noexcept;
   ~Graph();  // what it uses ends after its launches
@@ -63,7 +67,9 @@ class Graph {
  private:
   Graph();
   struct Private;
+  static std::shared_ptr<Private> record(const std::shared_ptr<Stream>& stream);
   std::shared_ptr<Private> private_;
+  std::shared_ptr<Private> newer_;  // while it is recorded again
 };
 
 }  // namespace unify

@@ -1,5 +1,6 @@
 #include "launch.h"
 
+#include <algorithm>
 #include <mutex>
 #include <set>
 
@@ -148,6 +149,27 @@ bool OperationRing::read(uint64_t number, Operation& out) const noexcept {
 std::string OperationRing::describe(uint64_t number) const {
   Operation operation;
   return number != 0 && read(number, operation) ? text_of(operation) : std::string();
+}
+
+std::string OperationRing::describe_launches(uint64_t first, uint64_t last) const {
+  constexpr size_t kMost = 8;
+  std::vector<const char*> labels;
+  size_t launches = 0;
+  uint64_t only = 0;
+  for (uint64_t number = last < kSize ? first : std::max(first, last - kSize + 1); number <= last; ++number) {
+    Operation operation;
+    if (!read(number, operation) || operation.kind != Operation::Kind::kLaunch) continue;
+    ++launches;
+    only = number;
+    if (std::find(labels.begin(), labels.end(), operation.label) == labels.end()) labels.push_back(operation.label);
+  }
+  if (launches == 1) return describe(only);
+  if (labels.empty()) return {};
+  std::string text;
+  for (size_t i = 0; i < std::min(labels.size(), kMost); ++i) text += (i == 0 ? "" : ", ") + std::string(labels[i]);
+  if (labels.size() > kMost) text += " and " + std::to_string(labels.size() - kMost) + " more";
+  const std::string count = std::to_string(launches) + " launches since the last wait";
+  return labels.size() == 1 ? "kernel " + text + ", one of its " + count : "one of " + count + ": " + text;
 }
 
 std::vector<std::string> OperationRing::recent(size_t count) const {

@@ -48,6 +48,8 @@ class OperationRing {
   uint64_t next_number() noexcept { return counter_.fetch_add(1, std::memory_order_relaxed) + 1; }
   void push(const Operation& operation) noexcept;
   [[nodiscard]] std::string describe(uint64_t number) const;  // "kernel rms_norm (norm.py:12), grid 4×1×1", or ""
+  // The launches among first … last: the one, or "one of: …", each kernel once.
+  [[nodiscard]] std::string describe_launches(uint64_t first, uint64_t last) const;
   [[nodiscard]] std::vector<std::string> recent(size_t count = 8) const;
 
  private:

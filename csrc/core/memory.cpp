@@ -53,6 +53,10 @@ bool can_reach(Device& device, Device& peer) {
   return device.table().peer_access(device.handle(), peer.handle(), 1, &can) == UNIFY_OK && can != 0;
 }
 
+bool is_reachable(Device& device, const Place& place) {
+  return place.device == nullptr || can_reach(device, *place.device);
+}
+
 // Freeing it may wait for the device's driver.
 class Pinned : public Reclaimable {
  public:
@@ -84,9 +88,7 @@ void copy(Stream& stream, Place dst, Place src, size_t bytes) {
   device.require_usable();
   dst = seen_from(device, dst);
   src = seen_from(device, src);
-  const bool is_reachable = (dst.device == nullptr || can_reach(device, *dst.device)) &&
-                            (src.device == nullptr || can_reach(device, *src.device));
-  if (is_reachable) {
+  if (is_reachable(device, dst) && is_reachable(device, src)) {
     copy_directly(stream, dst, src, bytes);
     return;
   }
@@ -106,6 +108,38 @@ void copy(Stream& stream, Place dst, Place src, size_t bytes) {
     stream.synchronize();
     copy_directly(*other_stream, dst, host, bytes);
   }
+}
+
+bool copy_rows(Stream& stream, Place dst, size_t dst_pitch, Place src, size_t src_pitch, size_t bytes, size_t rows) {
+  Device& device = stream.device();
+  device.require_usable();
+  if (device.table().copy_rows == nullptr) return false;
+  dst = seen_from(device, dst);
+  src = seen_from(device, src);
+  if (!is_reachable(device, dst) || !is_reachable(device, src)) return false;
+  unify_copy_rows_args args{};
+  args.struct_size = sizeof args;
+  args.dst = dst.address;
+  args.src = src.address;
+  args.dst_device = dst.device == nullptr ? nullptr : dst.device->handle();
+  args.src_device = src.device == nullptr ? nullptr : src.device->handle();
+  args.bytes = bytes;
+  args.rows = rows;
+  args.dst_pitch = dst_pitch;
+  args.src_pitch = src_pitch;
+  args.operation = device.operations().next_number();
+  device.operations().push({args.operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, bytes * rows});
+  const std::lock_guard<std::mutex> lock(stream.mutex());
+  stream.require_current();
+  if (stream.recording() != nullptr) {
+    record_copy_rows(*stream.recording(), stream, args);
+    return true;
+  }
+  const TraceScope span(stream, "copy");
+  const unify_status status = device.table().copy_rows(stream.handle(), &args);
+  if (status == UNIFY_OK) return true;
+  if (status == UNIFY_UNSUPPORTED) return false;
+  throw_status(device, &stream, status, "copy of " + std::to_string(rows) + " rows of " + format_bytes(bytes));
 }
 
 namespace {

@@ -25,6 +25,11 @@ struct Place {
 // way of the other device's current stream too. Recorded if the stream records.
 void copy(Stream& stream, Place dst, Place src, size_t bytes);
 
+// As copy, of `rows` rows of `bytes` bytes that lie further apart. False, and nothing done, where no call of the
+// backend copies them: one of the devices cannot be reached, or there is no such call.
+[[nodiscard]] bool copy_rows(Stream& stream, Place dst, size_t dst_pitch, Place src, size_t src_pitch, size_t bytes,
+                             size_t rows);
+
 // Enqueues the repetition of `value` (1, 2, 4 or 8 bytes wide).
 void fill(Stream& stream, Place dst, uint64_t value, uint32_t value_bytes, size_t count);
 

@@ -49,9 +49,13 @@ struct Function {
                                        const LaunchShape& shape, size_t args_bytes, const std::string& location = {});
   std::shared_ptr<Module> module;
   unify_function handle = nullptr;
-  std::string name;          // as people know it
-  const char* label = "";    // "rms_norm (norm.py:12)", for errors; interned
-  LaunchShape shape;         // of a launch that names no other
+  std::string name;        // as people know it
+  const char* label = "";  // "rms_norm (norm.py:12)", for errors; interned
+  LaunchShape shape;       // of a launch that names no other
+  // Device memory that a launch brings for each of its programs. Its address, or null, stands at this offset of the
+  // arguments, and a null behind it (for a profiler); offset 0: neither does.
+  uint64_t scratch_bytes = 0;
+  uint32_t scratch_offset = 0;
   size_t args_bytes = 0;     // what launch() must be given
   uint32_t max_threads = 0;  // in a block; 0: unknown
   uint32_t registers = 0;    // per thread; 0: unknown

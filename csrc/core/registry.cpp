@@ -7,15 +7,23 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "device.h"
 #include "error.h"
 #include "layers/layer.h"
 
 extern "C" const unify_backend* unify_host_backend_get(unify_backend_get_args* args);
+extern "C" const unify_backend* unify_cuda_backend_get(unify_backend_get_args* args);
 
 namespace unify {
 namespace {
+
+// The backends that are linked in. All but the first look for a driver, so each waits until somebody asks for it.
+const std::pair<const char*, unify_backend_get_function> kBuiltin[] = {
+    {"cpu", unify_host_backend_get},
+    {"cuda", unify_cuda_backend_get},
+};
 
 // A function of the table, by name and place.
 struct Entry {
@@ -149,6 +157,8 @@ struct Registry::State {
   std::map<std::string, std::string> options;
   std::map<std::string, std::shared_ptr<Device>> devices;
   std::vector<std::string> layers;
+  std::mutex opening;            // of `opened`. Before the other
+  std::set<std::string> opened;  // of kBuiltin
 
   void wrap(unify_backend& table) const;
   const Backend& add(Backend backend, const std::string& expected_name, const std::string& why,
@@ -189,7 +199,7 @@ const Backend& Registry::State::add(Backend backend, const std::string& expected
   return backends.back();
 }
 
-Registry::Registry() : state_(std::make_unique<State>()) { add_builtin("cpu", unify_host_backend_get); }
+Registry::Registry() : state_(std::make_unique<State>()) { open_builtin("cpu"); }
 
 Registry& Registry::instance() {
   static auto* registry = new Registry;  // never destroyed: devices may be used until the last moment
@@ -204,6 +214,18 @@ void Registry::add_builtin(const std::string& name, Get get, const std::string& 
   const std::string why = open_table(get, vendor_library, table, backend.is_absent);
   const std::lock_guard<std::mutex> lock(state_->mutex);
   state_->add(std::move(backend), name, why, table);
+}
+
+bool Registry::open_builtin(const std::string& name, const std::string& vendor_library) {
+  const auto known =
+      std::find_if(std::begin(kBuiltin), std::end(kBuiltin), [&](const auto& entry) { return name == entry.first; });
+  if (known == std::end(kBuiltin)) {
+    throw Error(ErrorKind::kInvalidArgument, "no backend '" + name + "' is built in.");
+  }
+  const std::lock_guard<std::mutex> lock(state_->opening);
+  if (!state_->opened.insert(name).second) return false;
+  add_builtin(name, known->second, vendor_library);
+  return true;
 }
 
 const Backend& Registry::add_library(const std::string& path, const std::string& expected_name) {

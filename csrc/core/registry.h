@@ -28,6 +28,10 @@ class Registry {
   // Adds a backend whose table is linked in (`get` is its unify_backend_get under another name).
   void add_builtin(const std::string& name, unify_backend_get_function get, const std::string& vendor_library = {});
 
+  // Adds one of ours, "cuda" say, once; the CPU's is there from the start. `vendor_library`: what to open in place of
+  // the usual driver, or empty. False, and nothing done, for a second call. Throws InvalidArgument for another name.
+  bool open_builtin(const std::string& name, const std::string& vendor_library = {});
+
   // Opens a shared library and adds its backend. Never throws: a missing file, a missing symbol, another major
   // version, a truncated table, a table without a required function or with a part of those that belong together is a
   // Backend with `why` set.

@@ -149,6 +149,18 @@ Place place_of(const Tensor& tensor, unify_address address) {
   return {&tensor.device(), address, tensor.storage.get()};
 }
 
+// One call of the backend, if that is all it takes: rows of adjacent elements of one dtype.
+bool copy_as_rows(Stream& stream, const Tensor& dst, const Tensor& src) {
+  const Nest nest = folded(dst, src);
+  const int64_t width = nest.shape[1];
+  if (dst.dtype != src.dtype || nest.ndim != 2 || nest.dst[1] != 1 || nest.src[1] != 1) return false;
+  if (nest.dst[0] < width || nest.src[0] < width) return false;  // repeated, or backwards
+  const int64_t size = itemsize(dst.dtype);
+  const auto bytes = [size](int64_t elements) { return static_cast<size_t>(elements * size); };
+  return copy_rows(stream, place_of(dst, dst.address()), bytes(nest.dst[0]), place_of(src, src.address()),
+                   bytes(nest.src[0]), bytes(width), static_cast<size_t>(nest.shape[0]));
+}
+
 // The same tensor over host memory: its span, copied there if asked for. Waits for a copy.
 Tensor on_host(Stream& stream, const Tensor& tensor, bool with_contents) {
   const Span span = span_of(tensor);
@@ -346,7 +358,7 @@ void copy_into(Stream& stream, const Tensor& dst, const Tensor& source) {
   }
   if (dst.device().is_host_visible() && src.device().is_host_visible()) {
     copy_on_host(stream, dst, src);
-  } else {
+  } else if (!copy_as_rows(stream, dst, src)) {
     copy_through_host(stream, dst, src);
   }
   dst.storage->used_on(stream);

@@ -116,6 +116,14 @@ py::dict backend_record(const Backend& backend) {
 
 void bind_registry(py::module_& module) {
   module.def(
+      "open_builtin",
+      [](const std::string& name, const std::string& library) {
+        return without_gil([&] { return Registry::instance().open_builtin(name, library); });
+      },
+      py::arg("name"), py::arg("library") = "",
+      "Looks for the driver of a backend that is built in, at `library` in place of the usual one; False: it did "
+      "before.");
+  module.def(
       "add_library",
       [](const std::string& path, const std::string& name) {
         return backend_record(

@@ -11,13 +11,22 @@ namespace {
 // What `with unify.Graph.capture(stream) as graph:` is between its begin and end.
 class Capture {
  public:
-  explicit Capture(std::shared_ptr<Stream> stream) : stream_(std::move(stream)) {}
+  // graph: one to record again, or null for a new one.
+  explicit Capture(std::shared_ptr<Stream> stream, std::shared_ptr<Graph> graph = nullptr)
+      : stream_(std::move(stream)), graph_(std::move(graph)), is_update_(graph_ != nullptr) {}
 
   std::shared_ptr<Graph> enter() {
-    if (graph_ != nullptr) {
+    if (was_entered_) {
       throw Error(ErrorKind::kGraph, "capture: it was entered already; call Graph.capture() once per recording.");
     }
-    graph_ = without_gil([&] { return Graph::begin(stream_); });
+    without_gil([&] {
+      if (is_update_) {
+        graph_->begin_update(stream_);
+      } else {
+        graph_ = Graph::begin(stream_);
+      }
+    });
+    was_entered_ = true;
     previous_ = stream_->device().set_current_stream(stream_);
     return graph_;
   }
@@ -37,6 +46,8 @@ class Capture {
   std::shared_ptr<Stream> stream_;
   std::shared_ptr<Stream> previous_;
   std::shared_ptr<Graph> graph_;
+  bool is_update_;
+  bool was_entered_ = false;
 };
 
 std::shared_ptr<Capture> capture(const py::object& stream, const py::object& device) {
@@ -59,6 +70,18 @@ void bind_graph(py::module_& module) {
       .def_static("capture", &capture, py::arg("stream") = py::none(), py::kw_only(), py::arg("device") = py::none(),
                   "`with Graph.capture() as graph:` records what is enqueued on `stream` (default: a new one, "
                   "which is the current one inside) in place of running it.")
+      .def(
+          "update",
+          [](const std::shared_ptr<Graph>& graph, const py::object& stream) {
+            if (!stream.is_none()) {
+              return std::make_shared<Capture>(stream_from_object(stream.ptr(), graph->device()), graph);
+            }
+            return std::make_shared<Capture>(
+                without_gil([&] { return Stream::create(graph->device().shared_from_this()); }), graph);
+          },
+          py::arg("stream") = py::none(),
+          "`with graph.update():` records again: from then on the graph does that. Where only arguments changed the "
+          "device takes them over, which costs less than a new graph. After an error it stays as it was.")
       .def(
           "launch",
           [](Graph& graph, const py::object& stream) {

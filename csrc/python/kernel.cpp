@@ -136,13 +136,29 @@ void keep_borrowed(Call& call, Stream& stream) {
   }
 }
 
+// Memory of the launch's own, which goes back to the pool behind it.
+std::shared_ptr<Storage> bring_scratch(const Function& function, const Grid& grid, Stream& stream,
+                                       unsigned char* packed) {
+  const uint64_t programs = uint64_t{grid[0]} * grid[1] * grid[2];
+  uint64_t bytes = 0;
+  if (__builtin_mul_overflow(programs, function.scratch_bytes, &bytes)) bytes = UINT64_MAX;
+  std::shared_ptr<Storage> scratch = stream.device().allocator().allocate(bytes, stream);
+  put(packed + function.scratch_offset, scratch->address());
+  return scratch;
+}
+
 void enqueue(const Launcher& launcher, Call& call, const Variant& variant) {
-  const Grid grid = grid_of(launcher, call);
+  Grid grid = grid_of(launcher, call);
   if (variant.is_checked) own_borrowed(call);
   alignas(16) std::array<unsigned char, kMostBytes> packed;
   pack(call, variant, packed.data());
   const std::shared_ptr<Stream> stream = stream_from_object(call.stream, *call.device);
   const std::shared_ptr<Function> function = variant.function;
+  if (function->scratch_offset != 0) std::memset(packed.data() + function->scratch_offset, 0, 2 * sizeof(uint64_t));
+  if (function->scratch_bytes != 0) {
+    call.foreign.push_back(without_gil([&] { return bring_scratch(*function, grid, *stream, packed.data()); }));
+  }
+  if (function->shape.cluster[0] != 0) grid[0] *= function->shape.cluster[0];  // a program is a cluster of blocks
   const bool waits = call.dispatcher.fallback != nullptr;
   bool is_borrowing = false;  // still, after the launch; most often it has run by then
   const auto try_launch = [&] {

@@ -12,7 +12,8 @@ namespace {
 bool is_same_name(PyObject* a, PyObject* b) { return a == b || PyUnicode_Compare(a, b) == 0; }
 
 bool is_option(PyObject* name) {
-  for (const char* known : {"num_warps", "num_stages", "num_ctas", "debug"}) {
+  for (const char* known :
+       {"num_warps", "num_stages", "num_ctas", "debug", "maxnreg", "launch_cooperative_grid", "launch_pdl"}) {
     if (PyUnicode_CompareWithASCIIString(name, known) == 0) return true;
   }
   return false;
@@ -104,7 +105,8 @@ void bind_keyword(Call& call, PyObject* name, PyObject* value) {
   } else {
     throw Error(ErrorKind::kInvalidArgument, "kernel " + name_of(call.dispatcher) + " has no argument '" +
                                                  text_of(name) + "'. Its arguments: " + names(call) +
-                                                 "; options: num_warps, num_stages, num_ctas, debug, stream.");
+                                                 "; options: num_warps, num_stages, num_ctas, debug, maxnreg, "
+                                                 "launch_cooperative_grid, launch_pdl, stream.");
   }
 }
 

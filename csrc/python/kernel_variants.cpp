@@ -159,7 +159,8 @@ py::str type_of(const Parameter& parameter, const Argument& argument) {
 // What the compiler says of the packed arguments is what the launch writes: a field beyond them would be memory that
 // is not the launch's.
 void check_fields(const Call& call, const Variant& variant) {
-  bool is_sound = variant.args_bytes <= kMostBytes;
+  const size_t scratch_end = variant.function->scratch_offset == 0 ? 0 : variant.function->scratch_offset + 16;
+  bool is_sound = variant.args_bytes <= kMostBytes && scratch_end <= variant.args_bytes;
   for (const Field& field : variant.fields) {
     const Tag tag = field.parameter < call.size ? call.arguments[field.parameter].tag : Tag::kConstant;
     const bool is_of_array = field.kind == Kind::kPointer || field.kind == Kind::kLow || field.kind == Kind::kHigh;

@@ -134,14 +134,10 @@ py::tuple cuda_stream(const Stream& stream) {
 std::shared_ptr<Stream> foreign_stream(Device& device, uintptr_t native) {
   // CUDA's legacy default stream is 0 to its users; 1 is the same stream by name (cudaStreamLegacy).
   if (native == 0 && device.info().dlpack_type == 2) native = 1;
-  static auto* known = new std::map<std::pair<Device*, uintptr_t>, std::weak_ptr<Stream>>;  // under the GIL
-  std::weak_ptr<Stream>& slot = (*known)[{&device, native}];
-  std::shared_ptr<Stream> stream = slot.lock();
-  if (stream == nullptr) {
-    stream = Stream::create(device.shared_from_this(), 0, reinterpret_cast<void*>(native));
-    slot = stream;
-  }
-  return stream;
+  auto* const handle = reinterpret_cast<void*>(native);
+  // One of ours that came back, or a wrapped one that somebody holds: two over one handle would end separately.
+  if (std::shared_ptr<Stream> stream = device.stream_over(handle)) return stream;
+  return Stream::create(device.shared_from_this(), 0, handle);
 }
 
 std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device) {

@@ -48,8 +48,9 @@ struct unify_stream_s {
   int is_open;           /* drawn in, and did something since it was last waited for */
 };
 typedef struct {
-  int is_copy;
+  enum { FILL, COPY, ROWS } kind;
   unify_copy_args copy;
+  unify_copy_rows_args rows;
   unify_fill_args fill;
 } Node;
 struct unify_graph_s {
@@ -71,7 +72,7 @@ typedef struct {
   char padding[ALIGNMENT - sizeof(uint64_t)];
 } Header;
 
-static _Thread_local unify_error failure = {sizeof(unify_error), 0, UNIFY_OK, 0, 0, 0, 0, 0};
+static _Thread_local unify_error failure = {.struct_size = sizeof(unify_error)};
 static struct unify_device_s devices[DEVICES];
 
 static unify_status fail(unify_status status, const char* message) {
@@ -212,8 +213,14 @@ static unify_status record(unify_graph graph, Node node) {
 static void run(unify_device device, const Node* node) {
   const unify_copy_args* copy = &node->copy;
   const unify_fill_args* fill = &node->fill;
-  if (node->is_copy) {
+  const unify_copy_rows_args* rows = &node->rows;
+  if (node->kind == COPY) {
     memcpy(place(copy->dst_device, copy->dst), place(copy->src_device, copy->src), copy->bytes);
+  } else if (node->kind == ROWS) {
+    for (size_t i = 0; i < rows->rows; ++i) {
+      memcpy(place(rows->dst_device, rows->dst + i * rows->dst_pitch),
+             place(rows->src_device, rows->src + i * rows->src_pitch), rows->bytes);
+    }
   } else {
     memset(place(device, fill->dst), (int)(fill->value & 255u), fill->count);
   }
@@ -231,7 +238,17 @@ MAYBE_UNUSED static unify_status copy(unify_stream stream, const unify_copy_args
     failure.operation = args->operation;
     return status;
   }
-  const Node node = {.is_copy = 1, .copy = *args};
+  const Node node = {.kind = COPY, .copy = *args};
+  return run_or_record(stream, &node);
+}
+
+MAYBE_UNUSED static unify_status copy_rows(unify_stream stream, const unify_copy_rows_args* args) {
+  unify_status status = begin(stream, "copy");
+  if (status) {
+    failure.operation = args->operation;
+    return status;
+  }
+  const Node node = {.kind = ROWS, .rows = *args};
   return run_or_record(stream, &node);
 }
 
@@ -242,7 +259,7 @@ static unify_status fill(unify_stream stream, const unify_fill_args* args) {
     return status;
   }
   if (args->value_bytes != 1) return fail(UNIFY_UNSUPPORTED, "the toy fills bytes only");
-  const Node node = {.is_copy = 0, .fill = *args};
+  const Node node = {.kind = FILL, .fill = *args};
   return run_or_record(stream, &node);
 }
 
@@ -304,6 +321,16 @@ MAYBE_UNUSED static unify_status capture_end(unify_stream stream, unify_graph* o
     return fail(UNIFY_INVALID_ARGUMENT, "the recording is broken, or a stream was drawn in and not waited for");
   }
   *out_graph = graph;
+  return UNIFY_OK;
+}
+
+/* Graphs of as many operations differ in parameters only, to the toy. */
+MAYBE_UNUSED static unify_status capture_update(unify_stream stream, unify_graph graph, unify_graph* out_graph) {
+  unify_status status = capture_end(stream, out_graph);
+  if (status || (*out_graph)->count != graph->count) return status;
+  memcpy(graph->nodes, (*out_graph)->nodes, sizeof graph->nodes);
+  free(*out_graph);
+  *out_graph = NULL;
   return UNIFY_OK;
 }
 
@@ -461,6 +488,10 @@ static const NewerBackend backend = {
             .peer_access = peer_access,
 #endif
             .last_error = last_error,
+#ifndef TOY_PLAIN
+            .copy_rows = copy_rows,
+            .capture_update = capture_update,
+#endif
         },
 };
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import platform
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from unify._errors import InvalidArgument
 from . import cache, dump
 from .effects import written_arguments
 from .frontend import Specialization, source_key, to_ttir
-from .target import Binary, Options, Parameter, Target, compiler_for, register_target
+from .target import Binary, CompileFunction, Options, Parameter, Target, compiler_for, register_target
 
 __all__ = ["Binary", "Options", "Parameter", "Specialization", "Target", "compile", "register_target", "to_ttir"]
 
@@ -33,8 +34,9 @@ def compile(kernel: Any, target: Target, specialization: Specialization, options
 
     def ttir() -> str:
         return to_ttir(
-            kernel, specialization, num_warps=options.num_warps, num_stages=options.num_stages, debug=options.debug
-        )
+            kernel, specialization, num_warps=options.num_warps, num_stages=options.num_stages, debug=options.debug,
+            target=str(target),
+        )  # fmt: skip
 
     source: dict[str, object] = {
         "source": source_key(kernel),
@@ -86,6 +88,7 @@ def _key(source: dict[str, object], target: Target, options: Options) -> str:
         "target": str(target),
         "machine": machine() if target.arch[:1] in ("", "+", "-") else "",  # this one, or this one with changes
         "compiler": compiler_version(),
+        "half": _version_of(compiler_for(target)),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -107,6 +110,19 @@ def machine() -> str:
     except OSError:
         lines.append(platform.processor())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@functools.cache
+def _version_of(compile_function: CompileFunction) -> str:
+    """Names a compile half: where it stands and, if that is not here, a hash of the folder it comes from."""
+    name = f"{compile_function.__module__}.{getattr(compile_function, '__qualname__', '')}"
+    file = getattr(inspect.getmodule(compile_function), "__file__", None)
+    if file is None or Path(file).is_relative_to(Path(__file__).parent):
+        return name
+    digest = hashlib.sha256()
+    for path in sorted(Path(file).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return f"{name} {digest.hexdigest()}"
 
 
 @functools.cache

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import tempfile
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from unify._errors import CompileError
+from unify.compiler import mlir
 
 _FP8 = ("fp8e4b15", "fp8e4b8", "fp8e4nv", "fp8e5", "fp8e5b16")
 
@@ -56,10 +57,13 @@ class FrontEndOptions:
     enable_iisan: bool = False
 
 
-def to_ttir(kernel: Any, specialization: Specialization, *, num_warps: int, num_stages: int, debug: bool) -> str:
+def to_ttir(
+    kernel: Any, specialization: Specialization, *, num_warps: int, num_stages: int, debug: bool, target: str = "cpu"
+) -> str:
     """Returns the kernel's TTIR in MLIR's generic form, with locations, after Triton's own clean-up passes.
 
-    Raises CompileError with the file, line and source line that Triton refused.
+    target: which dtypes and sizes of products the front end takes, and how tl.dot multiplies float32 when the kernel
+    does not say. Raises CompileError with the file, line and source line that Triton refused.
     """
     from triton._C.libtriton import ir
     from triton.backends.compiler import GPUTarget
@@ -70,10 +74,10 @@ def to_ttir(kernel: Any, specialization: Specialization, *, num_warps: int, num_
     constants = {place[name]: value for name, value in specialization.constants.items()}
     attributes = {place[name]: [["tt.divisibility", 16]] for name in specialization.aligned}
     source = ASTSource(kernel, dict(specialization.types), constants, attributes)
-    options = FrontEndOptions(num_warps=num_warps, num_stages=num_stages, debug=debug)
+    options = replace(_options_for(target), num_warps=num_warps, num_stages=num_stages, debug=debug)
     context = ir.context()
     ir.load_dialects(context)
-    arguments = [options, language_functions(), module_map(), context]
+    arguments = [options, language_functions(target), module_map(), context]
     if "target" in inspect.signature(source.make_ir).parameters:  # Triton before 3.8
         arguments.insert(0, GPUTarget("cpu", "", options.warp_size))
     try:
@@ -82,6 +86,22 @@ def to_ttir(kernel: Any, specialization: Specialization, *, num_warps: int, num_
         raise _compile_error(kernel, error) from None
     module = run_passes(module)
     return generic_text(module, ir.builder(context))
+
+
+def _options_for(target: str) -> FrontEndOptions:
+    kind, _, arch = target.partition(":")
+    if kind != "cuda" or not arch.isdigit():
+        return FrontEndOptions()
+    # As Triton's Nvidia backend has them.
+    return FrontEndOptions(
+        arch=f"sm{arch}",
+        backend_name="cuda",
+        default_dot_input_precision="tf32",
+        allowed_dot_input_precisions=("tf32", "tf32x3", "ieee", "bf16x3", "bf16x6"),
+        supported_fp8_dtypes=("fp8e4b15", "fp8e4nv", "fp8e5") if int(arch) >= 89 else ("fp8e4b15", "fp8e5"),
+        deprecated_fp8_dot_operand_dtypes=("fp8e4b15",) if int(arch) >= 90 else (),
+        max_num_imprecise_acc_default=2**30 if arch == "90" else 0,
+    )
 
 
 def source_key(kernel: Any) -> str:
@@ -141,13 +161,21 @@ def _clean_up(module: Any) -> None:
 def generic_text(module: Any, builder: Any) -> str:
     """The module in MLIR's generic form, with locations. The module is not valid afterwards."""
     # MLIR's printer falls back to the generic form when verification fails, and this attribute makes it fail.
-    module.set_attr("llvm.data_layout", builder.get_string_attr("not a layout"))
+    module.set_attr("llvm.data_layout", builder.get_string_attr(mlir.NO_LAYOUT))
     return str(module.str())
 
 
-def language_functions() -> dict[str, Any]:
+def language_functions(target: str = "cpu") -> dict[str, Any]:
     """What Triton's front end asks a target for."""
-    return {"min_dot_size": lambda lhs, rhs: (1, 1, 1), "convert_custom_types": _convert_custom_types}
+    smallest = _smallest_on_tensor_cores if target.startswith("cuda") else (lambda lhs, rhs: (1, 1, 1))
+    return {"min_dot_size": smallest, "convert_custom_types": _convert_custom_types}
+
+
+def _smallest_on_tensor_cores(lhs: Any, rhs: Any) -> tuple[int, int, int]:
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.nvidia.compiler import min_dot_size
+
+    return min_dot_size(GPUTarget("cuda", 90, 32))(lhs, rhs)  # type: ignore[no-any-return]
 
 
 def module_map() -> dict[str, Any]:

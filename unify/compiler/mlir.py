@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Union
+
+# What the front end adds so that MLIR prints the generic form: no module is valid with it.
+NO_LAYOUT = "not a layout"
+
+
+def valid_text(ttir: str) -> str:
+    """A module's text as MLIR itself reads it."""
+    attribute = rf'"?llvm.data_layout"? = "{NO_LAYOUT}"'
+    return re.sub(rf", {attribute}|{attribute}(, )?", "", ttir)
+
 
 # ---------------------------------------------------------------- types
 

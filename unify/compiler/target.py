@@ -42,7 +42,8 @@ class Target:
 class Options:
     """How to compile. Options that a target has no use for are ignored by it.
 
-    stages: names of intermediate texts that are wanted in `Binary.stages`: "ttir", and those that the target knows.
+    maxnreg, launch_cooperative_grid, launch_pdl: as in Triton, on CUDA. stages: names of intermediate texts that are
+    wanted in `Binary.stages`: "ttir", and those that the target knows.
     """
 
     num_warps: int = 4
@@ -50,6 +51,9 @@ class Options:
     num_ctas: int = 1
     debug: bool = False
     check_bounds: bool = False
+    maxnreg: int = 0
+    launch_cooperative_grid: bool = False
+    launch_pdl: bool = False
     stages: tuple[str, ...] = ()
 
 
@@ -71,7 +75,9 @@ class Binary:
     """A compiled kernel, ready to load: image is what the backend's module_load takes.
 
     parameters lists the packed arguments in order, without constexprs; args_bytes is their size. shared_bytes is the
-    scratch memory of one program, threads what a program is made of (1 on a CPU). stages: texts on the way that were
+    scratch memory of one program, threads what a program is made of (1 on a CPU). cluster: blocks that one program is
+    spread over, 0 for none; flags: UNIFY_LAUNCH_* of backend.h. scratch_bytes: device memory that a launch brings for
+    each program, its address at scratch_offset of the arguments. stages: texts on the way that were
     asked for, "llvm" and "asm" say.
     """
 
@@ -82,6 +88,10 @@ class Binary:
     args_bytes: int
     shared_bytes: int = 0
     threads: int = 1
+    cluster: int = 0
+    flags: int = 0
+    scratch_bytes: int = 0
+    scratch_offset: int = 0
     metadata: dict[str, object] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
 
@@ -95,7 +105,13 @@ def _compile_cpu(ttir: str, target: Target, options: Options) -> Binary:
     return cpu.compile(ttir, target, options)
 
 
-_COMPILERS: dict[str, CompileFunction] = {"cpu": _compile_cpu}
+def _compile_cuda(ttir: str, target: Target, options: Options) -> Binary:
+    from . import cuda
+
+    return cuda.compile(ttir, target, options)
+
+
+_COMPILERS: dict[str, CompileFunction] = {"cpu": _compile_cpu, "cuda": _compile_cuda}
 
 
 def register_target(kind: str, compile_function: CompileFunction) -> None:

@@ -44,7 +44,7 @@ def attend(
             k_inside = k_inside & (column < keys)[None, :]
             v_inside = v_inside & (column < keys)[:, None]
         k_tile = tl.load(k_start + inner[None, :] * k_token + d[:, None] * k_dim, mask=k_inside, other=0.0)
-        scores = tl.dot(q, k_tile) * scale_log2
+        scores = tl.dot(q, k_tile, input_precision="ieee") * scale_log2
         if MASKED:
             visible = (column < keys)[None, :]
             if CAUSAL:
@@ -55,7 +55,7 @@ def attend(
         shrink = tl.exp2(top - new_top)
         mass = mass * shrink + tl.sum(weights, axis=1)
         v_tile = tl.load(v_start + inner[:, None] * v_token + d[None, :], mask=v_inside, other=0.0)
-        total = tl.dot(weights.to(v_tile.dtype), v_tile, total * shrink[:, None])
+        total = tl.dot(weights.to(v_tile.dtype), v_tile, total * shrink[:, None], input_precision="ieee")
         top = new_top
     return total, top, mass
 

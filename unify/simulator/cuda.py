@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from unify._device import open_driver
 from unify._errors import InvalidArgument
 from unify.compiler.target import Binary, CompileFunction, Options, Target, register_target
 
@@ -112,6 +113,7 @@ def simulate(target: str = "cuda:90", count: int = 1, memory_bytes: int = GIB, n
     simulation = Simulation(library, count)
     encoded = None if name is None else name.encode()
     simulation._check(library.unify_simulator_configure(count, int(arch), memory_bytes, encoded))
+    open_driver("cuda", str(library_path()))
     register_target("cuda", compile_simulated)
     return simulation
 

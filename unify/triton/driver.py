@@ -27,6 +27,7 @@ class _Loaded:
     def __init__(self, name: str, content: bytes) -> None:
         import unify
         from unify import _core
+        from unify._kernel import load
         from unify.compiler import cache
 
         binary = cache.decode(content)
@@ -34,9 +35,7 @@ class _Loaded:
             raise unify.errors.CompileError(f"kernel {name}: its file in Triton's cache is damaged; delete it.")
         device = unify.device("cpu")
         self.is_checked = any(p.type == "low" for p in binary.parameters)
-        function = _core.load_function(
-            device, binary.image, binary.name, binary.shared_bytes, binary.threads, binary.args_bytes, ""
-        )
+        function = load(device, binary)
         self.function = function
         self.binary = binary
         fields, formals = [], []

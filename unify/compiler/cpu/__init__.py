@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unify._errors import CompileError
-from unify.compiler import mlir, mlir_reader
+from unify.compiler import mlir_reader, signature
 from unify.compiler.cpu import calls, codegen, link, tiling
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def build(ttir: str, arch: str = "", stages: dict[str, str] | None = None, check
     """Compiles the module's kernel for `arch` ("" is this machine); `stages` receives LLVM IR and assembly."""
     features = link.features(arch)
     module = mlir_reader.parse(ttir)
-    function = _kernel(module)
+    function = signature.kernel_of(module)
     calls.expand(function, module)
     plan = tiling.plan(function)
     generated = codegen.generate(function, plan, features, check_bounds)
@@ -57,10 +56,3 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
         metadata={"features": link.features(target.arch).text},
         stages=stages or {},
     )
-
-
-def _kernel(module: mlir.Module) -> mlir.Operation:
-    public = [f for f in module.functions if f.string("sym_visibility") == "public"]
-    if len(public) != 1:
-        raise CompileError(f"cpu target: expected one kernel in the module, found {len(public)}.")
-    return public[0]

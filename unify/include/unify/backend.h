@@ -76,6 +76,8 @@ typedef struct unify_error {
   const char* message;     /* the vendor's text, or the backend's own; null if there is nothing to add */
   const char* advice;      /* what a user can do about it, or null */
   uint64_t operation;      /* which enqueued operation failed, see unify_launch_args.operation; 0 if unknown */
+  /* Since 1.1. */
+  uint64_t operation_last; /* not 0: it is one of operation … operation_last; more is not known */
 } unify_error;
 
 /* unify_device_info.flags */
@@ -603,14 +605,14 @@ typedef struct unify_backend {
      Errors:  as copy. */
   unify_status (*copy_rows)(unify_stream stream, const unify_copy_rows_args* args);
 
-  /* optional. Makes a graph do what another one does, in place: launches enqueued later are of the new work.
-     Order:   at once; launches under way finish as they are.
-     Memory:  `source` stays the caller's to destroy. What the graph's old work used is kept by the core until its
-              launches are done.
-     Threads: no other call on either graph runs meanwhile.
-     Errors:  UNSUPPORTED when the two differ in more than parameters (the core then uses `source` in place of it):
-              nothing was changed. */
-  unify_status (*graph_update)(unify_graph graph, unify_graph source);
+  /* optional. Ends recording as capture_end does, and makes a graph of before do what was recorded, in place, where the
+     two differ in no more than parameters. Else *out_graph is a new graph, and `graph` is as it was.
+     Order:   at once; launches of `graph` under way finish as they were recorded.
+     Memory:  *out_graph is null when `graph` was changed. What its old work used is kept by the core until its launches
+              are done.
+     Threads: one call on a stream at a time; no other call on `graph` runs meanwhile.
+     Errors:  as capture_end; `graph` is as it was then. */
+  unify_status (*capture_update)(unify_stream stream, unify_graph graph, unify_graph* out_graph);
   /* [appended.end] */
 } unify_backend;
 

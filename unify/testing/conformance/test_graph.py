@@ -421,3 +421,89 @@ def test_a_graph_dropped_while_it_runs_finishes(device: un.Device, stream: un.St
     stream.synchronize()
     assert_same(tensor, np.full(1 << 12, 8, np.uint8))
     assert_same(thief, np.full(1 << 12, 9, np.uint8))
+
+
+def test_a_graph_that_is_recorded_again_does_the_new_work(device: un.Device, stream: un.Stream) -> None:
+    tensors = [un.zeros(100, un.int32, device) for _ in range(2)]
+    device.synchronize()
+    with un.Graph.capture(stream) as graph:
+        tensors[0].fill_(7)
+    graph.launch(stream)
+    for number in range(1, 4):
+        with graph.update(stream) as again:  # of the same shape: only arguments differ
+            tensors[1].fill_(number)
+        assert again is graph
+        graph.launch(stream)
+        stream.synchronize()
+        assert_same(tensors[1], np.full(100, number, np.int32))
+    assert_same(tensors[0], np.full(100, 7, np.int32))
+
+
+def test_a_graph_that_is_recorded_again_may_differ_in_everything(device: un.Device, stream: un.Stream) -> None:
+    a, b = un.zeros(100, un.int32, device), un.zeros(100, un.int32, device)
+    device.synchronize()
+    with un.Graph.capture(stream) as graph:
+        a.fill_(1)
+    with graph.update():
+        a.fill_(2)
+        b.copy_(a)
+        a.fill_(3)
+    assert len(graph) == 3
+    graph.launch(stream)
+    stream.synchronize()
+    assert_same(a, np.full(100, 3, np.int32))
+    assert_same(b, np.full(100, 2, np.int32))
+
+
+def test_a_failed_update_leaves_the_graph_as_it_was(device: un.Device, stream: un.Stream) -> None:
+    tensor = un.zeros(100, un.uint8, device)
+    device.synchronize()
+    with un.Graph.capture(stream) as graph:
+        tensor.fill_(7)
+    with pytest.raises(ZeroDivisionError), graph.update(stream):
+        tensor.fill_(1 // 0)
+    with graph.update(stream):
+        with pytest.raises(GraphError), graph.update():
+            pass
+        tensor.fill_(8)
+    graph.launch(stream)
+    stream.synchronize()
+    assert_same(tensor, np.full(100, 8, np.uint8))
+
+
+def test_memory_of_an_updated_graph_goes_back(device: un.Device, stream: un.Stream) -> None:
+    tensor = un.zeros(1 << 20, un.uint8, device)
+    with un.Graph.capture(stream) as graph:
+        tensor.copy_(un.ones(1 << 20, un.uint8, device))
+
+    def used() -> int:
+        stream.synchronize()
+        gc.collect()
+        return un.memory_statistics(device).allocated_bytes
+
+    before = used()
+    for _ in range(5):
+        with graph.update(stream):
+            tensor.copy_(un.ones(1 << 20, un.uint8, device))
+        graph.launch(stream)
+    assert used() <= before + (1 << 20)
+
+
+@pytest.mark.needs("host_calls", support="native")
+def test_an_update_does_not_change_a_launch_under_way(device: un.Device, stream: un.Stream, gate: Gate) -> None:
+    source, target = (un.full(100, number, un.uint8, device) for number in (1, 0))
+    other, kept = un.full(100, 2, un.uint8, device), un.zeros(100, un.uint8, device)
+    device.synchronize()
+    with un.Graph.capture(stream) as graph:
+        target.copy_(source)
+    gate.close(stream)
+    graph.launch(stream)
+    with graph.update():
+        target.copy_(other)
+    kept.copy_(target, stream=stream)
+    del source, other
+    graph.launch(stream)
+    gate.open()
+    stream.synchronize()
+    assert_same(kept, np.full(100, 1, np.uint8))
+    assert_same(target, np.full(100, 2, np.uint8))

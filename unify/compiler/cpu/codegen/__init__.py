@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unify.compiler import mlir
+from unify.compiler import mlir, signature
 from unify.compiler.cpu.codegen import (
     arith,
     atomic,
@@ -117,24 +117,11 @@ def generate(function: mlir.Operation, plan: Plan, features: Features, check_bou
 
 # ---------------------------------------------------------------- around the body
 
-_TYPE_NAMES = {"f16": "fp16", "bf16": "bf16", "f32": "fp32", "f64": "fp64"}
-
 
 def _parameters(function: mlir.Operation, check_bounds: bool) -> tuple[tuple[tuple[str, str, int], ...], int]:
     """The kernel's own, and to check bounds, where the memory of each pointer begins and ends."""
-    offset, found = 0, []
-    for argument in function.regions[0].entry.arguments:
-        type_ = argument.type
-        if isinstance(type_, mlir.Pointer):
-            size, name = 8, f"*{_TYPE_NAMES.get(str(type_.pointee), str(type_.pointee))}"
-        elif isinstance(type_, mlir.Scalar) and str(type_) != "index":
-            size, name = BYTES[element_of(type_)], _TYPE_NAMES.get(str(type_), str(type_))
-        else:
-            raise compile_error(function, f"a parameter of type {type_} is not supported by the CPU target")
-        offset = (offset + size - 1) // size * size
-        found.append((argument.name.lstrip("%"), name, offset))
-        offset += size
-    offset = (offset + 7) // 8 * 8
+    found, end = signature.packed(function)
+    offset = (end + 7) // 8 * 8
     pointers = [name for name, type_, _ in found if type_[0] == "*"] if check_bounds else []
     for i, name in enumerate(pointers):
         found += [(name, "low", offset + 16 * i), (name, "high", offset + 16 * i + 8)]
@@ -146,12 +133,12 @@ def _module(k: Kernel, name: str, parameters: tuple[tuple[str, str, int], ...]) 
     pointers = [i for argument, i in k.arguments.items() if isinstance(argument.type, mlir.Pointer)]
     if k.origins is not None:
         arguments += [("i64", f"%{end}{i}") for i in pointers for end in ("low", "high")]
-    signature = [f"{element} {argument}" for element, argument in arguments]
-    signature += [f"i32 %pid{i}" for i in range(3)] + [f"i32 %grid{i}" for i in range(3)]
-    signature += ["ptr noalias %scratch", "ptr %fault"]
+    formals = [f"{element} {argument}" for element, argument in arguments]
+    formals += [f"i32 %pid{i}" for i in range(3)] + [f"i32 %grid{i}" for i in range(3)]
+    formals += ["ptr noalias %scratch", "ptr %fault"]
     lines = [*k.em.globals, *k.em.declarations.values(), ""]
     lines += [
-        f'define internal i32 @"{name}.program"({", ".join(signature)}) alwaysinline #0 {{',
+        f'define internal i32 @"{name}.program"({", ".join(formals)}) alwaysinline #0 {{',
         "entry:",
         *k.em.allocas,
     ]

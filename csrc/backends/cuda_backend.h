@@ -1,0 +1,155 @@
+// What the files of the CUDA backend share: the driver's functions, its handles, and how a call of the driver ends.
+#pragma once
+
+#include <unify/backend.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "cuda_types.h"
+
+namespace unify::cuda {
+
+// The functions of cuda_api.inc, filled once when the driver is opened. One that is not required may be null.
+struct Driver {
+#define API(name, since, required, parameters) CUresult(*name) parameters = nullptr;
+#include "cuda_api.inc"
+#undef API
+};
+extern Driver driver;
+
+// A host function on its way through a stream. CUDA forgets it when the context fails; the ABI runs it all the same.
+struct HostCall;
+
+struct Device {
+  CUdevice id = 0;
+  int index = 0;
+  CUcontext context = nullptr;
+  std::atomic<CUresult> fault{CUDA_SUCCESS};  // the sticky code that its context answers with
+  std::atomic<bool> is_gone{false};
+  std::mutex mutex;  // of what follows
+  std::unordered_set<struct Stream*> streams;
+  std::unordered_set<HostCall*> host_calls;
+};
+
+struct Stream {
+  Device* device = nullptr;
+  CUstream handle = nullptr;
+  bool is_owned = true;
+  // Operations enqueued since the stream was last known to have run dry without failure: 0 if none.
+  std::atomic<uint64_t> first_unproven{0};
+  std::atomic<uint64_t> last_enqueued{0};
+};
+
+struct Event {
+  Device* device = nullptr;
+  CUevent handle = nullptr;
+};
+
+struct Function {
+  Device* device = nullptr;
+  CUfunction handle = nullptr;
+  std::atomic<uint64_t> shared_limit{0};  // dynamic shared memory that the driver was told of
+};
+
+struct Module {
+  Device* device = nullptr;
+  CUmodule handle = nullptr;
+  std::mutex mutex;  // of `functions`
+  std::vector<std::unique_ptr<Function>> functions;
+};
+
+struct Graph {
+  Device* device = nullptr;
+  CUgraph graph = nullptr;
+  CUgraphExec exec = nullptr;
+};
+
+inline Device* of(unify_device device) { return reinterpret_cast<Device*>(device); }
+inline Stream* of(unify_stream stream) { return reinterpret_cast<Stream*>(stream); }
+inline Event* of(unify_event event) { return reinterpret_cast<Event*>(event); }
+inline Module* of(unify_module module) { return reinterpret_cast<Module*>(module); }
+inline Function* of(unify_function function) { return reinterpret_cast<Function*>(function); }
+inline Graph* of(unify_graph graph) { return reinterpret_cast<Graph*>(graph); }
+
+// ---- errors: cuda_error.cpp ----
+
+// The status of a driver's answer, kept for last_error. A sticky code marks the device as faulted and names the
+// operations that may have caused it; any other failure is that of `operation`.
+unify_status status_of(Device* device, CUresult code, uint64_t operation = 0);
+// A refusal of the backend's own.
+unify_status refuse(unify_status status, std::string message);
+// Adds what is known besides to the failure that was kept last, and returns its status.
+unify_status add_to_message(const std::string& text);
+void last_error(unify_error* out);
+
+// Makes the device's context the thread's, and puts back whatever the host program had there.
+class Entered {
+ public:
+  explicit Entered(const Device& device) {
+    driver.cuCtxGetCurrent(&before_);
+    if (before_ == device.context) return;
+    result_ = driver.cuCtxSetCurrent(device.context);
+    is_changed_ = result_ == CUDA_SUCCESS;
+  }
+  ~Entered() {
+    if (is_changed_) driver.cuCtxSetCurrent(before_);
+  }
+  Entered(const Entered&) = delete;
+  Entered& operator=(const Entered&) = delete;
+  [[nodiscard]] CUresult result() const noexcept { return result_; }
+
+ private:
+  CUcontext before_ = nullptr;
+  CUresult result_ = CUDA_SUCCESS;
+  bool is_changed_ = false;
+};
+
+// A call of the driver inside of the device's context.
+template <typename Call>
+unify_status run(Device& device, Call call, uint64_t operation = 0) {
+  const Entered entered(device);
+  return status_of(&device, entered.result() != CUDA_SUCCESS ? entered.result() : call(), operation);
+}
+
+// Remembers that an operation stands on the stream. One call on a stream at a time.
+inline void note_enqueued(Stream& stream, uint64_t operation) noexcept {
+  if (stream.first_unproven.load(std::memory_order_relaxed) == 0) {
+    stream.first_unproven.store(operation, std::memory_order_relaxed);
+  }
+  stream.last_enqueued.store(operation, std::memory_order_relaxed);
+}
+// Everything up to `last`, which was last_enqueued before the stream was found dry, ended well.
+inline void note_proven(Stream& stream, uint64_t last) noexcept {
+  const bool is_more = stream.last_enqueued.load(std::memory_order_relaxed) != last;
+  stream.first_unproven.store(is_more ? last + 1 : 0, std::memory_order_relaxed);
+}
+
+// Runs the host calls that a failed context forgot, each once, on a thread of their own: they may take locks that the
+// one who found the failure holds.
+void run_forgotten_calls(Device& device);
+
+// Fills as much of a caller's struct as the caller knows.
+template <typename Struct>
+void answer(Struct* out, Struct filled) {
+  filled.struct_size = out->struct_size;
+  filled.extension = out->extension;
+  std::memcpy(out, &filled, std::min(out->struct_size, sizeof filled));
+}
+
+// Each file's part of the backend's table.
+uint32_t virtual_granularity(const Device& device);  // 0 without virtual memory
+
+void add_memory(unify_backend& table);
+void add_streams(unify_backend& table);
+void add_kernels(unify_backend& table);
+void add_graphs(unify_backend& table);
+void add_sharing(unify_backend& table);
+
+}  // namespace unify::cuda

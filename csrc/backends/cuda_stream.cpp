@@ -1,0 +1,179 @@
+// Streams, host calls and events.
+#include <cmath>
+#include <thread>
+
+#include "cuda_backend.h"
+
+namespace unify::cuda {
+
+struct HostCall {
+  Device* device;
+  unify_host_function function;
+  void* user;
+
+  // By whoever takes it out of the device's set, so once.
+  static void run(void* self) {
+    auto* call = static_cast<HostCall*>(self);
+    {
+      const std::lock_guard<std::mutex> lock(call->device->mutex);
+      if (call->device->host_calls.erase(call) == 0) return;
+    }
+    call->function(call->user);
+    delete call;
+  }
+};
+
+void run_forgotten_calls(Device& device) {
+  std::vector<HostCall*> calls;
+  {
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    calls.assign(device.host_calls.begin(), device.host_calls.end());
+    device.host_calls.clear();
+  }
+  if (calls.empty()) return;
+  std::thread([calls = std::move(calls)] {
+    for (HostCall* call : calls) {
+      call->function(call->user);
+      delete call;
+    }
+  }).detach();
+}
+
+namespace {
+
+unify_status stream_create(unify_device handle, unify_stream_args* args, unify_stream* out) {
+  Device& device = *of(handle);
+  auto stream = std::make_unique<Stream>();
+  stream->device = &device;
+  if (args->native != nullptr) {
+    stream->handle = static_cast<CUstream>(args->native);
+    stream->is_owned = false;
+  } else {
+    int least = 0;
+    int greatest = 0;
+    unify_status status = run(device, [&] { return driver.cuCtxGetStreamPriorityRange(&least, &greatest); });
+    if (status != UNIFY_OK) return status;
+    if (args->priority > least || args->priority < greatest) {  // which CUDA would clamp silently
+      return refuse(UNIFY_INVALID_ARGUMENT, "priority " + std::to_string(args->priority) + " is not between " +
+                                                std::to_string(greatest) + " and " + std::to_string(least));
+    }
+    // The null stream would serialise us with the host program's own CUDA work.
+    status = run(device, [&] {
+      return driver.cuStreamCreateWithPriority(&stream->handle, CU_STREAM_NON_BLOCKING, args->priority);
+    });
+    if (status != UNIFY_OK) return status;
+  }
+  args->native = stream->handle;
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  device.streams.insert(stream.get());
+  *out = reinterpret_cast<unify_stream>(stream.release());
+  return UNIFY_OK;
+}
+
+unify_status stream_destroy(unify_stream handle) {
+  const std::unique_ptr<Stream> stream(of(handle));
+  Device& device = *stream->device;
+  {
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    device.streams.erase(stream.get());
+  }
+  if (!stream->is_owned) return UNIFY_OK;
+  return run(device, [&] { return driver.cuStreamDestroy(stream->handle); });
+}
+
+template <typename Ask>
+unify_status wait_or_ask(Stream& stream, Ask ask) {
+  const uint64_t last = stream.last_enqueued.load(std::memory_order_relaxed);
+  const unify_status status = run(*stream.device, [&] { return ask(stream.handle); });
+  if (status == UNIFY_OK) note_proven(stream, last);
+  return status;
+}
+
+unify_status stream_synchronize(unify_stream stream) { return wait_or_ask(*of(stream), driver.cuStreamSynchronize); }
+unify_status stream_query(unify_stream stream) { return wait_or_ask(*of(stream), driver.cuStreamQuery); }
+
+unify_status stream_wait_event(unify_stream handle, unify_event event) {
+  Stream& stream = *of(handle);
+  return run(*stream.device, [&] { return driver.cuStreamWaitEvent(stream.handle, of(event)->handle, 0); });
+}
+
+unify_status host_call(unify_stream handle, unify_host_function function, void* user) {
+  Stream& stream = *of(handle);
+  Device& device = *stream.device;
+  int capture = CU_STREAM_CAPTURE_STATUS_NONE;
+  unify_status status = run(device, [&] { return driver.cuStreamIsCapturing(stream.handle, &capture); });
+  if (status != UNIFY_OK) return status;
+  if (capture != CU_STREAM_CAPTURE_STATUS_NONE) {  // which may run often
+    return run(device, [&] { return driver.cuLaunchHostFunc(stream.handle, function, user); });
+  }
+  auto* call = new HostCall{&device, function, user};
+  {
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    device.host_calls.insert(call);
+  }
+  status = run(device, [&] { return driver.cuLaunchHostFunc(stream.handle, HostCall::run, call); });
+  if (status == UNIFY_OK) return status;
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  if (device.host_calls.erase(call) == 0) return UNIFY_OK;  // it runs, as one that was forgotten
+  delete call;
+  return status;
+}
+
+unify_status event_create(unify_device handle, const unify_event_args* args, unify_event* out) {
+  Device& device = *of(handle);
+  unsigned flags = (args->flags & UNIFY_EVENT_TIMING) != 0 ? 0 : CU_EVENT_DISABLE_TIMING;
+  if ((args->flags & UNIFY_EVENT_IPC) != 0) {
+    if (flags == 0) return refuse(UNIFY_UNSUPPORTED, "an event for other processes has no times");
+    flags |= CU_EVENT_INTERPROCESS;
+  }
+  auto event = std::make_unique<Event>();
+  event->device = &device;
+  const unify_status status = run(device, [&] { return driver.cuEventCreate(&event->handle, flags); });
+  if (status == UNIFY_OK) *out = reinterpret_cast<unify_event>(event.release());
+  return status;
+}
+
+unify_status event_destroy(unify_event handle) {
+  const std::unique_ptr<Event> event(of(handle));
+  return run(*event->device, [&] { return driver.cuEventDestroy(event->handle); });
+}
+
+unify_status event_record(unify_event event, unify_stream stream) {
+  return run(*of(stream)->device, [&] { return driver.cuEventRecord(of(event)->handle, of(stream)->handle); });
+}
+
+unify_status event_synchronize(unify_event event) {
+  return run(*of(event)->device, [&] { return driver.cuEventSynchronize(of(event)->handle); });
+}
+
+unify_status event_query(unify_event event) {
+  return run(*of(event)->device, [&] { return driver.cuEventQuery(of(event)->handle); });
+}
+
+unify_status event_elapsed(unify_event start, unify_event stop, int64_t* out_nanoseconds) {
+  float milliseconds = 0;
+  const unify_status status = run(*of(start)->device, [&] {
+    return driver.cuEventElapsedTime(&milliseconds, of(start)->handle, of(stop)->handle);
+  });
+  *out_nanoseconds = std::llround(static_cast<double>(milliseconds) * 1e6);
+  return status;
+}
+
+}  // namespace
+
+void add_streams(unify_backend& table) {
+  table.stream_create = stream_create;
+  table.stream_destroy = stream_destroy;
+  table.stream_synchronize = stream_synchronize;
+  table.stream_query = stream_query;
+  table.stream_wait_event = stream_wait_event;
+  table.host_call = host_call;
+  table.event_create = event_create;
+  table.event_destroy = event_destroy;
+  table.event_record = event_record;
+  table.event_synchronize = event_synchronize;
+  table.event_query = event_query;
+  table.event_elapsed = event_elapsed;
+}
+
+}  // namespace unify::cuda
