@@ -85,21 +85,23 @@ def test_a_kernel_of_another_name_is_refused(tmp_path: Path) -> None:
         cuda.with_host_code(Binary("mul", b"", "cuda:90", (), 40), TTIR)
 
 
-@pytest.fixture
-def restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    from unify.compiler import target
-
-    monkeypatch.setattr(target, "_COMPILERS", dict(target._COMPILERS))
+# Each simulation in a process of its own: the CUDA backend looks for its driver once.
 
 
-def test_a_simulation_is_configured_by_text(restored: Any) -> None:
-    simulation = simulator.from_text("cuda:80x3,0.5g")
-    driver = ctypes.CDLL(str(simulator.library_path()))
-    assert driver.cuInit(0) == 0
-    count, size = ctypes.c_int(), ctypes.c_size_t()
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    driver.cuDeviceTotalMem_v2(ctypes.byref(size), 2)
-    assert (count.value, size.value, simulation.count) == (3, 1 << 29, 3)
+def test_a_simulation_is_configured_by_text(python: Any) -> None:
+    program = """
+import ctypes
+from unify import simulator
+simulation = simulator.from_text("cuda:80x3,0.5g")
+driver = ctypes.CDLL(str(simulator.library_path()))
+assert driver.cuInit(0) == 0
+count, size = ctypes.c_int(), ctypes.c_size_t()
+driver.cuDeviceGetCount(ctypes.byref(count))
+driver.cuDeviceTotalMem_v2(ctypes.byref(size), 2)
+assert (count.value, size.value, simulation.count) == (3, 1 << 29, 3)
+"""
+    finished = python("-c", program)
+    assert finished.returncode == 0, finished.stderr
 
 
 @pytest.mark.parametrize("text", ["cuda", "cpu:90", "cuda:90x", "cuda:90a", "cuda:90,4", ""])
@@ -108,25 +110,61 @@ def test_a_text_that_cannot_be_read_says_how(text: str) -> None:
         simulator.from_text(text)
 
 
-def test_an_unknown_chip_is_refused_with_those_that_are_known(restored: Any) -> None:
+def test_an_unknown_chip_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(InvalidArgument, match="known: 80, 86, 89, 90, 100, 120"):
         simulator.simulate("cuda:91")
     with pytest.raises(InvalidArgument, match="is not a chip"):
         simulator.simulate("ascend:910")
 
 
-def test_faults_and_counts_have_python_names(restored: Any) -> None:
-    simulation = simulator.simulate("cuda:90", count=2, memory_bytes=64 << 20)
-    simulation.fail("cuMemAlloc", after=3, error="CUDA_ERROR_OUT_OF_MEMORY")
-    simulation.fail_after(60, "ecc", device=1)
-    simulation.hang()
-    simulation.corrupt()
-    simulation.slow(1e9)
-    simulation.release()
-    for device in (0, 1):
-        simulation.clear(device)
-        assert set(simulation.live(device).values()) == {0}
-    with pytest.raises(InvalidArgument, match="'nonsense' is neither"):
-        simulation.fail(error="nonsense")
-    with pytest.raises(InvalidArgument, match="no device 2; there are 2"):
-        simulation.lose(2)
+def test_faults_and_counts_have_python_names(python: Any) -> None:
+    program = """
+import unify as un
+simulation = un.simulate("cuda:90", count=2, memory_bytes=64 << 20)
+simulation.fail("cuMemAlloc", after=3, error="CUDA_ERROR_OUT_OF_MEMORY")
+simulation.fail_after(60, "ecc", device=1)
+simulation.hang()
+simulation.corrupt()
+simulation.slow(1e9)
+simulation.release()
+for device in (0, 1):
+    simulation.clear(device)
+    assert set(simulation.live(device).values()) == {0}
+for wrong in (lambda: simulation.fail(error="nonsense"), lambda: simulation.lose(2)):
+    try:
+        wrong()
+    except un.errors.InvalidArgument as error:
+        print(error)
+"""
+    finished = python("-c", program)
+    assert finished.returncode == 0, finished.stderr
+    assert "'nonsense' is neither" in finished.stdout
+    assert "no device 2; there are 2" in finished.stdout
+
+
+PROGRAM = """
+import numpy as np, triton.language as tl, unify as un
+simulation = un.simulate("cuda:90", count=2)
+
+@un.jit
+def double(x, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x + i, 2 * tl.load(x + i, i < n), i < n)
+
+device = un.device("cuda:1")
+x = un.asarray(np.arange(1000, dtype=np.float32), device=device)
+double[(8,)](x, 1000, BLOCK=128)
+assert np.array_equal(x.numpy(), 2 * np.arange(1000, dtype=np.float32))
+simulation.fail("cuMemcpyAsync", error="ecc", device=1)
+try:
+    x.numpy()
+except un.errors.Error as error:
+    print(type(error).__name__)
+"""
+
+
+def test_a_program_of_unify_runs_and_fails_on_a_simulated_chip(tmp_path: Path, python: Any) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    finished = python("program.py")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip(), "the fault was not seen"
