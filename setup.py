@@ -20,6 +20,7 @@ from setuptools import Extension, setup
 
 
 def sources(*folders: str) -> list[str]:
+    """The C++ files in these folders of csrc/, in a fixed order."""
     return sorted(str(path) for folder in folders for path in Path("csrc", folder).rglob("*.cpp"))
 
 

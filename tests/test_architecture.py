@@ -69,7 +69,8 @@ def test_includes_run_down() -> None:
 def test_the_product_does_not_know_the_simulator() -> None:
     for path in files("csrc", ".cpp", ".h", ".inc"):
         if "simulator" not in path.parts:
-            assert "simulat" not in code(path), f"{name(path)} names the simulator, which only a library's path chooses"
+            found = re.search(r"simulator|unify_simulat", code(path))  # that a device may be simulated is no secret
+            assert found is None, f"{name(path)} names the simulator, which only a library's path chooses"
 
 
 def test_the_simulator_shares_the_loader_of_cpu_code_and_nothing_else() -> None:

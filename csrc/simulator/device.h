@@ -38,8 +38,8 @@ struct Device;
 struct Context {
   explicit Context(Device* device) : device(device) {}
   Device* const device;
-  CUresult result = CUDA_SUCCESS;  // what a fault left: the answer to every call from then on
-  bool is_over = false;            // reset
+  CUresult result = CUDA_SUCCESS;                // what a fault left: the answer to every call from then on
+  bool is_over = false;                          // reset
   std::vector<std::shared_ptr<Stream>> streams;  // live ones, the default ones too
   std::shared_ptr<Stream> legacy;
   std::map<std::thread::id, std::shared_ptr<Stream>> per_thread;

@@ -150,10 +150,11 @@ namespace {
 
 // Work that stops until it is released, or until its context is over.
 std::function<CUresult()> hang(std::shared_ptr<Context> context, std::function<CUresult()> then) {
-  return [context = std::move(context), then = std::move(then)]() -> CUresult {
+  // Counted from the call: a release may come before the stream's thread is here.
+  const uint64_t before = context->device->faults.releases;
+  return [before, context = std::move(context), then = std::move(then)]() -> CUresult {
     {
       Lock lock(driver().mutex);
-      const uint64_t before = context->device->faults.releases;
       while (context->device->faults.releases == before && result_of(*context) == CUDA_SUCCESS) {
         driver().progress.wait_until(lock, Clock::now() + std::chrono::milliseconds(50));
         apply_due_faults(*context->device);

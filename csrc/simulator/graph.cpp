@@ -106,8 +106,8 @@ CUresult capture_wait(Stream& stream, const Event& event) {
     stream.capture->streams.push_back(&stream);
   } else if (stream.capture != event.capture) {
     if (!event.capture->is_over) invalidate(*event.capture, CUDA_SUCCESS);
-    return invalidate(*stream.capture, event.capture->is_over ? CUDA_ERROR_STREAM_CAPTURE_ISOLATION
-                                                              : CUDA_ERROR_STREAM_CAPTURE_MERGE);
+    return invalidate(*stream.capture,
+                      event.capture->is_over ? CUDA_ERROR_STREAM_CAPTURE_ISOLATION : CUDA_ERROR_STREAM_CAPTURE_MERGE);
   }
   if (stream.capture->is_invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   join(stream.frontier, event.frontier);

@@ -21,7 +21,8 @@ constexpr uint32_t kFatbinWrapperMagic = 0x466243b1;
 constexpr uint8_t kSecondAbi = 8;
 
 // Copies as much of [from, from + bytes) as there is. The caller of cuModuleLoadDataEx gives no size, so that what a
-// damaged header promises may lie where no memory is: the system is asked to read, since it answers instead of faulting.
+// damaged header promises may lie where no memory is: the system is asked to read, since it answers instead of
+// faulting.
 std::vector<uint8_t> copy_of(const void* from, uint64_t bytes) {
   std::vector<uint8_t> copy;
   const int file = memfd_create("image", MFD_CLOEXEC);
@@ -55,6 +56,7 @@ class Reader {
   CUresult check_architecture(int capability);
   [[nodiscard]] std::string name(const Elf64_Shdr& section) const;
   CUresult read_kernel(const Elf64_Shdr& section, KernelImage& out);
+  [[nodiscard]] int registers(const Elf64_Shdr& section) const;
   void read_resources(KernelImage& out) const;
 
   const void* original_;
@@ -99,8 +101,8 @@ CUresult Reader::check_architecture(int capability) {
   const bool is_second = header_.e_ident[EI_ABIVERSION] >= kSecondAbi;
   const int built_for = static_cast<int>(is_second ? header_.e_flags >> 8 & 0xff : header_.e_flags & 0xff);
   const bool is_exact = (header_.e_flags & (is_second ? 0x8U : 0x800U)) != 0;
-  const bool fits = is_exact ? built_for == capability
-                             : built_for / 10 == capability / 10 && built_for % 10 <= capability % 10;
+  const bool fits =
+      is_exact ? built_for == capability : built_for / 10 == capability / 10 && built_for % 10 <= capability % 10;
   if (fits) return CUDA_SUCCESS;
   why = "the image is for compute capability " + std::to_string(built_for) + ", the device has " +
         std::to_string(capability);
@@ -151,11 +153,38 @@ CUresult Reader::read_kernel(const Elf64_Shdr& section, KernelImage& out) {
   return CUDA_SUCCESS;
 }
 
+// Of the section .nv.info, the largest number of registers that it gives a function: records of a format, an attribute
+// and two bytes, which say how many follow in the one format that has more (as cuobjdump --dump-elf shows it).
+int Reader::registers(const Elf64_Shdr& section) const {
+  constexpr uint8_t kSized = 4;
+  constexpr uint8_t kRegisterCount = 0x2f;  // symbol, number
+  int most = 0;
+  const uint8_t* at = image_ + section.sh_offset;
+  const uint8_t* const end = at + section.sh_size;
+  while (end - at >= 4) {
+    uint16_t size = 0;
+    std::memcpy(&size, at + 2, sizeof size);
+    const bool is_sized = at[0] == kSized;
+    const bool is_count = is_sized && at[1] == kRegisterCount && size == 8;
+    at += 4;
+    if (!is_sized) continue;
+    if (end - at < size) break;
+    if (is_count) {
+      uint32_t number = 0;
+      std::memcpy(&number, at + 4, sizeof number);
+      most = std::max(most, static_cast<int>(std::min<uint32_t>(number, 255)));
+    }
+    at += size;
+  }
+  return most;
+}
+
 void Reader::read_resources(KernelImage& out) const {
   for (const Elf64_Shdr& section : sections_) {
-    const std::string text = name(section);
-    if (text == ".text." + out.name) out.registers = static_cast<int>(section.sh_info >> 24);
-    if (text == ".nv.shared." + out.name) out.shared_bytes = static_cast<int>(std::min<uint64_t>(section.sh_size, 49152));
+    if (section.sh_type == SHT_NOBITS && name(section) == ".nv.shared." + out.name) {
+      out.shared_bytes = static_cast<int>(std::min<uint64_t>(section.sh_size, 49152));
+    }
+    if (section.sh_type != SHT_NOBITS && name(section) == ".nv.info") out.registers = registers(section);
   }
 }
 

@@ -43,7 +43,7 @@ struct KernelImage {
   std::vector<HostParameter> parameters;
   std::shared_ptr<host::LoadedObject> object;
   void* entry = nullptr;
-  int registers = 0;     // of a thread, by the section .text.<name>
+  int registers = 0;     // of a thread, by the section .nv.info
   int shared_bytes = 0;  // that the kernel always has, by the section .nv.shared.<name>
 };
 

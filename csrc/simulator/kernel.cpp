@@ -68,10 +68,10 @@ void hide_foreign_pointers(const KernelImage& kernel, int device, std::vector<ch
 // Says on stderr what the driver says there: the text of a device-side assertion is in no result.
 CUresult report(const std::string& name, const unify_host_fault& fault) {
   const bool is_assertion = fault.kind == 1;
-  std::fprintf(stderr, "%s:%u: %s: block: [%u,%u,%u] %s `%s`.\n", fault.file == nullptr ? "?" : fault.file, fault.line,
-               name.c_str(), fault.program[0], fault.program[1], fault.program[2],
-               is_assertion ? "Assertion failed:" : "Access out of bounds:",
-               fault.message == nullptr ? "" : fault.message);
+  std::fprintf(
+      stderr, "%s:%u: %s: block: [%u,%u,%u] %s `%s`.\n", fault.file == nullptr ? "?" : fault.file, fault.line,
+      name.c_str(), fault.program[0], fault.program[1], fault.program[2],
+      is_assertion ? "Assertion failed:" : "Access out of bounds:", fault.message == nullptr ? "" : fault.message);
   return is_assertion ? CUDA_ERROR_ASSERT : CUDA_ERROR_ILLEGAL_ADDRESS;
 }
 
@@ -99,7 +99,8 @@ CUresult run(const Function& function, const LaunchShape& shape, std::vector<cha
   call.args = args.data();
   const uint64_t programs = uint64_t{call.grid[0]} * call.grid[1] * call.grid[2];
   std::string message;
-  const bool is_whole = host::call_guarded(reinterpret_cast<unify_host_kernel>(kernel.entry), &call, 0, programs, message);
+  const bool is_whole =
+      host::call_guarded(reinterpret_cast<unify_host_kernel>(kernel.entry), &call, 0, programs, message);
   {
     const Lock lock(driver().mutex);
     driver().memory.end_kernel(device);

@@ -93,8 +93,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuStreamEndCapture(CUstream stream, CUgraph* out
 UNIFY_SIMULATOR_EXPORT CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* out);
 UNIFY_SIMULATOR_EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long flags);
 UNIFY_SIMULATOR_EXPORT CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream);
-UNIFY_SIMULATOR_EXPORT CUresult cuGraphExecUpdate_v2(CUgraphExec exec, CUgraph graph,
-                                                     CUgraphExecUpdateResultInfo* out);
+UNIFY_SIMULATOR_EXPORT CUresult cuGraphExecUpdate_v2(CUgraphExec exec, CUgraph graph, CUgraphExecUpdateResultInfo* out);
 UNIFY_SIMULATOR_EXPORT CUresult cuGraphExecDestroy(CUgraphExec exec);
 UNIFY_SIMULATOR_EXPORT CUresult cuGraphDestroy(CUgraph graph);
 

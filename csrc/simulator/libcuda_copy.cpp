@@ -61,8 +61,12 @@ UNIFY_SIMULATOR_EXPORT CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D* wanted, 
     if (w.WidthInBytes == 0 || w.Height == 0) return CUDA_SUCCESS;
     constexpr size_t kMostPitch = 2147483647;  // CU_DEVICE_ATTRIBUTE_MAX_PITCH
     // A pitch of 0 says that rows follow one another.
-    Copy copy{0, w.dstPitch == 0 ? w.WidthInBytes + w.dstXInBytes : w.dstPitch,
-              0, w.srcPitch == 0 ? w.WidthInBytes + w.srcXInBytes : w.srcPitch, w.WidthInBytes, w.Height};
+    Copy copy{0,
+              w.dstPitch == 0 ? w.WidthInBytes + w.dstXInBytes : w.dstPitch,
+              0,
+              w.srcPitch == 0 ? w.WidthInBytes + w.srcXInBytes : w.srcPitch,
+              w.WidthInBytes,
+              w.Height};
     if (copy.dst_pitch > kMostPitch || copy.src_pitch > kMostPitch || w.Height > kMostPitch ||
         w.WidthInBytes > kMostPitch || w.dstXInBytes > copy.dst_pitch - std::min(copy.dst_pitch, copy.width) ||
         w.srcXInBytes > copy.src_pitch - std::min(copy.src_pitch, copy.width)) {

@@ -26,7 +26,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuStreamEndCapture(CUstream handle, CUgraph* out
 UNIFY_SIMULATOR_EXPORT CUresult cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* out) {
   return with_stream("cuStreamIsCapturing", handle, [&](Call&, const Stream& stream) {
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    *out = stream.capture == nullptr       ? CU_STREAM_CAPTURE_STATUS_NONE
+    *out = stream.capture == nullptr    ? CU_STREAM_CAPTURE_STATUS_NONE
            : stream.capture->is_invalid ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
                                         : CU_STREAM_CAPTURE_STATUS_ACTIVE;
     return CUDA_SUCCESS;

@@ -133,10 +133,10 @@ bool Memory::resolve(uint64_t address, uint64_t bytes, std::vector<Piece>& out) 
   while (bytes > 0) {
     const std::shared_ptr<Range> range = find(address);
     if (range == nullptr) {
-      const bool is_ours = !is_first || is_reserved(address, 1) ||
-                           std::any_of(arenas_.begin(), arenas_.end(), [&](auto* arena) {
-                             return arena->contains(address) || arena->contains(address + bytes - 1);
-                           });
+      const bool is_ours =
+          !is_first || is_reserved(address, 1) || std::any_of(arenas_.begin(), arenas_.end(), [&](auto* arena) {
+            return arena->contains(address) || arena->contains(address + bytes - 1);
+          });
       if (is_ours) return false;
       out.push_back({nullptr, static_cast<char*>(pointer(address)), bytes});
       return true;

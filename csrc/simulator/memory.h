@@ -72,13 +72,13 @@ struct Range {
   uint64_t bytes = 0;
   uint64_t asked_bytes = 0;  // what cuMemGetAddressRange answers
   char* alias = nullptr;
-  int device = -1;           // whose memory it is; -1: the host's
+  int device = -1;              // whose memory it is; -1: the host's
   const void* owner = nullptr;  // the context that frees it when it is reset, or null
-  uint32_t access = 0;       // a bit for each device whose kernels may use it, besides peers
-  bool is_open = false;      // while such kernels run
+  uint32_t access = 0;          // a bit for each device whose kernels may use it, besides peers
+  bool is_open = false;         // while such kernels run
   std::shared_ptr<Block> block;
-  uint32_t opened = 1;                 // imported: how often
-  std::vector<char> import_handle;     // imported: by which handle
+  uint32_t opened = 1;              // imported: how often
+  std::vector<char> import_handle;  // imported: by which handle
 };
 
 // A part of a copy: bytes in one range, or in host memory that the driver does not know.

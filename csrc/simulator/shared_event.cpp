@@ -80,9 +80,7 @@ void export_event(const SharedEvent& event, CUipcEventHandle& out) {
   write_handle(out.reserved, kEventMagic, {event.owner, event.owner_file, 0, 0, kPage});
 }
 
-bool is_shared_done(const SharedEvent& event) {
-  return event.counters->done.load() >= event.counters->recorded.load();
-}
+bool is_shared_done(const SharedEvent& event) { return event.counters->done.load() >= event.counters->recorded.load(); }
 
 std::function<CUresult()> record_shared(const std::shared_ptr<SharedEvent>& event) {
   const uint64_t number = event->counters->recorded.fetch_add(1) + 1;

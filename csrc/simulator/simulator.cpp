@@ -88,7 +88,8 @@ UNIFY_SIMULATOR_EXPORT int unify_simulator_configure(int count, int capability, 
                                                      const char* name) {
   if (availability(false) != CUDA_SUCCESS) return fail("the driver is not usable here: in a fork, or at the end");
   if (count < 0 || count > kMaxDevices) {
-    return fail("count is " + std::to_string(count) + "; 0 to " + std::to_string(kMaxDevices) + " devices are possible");
+    return fail("count is " + std::to_string(count) + "; 0 to " + std::to_string(kMaxDevices) +
+                " devices are possible");
   }
   if (find_chip(capability) == nullptr) {
     return fail("no chip has compute capability " + std::to_string(capability) + "; known: " + known_capabilities());

@@ -141,8 +141,7 @@ void close_stream(Stream& stream) {
   stream.is_closing = true;
   stream.arrived.notify_one();
   auto& all = stream.context->streams;
-  all.erase(std::remove_if(all.begin(), all.end(), [&](const auto& each) { return each.get() == &stream; }),
-            all.end());
+  all.erase(std::remove_if(all.begin(), all.end(), [&](const auto& each) { return each.get() == &stream; }), all.end());
 }
 
 bool is_in_host_call() noexcept { return in_host_call; }

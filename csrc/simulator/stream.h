@@ -62,9 +62,9 @@ struct Stream {
 struct Event {
   std::shared_ptr<Context> context;
   unsigned flags = 0;
-  MarkPtr mark;                      // of the last record; null: never recorded
-  std::shared_ptr<Capture> capture;  // the last record was captured there ...
-  std::vector<size_t> frontier;      // ... behind these nodes
+  MarkPtr mark;                         // of the last record; null: never recorded
+  std::shared_ptr<Capture> capture;     // the last record was captured there ...
+  std::vector<size_t> frontier;         // ... behind these nodes
   std::shared_ptr<SharedEvent> shared;  // of several processes
 };
 

@@ -66,7 +66,7 @@ class Simulation:
         self.fail(call, after, "corrupt", device)
 
     def clear(self, device: int = 0) -> None:
-        """Forgets the faults planned and lets go what hangs. What happened already stays: see cuDevicePrimaryCtxReset."""
+        """Forgets the faults planned and lets go what hangs. What happened already stays until the context is reset."""
         self._check(self._library.unify_simulator_clear(device))
 
     def live(self, device: int = 0) -> dict[str, int]:

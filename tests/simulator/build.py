@@ -1,0 +1,53 @@
+"""Builds the simulated driver and stress.cpp, apart from the plain build: `python build.py FOLDER [SANITIZER]`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPILE = ["-std=c++17", "-O1", "-g1", "-fPIC", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion"]
+COMPILE += ["-Wno-psabi", "-Werror", "-Iunify/include", "-Icsrc"]
+
+
+def compiler() -> list[str]:
+    return os.environ.get("CXX", "ccache c++" if shutil.which("ccache") else "c++").split()
+
+
+def build_program(folder: Path, flags: list[str]) -> Path:
+    """Returns the program; its arguments are a library and an image."""
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / "stress"
+    command = [*compiler(), *COMPILE, *flags, "tests/simulator/stress.cpp", "-o", str(program), "-ldl"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return program
+
+
+def build_library(folder: Path, flags: list[str]) -> Path:
+    """Returns the simulated driver, with the files that setup.py takes for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shared = [
+        path for prefix in ("host_elf", "host_fault", "host_re") for path in ROOT.glob(f"csrc/backends/{prefix}*.cpp")
+    ]
+
+    def compile_one(source: Path) -> Path:
+        output = folder / f"{source.stem}.o"
+        subprocess.run([*compiler(), *COMPILE, *flags, "-c", source, "-o", output], cwd=ROOT, check=True)
+        return output
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, [*ROOT.glob("csrc/simulator/*.cpp"), *shared]))
+    library = folder / "libunify_simulated_cuda.so"
+    exports = "-Wl,--version-script=csrc/simulator/exports.map"
+    command = [*compiler(), *flags, "-shared", *objects, "-o", library, "-ldl", "-pthread", "-Wl,-z,nodelete", exports]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return library
+
+
+if __name__ == "__main__":
+    flags = [f"-fsanitize={sanitizer}" for sanitizer in sys.argv[2:3]]
+    print(build_program(Path(sys.argv[1]), flags), build_library(Path(sys.argv[1]), flags))
