@@ -58,6 +58,7 @@ class _Registration:
         self.lock = threading.Lock()
         self.has_settings = False
         self.has_entry_points = False
+        self.opening = threading.RLock()
         self.opened: set[str] = set()
 
     def read_settings(self) -> None:
@@ -85,11 +86,14 @@ class _Registration:
         self.read_settings()
         if name != "cuda" or name in self.opened:
             return
-        self.opened.add(name)
-        if settings.simulate:
-            importlib.import_module("unify.simulator").from_text(settings.simulate)
-        else:
-            _core.open_builtin(name, settings.cuda_library)
+        with self.opening:  # others wait until the driver was found or not
+            if name in self.opened:
+                return
+            if settings.simulate:
+                importlib.import_module("unify.simulator").from_text(settings.simulate)
+            else:
+                _core.open_builtin(name, settings.cuda_library)
+            self.opened.add(name)
 
     def read_entry_points(self) -> None:
         self.open_builtin("cuda")
@@ -204,8 +208,10 @@ def add_backend(library: str, name: str = "") -> BackendStatus:
 def open_driver(name: str, library: str) -> None:
     """Makes a backend of ours ("cuda") use this driver. Raises InvalidArgument if it has looked for one already."""
     _registration.read_settings()
-    _registration.opened.add(name)
-    if not _core.open_builtin(name, library):
+    with _registration.opening:
+        is_first = _core.open_builtin(name, library)
+        _registration.opened.add(name)
+    if not is_first:
         raise InvalidArgument(f"{name}: its driver was looked for already. Name another one before the first device.")
 
 

@@ -98,4 +98,5 @@ def _compiled(target: str, name: str) -> Kernel:
         threads=binary.threads,
         elements=BLOCK,
         shared_bytes=binary.shared_bytes,
+        binary=binary,
     )

@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from unify import Device
+from unify import Device, Function, Module
 from unify._errors import InvalidArgument
+from unify.compiler import Binary
 
 GROUP = "unify.conformance"
 
@@ -42,6 +43,21 @@ class Kernel:
     threads: int = 1
     elements: int = 1
     shared_bytes: int = 0
+    binary: Binary | None = None  # of a compile half, which knows more than this
+
+    def module(self, device: Device) -> Module:
+        """The image, loaded onto a device."""
+        return Module(self.image, device, self.name) if self.binary is None else Module.from_binary(self.binary, device)
+
+    def function(self, module: Module) -> Function:
+        """The kernel's function of a module that was made so."""
+        if self.binary is not None:
+            return module.function(self.name)
+        return module.function(self.name, self.signature, threads=self.threads, shared_bytes=self.shared_bytes)
+
+    def load(self, device: Device) -> Function:
+        """Its function, in a module of its own."""
+        return self.function(self.module(device))
 
 
 def compiled(device: Device, name: str) -> Kernel | None:

@@ -31,7 +31,7 @@ class Launcher:
 
     def function(self, name: str) -> un.Function:
         if name not in self.functions:
-            self.functions[name] = load(self.device, self.kernel(name))
+            self.functions[name] = self.kernel(name).load(self.device)
         return self.functions[name]
 
     def __call__(self, name: str, grid: Any, *args: Any, **how: Any) -> None:
@@ -40,11 +40,6 @@ class Launcher:
     def grid(self, name: str, n: int) -> tuple[int]:
         """Programs for n elements."""
         return (-(-n // self.kernel(name).elements),)
-
-
-def load(device: un.Device, kernel: Kernel) -> un.Function:
-    module = un.Module(kernel.image, device, kernel.name)
-    return module.function(kernel.name, kernel.signature, threads=kernel.threads, shared_bytes=kernel.shared_bytes)
 
 
 @pytest.fixture
@@ -191,7 +186,7 @@ def test_a_function_outlives_its_module_and_a_launch_its_function(device: un.Dev
     fill = kernel("fill")
     for value in range(10):
         x = un.zeros(1000, un.int32, device)
-        function = load(device, fill)  # its module is dropped here
+        function = fill.load(device)  # its module is dropped here
         gc.collect()
         function.launch((-(-1000 // fill.elements),), (x, 1000, value))
         del function
@@ -201,7 +196,7 @@ def test_a_function_outlives_its_module_and_a_launch_its_function(device: un.Dev
 
 def test_an_image_loads_often(device: un.Device, kernel: GetKernel) -> None:
     fill = kernel("fill")
-    functions = [load(device, fill) for _ in range(10)]
+    functions = [fill.load(device) for _ in range(10)]
     x = un.zeros(1, un.int32, device)
     for value, function in enumerate(functions):
         function.launch((1,), (x, 1, value))
@@ -210,8 +205,8 @@ def test_an_image_loads_often(device: un.Device, kernel: GetKernel) -> None:
 
 def test_two_functions_of_one_module_are_two(device: un.Device, kernel: GetKernel) -> None:
     fill = kernel("fill")
-    module = un.Module(fill.image, device, fill.name)
-    one, two = (module.function(fill.name, fill.signature, threads=fill.threads) for _ in range(2))
+    module = fill.module(device)
+    one, two = (fill.function(module) for _ in range(2))
     x, y = un.zeros(1, un.int32, device), un.zeros(1, un.int32, device)
     one.launch((1,), (x, 1, 1))
     two.launch((1,), (y, 1, 2))
@@ -356,7 +351,7 @@ def test_a_recorded_launch_keeps_its_arguments(device: un.Device, stream: un.Str
 @pytest.mark.needs("graphs")
 def test_a_recorded_launch_keeps_its_module(device: un.Device, stream: un.Stream, kernel: GetKernel) -> None:
     fill, x = kernel("fill"), un.zeros(100, un.int32, device, stream=stream)
-    function = load(device, fill)
+    function = fill.load(device)
     stream.synchronize()
     with un.Graph.capture(stream) as graph:
         function.launch((-(-100 // fill.elements),), (x, 100, 9))
@@ -403,7 +398,7 @@ def test_threads_load_and_drop_modules(device: un.Device, kernel: GetKernel) -> 
     def work(number: int) -> None:
         x = un.zeros(1, un.int32, device)
         for step in range(3):
-            load(device, fill).launch((1,), (x, 1, step))
+            fill.load(device).launch((1,), (x, 1, step))
             assert x.tolist() == [step]
 
     run_in_threads(work, 6)

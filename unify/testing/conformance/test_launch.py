@@ -330,7 +330,7 @@ def test_whoever_asks_a_stream_hears_of_the_fault_and_leaves_it(faulting: un.Dev
 
 
 @native_host_calls
-def test_an_event_carries_the_fault_of_what_it_marks(faulting: un.Device, stream: un.Stream, gate: Gate) -> None:
+def test_an_event_carries_the_fault_of_what_it_marks(gate: Gate, faulting: un.Device, stream: un.Stream) -> None:
     x = un.zeros(4, un.float32, faulting, stream=stream)
     before = stream.record()
     before.synchronize()
