@@ -113,6 +113,7 @@ class Driver:
         address = self.made("cuMemAlloc", len(data))
         source = ctypes.create_string_buffer(data, len(data))
         self.cuMemcpyAsync(address, ctypes.addressof(source), len(data), 0)
+        self.cuStreamSynchronize(0)  # streams that do not block would run beside it
         return address
 
     def download(self, address: int, size: int, stream: int = 0) -> bytes:
