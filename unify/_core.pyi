@@ -286,6 +286,9 @@ def as_tensor(
     contiguous: bool = False,
 ) -> Tensor: ...
 def wrap_like(tensor: Tensor, like: object) -> Any: ...
+def call_on_stream_of_arrays(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], /
+) -> Any: ...
 
 # ---------------------------------------------------------------- kernels
 

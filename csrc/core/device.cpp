@@ -95,11 +95,16 @@ std::shared_ptr<Stream> Device::default_stream() {
   return default_stream_;
 }
 
-std::shared_ptr<Stream> Device::current_stream() {
+std::shared_ptr<Stream> Device::chosen_stream() const {
   for (const Current& entry : current_streams) {
-    if (entry.device == this && entry.stream != nullptr) return entry.stream;
+    if (entry.device == this) return entry.stream;
   }
-  return default_stream();
+  return nullptr;
+}
+
+std::shared_ptr<Stream> Device::current_stream() {
+  std::shared_ptr<Stream> chosen = chosen_stream();
+  return chosen != nullptr ? chosen : default_stream();
 }
 
 std::shared_ptr<Stream> Device::set_current_stream(std::shared_ptr<Stream> stream) {

@@ -45,6 +45,8 @@ class Device : public std::enable_shared_from_this<Device> {
   std::shared_ptr<Stream> default_stream();
   // The calling thread's: what `with stream:` set, or the default stream.
   std::shared_ptr<Stream> current_stream();
+  // The same, or null where it would be the default stream.
+  [[nodiscard]] std::shared_ptr<Stream> chosen_stream() const;
   // Returns the previous one. Null restores the default stream.
   std::shared_ptr<Stream> set_current_stream(std::shared_ptr<Stream> stream);
 

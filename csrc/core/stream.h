@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "reclaim.h"
 
@@ -64,6 +65,9 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   // As synchronize(), and nothing else: recording or not. `what` for, in words.
   void wait_for_work(const char* what);
 
+  // Keeps what a wrapped stream ends with until it is destroyed itself.
+  void hold(std::shared_ptr<void> native_owner) { native_owner_ = std::move(native_owner); }
+
   // What is being recorded on this stream, or null. Launches and copies go there in place of the backend.
   [[nodiscard]] Recording* recording() const noexcept { return recording_.load(std::memory_order_acquire); }
   void set_recording(Recording* recording) noexcept { recording_.store(recording, std::memory_order_release); }
@@ -78,6 +82,7 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   std::shared_ptr<Device> device_;
   unify_stream handle_ = nullptr;
   void* native_ = nullptr;
+  std::shared_ptr<void> native_owner_;
   std::atomic<Recording*> recording_{nullptr};
   uint32_t id_ = 0;
   uint32_t generation_ = 0;  // of the device when it was made

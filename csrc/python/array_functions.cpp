@@ -1,5 +1,6 @@
 // The functions by which ops and users take arrays of any library: asarray, as_tensor, wrap_like.
 #include "arguments.h"
+#include "call_stream.h"
 #include "convert.h"
 #include "dtype.h"
 #include "owner.h"
@@ -10,9 +11,9 @@ namespace {
 
 const Tensor& tensor_of(PyObject* object) { return reinterpret_cast<TensorObject*>(object)->tensor; }
 
-py::object as_tensor_object(PyObject* array) {
+py::object as_tensor_object(PyObject* array, CallStream* call = nullptr) {
   if (tensor_from_pyobject(array) != nullptr) return py::reinterpret_borrow<py::object>(array);
-  ImportedArray imported = import_array(array);
+  ImportedArray imported = import_array(array, call);
   release_owners();
   return py::reinterpret_steal<py::object>(tensor_to_pyobject(std::move(imported.tensor), imported.is_readonly));
 }
@@ -97,8 +98,9 @@ PyObject* asarray(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* 
     static const Signature<5> signature{"asarray", 3, 1, {"object", "dtype", "device", "copy", "stream"}};
     const auto [object, dtype, device, copy, stream] = parse_arguments(signature, args, nargs, keywords);
     py::object source;
+    CallStream call = CallStream::of_copy(stream);
     if (is_array(object)) {
-      source = as_tensor_object(object);
+      source = as_tensor_object(object, &call);
     } else {
       static PyObject* from_sequence = nullptr;
       PyObject* function = python_function(from_sequence, "unify._tensor", "from_sequence");
@@ -109,7 +111,13 @@ PyObject* asarray(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* 
     const bool same_dtype = !is_given(dtype) || dtype_from_object(dtype) == tensor.dtype;
     const bool same_device = !is_given(device) || device_from_object(device).get() == &tensor.device();
     const bool must_copy = is_given(copy) && is_true(copy);
-    if (same_dtype && same_device && !must_copy) return source.release().ptr();
+    if (same_dtype && same_device && !must_copy) {
+      if (call.is_used()) {
+        (void)call.begin(false);
+        call.end_for_ours();
+      }
+      return source.release().ptr();
+    }
     if (copy == Py_False) {
       throw Error(ErrorKind::kInvalidArgument, std::string("asarray: copy=False, but the array is ") +
                                                    unify::name(tensor.dtype) + " on " + tensor.device().name() +
@@ -120,7 +128,16 @@ PyObject* asarray(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* 
     if (is_given(device)) options["device"] = py::handle(device);
     if (is_given(stream)) options["stream"] = py::handle(stream);
     options["copy"] = true;
-    const py::object result = source.attr("to")(**options);
+    py::object result;
+    if (call.is_used()) {
+      {
+        const CurrentStream current(call.begin(false));
+        result = source.attr("to")(**options);
+      }
+      call.end_for_ours();
+    } else {
+      result = source.attr("to")(**options);
+    }
     source = py::none();
     release_owners();
     return result.inc_ref().ptr();

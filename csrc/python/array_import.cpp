@@ -7,6 +7,7 @@
 
 #include "../core/registry.h"
 #include "arguments.h"
+#include "call_stream.h"
 #include "convert.h"
 #include "dlpack.h"
 #include "dtype.h"
@@ -107,22 +108,25 @@ const DLPackExchangeAPI* table_of(PyTypeObject* type) {
   return table;
 }
 
-// The producer's work stream comes before ours.
-void order_after_producer(const DLPackExchangeAPI& table, const Tensor& tensor) {
-  const unify_device_info& info = tensor.device().info();
-  if (is_host(info.dlpack_type)) return;
-  void* native = nullptr;
-  if (table.current_work_stream(info.dlpack_type, info.dlpack_id, &native) != 0) throw_python();
-  const std::shared_ptr<Stream> ours = tensor.device().current_stream();
-  if (native == ours->native()) return;
-  order_after(*ours, *foreign_stream(tensor.device(), reinterpret_cast<uintptr_t>(native)));
-}
+// What the work on an array is ordered by: the call that it is an argument of, or our current stream.
+class Consumer {
+ public:
+  Consumer(CallStream* call, Device& device) : call_(call != nullptr ? *call : own_) {
+    if (call == nullptr) own_ = CallStream(device.current_stream());
+  }
+  CallStream* operator->() { return &call_; }
 
-ImportedArray from_table(const DLPackExchangeAPI& table, PyObject* object) {
+ private:
+  CallStream own_;
+  CallStream& call_;
+};
+
+ImportedArray from_table(const DLPackExchangeAPI& table, PyObject* object, CallStream* call) {
   DLManagedTensorVersioned* managed = nullptr;
   if (table.managed_tensor_from_py_object_no_sync(object, &managed) != 0) throw_python();
   ImportedArray imported = tensor_from_dlpack(managed);
-  order_after_producer(table, imported.tensor);
+  Device& device = imported.tensor.device();
+  if (!is_host(device.info().dlpack_type)) (void)Consumer(call, device)->take(object, &table, device);
   return imported;
 }
 
@@ -271,19 +275,26 @@ ImportedArray from_unversioned(DLManagedTensor* managed) {
   return imported;
 }
 
-ImportedArray from_dlpack_method(PyObject* object) {
+std::shared_ptr<Device> dlpack_device_of(PyObject* object) {
   const py::object where = py::handle(object).attr("__dlpack_device__")();
-  int type = 0;
-  int id = 0;
   if (!PyTuple_Check(where.ptr()) || PyTuple_GET_SIZE(where.ptr()) != 2)
     throw_type_error("__dlpack_device__ must return a pair");
-  type = py::int_(where.cast<py::tuple>()[0]).cast<int>();  // NumPy and torch answer with an enum
-  id = py::int_(where.cast<py::tuple>()[1]).cast<int>();
-  py::object stream = py::none();
-  if (!is_host(type)) {
-    const auto native = reinterpret_cast<uintptr_t>(device_from_dlpack(type, id)->current_stream()->native());
-    if (native != 0) stream = py::int_(native);
-  }
+  const int type = py::int_(where.cast<py::tuple>()[0]).cast<int>();  // NumPy and torch answer with an enum
+  const int id = py::int_(where.cast<py::tuple>()[1]).cast<int>();
+  return device_from_dlpack(type, id);
+}
+
+// The argument `stream` of __dlpack__: where we order ourselves -1, else the consumer's, after which its library orders.
+py::object stream_for_producer(PyObject* object, Device& device, CallStream* call) {
+  if (is_host(device.info().dlpack_type)) return py::none();
+  Consumer consumer(call, device);
+  if (consumer->take(object, nullptr, device)) return py::int_(-1);
+  const auto native = reinterpret_cast<uintptr_t>(consumer->stream_of(device)->native());
+  return native != 0 ? py::object(py::int_(native)) : py::none();
+}
+
+ImportedArray from_dlpack_method(PyObject* object, CallStream* call) {
+  const py::object stream = stream_for_producer(object, *dlpack_device_of(object), call);
   const Reference capsule(call_dlpack(object, stream.ptr()));
   if (PyCapsule_IsValid(capsule.object, "dltensor_versioned") != 0) {
     auto* managed = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.object, "dltensor_versioned"));
@@ -331,13 +342,16 @@ ImportedArray from_interface(PyObject* object, const py::dict& interface, const 
   return imported;
 }
 
-ImportedArray from_cuda_interface(PyObject* object) {
+ImportedArray from_cuda_interface(PyObject* object, CallStream* call) {
   const auto interface = py::handle(object).attr("__cuda_array_interface__").cast<py::dict>();
-  // The interface does not say which device; a library that has several speaks DLPack.
-  const std::shared_ptr<Device> device = device_from_dlpack(kDLCUDA, 0);
+  static PyObject* slot = nullptr;  // the interface does not say which device
+  const py::object index = py::handle(python_function(slot, "unify._libraries", "cuda_device_index"))(py::handle(object));
+  const std::shared_ptr<Device> device = device_from_dlpack(kDLCUDA, index.cast<int>());
   ImportedArray imported = from_interface(object, interface, device);
+  Consumer consumer(call, *device);
+  (void)consumer->take(object, nullptr, *device);
   if (interface.contains("stream") && !interface["stream"].is_none()) {
-    order_after(*device->current_stream(), *foreign_stream(*device, interface["stream"].cast<uintptr_t>()));
+    consumer->take_work_of(*device, interface["stream"].cast<uintptr_t>());
   }
   return imported;
 }
@@ -385,18 +399,18 @@ std::shared_ptr<Device> device_from_dlpack(int32_t type, int32_t id) {
   return slot;
 }
 
-bool find_array(PyObject* object, ImportedArray* out_array) {
+bool find_array(PyObject* object, ImportedArray* out_array, CallStream* call) {
   const py::handle handle(object);
   if (const Tensor* own = tensor_from_pyobject(object)) {
     *out_array = {*own, reinterpret_cast<TensorObject*>(object)->is_readonly};
   } else if (const DLPackExchangeAPI* table = table_of(Py_TYPE(object))) {
-    *out_array = from_table(*table, object);
+    *out_array = from_table(*table, object, call);
   } else if (from_buffer(object, out_array) || from_ml_dtypes(object, out_array)) {
     return true;
   } else if (py::hasattr(handle, "__dlpack_device__")) {
-    *out_array = from_dlpack_method(object);
+    *out_array = from_dlpack_method(object, call);
   } else if (py::hasattr(handle, "__cuda_array_interface__")) {
-    *out_array = from_cuda_interface(object);
+    *out_array = from_cuda_interface(object, call);
   } else if (py::hasattr(handle, "__array_interface__")) {
     *out_array = from_interface(object, handle.attr("__array_interface__").cast<py::dict>(), host_device());
   } else {
@@ -405,13 +419,30 @@ bool find_array(PyObject* object, ImportedArray* out_array) {
   return true;
 }
 
-ImportedArray import_array(PyObject* object) {
+ImportedArray import_array(PyObject* object, CallStream* call) {
   ImportedArray imported{{}, false};
-  if (find_array(object, &imported)) return imported;
+  if (find_array(object, &imported, call)) return imported;
   throw Error(ErrorKind::kInvalidArgument,
               "array: an array is needed, not " + described(object) +
                   ". Give a unify, NumPy, torch or CuPy array, or another that speaks DLPack, the buffer "
                   "protocol or an array interface. unify.asarray() makes one of a real number, or of a list of them.");
+}
+
+ArrayPlace place_of_array(PyObject* object, const DLPackExchangeAPI** out_table) {
+  const DLPackExchangeAPI* table = *out_table = table_of(Py_TYPE(object));
+  if (table != nullptr && table->dltensor_from_py_object_no_sync != nullptr) {
+    DLTensor dl{};
+    if (table->dltensor_from_py_object_no_sync(object, &dl) == 0) {
+      if (is_host(dl.device.device_type)) return {true, nullptr};
+      return {true, device_from_dlpack(dl.device.device_type, dl.device.device_id).get()};
+    }
+    PyErr_Clear();  // the import says why
+    return {false, nullptr};
+  }
+  if (is_ndarray(object) || PyObject_CheckBuffer(object) != 0) return {true, nullptr};
+  if (!py::hasattr(py::handle(object), "__dlpack_device__")) return {false, nullptr};
+  Device* device = dlpack_device_of(object).get();
+  return {true, device->is_host_visible() ? nullptr : device};
 }
 
 bool borrow_array(PyObject* object, BorrowedArray* out_array) {

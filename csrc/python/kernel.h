@@ -17,6 +17,7 @@
 
 #include "../core/launch.h"
 #include "../core/module.h"
+#include "call_stream.h"
 #include "convert.h"
 
 namespace unify {
@@ -165,6 +166,8 @@ struct Call {
   PyObject* device_argument = nullptr;  // name of the one that decided
   std::shared_ptr<Device> device_owner;
   PyObject* stream = nullptr;
+  std::unique_ptr<CallStream> array_stream;  // null: no other library's array is on a device
+  bool uses_ours = false;                    // some argument is a tensor of ours
   std::array<std::pair<PyObject*, PyObject*>, 8> options{};
   size_t option_count = 0;
 

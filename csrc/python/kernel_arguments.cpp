@@ -225,12 +225,15 @@ void classify_array(Call& call, size_t index) {
   }
   ImportedArray imported{{}, false};
   bool is_array = false;
+  CallStream new_stream(call.stream);
+  CallStream& stream = call.array_stream != nullptr ? *call.array_stream : new_stream;
   try {
-    is_array = !is_numpy_scalar(value) && find_array(value, &imported);
+    is_array = !is_numpy_scalar(value) && find_array(value, &imported, &stream);
   } catch (const Error& error) {
     throw_argument(call, index, "cannot be used. " + error.message, error.kind);
   }
   if (!is_array) throw_unusable(call, index);
+  if (new_stream.is_used()) call.array_stream = std::make_unique<CallStream>(std::move(new_stream));
   classify_tensor(call, index, imported.tensor, imported.is_readonly);
   call.foreign.push_back(std::move(imported.tensor.storage));
 }
@@ -310,6 +313,7 @@ void classify_value(Call& call, size_t index) {
     classify_constant(call, index);
   } else if (const Tensor* tensor = tensor_from_pyobject(value)) {
     classify_tensor(call, index, *tensor, reinterpret_cast<TensorObject*>(value)->is_readonly);
+    call.uses_ours = true;
     if (tensor->storage->is_foreign()) {
       call.foreign.push_back(tensor->storage);
     } else {

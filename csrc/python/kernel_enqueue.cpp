@@ -195,7 +195,9 @@ void enqueue(Call& call, const std::shared_ptr<Function>& function, const Packin
   alignas(16) std::array<unsigned char, kMostBytes> packed;
   std::memset(packed.data(), 0, packing.args_bytes);  // what lies between fields, and behind them
   pack(call, packing, packed.data());
-  const std::shared_ptr<Stream> stream = stream_from_object(call.stream, *call.device);
+  CallStream* arrays = call.array_stream.get();
+  const std::shared_ptr<Stream> stream =
+      arrays != nullptr ? arrays->begin(call.uses_ours) : stream_from_object(call.stream, *call.device);
   size_t args_bytes = packing.args_bytes;
   if (function->scratch_offset != 0) {
     bring_scratch(call, *function, grid, *stream, packed.data());
@@ -220,6 +222,7 @@ void enqueue(Call& call, const std::shared_ptr<Function>& function, const Packin
     (void)try_launch();
   }
   if (is_borrowing) keep_borrowed(call, *stream);
+  if (arrays != nullptr) arrays->end();
   call.foreign.clear();
   release_owners();
 }

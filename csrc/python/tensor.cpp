@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "arguments.h"
+#include "call_stream.h"
 #include "convert.h"
 #include "dtype.h"
 #include "owner.h"
@@ -384,7 +385,7 @@ void bind_tensor(py::module_& module) {
   // On the type, as DLPack 1.3 has it: consumers look there once per type.
   py::setattr(type, "__dlpack_c_exchange_api__", py::reinterpret_steal<py::object>(dlpack_exchange_api()));
   module.add_object("Tensor", type);
-  for (PyMethodDef* functions : {creation_functions(), import_functions()}) {
+  for (PyMethodDef* functions : {creation_functions(), import_functions(), call_stream_functions()}) {
     if (PyModule_AddFunctions(module.ptr(), functions) != 0) throw_python();
   }
 }

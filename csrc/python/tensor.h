@@ -10,8 +10,11 @@
 #include "../core/tensor.h"
 
 struct DLManagedTensorVersioned;
+struct DLPackExchangeAPI;
 
 namespace unify::python {
+
+class CallStream;
 
 struct TensorObject {
   PyObject_HEAD
@@ -32,14 +35,22 @@ PyObject* tensor_to_pyobject(Tensor tensor, bool is_readonly = false);
 
 // A zero-copy tensor over any array: ours, or one that speaks DLPack (by table or by method), the buffer
 // protocol, __array_interface__ or __cuda_array_interface__. Needs the GIL. Keeps the array alive as long as
-// the tensor. Work of the array's library on its own stream is ordered before ours; CPU arrays are taken as
-// ready. Throws InvalidArgument for an object that is no array, DTypeError for elements we have no name for.
+// the tensor. Work of the array's library on its own stream is ordered before that of `call`, or before ours; CPU
+// arrays are taken as ready. Throws InvalidArgument for an object that is no array, DTypeError for elements we have no name for.
 struct ImportedArray {
   Tensor tensor;
   bool is_readonly;
 };
-ImportedArray import_array(PyObject* object);
-bool find_array(PyObject* object, ImportedArray* out_array);  // the same; false for what is no array
+ImportedArray import_array(PyObject* object, CallStream* call = nullptr);
+// The same; false for what is no array.
+bool find_array(PyObject* object, ImportedArray* out_array, CallStream* call = nullptr);
+
+// Where an array of another library is that speaks DLPack or the buffer protocol; nothing is imported.
+struct ArrayPlace {
+  bool is_array;
+  Device* device;  // null: the host
+};
+ArrayPlace place_of_array(PyObject* object, const DLPackExchangeAPI** out_table);
 
 // Where the elements of another library's array on the host are, while the array lives: nothing is kept, and nothing
 // to be given back. False for arrays of libraries that cannot say it so cheaply.

@@ -10,6 +10,7 @@
 
 #include "../core/memory.h"
 #include "arguments.h"
+#include "call_stream.h"
 #include "convert.h"
 #include "dtype.h"
 #include "owner.h"
@@ -135,6 +136,17 @@ void assign(PyObject* self, const Tensor& dst, PyObject* value, PyObject* stream
   // Lists and NumPy's scalars become arrays in Python.
   static PyObject* asarray = nullptr;
   const Tensor* source = tensor_from_pyobject(value);
+  ImportedArray imported{{}, false};
+  CallStream call = CallStream::of_copy(stream);
+  if (source == nullptr && find_array(value, &imported, &call)) source = &imported.tensor;
+  if (call.is_used()) {
+    {
+      const CurrentStream current(call.begin(true));
+      copy_ordered(dst, *source, stream);
+    }
+    call.end();
+    return release_owners();
+  }
   py::object converted;
   if (source == nullptr) {
     PyObject* function = python_function(asarray, "unify._tensor", "asarray");

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from unify._core import call_on_stream_of_arrays
 from unify._errors import LayoutError
 from unify._stream import Stream
 from unify._tensor import Tensor, as_tensor, bfloat16, float16, float32, wrap_like
@@ -21,7 +22,8 @@ def op(function: Function) -> Function:
     """Runs an op with its argument `stream` as the current one, so that its body cannot forget it.
 
     Helper copies, kernels and what makes a result ready for the caller's library all go to the current stream. The
-    body's own `stream` is always None. The device is that of the op's first array.
+    body's own `stream` is always None. The device is that of the op's first array. Without the argument it is the current
+    stream of the library that the first array on a device is of: torch's tensors stay on torch's stream.
     """
     first = next(iter(inspect.signature(function).parameters))
     name = f"{function.__name__}: {first}"
@@ -30,7 +32,7 @@ def op(function: Function) -> Function:
     def run(*args: Any, **kwargs: Any) -> Any:
         stream = kwargs.pop("stream", None)
         if stream is None:
-            return function(*args, **kwargs)
+            return call_on_stream_of_arrays(function, args, kwargs)
         device = as_tensor(args[0] if args else kwargs.get(first), name=name).device
         with Stream.from_native(stream, device):
             return function(*args, **kwargs)

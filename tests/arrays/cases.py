@@ -1,0 +1,343 @@
+"""What test_streams.py runs in a process of its own, which has a simulated chip: `python cases.py` prints failures.
+
+Each case closes a stream by a host call that waits, enqueues, and looks at what came first.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import stand_in
+import triton.language as tl
+
+import unify as un
+from unify import ops
+
+un.simulate("cuda:90", count=2)
+CASES: dict[str, Callable[[], None]] = {}
+DEVICE = un.device("cuda:0")
+
+
+def case(function: Callable[[], None]) -> Callable[[], None]:
+    CASES[function.__name__] = function
+    return function
+
+
+@un.jit
+def double(x, out, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, 2 * tl.load(x + i, mask=i < n), mask=i < n)
+
+
+def launch(x: Any, out: Any, **options: Any) -> None:
+    double[(1,)](x, out, 4, BLOCK=16, **options)
+
+
+def values(array: Any) -> list[float]:
+    return [float(value) for value in array.numpy()]
+
+
+ZEROS = [0.0] * 4
+
+
+@case
+def a_kernel_runs_between_earlier_and_later_work_of_its_arrays_stream() -> None:
+    for library in (stand_in.torch(), stand_in.cupy()):
+        x, out, later = library.array(ZEROS), library.array(ZEROS), library.array(ZEROS)
+        ours, gate = stand_in.hold(DEVICE.current_stream), library.stream.hold()
+        library.stream.fill(x, 3)
+        launch(x, out)
+        library.stream.copy(later, out)
+        gate.set()
+        assert values(later) == [6] * 4, values(later)
+        ours.set()
+        assert library.recorded == []
+        assert library.made_ready_for == [-1, -1]
+
+
+@case
+def a_function_runs_on_its_arrays_stream() -> None:
+    library = stand_in.torch()
+    x, out, later = library.array(ZEROS), library.array(ZEROS), library.array(ZEROS)
+    launch(x, out)  # compiles
+    function = un.Module.from_binary(double.binaries[0], DEVICE).function()
+    ours, gate = stand_in.hold(DEVICE.current_stream), library.stream.hold()
+    library.stream.fill(x, 4)
+    function[(1,)](x, out, 4)
+    library.stream.copy(later, out)
+    gate.set()
+    assert values(later) == [8] * 4
+    ours.set()
+
+
+@case
+def the_first_array_decides_and_the_other_librarys_stream_comes_before_and_goes_on_after() -> None:
+    torch, cupy = stand_in.torch(), stand_in.cupy()
+    x, out, later = torch.array(ZEROS), cupy.array(ZEROS), cupy.array(ZEROS)
+    torch_gate, cupy_gate = torch.stream.hold(), cupy.stream.hold()
+    torch.stream.fill(x, 3)
+    cupy.stream.fill(out, 9)  # the kernel writes over it
+    launch(x, out)
+    cupy.stream.copy(later, out)
+    cupy_gate.set()
+    assert not torch.stream.is_idle()
+    assert not cupy.stream.is_idle()
+    torch_gate.set()
+    assert values(later) == [6] * 4, values(later)
+
+
+@case
+def tensors_of_ours_take_part_in_the_order_of_our_current_stream() -> None:
+    torch = stand_in.torch()
+    x, out, copy = torch.array([1.0] * 4), un.zeros(4, device=DEVICE), un.zeros(4, device=DEVICE)
+    DEVICE.synchronize()
+    ours = stand_in.hold(DEVICE.current_stream)
+    out.fill_(9)  # behind the gate of our stream: comes before the kernel
+    gate = torch.stream.hold()
+    launch(x, out)
+    copy.copy_(out)
+    ours.set()
+    assert not DEVICE.current_stream.is_idle
+    gate.set()
+    assert copy.tolist() == [2] * 4, copy.tolist()
+
+
+@case
+def a_named_stream_waits_for_the_librarys_which_is_told_of_the_use() -> None:
+    torch = stand_in.torch()
+    x, out = torch.array(ZEROS), torch.array(ZEROS)
+    named = un.Stream(DEVICE)
+    gate = torch.stream.hold()
+    torch.stream.fill(x, 3)
+    launch(x, out, stream=named)
+    assert not named.is_idle
+    gate.set()
+    named.synchronize()
+    assert values(out) == [6] * 4
+    assert torch.recorded == [(x.memory.address, named.native), (out.memory.address, named.native)]
+    torch.recorded.clear()
+    with named:
+        launch(x, out)
+    assert torch.recorded == [(x.memory.address, named.native), (out.memory.address, named.native)]
+    torch.recorded.clear()
+    with torch.on(stand_in.ForeignStream()) as stream:  # named, and current too
+        launch(x, out, stream=stream)
+    assert torch.recorded == []
+
+
+@case
+def an_array_lives_until_the_named_stream_has_passed() -> None:
+    cupy = stand_in.cupy()
+    x, out = cupy.array([1.0] * 4), cupy.array(ZEROS)
+    named = un.Stream(DEVICE)
+    gate = stand_in.hold(named)
+    launch(x, out, stream=named)
+    del x
+    freed = un.full(4, 7.0, device=DEVICE)  # would get the block
+    DEVICE.current_stream.synchronize()
+    gate.set()
+    named.synchronize()
+    assert (values(out), freed.tolist()) == ([2] * 4, [7] * 4)
+
+
+@case
+def a_librarys_stream_lives_as_long_as_work_that_we_put_there() -> None:
+    cupy = stand_in.cupy()
+    x, out = cupy.array([1.0] * 4), cupy.array(ZEROS)
+    for _ in range(40):  # each ends with its object
+        with cupy.on(stand_in.ForeignStream()):
+            launch(x, out)
+            assert values(out) == [2] * 4
+    DEVICE.synchronize()
+
+
+@case
+def an_op_works_on_its_arrays_stream_and_returns_their_kind() -> None:
+    torch = stand_in.torch()
+    x, weight, later = torch.array([ZEROS]), torch.array([1.0] * 4), torch.array([ZEROS])
+    ops.rms_norm(x, weight)  # compiles
+    ours, gate = stand_in.hold(DEVICE.current_stream), torch.stream.hold()
+    torch.stream.fill(x, 3)
+    y = ops.rms_norm(x, weight)
+    assert type(y) is torch.Array
+    torch.stream.copy(later, y)
+    gate.set()
+    assert np.allclose(later.numpy(), 1, atol=1e-5), later.numpy()
+    ours.set()
+
+
+@case
+def an_op_on_a_named_stream_hands_its_result_to_the_librarys() -> None:
+    torch = stand_in.torch()
+    x, weight, later = torch.array([ZEROS]), torch.array([1.0] * 4), torch.array([ZEROS])
+    named = un.Stream(DEVICE)
+    gate = torch.stream.hold()
+    torch.stream.fill(x, 3)
+    y = ops.rms_norm(x, weight, stream=named)
+    assert type(y) is torch.Array
+    torch.stream.copy(later, y)
+    gate.set()
+    assert np.allclose(later.numpy(), 1, atol=1e-5), later.numpy()
+    assert {stream for _, stream in torch.recorded} >= {named.native}
+
+
+@case
+def a_copy_comes_between_work_of_the_librarys_stream() -> None:
+    torch = stand_in.torch()
+    x, out = torch.array(ZEROS), un.zeros(4, device=DEVICE)
+    gate = torch.stream.hold()
+    torch.stream.fill(x, 3)
+    out.copy_(x)
+    torch.stream.fill(x, 9)
+    moved = un.asarray(x, dtype="float64")
+    torch.stream.fill(x, 10)
+    gate.set()
+    assert out.tolist() == [3] * 4, out.tolist()
+    assert moved.tolist() == [9] * 4, moved.tolist()
+    torch.stream.synchronize()
+    assert un.asarray(x).to("cpu").tolist() == [10] * 4
+    assert un.asarray(x, device="cpu").tolist() == [10] * 4
+
+
+@case
+def an_array_that_is_taken_over_is_ready_on_our_stream_or_on_the_named_one() -> None:
+    for library in (stand_in.torch(), stand_in.cupy(), stand_in.unknown()):
+        x = library.array(ZEROS)
+        for stream in (None, un.Stream(DEVICE)):
+            gate = library.stream.hold()
+            library.stream.fill(x, 3)
+            tensor = un.from_dlpack(x, stream=stream)
+            used = stream or DEVICE.current_stream
+            assert not used.is_idle
+            gate.set()
+            with used:
+                assert tensor.tolist() == [3] * 4
+            library.stream.fill(x, 0)
+
+
+@case
+def a_library_without_a_known_stream_orders_after_its_own_by_the_standard() -> None:
+    library, torch = stand_in.unknown(), stand_in.torch()
+    x, out = library.array(ZEROS), library.array(ZEROS)
+    gate = library.stream.hold()
+    library.stream.fill(x, 3)
+    launch(x, out)
+    assert library.made_ready_for == [DEVICE.current_stream.native] * 2
+    assert not DEVICE.current_stream.is_idle
+    gate.set()
+    DEVICE.synchronize()
+    assert values(out) == [6] * 4
+    # torch's stream is where the kernel runs, once torch takes part
+    library.made_ready_for.clear()
+    gate = library.stream.hold()
+    library.stream.fill(x, 4)
+    result = torch.array(ZEROS)
+    launch(x, result)
+    gate.set()
+    assert values(result) == [8] * 4
+
+
+@case
+def the_stream_of_a_cuda_array_interface_comes_first() -> None:
+    stream = stand_in.ForeignStream()
+    for foreign, address in ((stream, stream.ptr), (None, None)):
+        x, out = un.zeros(4, device=DEVICE), un.zeros(4, device=DEVICE)
+        DEVICE.synchronize()
+        array = stand_in.InterfaceArray(x, address)
+        gate = stream.hold()
+        stream.fill(array, 3)
+        launch(array, out)
+        assert DEVICE.current_stream.is_idle is (foreign is None) or foreign is None
+        gate.set()
+        stream.synchronize()
+        if foreign is not None:
+            assert out.tolist() == [6] * 4, out.tolist()
+    for native in (1, 2):  # the legacy and the per-thread stream by their names
+        x = un.ones(4, device=DEVICE)
+        DEVICE.synchronize()
+        out = un.zeros(4, device=DEVICE)
+        launch(stand_in.InterfaceArray(x, native), out)
+        assert out.tolist() == [2] * 4
+
+
+@case
+def an_interface_array_is_on_the_device_that_it_says() -> None:
+    x = un.ones(4, device="cuda:1")
+    un.synchronize("cuda:1")
+    array = stand_in.InterfaceArray(x, None)
+    array.device = type("Device", (), {"id": 1})()  # type: ignore[attr-defined]
+    assert un.asarray(array).device.name == "cuda:1"
+
+
+@case
+def a_consumers_stream_comes_after_our_current_one() -> None:
+    stream = stand_in.ForeignStream()
+    for current in (DEVICE.current_stream, un.Stream(DEVICE)):
+        with current:
+            x = un.zeros(4, device=DEVICE)
+            DEVICE.synchronize()
+            gate = stand_in.hold(current)
+            x.fill_(3)
+            x.__dlpack__(stream=stream.ptr)
+            assert x.__cuda_array_interface__["stream"] == current.native
+            out = un.zeros(4, device=DEVICE, stream=un.Stream(DEVICE))
+            stream.copy(type("A", (), {"memory": out})(), type("A", (), {"memory": x})())
+            assert not stream.is_idle()
+            gate.set()
+            stream.synchronize()
+            assert out.tolist() == [3] * 4
+
+
+@case
+def arrays_of_two_devices_are_refused() -> None:
+    torch = stand_in.torch()
+    x = torch.array(ZEROS)
+    other = un.zeros(4, device="cuda:1")
+    for first, second in ((x, other), (other, x)):
+        try:
+            launch(first, second)
+        except un.errors.DeviceMismatchError:
+            continue
+        raise AssertionError("it ran")
+
+
+@case
+def a_graph_records_kernels_with_foreign_arrays() -> None:
+    torch = stand_in.torch()
+    x, out = torch.array([1.0] * 4), torch.array(ZEROS)
+    launch(x, out)
+    torch.stream.synchronize()
+    with un.Graph.capture(device=DEVICE) as graph:
+        launch(x, out)
+    torch.stream.fill(x, 5)
+    torch.stream.synchronize()
+    graph.launch()
+    DEVICE.synchronize()
+    assert values(out) == [10] * 4
+
+
+def main() -> None:
+    failures = {}
+    for name in sys.argv[1:] or CASES:
+        began = time.perf_counter()
+        try:
+            CASES[name]()
+            failures[name] = ""
+        except BaseException:
+            failures[name] = traceback.format_exc()
+        for gate in stand_in.gates:
+            gate.set()
+        stand_in.gates.clear()
+        took = time.perf_counter() - began
+        print(f"{took:6.2f} s  {name}: {'failed' if failures[name] else 'passed'}", file=sys.stderr, flush=True)
+    print(json.dumps(failures))
+
+
+if __name__ == "__main__":
+    main()
