@@ -70,6 +70,7 @@ std::shared_ptr<Stream> Stream::create(const std::shared_ptr<Device>& device, in
   stream->generation_ = device->generation();
   check(*device, nullptr, device->table().stream_create(device->handle(), &args, &stream->handle_), "making a stream");
   stream->native_ = args.native;
+  stream->is_wrapped_ = native != nullptr;
   stream->id_ = is_default ? 0 : next_id.fetch_add(1, std::memory_order_relaxed);
   device->add_stream(*stream);
   name_traced_stream(stream->handle_, stream->name());

@@ -65,7 +65,9 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   // As synchronize(), and nothing else: recording or not. `what` for, in words.
   void wait_for_work(const char* what);
 
-  // Keeps what a wrapped stream ends with until it is destroyed itself.
+  // Keeps what the vendor's stream ends with until this is destroyed; one is enough, and none if it is our own. The
+  // caller holds what orders such calls.
+  [[nodiscard]] bool needs_owner() const noexcept { return is_wrapped_ && native_owner_ == nullptr; }
   void hold(std::shared_ptr<void> native_owner) { native_owner_ = std::move(native_owner); }
 
   // What is being recorded on this stream, or null. Launches and copies go there in place of the backend.
@@ -83,6 +85,7 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   unify_stream handle_ = nullptr;
   void* native_ = nullptr;
   std::shared_ptr<void> native_owner_;
+  bool is_wrapped_ = false;
   std::atomic<Recording*> recording_{nullptr};
   uint32_t id_ = 0;
   uint32_t generation_ = 0;  // of the device when it was made

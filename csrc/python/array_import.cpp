@@ -284,7 +284,8 @@ std::shared_ptr<Device> dlpack_device_of(PyObject* object) {
   return device_from_dlpack(type, id);
 }
 
-// The argument `stream` of __dlpack__: where we order ourselves -1, else the consumer's, after which its library orders.
+// The argument `stream` of __dlpack__: where we order ourselves -1, else the consumer's, after which its library
+// orders.
 py::object stream_for_producer(PyObject* object, Device& device, CallStream* call) {
   if (is_host(device.info().dlpack_type)) return py::none();
   Consumer consumer(call, device);
@@ -345,7 +346,8 @@ ImportedArray from_interface(PyObject* object, const py::dict& interface, const 
 ImportedArray from_cuda_interface(PyObject* object, CallStream* call) {
   const auto interface = py::handle(object).attr("__cuda_array_interface__").cast<py::dict>();
   static PyObject* slot = nullptr;  // the interface does not say which device
-  const py::object index = py::handle(python_function(slot, "unify._libraries", "cuda_device_index"))(py::handle(object));
+  const py::object index =
+      py::handle(python_function(slot, "unify._libraries", "cuda_device_index"))(py::handle(object));
   const std::shared_ptr<Device> device = device_from_dlpack(kDLCUDA, index.cast<int>());
   ImportedArray imported = from_interface(object, interface, device);
   Consumer consumer(call, *device);

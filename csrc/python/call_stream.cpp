@@ -35,9 +35,8 @@ const Library* library_of(PyTypeObject* type, const Device& device) {
   }
   if (entries.empty()) Py_INCREF(type);  // its address must not become another type's
   static PyObject* function = nullptr;
-  const py::object found =
-      py::handle(python_function(function, "unify._libraries", "library_of"))(py::handle(
-          reinterpret_cast<PyObject*>(type)), device.backend().name);
+  const py::object found = py::handle(python_function(function, "unify._libraries", "library_of"))(
+      py::handle(reinterpret_cast<PyObject*>(type)), device.backend().name);
   std::unique_ptr<Library> library;
   if (!found.is_none()) {
     library = std::make_unique<Library>(
@@ -48,7 +47,8 @@ const Library* library_of(PyTypeObject* type, const Device& device) {
 }
 
 // Streams that libraries worked on lately: wrapping one takes longer than a launch. `object` is held with a wrapper, as
-// some end their stream with it. Guarded by the GIL.
+// some end their stream with it; torch's live as long as the process, and who gives it an ExternalStream sees to that
+// stream's life himself. Guarded by the GIL.
 std::shared_ptr<Stream> wrapped(Device& device, uintptr_t native, PyObject* object) {
   static auto* lately = new std::array<std::shared_ptr<Stream>, 8>;
   static size_t oldest = 0;
@@ -60,10 +60,10 @@ std::shared_ptr<Stream> wrapped(Device& device, uintptr_t native, PyObject* obje
       return stream;
     }
   }
-  if (std::shared_ptr<Stream> stream = device.stream_over(handle)) return stream;  // somebody else holds it
-  std::shared_ptr<Stream> stream = foreign_stream(device, native);
+  const bool is_held = device.stream_over(handle) != nullptr;  // by somebody else, who sees to its life
+  std::shared_ptr<Stream> stream = foreign_stream(device, native, object);
+  if (is_held) return stream;
   leaks::let_go(stream.get());  // the core's own
-  if (object != nullptr) stream->hold(python_owner(object));
   (*lately)[oldest] = stream;
   oldest = (oldest + 1) % lately->size();
   return stream;

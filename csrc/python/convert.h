@@ -85,7 +85,8 @@ void set_default_device(std::shared_ptr<Device> device);
 // From a Stream, None for the current one, or a foreign stream: __cuda_stream__, .native, .cuda_stream,
 // .npu_stream, .ptr, or an address. Throws DeviceMismatchError for a stream of another device.
 std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device);
-std::shared_ptr<Stream> foreign_stream(Device& device, uintptr_t native);
+// owner: an object that the vendor's stream may end with, to be kept as long as ours is; or null.
+std::shared_ptr<Stream> foreign_stream(Device& device, uintptr_t native, PyObject* owner = nullptr);
 
 // Later work of `stream` comes after what `earlier` holds now; waits on the host between backends.
 void order_after(Stream& stream, Stream& earlier);

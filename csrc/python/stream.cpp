@@ -131,13 +131,15 @@ py::tuple cuda_stream(const Stream& stream) {
 
 }  // namespace
 
-std::shared_ptr<Stream> foreign_stream(Device& device, uintptr_t native) {
+std::shared_ptr<Stream> foreign_stream(Device& device, uintptr_t native, PyObject* owner) {
   // CUDA's legacy default stream is 0 to its users; 1 is the same stream by name (cudaStreamLegacy).
   if (native == 0 && device.info().dlpack_type == 2) native = 1;
   auto* const handle = reinterpret_cast<void*>(native);
   // One of ours that came back, or a wrapped one that somebody holds: two over one handle would end separately.
-  if (std::shared_ptr<Stream> stream = device.stream_over(handle)) return stream;
-  return Stream::create(device.shared_from_this(), 0, handle);
+  std::shared_ptr<Stream> stream = device.stream_over(handle);
+  if (stream == nullptr) stream = Stream::create(device.shared_from_this(), 0, handle);
+  if (owner != nullptr && stream->needs_owner()) stream->hold(python_owner(owner));
+  return stream;
 }
 
 std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device) {
@@ -153,7 +155,9 @@ std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device) {
     return stream;
   }
   uintptr_t address = 0;
-  if (native_address(handle, &address)) return foreign_stream(device, address);
+  if (native_address(handle, &address)) {
+    return foreign_stream(device, address, PyLong_Check(object) != 0 ? nullptr : object);
+  }
   throw Error(ErrorKind::kInvalidArgument,
               "stream: a unify.Stream, None, or another library's stream (one with __cuda_stream__, .native, "
               ".cuda_stream, .npu_stream or .ptr) is needed, not " +
@@ -189,7 +193,8 @@ void bind_stream(py::module_& module) {
           },
           py::arg("stream"), py::arg("device") = py::none(),
           "Another library's stream as one of ours: an object with __cuda_stream__, .native, .cuda_stream, "
-          ".npu_stream or .ptr, or an address. It stays its owner's and must outlive the result.")
+          ".npu_stream or .ptr, or an address. It stays its owner's: an object is kept, an address must outlive the "
+          "result.")
       .def_property_readonly(
           "device", [](const Stream& s) { return py::reinterpret_borrow<py::object>(device_object(s.device_ptr())); },
           "The device it belongs to.")

@@ -36,7 +36,8 @@ PyObject* tensor_to_pyobject(Tensor tensor, bool is_readonly = false);
 // A zero-copy tensor over any array: ours, or one that speaks DLPack (by table or by method), the buffer
 // protocol, __array_interface__ or __cuda_array_interface__. Needs the GIL. Keeps the array alive as long as
 // the tensor. Work of the array's library on its own stream is ordered before that of `call`, or before ours; CPU
-// arrays are taken as ready. Throws InvalidArgument for an object that is no array, DTypeError for elements we have no name for.
+// arrays are taken as ready. Throws InvalidArgument for an object that is no array, DTypeError for elements we have no
+// name for.
 struct ImportedArray {
   Tensor tensor;
   bool is_readonly;

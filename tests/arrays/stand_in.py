@@ -15,10 +15,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from exchange_table import add_table
 
 import unify as un
 from unify.simulator import library_path
 
+endless: list[ForeignStream] = []
 gates: list[threading.Event] = []  # opened after each case, also one that failed
 HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -170,6 +172,14 @@ class Library:
 
 def torch() -> Library:
     return Library("torch", "current_stream", records=True)
+
+
+def torch_by_table() -> Library:
+    """As torch is from 2.10 on. The table names no object that a stream ends with: torch's never end."""
+    library = torch()
+    endless.append(library.stream)
+    add_table(library.Array)
+    return library
 
 
 def cupy() -> Library:

@@ -22,8 +22,8 @@ def op(function: Function) -> Function:
     """Runs an op with its argument `stream` as the current one, so that its body cannot forget it.
 
     Helper copies, kernels and what makes a result ready for the caller's library all go to the current stream. The
-    body's own `stream` is always None. The device is that of the op's first array. Without the argument it is the current
-    stream of the library that the first array on a device is of: torch's tensors stay on torch's stream.
+    body's own `stream` is always None. The device is that of the op's first array. Without the argument it is the
+    current stream of the library that the first array on a device is of: torch's tensors stay on torch's stream.
     """
     first = next(iter(inspect.signature(function).parameters))
     name = f"{function.__name__}: {first}"
