@@ -221,8 +221,8 @@ void Stream::keep_alive_locked(std::shared_ptr<void> owner) {
     return;
   }
   Mark mark(*this);
-  if (mark.is_of_nothing()) return;
   held_->let_go();
+  if (mark.is_of_nothing()) return;
   const std::lock_guard<std::mutex> lock(held_->mutex);
   held_->entries.push_back({std::move(mark), std::move(owner)});
 }

@@ -154,6 +154,22 @@ def an_array_lives_until_the_named_stream_has_passed() -> None:
 
 
 @case
+def what_passed_is_let_go_of_at_the_next_launch_on_the_stream() -> None:
+    torch = stand_in.torch()
+    out = torch.array(ZEROS)
+    before = un.memory_statistics(DEVICE).allocated_bytes
+    x = torch.array([1.0] * 4)
+    gate = torch.stream.hold()
+    launch(x, out)
+    del x
+    assert un.memory_statistics(DEVICE).allocated_bytes > before
+    gate.set()
+    torch.stream.synchronize()
+    launch(out, out)
+    assert un.memory_statistics(DEVICE).allocated_bytes == before
+
+
+@case
 def a_librarys_stream_lives_as_long_as_work_that_we_put_there() -> None:
     cupy = stand_in.cupy()
     x, out = cupy.array([1.0] * 4), cupy.array(ZEROS)
