@@ -31,6 +31,11 @@ std::shared_ptr<Device>& host_device() {
   return *device;
 }
 
+std::vector<std::shared_ptr<Device>>& known_devices() {
+  static auto* devices = new std::vector<std::shared_ptr<Device>>;
+  return *devices;
+}
+
 bool is_host(int32_t dlpack_type) { return dlpack_type == kDLCPU || dlpack_type == kDLCUDAHost; }
 
 // Storage covers what the tensor touches, also where strides run backwards.
@@ -398,8 +403,11 @@ std::shared_ptr<Device> device_from_dlpack(int32_t type, int32_t id) {
   // Python knows which backends there are. One after the other is opened until one answers to the pair.
   const py::object found = py::module_::import("unify._device").attr("device_of_dlpack")(type, id);
   slot = found.cast<std::shared_ptr<Device>>();
+  known_devices().push_back(slot);
   return slot;
 }
+
+const std::vector<std::shared_ptr<Device>>& devices_of_arrays() { return known_devices(); }
 
 bool find_array(PyObject* object, ImportedArray* out_array, CallStream* call) {
   const py::handle handle(object);

@@ -183,6 +183,16 @@ Part part_of(PyObject* value, CallStream& call) {
                                                                                             : Part::kNone;
 }
 
+// While no array of another library was on a device, to look for one costs more than it is worth: should the first come
+// now, the host waits for what was done with it, once.
+PyObject* call_with_host_arrays(PyObject* function, PyObject* args, PyObject* kwargs) {
+  const auto result = py::reinterpret_steal<py::object>(require(PyObject_Call(function, args, kwargs)));
+  for (const std::shared_ptr<Device>& device : devices_of_arrays()) {
+    if (device->chosen_stream() == nullptr) without_gil([&] { device->current_stream()->synchronize(); });
+  }
+  return py::object(result).release().ptr();
+}
+
 // Runs function(*args, **kwargs) on the stream of the arrays among the arguments, as the current one. The first array
 // that is on the host ends the search: then all are.
 PyObject* call_on_stream_of_arrays(PyObject*, PyObject* const* given, Py_ssize_t count) {
@@ -191,6 +201,7 @@ PyObject* call_on_stream_of_arrays(PyObject*, PyObject* const* given, Py_ssize_t
     PyObject* function = given[0];
     PyObject* args = given[1];
     PyObject* kwargs = given[2];
+    if (devices_of_arrays().empty()) return call_with_host_arrays(function, args, kwargs);
     CallStream call;
     bool uses_ours = false;
     bool is_on_host = false;

@@ -93,6 +93,8 @@ Tensor host_tensor(const Tensor& tensor);
 void copy_ordered(const Tensor& dst, const Tensor& src, PyObject* stream);
 // The device of a DLPack device, opened if need be.
 std::shared_ptr<Device> device_from_dlpack(int32_t type, int32_t id);
+// Those that arrays of other libraries were on so far, without the host.
+const std::vector<std::shared_ptr<Device>>& devices_of_arrays();
 
 // Fills with a Python number. Throws InvalidArgument when the dtype cannot hold it.
 void fill_tensor(Stream& stream, const Tensor& tensor, PyObject* value);

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -50,6 +51,18 @@ def made(*libraries: Callable[[], stand_in.Library]) -> Iterator[stand_in.Librar
 
 
 ZEROS = [0.0] * 4
+
+
+@case
+def the_first_op_on_a_chip_waits_for_its_end() -> None:
+    torch = stand_in.torch()
+    x, weight = torch.array([ZEROS]), torch.array([1.0] * 4)
+    gate = torch.stream.hold()
+    threading.Timer(0.2, gate.set).start()
+    torch.stream.fill(x, 3)
+    y = ops.rms_norm(x, weight)
+    assert gate.is_set()
+    assert np.allclose(y.numpy(), 1, atol=1e-5)
 
 
 @case
