@@ -107,14 +107,16 @@ def test_a_lost_device_stays_lost_and_says_so(program) -> None:
             try:
                 use()
             except un.Error as error:
-                print(isinstance(error, un.Error), error.device)
+                print(type(error).__name__, error.device, first.state)
         try:
             first.reset()
         except un.Error as error:
             print(type(error).__name__, first.state)
         print(un.ones(3, un.float32, second).tolist(), second.state)
     """)
-    assert printed.splitlines() == ["True cuda:0", "True cuda:0", "DeviceLost gone", "[1.0, 1.0, 1.0] healthy"]
+    assert printed.splitlines() == [
+        "DeviceLost cuda:0 gone", "DeviceLost cuda:0 gone", "DeviceLost gone", "[1.0, 1.0, 1.0] healthy",
+    ]  # fmt: skip
 
 
 def test_which_launch_failed_is_told_as_far_as_it_is_known(program) -> None:
@@ -214,6 +216,68 @@ def test_nothing_is_left_when_everything_is_dropped(program) -> None:
         print({kind: after[kind] - before[kind] for kind in before if after[kind] != before[kind]})
     """)
     assert printed == "{}\n"
+
+
+def test_pinned_memory_outlives_a_reset(program) -> None:
+    printed = program("""
+        pinned = un.empty_pinned(4, un.float32, first)
+        view = pinned.numpy()
+        view[:] = 7
+        first.reset()
+        print(view.tolist())
+        del pinned, view
+        gc.collect()
+        print(un.ones(2, un.float32, first).tolist(), simulation.live(0)["pinned_bytes"])
+    """)
+    assert printed.splitlines() == ["[7.0, 7.0, 7.0, 7.0]", "[1.0, 1.0] 0"]
+
+
+def test_waiting_for_the_device_spares_the_recording_of_another_thread(program) -> None:
+    printed = program("""
+        import threading
+
+        x, stream = un.zeros(100, un.float32, first), un.Stream(first)
+        first.synchronize()
+        with un.Graph.capture(stream) as graph:
+            x.fill_(1)
+            thread = threading.Thread(target=lambda: (first.synchronize(), un.trim_memory(first)))
+            thread.start(); thread.join()
+            un.trim_memory(first)
+            x.fill_(2)
+        graph.launch(stream)
+        stream.synchronize()
+        print(x.numpy()[0])
+    """)
+    assert printed == "2.0\n"
+
+
+def test_host_calls_run_in_their_order_when_their_stream_is_reset(program) -> None:
+    printed = program("""
+        seen, stream = [], un.Stream(first)
+        x = un.empty(100, un.float32, first)
+        first.synchronize()
+        simulation.hang("cuLaunchKernelEx")
+        scale_kernel[(1,)](x, 100, 2.0, BLOCK=256, stream=stream)
+        for number in range(20):
+            stream.host_call(lambda number=number: seen.append(number))
+        first.reset()
+        for _ in range(100):
+            if len(seen) == 20: break
+            time.sleep(0.05)
+        print(seen == list(range(20)))
+    """)
+    assert printed == "True\n"
+
+
+def test_more_blocks_than_a_grid_has_are_refused(program) -> None:
+    printed = program("""
+        x = un.zeros(16, un.float32, first)
+        try:
+            scale_kernel[(1 << 31,)](x, 16, 1.0, BLOCK=16, num_ctas=2)
+        except un.InvalidArgument as error:
+            print("exceeds" in str(error))
+    """)
+    assert printed == "True\n"
 
 
 def test_a_language_model_says_the_same_as_on_the_cpu(python: Run) -> None:

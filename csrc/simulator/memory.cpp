@@ -89,6 +89,7 @@ bool Arena::show(uint64_t address, uint64_t where, uint64_t bytes) const {
 }
 
 Range::~Range() {
+  if (is_borrowed) return;
   if (kind == RangeKind::kPinned || kind == RangeKind::kManaged || kind == RangeKind::kImported) {
     munmap(alias, bytes);
   }

@@ -76,6 +76,7 @@ struct Range {
   const void* owner = nullptr;  // the context that frees it when it is reset, or null
   uint32_t access = 0;          // a bit for each device whose kernels may use it, besides peers
   bool is_open = false;         // while such kernels run
+  bool is_borrowed = false;     // the program's own pages, which it registered
   std::shared_ptr<Block> block;
   uint32_t opened = 1;              // imported: how often
   std::vector<char> import_handle;  // imported: by which handle
@@ -107,7 +108,8 @@ class Memory {
   [[nodiscard]] bool is_mapped(uint64_t address, uint64_t bytes) const;
 
   // A kernel of the device begins or ends: what it may use is open to this process from then on, until a stream of the
-  // device has run dry and no kernel runs. To change the access of large ranges for each kernel costs more than it does.
+  // device has run dry and no kernel runs. To change the access of large ranges for each kernel costs more than it
+  // does.
   void begin_kernel(int device);
   void end_kernel(int device);
   void close(int device);
