@@ -532,7 +532,7 @@ def test_launches_after_an_update_come_behind_those_before(
 def test_a_graph_is_recorded_again_while_another_thread_launches_it(device: un.Device, stream: un.Stream) -> None:
     tensors = [un.zeros(10, un.uint8, device) for _ in range(4)]
     device.synchronize()
-    with un.Graph.capture() as graph:
+    with un.Graph.capture(device=device) as graph:
         tensors[0].fill_(1)
     is_over = threading.Event()
     launched: list[int] = []
