@@ -10,7 +10,7 @@ import unify
 from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
-from .norm import column_block
+from .tiles import column_block
 from .op import FLOATS, op
 from .quant import COLUMNS, QuantizedMatrix
 
