@@ -104,14 +104,17 @@ def products(arch: int) -> list[tiles.Tile]:
 
 
 def compiled_product(arch: int, tile: tiles.Tile) -> un.compiler.Binary:
-    types = dict.fromkeys("a b out".split(), ARRAY) | dict.fromkeys("m n k a_row b_n r_row o_row".split(), SIZE)
+    arrays, sizes = ["a", "b", "out"], ["m", "n", "k", "a_row", "b_n", "r_row", "o_row"]
+    types = dict.fromkeys(arrays, ARRAY) | dict.fromkeys(sizes, SIZE)
+        ["m", "n", "k", "a_row", "b_n", "r_row", "o_row"], SIZE
+    )
     constants = {"residual": None, "b_k": 1, "M": tile.m, "N": tile.n, "K": tile.k, "EVEN_K": True}
     return un.compile(matmul_kernel, f"cuda:{arch}", types, constants, stages=("ptx",), **tile.launch)
 
 
 def compiled_attention(arch: int, width: int, queries: int = 4096) -> un.compiler.Binary:
     tile = tiles.attention_tile(Chip(f"cuda:{arch}"), queries, 16, causal=True, width=width, itemsize=2)
-    types = dict.fromkeys("q k v out".split(), ARRAY) | dict.fromkeys("queries keys".split(), SIZE)
+    types = dict.fromkeys(["q", "k", "v", "out"], ARRAY) | dict.fromkeys(["queries", "keys"], SIZE)
     types |= {"group": "i32", "scale_log2": "fp32"}
     types |= {f"{array}_{axis}": SIZE for array in "qkvo" for axis in ("batch", "token", "head")}
     constants = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "WIDTH": width, "BLOCK_D": block_d(width), "CAUSAL": True}
