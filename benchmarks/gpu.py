@@ -4,7 +4,7 @@
     python benchmarks/gpu.py launch attention    # some, by a part of their names
     python benchmarks/gpu.py --smoke             # small sizes, once, no times: does everything run?
 
-Both sides work in this process and take turns; see docs/benchmarks.md. A peer that is missing is a line with its reason.
+Both sides work in this process and take turns. A peer that is missing is a line with its reason.
 """
 
 from __future__ import annotations

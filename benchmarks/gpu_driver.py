@@ -72,7 +72,7 @@ double driver_launch(void* function, void* stream, void** parameters, int thread
                               void**, void**);
   using LaunchEx = CUresult (*)(const CUlaunchConfig*, CUfunction, void**, void**);
   static auto launch = symbol<Launch>("cuLaunchKernel");
-  static auto launch_ex = symbol<LaunchEx>("cuLaunchKernelEx");  // the simulated driver has only this one
+  static auto launch_ex = symbol<LaunchEx>("cuLaunchKernelEx");  // all that the simulated driver has
   CUlaunchConfig config = {};
   config.gridDimX = config.gridDimY = config.gridDimZ = config.blockDimY = config.blockDimZ = 1;
   config.blockDimX = threads;
@@ -85,7 +85,8 @@ double driver_launch(void* function, void* stream, void** parameters, int thread
       failed |= launch(static_cast<CUfunction>(function), 1, 1, 1, threads, 1, 1, shared_bytes,
                        static_cast<CUstream>(stream), parameters, nullptr);
   } else {
-    for (int i = 0; i < calls; ++i) failed |= launch_ex(&config, static_cast<CUfunction>(function), parameters, nullptr);
+    for (int i = 0; i < calls; ++i)
+      failed |= launch_ex(&config, static_cast<CUfunction>(function), parameters, nullptr);
   }
   double seconds = seconds_since(start);
   return failed != 0 ? -1.0 : seconds;

@@ -1,4 +1,4 @@
-"""How fast are the kernels on a GPU, against torch's: attention, products, a norm and a softmax? In the device's time."""
+"""How fast are attention, products, a norm and a softmax on a GPU, against torch's? In the device's time."""
 
 from __future__ import annotations
 

@@ -106,8 +106,6 @@ def products(arch: int) -> list[tiles.Tile]:
 def compiled_product(arch: int, tile: tiles.Tile) -> un.compiler.Binary:
     arrays, sizes = ["a", "b", "out"], ["m", "n", "k", "a_row", "b_n", "r_row", "o_row"]
     types = dict.fromkeys(arrays, ARRAY) | dict.fromkeys(sizes, SIZE)
-        ["m", "n", "k", "a_row", "b_n", "r_row", "o_row"], SIZE
-    )
     constants = {"residual": None, "b_k": 1, "M": tile.m, "N": tile.n, "K": tile.k, "EVEN_K": True}
     return un.compile(matmul_kernel, f"cuda:{arch}", types, constants, stages=("ptx",), **tile.launch)
 
