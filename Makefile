@@ -60,7 +60,7 @@ ON_GPU = PYTHONSAFEPATH=1 UNIFY_GPU_MODEL="$(MODEL)" $(PYTHON)
 gpu-test: ## with a GPU: conformance suite, ops, models; PYTHON=python3 MODEL=file.gguf
 	$(ON_GPU) -m unify info
 	$(ON_GPU) -m unify test-backend cuda
-	$(ON_GPU) -m pytest -m gpu tests/gpu
+	$(ON_GPU) -m pytest -W default -m gpu tests/gpu
 
 gpu-bench: ## with a GPU: against torch, Triton, CuPy, the driver; PYTHON=python3 CASES="launch matmul"
 	$(ON_GPU) benchmarks/gpu.py $(CASES)

@@ -68,8 +68,8 @@ int driver_wait(void* stream) {
 
 // Launches one program `calls` times; the seconds of all calls, not of the work, below 0 where one fails.
 double driver_launch(void* function, void* stream, void** parameters, int threads, int shared_bytes, int calls) {
-  using Launch = CUresult (*)(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream,
-                              void**, void**);
+  using Launch = CUresult (*)(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                              CUstream, void**, void**);
   using LaunchEx = CUresult (*)(const CUlaunchConfig*, CUfunction, void**, void**);
   static auto launch = symbol<Launch>("cuLaunchKernel");
   static auto launch_ex = symbol<LaunchEx>("cuLaunchKernelEx");  // all that the simulated driver has
