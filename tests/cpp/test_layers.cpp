@@ -94,6 +94,23 @@ void test_what_a_device_still_had_is_said_at_its_close() {
   CHECK(said_by([&] { tidy.table.device_close(tidy.device); }).empty());
 }
 
+// The hook takes the interpreter's lock, and a device makes its default stream under one of its own.
+void test_a_default_stream_does_not_ask_for_its_line() {
+  static int asked = 0;
+  leaks::set_caller_hook([]() -> const char* {
+    ++asked;
+    return nullptr;
+  });
+  leaks::start();
+  const std::shared_ptr<Device> device = Registry::instance().device("cpu");
+  (void)Stream::create(device, 0, nullptr, true);
+  CHECK(asked == 0);
+  (void)Stream::create(device);
+  CHECK(asked == 1);
+  leaks::is_on = false;
+  leaks::set_caller_hook(nullptr);
+}
+
 void test_what_is_held_is_listed_by_line_the_largest_first() {
   static const char* line = nullptr;
   leaks::set_caller_hook([] { return line; });
