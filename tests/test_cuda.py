@@ -194,6 +194,24 @@ def test_corrupted_memory_is_seen_by_whoever_looks(program) -> None:
     assert printed == "1 healthy\n"
 
 
+def test_a_binary_whose_programs_span_blocks_runs_from_a_module(program) -> None:
+    printed = program("""
+        types = {"x": "*fp32", "n": "i32", "factor": "fp32"}
+        binary = un.compile(scale_kernel, "cuda:90", types, {"BLOCK": 256}, num_ctas=2)
+        scale = un.Module.from_binary(binary, first)["scale_kernel"]
+        x = un.ones(1000, un.float32, first)
+        scale[4](x, 1000, 2.0)
+        scale.launch(4, (x, 1000, 3.0), shared_bytes=1024)
+        scale.launch(8, (x, 1000, 5.0), cluster=2)  # who names a cluster counts blocks
+        print(binary.cluster, set(x.tolist()))
+        try:
+            scale[1 << 31](x, 1000, 2.0)
+        except un.InvalidArgument as error:
+            print("exceeds the device's" in str(error))
+    """)
+    assert printed == "2 {30.0}\nTrue\n"
+
+
 def test_nothing_is_left_when_everything_is_dropped(program) -> None:
     printed = program("""
         def work():
