@@ -111,11 +111,11 @@ class Module:
     ) -> Function:
         """Finds a function by its name; the name may be left out where there is only one.
 
-        types: what it takes, in Triton's names, by commas: "fp32, *fp32, *kfp32, n: i32". A name makes an argument
-        one that can be given by name. *kfp32 is a pointer that is only read through; ptr is any array, or an address
-        as an int; bytes[24]@8 is a struct of 24 bytes aligned to 8, given as bytes or as a ctypes.Structure. Where the
-        module does not know them and they are not given, each argument has to carry its own type: arrays, NumPy's
-        scalars, bool and None do, Python's numbers do not.
+        types: what it takes, in Triton's names, by commas: ``fp32, *fp32, *kfp32, n: i32``. A name makes an argument
+        one that can be given by name. ``*kfp32`` is a pointer that is only read through; ptr is any array, or an
+        address as an int; bytes[24]@8 is a struct of 24 bytes aligned to 8, given as bytes or as a ctypes.Structure.
+        Where the module does not know them and they are not given, each argument has to carry its own type: arrays,
+        NumPy's scalars, bool and None do, Python's numbers do not.
         threads: of a program, unless the launch says otherwise. shared_bytes: scratch memory beyond what the image
         itself sets aside.
 
