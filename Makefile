@@ -9,7 +9,7 @@ NATIVE := $(shell find csrc unify/include -name '*.cpp' -o -name '*.h' -o -name 
 CXX_FILES = $(shell git ls-files '*.c' '*.cpp' '*.h' '*.inc')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-opencl test-oldest lint format stubs docs bench sanitize size nightly clean triton-conformance
+.PHONY: help demo build test test-opencl test-oldest lint format stubs docs bench sanitize size nightly clean triton-conformance gpu-test gpu-bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 28
@@ -53,6 +53,17 @@ bench: $(VENV)/.bench ## build the peers (llama.cpp: some minutes) and compare
 test-opencl: $(VENV)/.dev ## build the OpenCL plugin and run the conformance suite on it
 	$(PIP) --no-build-isolation --no-deps ./examples/plugins/opencl
 	$(BIN)/unify test-backend opencl -k "not slow"
+
+# On a machine with an Nvidia GPU, in the environment of $(PYTHON) as it is: nothing is fetched or installed. Python's
+# safe path keeps this folder's unify, which may not be built, from hiding the one that is installed.
+ON_GPU = PYTHONSAFEPATH=1 UNIFY_GPU_MODEL="$(MODEL)" $(PYTHON)
+gpu-test: ## with a GPU: conformance suite, ops, models; PYTHON=python3 MODEL=file.gguf
+	$(ON_GPU) -m unify info
+	$(ON_GPU) -m unify test-backend cuda
+	$(ON_GPU) -m pytest -W default -m gpu tests/gpu
+
+gpu-bench: ## with a GPU: against torch, Triton, CuPy, the driver; PYTHON=python3 CASES="launch matmul"
+	$(ON_GPU) benchmarks/gpu.py $(CASES)
 
 sanitize: $(VENV)/.dev ## conformance and core under AddressSanitizer and ThreadSanitizer
 	.ci/sanitize $(BIN)/python $(SANITIZERS)

@@ -26,9 +26,19 @@ def run_with(layers: str, root: Path, *arguments: str, **settings: str) -> subpr
     )
 
 
-def test_the_core_keeps_the_rules_and_every_backend_fails_on_demand(root: Path) -> None:
-    pytest_arguments = ("-m", "pytest", "--capture=no", "-p", "no:cacheprovider", "tests/conformance")
-    finished = run_with("faults,validate", root, *pytest_arguments)
+@pytest.mark.parametrize(
+    ("devices", "files"),
+    [
+        ("cpu toy:0 plain:0", ""),
+        ("cuda:0", "test_error.py test_event.py test_graph.py test_memory.py test_module.py test_stream.py"),
+    ],
+)
+def test_the_core_keeps_the_rules_and_every_backend_fails_on_demand(root: Path, devices: str, files: str) -> None:
+    wanted = [argument for name in devices.split() for argument in ("--unify-device", name)]
+    paths = [f"tests/conformance/{file}" for file in files.split()] or ["tests/conformance"]
+    finished = run_with(
+        "faults,validate", root, "-m", "pytest", "--capture=no", "-p", "no:cacheprovider", *wanted, *paths
+    )
     output = finished.stdout + finished.stderr
     assert finished.returncode == 0, output[-5000:]
     assert "unify validate:" not in output, output

@@ -6,6 +6,7 @@ The images are a C compiler's, after unify/host_kernel.h, and unify.compile's.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import gc
 import struct
 import subprocess
@@ -352,6 +353,34 @@ def test_more_than_can_be_packed_is_refused(module: un.Module) -> None:
         module.function("dump", "bytes[5000]@8")
     with pytest.raises(un.errors.InvalidArgument, match="at most 96 are possible"):
         module.function("dump")[1](*[True] * 97)
+
+
+def test_all_that_a_binary_says_of_its_launch_is_carried(image: bytes) -> None:
+    parameters = tuple(
+        un.compiler.Parameter(name, type_, offset, is_written=True)
+        for name, type_, offset in (("out", "*u8", 0), ("count", "i32", 8))
+    )
+    binary = un.compiler.Binary(
+        "dump", image, "cpu", parameters, 40, scratch_bytes=1 << 20, scratch_offset=16
+    )  # a null for the profiler follows, and what is the function's own
+    out = np.full(32, 255, np.uint8)
+    un.reset_memory_peaks("cpu")
+    before = un.memory_statistics("cpu").allocated_bytes
+    module = un.Module.from_binary(binary, "cpu")
+    for function in (module.function(), module.function("dump", "*u8, i32")):
+        function[3](out, 32)
+        un.synchronize()
+        _, count, scratch, profile = struct.unpack("<QixxxxQQ", out.tobytes())
+        assert (count, scratch % 64, profile) == (32, 0, 0)
+        assert scratch != 0
+    assert un.memory_statistics("cpu").allocated_bytes_peak - before >= 3 << 20
+    function.launch(1, (out, 32), shared_bytes=4096)  # of a program: not the one above
+    un.synchronize()
+    assert struct.unpack_from("<Q", out.tobytes(), 16)[0] != 0
+    for said in ({"cluster": 2}, {"flags": 1}):
+        demanding = un.Module.from_binary(dataclasses.replace(binary, **said), "cpu")
+        with pytest.raises(un.errors.UnsupportedError):
+            demanding["dump"][1](out, 32)
 
 
 def test_a_binary_of_another_kind_of_device_is_refused() -> None:

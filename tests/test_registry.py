@@ -100,7 +100,7 @@ assert start.elapsed_ms(stop) >= 0
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/abi.md", "docs/abi-changelog.md", "docs/architecture.md"])
 def test_the_pages_count_what_is_required_as_the_header_does(root: Path, page: str) -> None:
     counts = re.findall(r"(\d+)\s+(?:functions )?are\s+required", (root / page).read_text())
-    assert counts == [str(len(REQUIRED))]
+    assert set(counts) == {str(len(REQUIRED))}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_file_that_is_not_there_is_a_broken_backend(tmp_path: Path) -> None:
 
 def test_a_backend_of_version_1_0_is_asked_for_nothing_that_was_appended(tmp_path: Path, python: Run) -> None:
     older = "table.struct_size = offsetof(unify_backend, copy_rows), table.abi_minor = 0;"
-    poison = "table.copy_rows = (void*)abort, table.graph_update = (void*)abort;"  # behind its end
+    poison = "table.copy_rows = (void*)abort, table.capture_update = (void*)abort;"  # behind its end
     library = changed(tmp_path, older + poison, "older")
     code = """
 import numpy as np, unify as un

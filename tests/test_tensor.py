@@ -350,6 +350,7 @@ def test_our_tensors_in_torch(dtype: str, how: str) -> None:
 
 
 def test_torch_keeps_our_memory_alive_and_lets_it_go() -> None:
+    gc.collect()  # what an earlier test left
     before = un.memory_statistics().allocated_bytes
     result = torch.from_dlpack(un.ones(1 << 20, un.uint8))
     gc.collect()

@@ -362,6 +362,10 @@ class LoadedModule:
         threads: int,
         shared_bytes: int,
         location: str,
+        cluster: int = 0,
+        flags: int = 0,
+        scratch_bytes: int = 0,
+        scratch_offset: int = 0,
     ) -> Function: ...
 
 def load_module(device: _DeviceLike, image: bytes, name: str) -> LoadedModule: ...

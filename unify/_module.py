@@ -46,7 +46,8 @@ class Module:
     def from_binary(cls, binary: Binary, device: DeviceLike = None) -> Module:
         """Loads what unify.compile made; its function knows its parameters.
 
-        What `types` promised with ":16" is not checked at the launch. Raises InvalidArgument for a device of another
+        What `types` promised with ":16" is not checked at the launch. A grid counts programs, each of num_ctas blocks;
+        blocks where function.launch() is given a cluster. Raises InvalidArgument for a device of another
         kind than the binary's target.
         """
         opened = open_device(device)
@@ -57,8 +58,11 @@ class Module:
             )
         module = cls(binary.image, opened, binary.name)
         module._entries = {
-            binary.name: Entry(binary.name, binary.parameters, binary.threads, binary.shared_bytes, binary.args_bytes)
-        }
+            binary.name: Entry(
+                binary.name, binary.parameters, binary.threads, binary.shared_bytes, binary.args_bytes,
+                binary.cluster, binary.flags, binary.scratch_bytes, binary.scratch_offset,
+            )
+        }  # fmt: skip
         return module
 
     @classmethod
@@ -107,11 +111,11 @@ class Module:
     ) -> Function:
         """Finds a function by its name; the name may be left out where there is only one.
 
-        types: what it takes, in Triton's names, by commas: "fp32, *fp32, *kfp32, n: i32". A name makes an argument
-        one that can be given by name. *kfp32 is a pointer that is only read through; ptr is any array, or an address
-        as an int; bytes[24]@8 is a struct of 24 bytes aligned to 8, given as bytes or as a ctypes.Structure. Where the
-        module does not know them and they are not given, each argument has to carry its own type: arrays, NumPy's
-        scalars, bool and None do, Python's numbers do not.
+        types: what it takes, in Triton's names, by commas: ``fp32, *fp32, *kfp32, n: i32``. A name makes an argument
+        one that can be given by name. ``*kfp32`` is a pointer that is only read through; ptr is any array, or an
+        address as an int; bytes[24]@8 is a struct of 24 bytes aligned to 8, given as bytes or as a ctypes.Structure.
+        Where the module does not know them and they are not given, each argument has to carry its own type: arrays,
+        NumPy's scalars, bool and None do, Python's numbers do not.
         threads: of a program, unless the launch says otherwise. shared_bytes: scratch memory beyond what the image
         itself sets aside.
 
@@ -119,14 +123,16 @@ class Module:
         """
         entry = ptx.find(self._entries, self._aliases, name, self.name)
         found = entry.name if entry is not None else self._aliases.get(name or "", name or "")
-        parameters, args_bytes = (None, 0) if entry is None else (entry.parameters, entry.args_bytes)
+        entry = entry or Entry(found, ())
+        parameters, args_bytes = (entry.parameters, entry.args_bytes) if found in self._entries else (None, 0)
         if types is not None:
             parameters, args_bytes = signature.parse(types), None
         if parameters is not None and args_bytes is None:
             args_bytes = signature.total_bytes(parameters)
         return self._loaded.function(
-            found, parameters, args_bytes or 0, threads or (entry.threads if entry else None) or 0,
-            shared_bytes or (entry.shared_bytes if entry else 0), self.name if self.name != found else "",
+            found, parameters, args_bytes or 0, threads or entry.threads or 0, shared_bytes or entry.shared_bytes,
+            self.name if self.name != found else "", entry.cluster, entry.flags, entry.scratch_bytes,
+            entry.scratch_offset,
         )  # fmt: skip
 
     def __getitem__(self, name: str) -> Function:

@@ -152,9 +152,9 @@ def _shipped(args: Any) -> list[Job]:
     if args.file is not None:
         raise InvalidArgument(f"compile: --shipped compiles unify's own kernels, not those of {args.file}. Give one.")
     return [
-        Job(row.kernel, target, row.types, row.constants, _options(args))
+        Job(row.kernel, target, row.types, row.constants, {**row.options, **_options(args)})
         for target in _targets(args)
-        for row in signatures(target.partition(":")[0])
+        for row in signatures(target)
     ]
 
 

@@ -90,12 +90,12 @@ unify_status device_open(const unify_device_open_args* args, unify_device* out) 
 
 void device_close(unify_device handle) {
   std::unique_ptr<Device> device(of(handle));
-  {
+  if (device->context != nullptr) {
     const Entered entered(*device);
     driver.cuCtxSynchronize();
   }
   run_forgotten_calls(*device);
-  driver.cuDevicePrimaryCtxRelease(device->id);
+  if (device->context != nullptr) driver.cuDevicePrimaryCtxRelease(device->id);
 }
 
 void read_identity(CUdevice id, unify_device_info& info) {
@@ -142,20 +142,27 @@ unify_status device_info(unify_device handle, unify_device_info* out) {
   return UNIFY_OK;
 }
 
+// Stream by stream: cuCtxSynchronize would end the recordings of other threads.
 unify_status device_synchronize(unify_device handle) {
   Device& device = *of(handle);
-  std::vector<std::pair<Stream*, uint64_t>> before;
+  std::vector<std::shared_ptr<Stream>> streams;
   {
     const std::lock_guard<std::mutex> lock(device.mutex);
-    for (Stream* stream : device.streams) before.emplace_back(stream, stream->last_enqueued.load());
+    streams.assign(device.streams.begin(), device.streams.end());
   }
-  const unify_status status = run(device, [] { return driver.cuCtxSynchronize(); });
-  if (status != UNIFY_OK) return status;
-  const std::lock_guard<std::mutex> lock(device.mutex);
-  for (const auto& [stream, last] : before) {
-    if (device.streams.count(stream) != 0) note_proven(*stream, last);
+  for (const std::shared_ptr<Stream>& stream : streams) {
+    const uint64_t last = stream->last_enqueued.load();
+    bool is_recording = false;
+    const unify_status status = run(device, [&] {
+      int capture = CU_STREAM_CAPTURE_STATUS_NONE;
+      const CUresult code = driver.cuStreamIsCapturing(stream->handle, &capture);
+      is_recording = capture != CU_STREAM_CAPTURE_STATUS_NONE;
+      return code != CUDA_SUCCESS || is_recording ? code : driver.cuStreamSynchronize(stream->handle);
+    });
+    if (status != UNIFY_OK) return status;
+    if (!is_recording) note_proven(*stream, last);
   }
-  return UNIFY_OK;
+  return status_of(&device, device.fault.load());
 }
 
 // There is no call that asks a device how it is; what it said last holds.
@@ -167,29 +174,40 @@ unify_status device_status(unify_device handle, unify_device_state* out) {
   return UNIFY_OK;
 }
 
+// Retains the primary context anew, and sees whether it does any work: only work shows.
+CUresult retain_again(Device& device) {
+  CUresult code = driver.cuDevicePrimaryCtxRetain(&device.context, device.id);
+  if (code != CUDA_SUCCESS) {
+    device.context = nullptr;
+    return code;
+  }
+  const Entered entered(device);
+  CUdeviceptr probe = 0;
+  code = driver.cuMemAlloc(&probe, 256);
+  if (code == CUDA_SUCCESS) code = driver.cuMemFree(probe);
+  return code == CUDA_SUCCESS ? driver.cuCtxSynchronize() : code;
+}
+
+// Also takes away what other libraries have in the context: CUDA has one for each device of a process.
 unify_status device_reset(unify_device handle) {
   Device& device = *of(handle);
-  run_forgotten_calls(device);  // of a healthy device too: its work is dropped
-  const CUresult code = driver.cuDevicePrimaryCtxReset(device.id);
-  driver.cuDevicePrimaryCtxRelease(device.id);
-  device.context = nullptr;
-  CUresult retained = driver.cuDevicePrimaryCtxRetain(&device.context, device.id);
-  if (retained == CUDA_SUCCESS) {  // only work shows whether the device does any
-    const Entered entered(device);
-    CUdeviceptr probe = 0;
-    retained = driver.cuMemAlloc(&probe, 256);
-    if (retained == CUDA_SUCCESS) retained = driver.cuMemFree(probe);
-    if (retained == CUDA_SUCCESS) retained = driver.cuCtxSynchronize();
+  std::unordered_set<std::shared_ptr<Stream>> streams;
+  {
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    streams.swap(device.streams);
   }
-  if (code != CUDA_SUCCESS || retained != CUDA_SUCCESS) {
-    status_of(nullptr, code != CUDA_SUCCESS ? code : retained);
-    device.is_gone = true;
+  for (const std::shared_ptr<Stream>& stream : streams) stream->is_owned = false;  // the reset destroys them
+  CUresult code = driver.cuDevicePrimaryCtxReset(device.id);
+  if (device.context != nullptr) driver.cuDevicePrimaryCtxRelease(device.id);
+  device.context = nullptr;
+  run_forgotten_calls(device);
+  if (code == CUDA_SUCCESS) code = retain_again(device);
+  device.is_gone = code != CUDA_SUCCESS;
+  if (code != CUDA_SUCCESS) {
+    status_of(nullptr, code);
     return UNIFY_DEVICE_LOST;
   }
-  const std::lock_guard<std::mutex> lock(device.mutex);
-  device.streams.clear();
   device.fault = CUDA_SUCCESS;
-  device.is_gone = false;
   return UNIFY_OK;
 }
 

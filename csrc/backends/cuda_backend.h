@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -30,15 +32,17 @@ struct HostCall;
 struct Device {
   CUdevice id = 0;
   int index = 0;
-  CUcontext context = nullptr;
+  CUcontext context = nullptr;                // null: not retained, after a reset that failed
   std::atomic<CUresult> fault{CUDA_SUCCESS};  // the sticky code that its context answers with
   std::atomic<bool> is_gone{false};
   std::mutex mutex;  // of what follows
-  std::unordered_set<struct Stream*> streams;
-  std::unordered_set<HostCall*> host_calls;
+  std::unordered_set<std::shared_ptr<struct Stream>> streams;
+  std::list<HostCall*> host_calls;                   // in the order of their making
+  std::unordered_map<unify_address, size_t> pinned;  // bytes of each
 };
 
-struct Stream {
+struct Stream : std::enable_shared_from_this<Stream> {
+  ~Stream();  // what is enqueued still runs
   Device* device = nullptr;
   CUstream handle = nullptr;
   bool is_owned = true;
@@ -52,9 +56,11 @@ struct Event {
   CUevent handle = nullptr;
 };
 
+// One for each of the driver's: what the driver is told of a function holds for all who found it.
 struct Function {
   Device* device = nullptr;
   CUfunction handle = nullptr;
+  std::mutex mutex;                       // for raising the limit
   std::atomic<uint64_t> shared_limit{0};  // dynamic shared memory that the driver was told of
 };
 
@@ -120,15 +126,18 @@ unify_status run(Device& device, Call call, uint64_t operation = 0) {
 
 // Remembers that an operation stands on the stream. One call on a stream at a time.
 inline void note_enqueued(Stream& stream, uint64_t operation) noexcept {
-  if (stream.first_unproven.load(std::memory_order_relaxed) == 0) {
-    stream.first_unproven.store(operation, std::memory_order_relaxed);
-  }
-  stream.last_enqueued.store(operation, std::memory_order_relaxed);
+  stream.last_enqueued.store(operation);
+  uint64_t none = 0;
+  stream.first_unproven.compare_exchange_strong(none, operation);
 }
-// Everything up to `last`, which was last_enqueued before the stream was found dry, ended well.
+// Everything up to `last`, which was last_enqueued before the stream was found dry, ended well. Another thread may
+// enqueue meanwhile.
 inline void note_proven(Stream& stream, uint64_t last) noexcept {
-  const bool is_more = stream.last_enqueued.load(std::memory_order_relaxed) != last;
-  stream.first_unproven.store(is_more ? last + 1 : 0, std::memory_order_relaxed);
+  uint64_t first = stream.first_unproven.load();
+  if (first == 0 || first > last) return;
+  stream.first_unproven.compare_exchange_strong(first, 0);
+  uint64_t none = 0;
+  if (stream.last_enqueued.load() != last) stream.first_unproven.compare_exchange_strong(none, last + 1);
 }
 
 // Runs the host calls that a failed context forgot, each once, on a thread of their own: they may take locks that the

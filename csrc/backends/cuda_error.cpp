@@ -1,4 +1,5 @@
 // The driver's codes as statuses, and which operations may stand behind one.
+#include <tuple>
 #include <utility>
 
 #include "cuda_backend.h"
@@ -39,7 +40,7 @@ std::pair<uint64_t, uint64_t> suspects(Device& device) {
   const std::lock_guard<std::mutex> lock(device.mutex);
   uint64_t first = 0;
   uint64_t end = 0;
-  for (const Stream* stream : device.streams) {
+  for (const std::shared_ptr<Stream>& stream : device.streams) {
     const uint64_t unproven = stream->first_unproven.load(std::memory_order_relaxed);
     if (unproven == 0) continue;
     first = first == 0 ? unproven : std::min(first, unproven);
@@ -56,7 +57,7 @@ unify_status status_of(Device* device, CUresult code, uint64_t operation) {
   if (code == CUDA_ERROR_NOT_READY) return meaning.status;
   last = {meaning.status, code, {}, operation, 0};
   if (!meaning.is_sticky || device == nullptr) return meaning.status;
-  std::tie(last.operation, last.operation_last) = suspects(*device);
+  if (code != CUDA_ERROR_CONTEXT_IS_DESTROYED) std::tie(last.operation, last.operation_last) = suspects(*device);
   if (last.operation == last.operation_last) last.operation_last = 0;
   if (meaning.status == UNIFY_DEVICE_LOST) device->is_gone = true;
   CUresult none = CUDA_SUCCESS;

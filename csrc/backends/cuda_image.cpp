@@ -39,6 +39,7 @@ std::string why_not_elf(const void* image, size_t bytes) {
     if (section.sh_offset > bytes || section.sh_size > bytes - section.sh_offset)
       return "one of its sections is cut off";
   }
+  if (header.e_phentsize != sizeof(Elf64_Phdr) && header.e_phnum != 0) return "its program headers have a strange size";
   for (uint64_t i = 0; i < header.e_phnum; ++i) {
     Elf64_Phdr segment{};
     if (!read(image, bytes, header.e_phoff + i * sizeof segment, segment)) return "its program headers are cut off";

@@ -44,32 +44,42 @@ int attribute(const Function& function, int which) {
 // Tells the driver of more dynamic shared memory than it gives unasked.
 CUresult allow_shared(Function& function, uint64_t bytes) {
   if (bytes <= function.shared_limit.load(std::memory_order_relaxed)) return CUDA_SUCCESS;
+  const std::lock_guard<std::mutex> lock(function.mutex);
+  if (bytes <= function.shared_limit.load(std::memory_order_relaxed)) return CUDA_SUCCESS;
   const CUresult code = driver.cuFuncSetAttribute(function.handle, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                                                   static_cast<int>(bytes));
   if (code == CUDA_SUCCESS) function.shared_limit.store(bytes, std::memory_order_relaxed);
   return code;
 }
 
+// The module's function over the driver's, made at its first use.
+Function& function_over(Module& module, CUfunction handle) {
+  const std::lock_guard<std::mutex> lock(module.mutex);
+  for (const std::unique_ptr<Function>& known : module.functions) {
+    if (known->handle == handle) return *known;
+  }
+  module.functions.push_back(std::make_unique<Function>());
+  Function& function = *module.functions.back();
+  function.device = module.device;
+  function.handle = handle;
+  const auto fixed = static_cast<uint64_t>(attribute(function, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES));
+  function.shared_limit = fixed < kSharedByDefault ? kSharedByDefault - fixed : 0;
+  return function;
+}
+
 unify_status function_get(unify_module handle, unify_function_args* args, unify_function* out) {
   Module& module = *of(handle);
-  auto function = std::make_unique<Function>();
-  function->device = module.device;
-  const unify_status status = run(*module.device, [&] {
-    CUresult code = driver.cuModuleGetFunction(&function->handle, module.handle, args->name);
+  return run(*module.device, [&] {
+    CUfunction found = nullptr;
+    const CUresult code = driver.cuModuleGetFunction(&found, module.handle, args->name);
     if (code != CUDA_SUCCESS) return code;
-    const auto fixed = static_cast<uint64_t>(attribute(*function, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES));
-    function->shared_limit = fixed < kSharedByDefault ? kSharedByDefault - fixed : 0;
-    code = allow_shared(*function, args->shared_bytes);
-    args->max_threads = static_cast<uint32_t>(attribute(*function, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK));
-    args->registers = static_cast<uint32_t>(attribute(*function, CU_FUNC_ATTRIBUTE_NUM_REGS));
-    args->local_bytes = static_cast<uint64_t>(attribute(*function, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES));
-    return code;
+    Function& function = function_over(module, found);
+    args->max_threads = static_cast<uint32_t>(attribute(function, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK));
+    args->registers = static_cast<uint32_t>(attribute(function, CU_FUNC_ATTRIBUTE_NUM_REGS));
+    args->local_bytes = static_cast<uint64_t>(attribute(function, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES));
+    *out = reinterpret_cast<unify_function>(&function);
+    return allow_shared(function, args->shared_bytes);
   });
-  if (status != UNIFY_OK) return status;
-  const std::lock_guard<std::mutex> lock(module.mutex);
-  *out = reinterpret_cast<unify_function>(function.get());
-  module.functions.push_back(std::move(function));
-  return UNIFY_OK;
 }
 
 // What only few launches have: returns how many attributes.

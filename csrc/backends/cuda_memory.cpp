@@ -1,6 +1,8 @@
 // Memory, copies and fills.
 #include "cuda_backend.h"
 
+#include <sys/mman.h>
+
 namespace unify::cuda {
 namespace {
 
@@ -11,33 +13,64 @@ CUmemAllocationProp allocation_on(const Device& device) {
   return properties;
 }
 
+// The host's own pages, which the driver is told of: they stay when a reset takes the context away.
+unify_status allocate_pinned(Device& device, size_t bytes, unify_address* out) {
+  void* pages = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) return refuse(UNIFY_OUT_OF_MEMORY, "the host has no memory for it");
+  const unify_status status =
+      run(device, [&] { return driver.cuMemHostRegister(pages, bytes, CU_MEMHOSTREGISTER_PORTABLE); });
+  if (status != UNIFY_OK) {
+    munmap(pages, bytes);
+    return status;
+  }
+  *out = reinterpret_cast<uintptr_t>(pages);
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  device.pinned[*out] = bytes;
+  return UNIFY_OK;
+}
+
+unify_status free_pinned(Device& device, unify_address address) {
+  size_t bytes = 0;
+  {
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    const auto found = device.pinned.find(address);
+    if (found == device.pinned.end()) return refuse(UNIFY_INVALID_ARGUMENT, "no pinned memory begins there");
+    bytes = found->second;
+    device.pinned.erase(found);
+  }
+  void* pages = reinterpret_cast<void*>(address);
+  const unify_status status = run(device, [&] {
+    const CUresult code = driver.cuMemHostUnregister(pages);
+    return code == CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED ? CUDA_SUCCESS : code;  // a reset was faster
+  });
+  munmap(pages, bytes);
+  return status;
+}
+
 unify_status memory_allocate(unify_device handle, const unify_allocate_args* args, unify_address* out) {
   Device& device = *of(handle);
   CUdeviceptr address = 0;
-  void* host = nullptr;
   unify_status status = UNIFY_OK;
   switch (args->kind) {
     case UNIFY_MEMORY_DEVICE:
       status = run(device, [&] { return driver.cuMemAlloc(&address, args->bytes); });
       break;
     case UNIFY_MEMORY_PINNED:
-      status = run(device, [&] { return driver.cuMemHostAlloc(&host, args->bytes, CU_MEMHOSTALLOC_PORTABLE); });
-      address = reinterpret_cast<CUdeviceptr>(host);
-      break;
+      return allocate_pinned(device, args->bytes, out);
     case UNIFY_MEMORY_MANAGED:
       if (driver.cuMemAllocManaged == nullptr) return refuse(UNIFY_UNSUPPORTED, "this driver has no managed memory");
       status = run(device, [&] { return driver.cuMemAllocManaged(&address, args->bytes, CU_MEM_ATTACH_GLOBAL); });
       break;
+    default:
+      return refuse(UNIFY_UNSUPPORTED, "there is no memory of kind " + std::to_string(args->kind));
   }
   if (status == UNIFY_OK) *out = address;
   return status;
 }
 
 unify_status memory_free(unify_device device, unify_memory_kind kind, unify_address address) {
-  return run(*of(device), [&] {
-    return kind == UNIFY_MEMORY_PINNED ? driver.cuMemFreeHost(reinterpret_cast<void*>(address))
-                                       : driver.cuMemFree(address);
-  });
+  if (kind == UNIFY_MEMORY_PINNED) return free_pinned(*of(device), address);
+  return run(*of(device), [&] { return driver.cuMemFree(address); });
 }
 
 unify_status memory_info(unify_device device, uint64_t* out_free, uint64_t* out_total) {

@@ -1,5 +1,6 @@
 // Streams, host calls and events.
 #include <cmath>
+#include <system_error>
 #include <thread>
 
 #include "cuda_backend.h"
@@ -11,12 +12,15 @@ struct HostCall {
   unify_host_function function;
   void* user;
 
-  // By whoever takes it out of the device's set, so once.
+  // By the driver. Who takes the call out of the device's list runs it: a failed context forgets its calls, or does
+  // not.
   static void run(void* self) {
     auto* call = static_cast<HostCall*>(self);
     {
       const std::lock_guard<std::mutex> lock(call->device->mutex);
-      if (call->device->host_calls.erase(call) == 0) return;
+      const auto found = std::find(call->device->host_calls.begin(), call->device->host_calls.end(), call);
+      if (found == call->device->host_calls.end()) return;
+      call->device->host_calls.erase(found);
     }
     call->function(call->user);
     delete call;
@@ -24,26 +28,34 @@ struct HostCall {
 };
 
 void run_forgotten_calls(Device& device) {
-  std::vector<HostCall*> calls;
+  std::list<HostCall*> calls;
   {
     const std::lock_guard<std::mutex> lock(device.mutex);
-    calls.assign(device.host_calls.begin(), device.host_calls.end());
-    device.host_calls.clear();
+    calls.swap(device.host_calls);
   }
   if (calls.empty()) return;
-  std::thread([calls = std::move(calls)] {
-    for (HostCall* call : calls) {
-      call->function(call->user);
-      delete call;
-    }
-  }).detach();
+  // They are not freed: the driver may still come to them.
+  const auto run_all = [calls = std::move(calls)] {
+    for (HostCall* call : calls) call->function(call->user);
+  };
+  try {
+    std::thread(run_all).detach();
+  } catch (const std::system_error&) {
+    run_all();
+  }
+}
+
+Stream::~Stream() {
+  if (!is_owned || handle == nullptr || device->context == nullptr) return;
+  const Entered entered(*device);
+  driver.cuStreamDestroy(handle);
 }
 
 namespace {
 
 unify_status stream_create(unify_device handle, unify_stream_args* args, unify_stream* out) {
   Device& device = *of(handle);
-  auto stream = std::make_unique<Stream>();
+  auto stream = std::make_shared<Stream>();
   stream->device = &device;
   if (args->native != nullptr) {
     stream->handle = static_cast<CUstream>(args->native);
@@ -65,20 +77,20 @@ unify_status stream_create(unify_device handle, unify_stream_args* args, unify_s
   }
   args->native = stream->handle;
   const std::lock_guard<std::mutex> lock(device.mutex);
-  device.streams.insert(stream.get());
-  *out = reinterpret_cast<unify_stream>(stream.release());
+  *out = reinterpret_cast<unify_stream>(stream.get());
+  device.streams.insert(std::move(stream));
   return UNIFY_OK;
 }
 
+// A thread that waits for the whole device may still hold it.
 unify_status stream_destroy(unify_stream handle) {
-  const std::unique_ptr<Stream> stream(of(handle));
+  const std::shared_ptr<Stream> stream = of(handle)->shared_from_this();
   Device& device = *stream->device;
   {
     const std::lock_guard<std::mutex> lock(device.mutex);
-    device.streams.erase(stream.get());
+    device.streams.erase(stream);
   }
-  if (!stream->is_owned) return UNIFY_OK;
-  return run(device, [&] { return driver.cuStreamDestroy(stream->handle); });
+  return status_of(&device, device.fault.load());
 }
 
 template <typename Ask>
@@ -109,12 +121,14 @@ unify_status host_call(unify_stream handle, unify_host_function function, void* 
   auto* call = new HostCall{&device, function, user};
   {
     const std::lock_guard<std::mutex> lock(device.mutex);
-    device.host_calls.insert(call);
+    device.host_calls.push_back(call);
   }
   status = run(device, [&] { return driver.cuLaunchHostFunc(stream.handle, HostCall::run, call); });
   if (status == UNIFY_OK) return status;
   const std::lock_guard<std::mutex> lock(device.mutex);
-  if (device.host_calls.erase(call) == 0) return UNIFY_OK;  // it runs, as one that was forgotten
+  const auto found = std::find(device.host_calls.begin(), device.host_calls.end(), call);
+  if (found == device.host_calls.end()) return UNIFY_OK;  // it runs, as one that was forgotten
+  device.host_calls.erase(found);
   delete call;
   return status;
 }

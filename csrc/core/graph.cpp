@@ -186,6 +186,8 @@ struct Graph::Private : Reclaimable {
   bool is_recording = false;
   bool is_whole = false;  // the recording ended well
   uint32_t generation = 0;
+  std::shared_ptr<Private> before;    // what the graph did before it was recorded again, until the first launch
+  bool is_superseded = false;         // the graph was recorded again. Both under `launching`
   std::mutex launching;               // the backend takes one launch of a graph at a time. Before a stream's
   std::mutex mutex;                   // of `launches`. After a stream's
   std::map<uint32_t, Mark> launches;  // by stream: behind the last one
@@ -196,8 +198,9 @@ struct Graph::Private : Reclaimable {
   void stop_recording() noexcept;
   void require_launchable(const Stream& stream) const;
   void note_launch(Stream& stream);
-  void launch_natively(Stream& stream);
-  void replay(Stream& stream);
+  bool launch(Stream& stream);  // false: it was recorded again
+  void launch_natively(Stream& stream, std::shared_ptr<Private>& out_earlier);
+  void replay(Stream& stream, std::unique_lock<std::mutex>& turn, std::shared_ptr<Private>& out_earlier);
   unify_status replay_nodes(Stream& stream, std::unique_lock<std::mutex>& turn, std::unique_lock<std::mutex>& lock);
   unify_status wait_for_launches(Stream& stream);
 };
@@ -270,10 +273,22 @@ std::shared_ptr<Graph> Graph::begin(const std::shared_ptr<Stream>& stream) {
   return graph;
 }
 
+std::shared_ptr<Graph::Private> Graph::current() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return private_;
+}
+
 void Graph::begin_update(const std::shared_ptr<Stream>& stream) {
-  if (private_->is_recording || newer_ != nullptr) throw_graph(*stream, "the graph is being recorded already.");
-  private_->require_launchable(*stream);
-  newer_ = record(stream);
+  current()->require_launchable(*stream);
+  const std::shared_ptr<Private> newer = record(stream);
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (newer_ == nullptr) {
+    newer_ = newer;
+    return;
+  }
+  lock.unlock();
+  newer->abandon();
+  throw_graph(*stream, "the graph is being recorded already.");
 }
 
 std::shared_ptr<Graph::Private> Graph::record(const std::shared_ptr<Stream>& stream) {
@@ -305,13 +320,23 @@ std::shared_ptr<Graph::Private> Graph::record(const std::shared_ptr<Stream>& str
 }
 
 void Graph::end() {
-  if (newer_ == nullptr) return private_->finish(nullptr);
-  const std::shared_ptr<Private> newer = std::move(newer_);
-  newer->finish(private_.get());
-  private_ = newer;  // what there was ends after its launches
+  std::shared_ptr<Private> older;
+  std::shared_ptr<Private> newer;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    older = private_;
+    newer = std::move(newer_);
+  }
+  if (newer == nullptr) return older->finish(nullptr);
+  const std::lock_guard<std::mutex> turn(older->launching);
+  newer->finish(older.get());
+  newer->before = older;  // which ends after its launches
+  older->is_superseded = true;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  private_ = newer;
 }
 
-// older: a graph that may take the work over.
+// older: a graph that may take the work over; none of its launches begins meanwhile.
 void Graph::Private::finish(Private* older) {
   Private& p = *this;
   if (!p.is_recording) throw_graph(*p.origin, "nothing is being recorded.");
@@ -320,8 +345,6 @@ void Graph::Private::finish(Private* older) {
     const unify_backend& table = p.device->table();
     const bool updates = older != nullptr && older->native != nullptr && older->generation == p.generation &&
                          table.capture_update != nullptr;
-    std::unique_lock<std::mutex> turn;
-    if (updates) turn = std::unique_lock<std::mutex>(older->launching);
     const std::unique_lock<std::mutex> lock(p.origin->mutex());
     const unify_status status = updates ? table.capture_update(p.origin->handle(), older->native, &p.native)
                                         : table.capture_end(p.origin->handle(), &p.native);
@@ -343,18 +366,34 @@ void Graph::Private::finish(Private* older) {
 }
 
 void Graph::abandon() noexcept {
-  (newer_ != nullptr ? newer_ : private_)->abandon();
-  newer_.reset();
+  std::shared_ptr<Private> unwanted;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    unwanted = newer_ != nullptr ? std::move(newer_) : private_;
+    newer_ = nullptr;
+  }
+  unwanted->abandon();
 }
 
 void Graph::launch(Stream& stream) {
   reclaim();
-  private_->require_launchable(stream);
-  if (private_->native != nullptr) {
-    private_->launch_natively(stream);
-  } else {
-    private_->replay(stream);
+  for (;;) {
+    const std::shared_ptr<Private> now = current();
+    now->require_launchable(stream);
+    if (now->launch(stream)) return;  // else it was recorded again meanwhile
   }
+}
+
+bool Graph::Private::launch(Stream& stream) {
+  std::shared_ptr<Private> earlier;  // ends outside of the locks
+  std::unique_lock<std::mutex> turn(launching);
+  if (is_superseded) return false;
+  if (native != nullptr) {
+    launch_natively(stream, earlier);
+  } else {
+    replay(stream, turn, earlier);
+  }
+  return true;
 }
 
 void Graph::Private::require_launchable(const Stream& stream) const {
@@ -379,10 +418,13 @@ void Graph::Private::note_launch(Stream& stream) {
   launches[stream.id()] = Mark(stream);  // moves the last one
 }
 
-void Graph::Private::launch_natively(Stream& stream) {
-  const std::lock_guard<std::mutex> turn(launching);
+void Graph::Private::launch_natively(Stream& stream, std::shared_ptr<Private>& out_earlier) {
   const std::lock_guard<std::mutex> lock(stream.mutex());
   require_free(stream, generation);
+  if (before != nullptr) {
+    check(*device, &stream, before->wait_for_launches(stream), "waiting for launches of the graph");
+    out_earlier = std::move(before);
+  }
   const TraceScope span(stream, "graph");
   OperationRing& operations = device->operations();
   operations.push({operations.next_number(), Operation::Kind::kGraph, stream.id(), nullptr, {}, 0});
@@ -467,6 +509,10 @@ unify_status Graph::Private::replay_nodes(Stream& stream, std::unique_lock<std::
 
 // As on a chip, one launch of a graph comes after the other: they use the same memory.
 unify_status Graph::Private::wait_for_launches(Stream& stream) {
+  if (before != nullptr) {
+    const unify_status status = before->wait_for_launches(stream);
+    if (status != UNIFY_OK) return status;
+  }
   const std::lock_guard<std::mutex> lock(mutex);
   for (const auto& [id, launched] : launches) {
     if (id == stream.id()) continue;
@@ -476,13 +522,13 @@ unify_status Graph::Private::wait_for_launches(Stream& stream) {
   return UNIFY_OK;
 }
 
-void Graph::Private::replay(Stream& stream) {
-  std::unique_lock<std::mutex> turn(launching);
+void Graph::Private::replay(Stream& stream, std::unique_lock<std::mutex>& turn, std::shared_ptr<Private>& out_earlier) {
   std::unique_lock<std::mutex> lock(stream.mutex());
   require_free(stream, generation);
   std::exception_ptr failure;
   try {
     unify_status status = wait_for_launches(stream);
+    out_earlier = std::move(before);
     if (status == UNIFY_OK) status = replay_nodes(stream, turn, lock);
     if (status != UNIFY_OK) throw_status(*device, &stream, status, "replaying a graph");
   } catch (...) {
@@ -492,9 +538,14 @@ void Graph::Private::replay(Stream& stream) {
   if (failure != nullptr) std::rethrow_exception(failure);
 }
 
-Device& Graph::device() const noexcept { return *private_->device; }
-size_t Graph::size() const noexcept { return private_->recording->nodes.size(); }
-bool Graph::is_native() const noexcept { return private_->recording->is_native; }
+Device& Graph::device() const noexcept { return *current()->device; }
+bool Graph::is_native() const noexcept { return current()->recording->is_native; }
+
+size_t Graph::size() const noexcept {
+  const std::shared_ptr<Recording> recording = current()->recording;
+  const std::lock_guard<std::mutex> lock(recording->mutex);
+  return recording->nodes.size();
+}
 
 std::string Graph::summary() const {
   using Words = std::pair<const char*, const char*>;  // for one, for many; in the order of Node
@@ -503,8 +554,10 @@ std::string Graph::summary() const {
                                                                                {"copy of rows", "copies of rows"},
                                                                                {"fill", "fills"},
                                                                                {"host call", "host calls"}}};
+  const std::shared_ptr<Recording> recording = current()->recording;
+  const std::lock_guard<std::mutex> lock(recording->mutex);
   std::array<size_t, kWords.size()> counts{};
-  for (const Recording::Node& node : private_->recording->nodes) ++counts.at(node.index());
+  for (const Recording::Node& node : recording->nodes) ++counts.at(node.index());
   std::string text;
   for (size_t i = 0; i < kWords.size(); ++i) {
     const auto [one, many] = kWords.at(i);
@@ -515,8 +568,10 @@ std::string Graph::summary() const {
 }
 
 std::string Graph::describe() const {
+  const std::shared_ptr<Recording> recording = current()->recording;
+  const std::lock_guard<std::mutex> lock(recording->mutex);
   std::string text;
-  for (const Recording::Node& node : private_->recording->nodes) {
+  for (const Recording::Node& node : recording->nodes) {
     if (const auto* launch = std::get_if<Recording::Launch>(&node)) {
       text += std::string("kernel ") + launch->function->label + ", grid " + std::to_string(launch->args.grid[0]) +
               "×" + std::to_string(launch->args.grid[1]) + "×" + std::to_string(launch->args.grid[2]) + "\n";

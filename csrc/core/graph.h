@@ -68,6 +68,8 @@ class Graph {
   Graph();
   struct Private;
   static std::shared_ptr<Private> record(const std::shared_ptr<Stream>& stream);
+  [[nodiscard]] std::shared_ptr<Private> current() const;
+  mutable std::mutex mutex_;  // of what follows
   std::shared_ptr<Private> private_;
   std::shared_ptr<Private> newer_;  // while it is recorded again
 };

@@ -54,7 +54,8 @@ struct HostCall : Reclaimable {
 
 std::shared_ptr<Stream> Stream::create(const std::shared_ptr<Device>& device, int priority, void* native,
                                        bool is_default) {
-  const char* caller = leaks::caller();
+  // A default stream is no leak, and is made under its device's lock, where the interpreter must not be asked.
+  const char* caller = is_default ? nullptr : leaks::caller();
   device->require_usable();
   static std::atomic<uint32_t> next_id{1};
   const std::shared_ptr<Stream> stream = reclaimed(new Stream);

@@ -186,7 +186,15 @@ struct Arguments {
   PyObject* stream;    // or null
 };
 
-void launch(const FunctionObject& owner, const GridChoice& grid, const LaunchShape& shape, const Arguments& given) {
+// A program of Triton's is a cluster of blocks; who names a cluster counts blocks.
+Grid blocks_of(Grid grid, const LaunchShape& shape, bool names_cluster) {
+  const bool is_several = !names_cluster && shape.cluster[0] != 0;
+  if (is_several && __builtin_mul_overflow(grid[0], shape.cluster[0], &grid[0])) grid[0] = UINT32_MAX;  // is refused
+  return grid;
+}
+
+void launch(const FunctionObject& owner, const GridChoice& grid, const LaunchShape& shape, bool names_cluster,
+            const Arguments& given) {
   require_threads(owner, shape);
   const std::shared_ptr<Function> function = owner.function;
   const Declaration* declaration = owner.declaration.get();
@@ -203,11 +211,12 @@ void launch(const FunctionObject& owner, const GridChoice& grid, const LaunchSha
   Buffers buffers;
   if (declaration == nullptr) {
     const Packing packing = undeclared_packing(call);
-    enqueue(call, function, packing, grid_of(grid, call), &shape, false);
+    enqueue(call, function, packing, blocks_of(grid_of(grid, call), shape, names_cluster), &shape, false);
     return;
   }
   for (const Field& field : declaration->packing.fields) classify_declared(call, field, buffers);
-  enqueue(call, function, declaration->packing, grid_of(grid, call), &shape, false);
+  const Grid blocks = blocks_of(grid_of(grid, call), shape, names_cluster);
+  enqueue(call, function, declaration->packing, blocks, &shape, false);
 }
 
 // ---- shapes ----
@@ -259,6 +268,8 @@ void allow_shared(FunctionObject& owner, uint64_t bytes) {
       without_gil([&] { return Function::get(old->module, old->name, shape, old->args_bytes); });
   larger->label = old->label;
   larger->shape = old->shape;
+  larger->scratch_bytes = old->scratch_bytes;
+  larger->scratch_offset = old->scratch_offset;
   if (owner.function->shared_limit < larger->shared_limit) owner.function = std::move(larger);
 }
 
@@ -292,7 +303,7 @@ PyObject* launch_function(PyObject* self, PyObject* const* args, size_t nargsf, 
   return guarded([&]() -> PyObject* {
     const FunctionLauncher& launcher = *reinterpret_cast<FunctionLauncher*>(self);
     const auto count = static_cast<size_t>(PyVectorcall_NARGS(nargsf));
-    launch(*launcher.function, launcher.grid, launcher.shape, {args, count, keywords, nullptr});
+    launch(*launcher.function, launcher.grid, launcher.shape, false, {args, count, keywords, nullptr});
     Py_RETURN_NONE;
   });
 }
@@ -322,7 +333,8 @@ PyObject* launch_with_everything(PyObject* self, PyObject* const* args, Py_ssize
     const py::object held = py::reinterpret_steal<py::object>(require(PySequence_Tuple(values)));
     PyObject** items = PySequence_Fast_ITEMS(held.ptr());
     const auto count = static_cast<size_t>(PyTuple_GET_SIZE(held.ptr()));
-    launch(function, choice_of(grid), shape, {items, count, nullptr, is_given(stream) ? stream : nullptr});
+    launch(function, choice_of(grid), shape, is_given(cluster),
+           {items, count, nullptr, is_given(stream) ? stream : nullptr});
     Py_RETURN_NONE;
   });
 }

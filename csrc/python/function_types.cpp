@@ -3,6 +3,7 @@
 // After Python.h, which it needs.
 #include <structmember.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 
@@ -228,14 +229,21 @@ std::shared_ptr<Module> load_module(const py::object& device, const py::bytes& i
 }
 
 py::object find_function(const std::shared_ptr<Module>& module, const std::string& name, const py::object& parameters,
-                         size_t args_bytes, uint32_t threads, uint64_t shared_bytes, const std::string& location) {
+                         size_t args_bytes, uint32_t threads, uint64_t shared_bytes, const std::string& location,
+                         uint32_t cluster, uint32_t flags, uint64_t scratch_bytes, uint32_t scratch_offset) {
   const bool is_declared = !parameters.is_none();
+  if (scratch_offset != 0) args_bytes = std::max<size_t>(args_bytes, scratch_offset + 2 * sizeof(uint64_t));
   std::shared_ptr<Function> function = without_gil([&] {
     LaunchShape shape;
     shape.shared_bytes = shared_bytes;
     shape.threads = threads != 0 ? threads : module->device().info().max_threads == 1 ? 1 : 0;
+    shape.flags = flags;
+    if (cluster != 0) shape.cluster = {cluster, 1, 1};
     return Function::get(module, name, shape, is_declared ? args_bytes : Function::kAnyBytes, location);
   });
+  // Of a block, since that is what launches of functions count in the end.
+  function->scratch_bytes = cluster == 0 ? scratch_bytes : (scratch_bytes + cluster - 1) / cluster;
+  function->scratch_offset = scratch_offset;
   return function_object(std::move(function), is_declared ? parameters.ptr() : nullptr);
 }
 
@@ -259,7 +267,9 @@ void bind_function(py::module_& module) {
   py::class_<Module, std::shared_ptr<Module>>(module, "LoadedModule", "A compiled image on a device.",
                                               py::release_gil_before_calling_cpp_dtor())
       .def("function", kernel::find_function, py::arg("name"), py::arg("parameters"), py::arg("args_bytes"),
-           py::arg("threads"), py::arg("shared_bytes"), py::arg("location"), "Finds an entry point of the image.");
+           py::arg("threads"), py::arg("shared_bytes"), py::arg("location"), py::arg("cluster") = 0,
+           py::arg("flags") = 0, py::arg("scratch_bytes") = 0, py::arg("scratch_offset") = 0,
+           "Finds an entry point of the image.");
   module.def("load_module", kernel::load_module, py::arg("device"), py::arg("image"), py::arg("name"),
              "Loads a compiled image onto a device.");
 }

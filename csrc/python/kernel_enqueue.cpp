@@ -204,7 +204,11 @@ void enqueue(Call& call, const std::shared_ptr<Function>& function, const Packin
     args_bytes = std::max<size_t>(args_bytes, function->scratch_offset + 2 * sizeof(uint64_t));
   }
   // A program of Triton's is a cluster of blocks; who names a shape counts blocks.
-  if (shape == nullptr && function->shape.cluster[0] != 0) grid[0] *= function->shape.cluster[0];
+  if (shape == nullptr && function->shape.cluster[0] != 0) {
+    // A number that 32 bits do not hold is more than any device takes.
+    const uint64_t blocks = uint64_t{grid[0]} * function->shape.cluster[0];
+    grid[0] = static_cast<uint32_t>(std::min<uint64_t>(blocks, UINT32_MAX));
+  }
   bool is_borrowing = false;  // still, after the launch; most often it has run by then
   const auto try_launch = [&] {
     std::vector<std::shared_ptr<void>> owners(call.foreign.begin(), call.foreign.end());

@@ -34,6 +34,8 @@ UNIFY_SIMULATOR_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr* out, size_t bytes);
 UNIFY_SIMULATOR_EXPORT CUresult cuMemFree_v2(CUdeviceptr address);
 UNIFY_SIMULATOR_EXPORT CUresult cuMemHostAlloc(void** out, size_t bytes, unsigned flags);
 UNIFY_SIMULATOR_EXPORT CUresult cuMemFreeHost(void* memory);
+UNIFY_SIMULATOR_EXPORT CUresult cuMemHostRegister_v2(void* memory, size_t bytes, unsigned flags);
+UNIFY_SIMULATOR_EXPORT CUresult cuMemHostUnregister(void* memory);
 UNIFY_SIMULATOR_EXPORT CUresult cuMemAllocManaged(CUdeviceptr* out, size_t bytes, unsigned flags);
 UNIFY_SIMULATOR_EXPORT CUresult cuMemGetInfo_v2(size_t* free_bytes, size_t* total);
 UNIFY_SIMULATOR_EXPORT CUresult cuMemGetAddressRange_v2(CUdeviceptr* base, size_t* bytes, CUdeviceptr address);

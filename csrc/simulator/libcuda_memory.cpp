@@ -90,7 +90,36 @@ UNIFY_SIMULATOR_EXPORT CUresult cuMemFreeHost(void* memory) {
   return with_context("cuMemFreeHost", [&](Call& call) {
     if (memory == nullptr) return CUDA_ERROR_INVALID_VALUE;
     return release(call, reinterpret_cast<uintptr_t>(memory),
-                   [](const Range& range) { return range.kind == RangeKind::kPinned; });
+                   [](const Range& range) { return range.kind == RangeKind::kPinned && !range.is_borrowed; });
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuMemHostRegister_v2(void* memory, size_t bytes, unsigned flags) {
+  return with_context("cuMemHostRegister", [&](Call& call) {
+    constexpr unsigned kKnown = CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP;
+    const auto address = reinterpret_cast<uintptr_t>(memory);
+    if (memory == nullptr || bytes == 0 || (flags & ~kKnown) != 0) return CUDA_ERROR_INVALID_VALUE;
+    if (const CUresult result = check_unsafe(); result != CUDA_SUCCESS) return result;
+    if (driver().memory.is_mapped(address, bytes)) return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
+    auto range = std::make_shared<Range>();
+    range->kind = RangeKind::kPinned;
+    range->alias = static_cast<char*>(memory);
+    range->address = address;
+    range->bytes = range->asked_bytes = bytes;
+    range->owner = call.context.get();
+    range->access = UINT32_MAX;
+    range->is_borrowed = true;
+    driver().memory.add(range);
+    return CUDA_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuMemHostUnregister(void* memory) {
+  return with_context("cuMemHostUnregister", [&](Call& call) {
+    if (memory == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    const CUresult result =
+        release(call, reinterpret_cast<uintptr_t>(memory), [](const Range& range) { return range.is_borrowed; });
+    return result == CUDA_ERROR_INVALID_VALUE ? CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED : result;
   });
 }
 

@@ -89,6 +89,7 @@ bool Arena::show(uint64_t address, uint64_t where, uint64_t bytes) const {
 }
 
 Range::~Range() {
+  if (is_borrowed) return;
   if (kind == RangeKind::kPinned || kind == RangeKind::kManaged || kind == RangeKind::kImported) {
     munmap(alias, bytes);
   }
@@ -199,7 +200,7 @@ void Memory::refresh(Range& range) {
   if (range.kind == RangeKind::kPinned || range.kind == RangeKind::kManaged) return;
   bool is_open = false;
   for (int device = 0; device < kMaxDevices; ++device) {
-    is_open = is_open || ((access(range) >> device & 1U) != 0 && running_[device] > 0);
+    is_open = is_open || ((access(range) >> device & 1U) != 0 && is_opened_[device]);
   }
   if (is_open == range.is_open) return;
   mprotect(pointer(range.address), range.bytes, is_open ? PROT_READ | PROT_WRITE : PROT_NONE);
@@ -207,12 +208,16 @@ void Memory::refresh(Range& range) {
 }
 
 void Memory::begin_kernel(int device) {
-  if (running_[device]++ > 0) return;
+  if (running_[device]++ > 0 || is_opened_[device]) return;
+  is_opened_[device] = true;
   for (const auto& [address, range] : ranges_) refresh(*range);
 }
 
-void Memory::end_kernel(int device) {
-  if (--running_[device] > 0) return;
+void Memory::end_kernel(int device) { --running_[device]; }
+
+void Memory::close(int device) {
+  if (running_[device] > 0 || !is_opened_[device]) return;
+  is_opened_[device] = false;
   for (const auto& [address, range] : ranges_) refresh(*range);
 }
 

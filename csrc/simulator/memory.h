@@ -76,6 +76,7 @@ struct Range {
   const void* owner = nullptr;  // the context that frees it when it is reset, or null
   uint32_t access = 0;          // a bit for each device whose kernels may use it, besides peers
   bool is_open = false;         // while such kernels run
+  bool is_borrowed = false;     // the program's own pages, which it registered
   std::shared_ptr<Block> block;
   uint32_t opened = 1;              // imported: how often
   std::vector<char> import_handle;  // imported: by which handle
@@ -106,9 +107,12 @@ class Memory {
   [[nodiscard]] size_t reservations() const noexcept { return reserved_.size(); }
   [[nodiscard]] bool is_mapped(uint64_t address, uint64_t bytes) const;
 
-  // A kernel of the device begins or ends: what it may use is open to this process meanwhile.
+  // A kernel of the device begins or ends: what it may use is open to this process from then on, until a stream of the
+  // device has run dry and no kernel runs. To change the access of large ranges for each kernel costs more than it
+  // does.
   void begin_kernel(int device);
   void end_kernel(int device);
+  void close(int device);
   // Device `from` may use what cuMemAlloc gives on `to`, or no longer.
   void set_peer(int from, int to, bool is_enabled);
   [[nodiscard]] bool is_peer(int from, int to) const { return (peers_[to] >> from & 1U) != 0; }
@@ -126,6 +130,7 @@ class Memory {
   std::map<uint64_t, std::shared_ptr<Range>> ranges_;
   std::map<uint64_t, uint64_t> reserved_;  // begin → bytes
   uint32_t running_[kMaxDevices] = {};     // kernels
+  bool is_opened_[kMaxDevices] = {};       // for them
   uint32_t peers_[kMaxDevices] = {};       // of each device: the devices that may use its memory
 };
 

@@ -42,6 +42,7 @@ void* serve(void* parameter) {
       lock.lock();
       work.done->when = std::chrono::steady_clock::now();
       work.done->is_done = true;
+      if (stream.queue.empty()) driver().memory.close(stream.context->device->index);
       driver().progress.notify_all();
     }
   }

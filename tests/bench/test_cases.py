@@ -108,7 +108,10 @@ def test_listing_the_cases_loads_no_peer_and_no_compiler() -> None:
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("*.py")), ids=lambda file: file.stem)
+# Those of gpu.py are run by it: test_gpu.py.
+@pytest.mark.parametrize(
+    "file", sorted(set(BENCHMARKS.glob("*.py")) - set(BENCHMARKS.glob("gpu*.py"))), ids=lambda file: file.stem
+)
 def test_each_question_of_the_repository_loads(file: Path) -> None:
     assert file.stem in (BENCHMARKS / "README.md").read_text()
     assert all(case.peers.keys() <= PEERS.keys() for case in load_cases(str(file)))

@@ -147,6 +147,43 @@ def test_what_reads_files_of_ones_own_is_compiled_each_time(folder: Path, tmp_pa
     assert not folder.exists()
 
 
+@needs_nvrtc
+@pytest.mark.parametrize("can_leave_out", [True, False])
+@pytest.mark.parametrize("way", ["absolute", "folder", "header"])
+def test_what_includes_files_of_ones_own_is_compiled_each_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, can_leave_out: bool
+) -> None:
+    if not can_leave_out:
+        monkeypatch.setitem(vars(nvrtc._library()), "leaves_out_source_folder", False)
+    header = tmp_path / "own.h"
+    name = "own.h" if way == "folder" else str(header)
+    headers = {"first.h": f'#include "{name}"'} if way == "header" else {}
+    source = f'#include "{"first.h" if headers else name}"\nextern "C" __global__ void f(int* x) {{ *x = VALUE; }}'
+    for value in (3, 5):
+        header.write_text(f"#define VALUE {value}")
+        if way == "folder" and can_leave_out:
+            with pytest.raises(un.errors.CompileError, match="headers="):
+                nvrtc.compile(source, "90", name=str(tmp_path / "f.cu"))
+        else:
+            made = nvrtc.compile(source, "90", name=str(tmp_path / "f.cu"), headers=headers)
+            assert f", {value};" in made.ptx
+    assert not folder.exists()
+
+
+def test_each_way_to_ask_for_a_file_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "cuda_fp16.h").write_text("")
+    for text in (
+        '#include "a.h"', "#include <cuda_fp16.h>", '  #  include "cuda_fp16.h" // why', "int include;", "#define X 1",
+    ):  # fmt: skip
+        assert not nvrtc._reads_files([text], {"a.h": ""}, [tmp_path]), text
+    for text in (
+        '#include "b.h"', "#include X", '#/* */include "a.h"', '%:include "a.h"', '#inc\\\nlude "b.h"', "#embed <b>",
+        "#if __has_include(<b.h>)", f'#include "{tmp_path}/cuda_fp16.h"', '#include "../b.h"', "#include <b.h>",
+    ):  # fmt: skip
+        assert nvrtc._reads_files([text], {"a.h": ""}, [tmp_path]), text
+    assert nvrtc._reads_files(["#include <cuda_fp16.h>"], {}, ())
+
+
 def test_without_nvrtc_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvrtc, "_candidates", lambda: ["libnothing-of-the-kind.so"])
     nvrtc._library.cache_clear()

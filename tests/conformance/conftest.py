@@ -1,16 +1,26 @@
-"""The conformance suite on every backend of this machine, and on two more: the toy in plain C, whole and plain."""
+"""The conformance suite on the CPU, on simulated CUDA devices, and on the toy in plain C, whole and plain."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
+import pytest
+
+import unify as un
 from unify._device import add_backend
 from unify.testing.backends import compile_backend
 from unify.testing.conformance.fixtures import *
 
+un.simulate("cuda:90", count=2, memory_bytes=6 << 30)  # memory is taken when it is written
 _folder = tempfile.TemporaryDirectory(prefix="unify-toy-")
 _source = Path(__file__).parents[1] / "plugin" / "toy.c"
 for _name, _defines in (("toy", []), ("plain", ["TOY_PLAIN", 'TOY_NAME="plain"', "TOY_DLPACK=14"])):
     _status = add_backend(str(compile_backend(_source, Path(_folder.name, f"{_name}.so"), _defines)))
     assert _status.is_usable, _status.why
+
+
+@pytest.fixture(autouse=True)
+def simulated_in_children_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a case starts find the same devices."""
+    monkeypatch.setenv("UNIFY_SIMULATE", "cuda:90x2,6g")

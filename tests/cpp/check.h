@@ -63,6 +63,8 @@ void test_a_module_outlives_its_launches_and_a_device_all_it_made();
 void test_faults_come_when_they_are_asked_for();
 void test_every_function_that_was_appended_fails_on_demand();
 void test_what_a_device_still_had_is_said_at_its_close();
+void test_a_graph_that_an_update_made_is_counted();
+void test_a_default_stream_does_not_ask_for_its_line();
 void test_what_is_held_is_listed_by_line_the_largest_first();
 void test_a_trace_has_calls_and_what_ran(const std::string& folder);
 

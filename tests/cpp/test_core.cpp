@@ -445,6 +445,8 @@ int main(int count, char** arguments) {
       CASE(faults_come_when_they_are_asked_for),
       CASE(every_function_that_was_appended_fails_on_demand),
       CASE(what_a_device_still_had_is_said_at_its_close),
+      CASE(a_graph_that_an_update_made_is_counted),
+      CASE(a_default_stream_does_not_ask_for_its_line),
       CASE(what_is_held_is_listed_by_line_the_largest_first),
       {"a_trace_has_calls_and_what_ran", [&] { test_a_trace_has_calls_and_what_ran(folder); }},
       CASE(each_record_of_an_event_holds_its_own_waiters),

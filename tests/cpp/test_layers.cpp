@@ -94,6 +94,44 @@ void test_what_a_device_still_had_is_said_at_its_close() {
   CHECK(said_by([&] { tidy.table.device_close(tidy.device); }).empty());
 }
 
+void test_a_graph_that_an_update_made_is_counted() {
+  static unify_graph next = nullptr;
+  const Opened cpu({[](unify_backend& table) {
+                      table.capture_update = [](unify_stream, unify_graph, unify_graph* out_graph) {
+                        *out_graph = next;
+                        return UNIFY_OK;
+                      };
+                    },
+                    add_leaks});
+  static char places[2];
+  const auto old = reinterpret_cast<unify_graph>(&places[0]);
+  const unify_stream stream = cpu.stream();
+  unify_graph made = nullptr;
+  CHECK(cpu.table.capture_update(stream, old, &made) == UNIFY_OK);  // the old one was changed
+  next = reinterpret_cast<unify_graph>(&places[1]);
+  CHECK(cpu.table.capture_update(stream, old, &made) == UNIFY_OK);
+  CHECK(cpu.table.stream_destroy(stream) == UNIFY_OK);
+  const std::string said = said_by([&] { cpu.table.device_close(cpu.device); });
+  CHECK(said == "unify leaks: cpu: not destroyed at its close: 1 graph\n");
+}
+
+// The hook takes the interpreter's lock, and a device makes its default stream under one of its own.
+void test_a_default_stream_does_not_ask_for_its_line() {
+  static int asked = 0;
+  leaks::set_caller_hook([]() -> const char* {
+    ++asked;
+    return nullptr;
+  });
+  leaks::start();
+  const std::shared_ptr<Device> device = Registry::instance().device("cpu");
+  (void)Stream::create(device, 0, nullptr, true);
+  CHECK(asked == 0);
+  (void)Stream::create(device);
+  CHECK(asked == 1);
+  leaks::is_on = false;
+  leaks::set_caller_hook(nullptr);
+}
+
 void test_what_is_held_is_listed_by_line_the_largest_first() {
   static const char* line = nullptr;
   leaks::set_caller_hook([] { return line; });

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import inspect
 import pkgutil
@@ -12,6 +13,11 @@ import pytest
 import unify as un
 from unify import ops
 from unify.ops.signatures import Signature, signatures
+
+# Scratch memory that a block may have. Source: CUDA C++ Programming Guide, "Technical Specifications per Compute
+# Capability".
+SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
+CUDA_ROWS = signatures("cuda")
 
 
 def shipped() -> dict[str, un.Kernel]:
@@ -38,9 +44,9 @@ def test_every_kernel_that_is_launched_has_a_row() -> None:
     assert len(rows) == len(signatures("cpu")) >= 18
 
 
-@pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_a_row_names_each_parameter_once(kind: str) -> None:
-    for row in signatures(kind):
+@pytest.mark.parametrize("target", ["cpu", "cuda:75", "cuda:90"])
+def test_a_row_names_each_parameter_once(target: str) -> None:
+    for row in signatures(target):
         named = [*row.types, *row.constants]
         assert sorted(named) == sorted(row.kernel.arg_names), row.name
         assert all(
@@ -51,3 +57,27 @@ def test_a_row_names_each_parameter_once(kind: str) -> None:
 @pytest.mark.parametrize("row", signatures("cpu"), ids=lambda row: row.name)
 def test_each_row_compiles(row: Signature) -> None:
     assert un.compile(row.kernel, "cpu", row.types, row.constants).name == row.name
+
+
+def compile_for_cuda(row: Signature, arch: int) -> None:
+    binary = un.compile(row.kernel, f"cuda:{arch}", row.types, row.constants)
+    assert binary.image[:4] == b"\x7fELF"
+    assert binary.shared_bytes <= SHARED_BYTES[arch], f"{row.name} has too large a tile for cuda:{arch}"
+
+
+@pytest.mark.parametrize("row", CUDA_ROWS, ids=lambda row: row.name)
+def test_each_row_compiles_for_a_current_gpu_and_fits(row: Signature) -> None:
+    compile_for_cuda(row, 90)
+
+
+@pytest.mark.parametrize("arch", [arch for arch in SHARED_BYTES if arch != 90])
+def test_a_row_compiles_for_other_gpus_another_each_day(arch: int) -> None:
+    day = datetime.datetime.now(datetime.timezone.utc).toordinal() + list(SHARED_BYTES).index(arch)
+    compile_for_cuda(CUDA_ROWS[day % len(CUDA_ROWS)], arch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [arch for arch in SHARED_BYTES if arch != 90])
+@pytest.mark.parametrize("row", CUDA_ROWS, ids=lambda row: row.name)
+def test_each_row_compiles_for_every_gpu_and_fits(row: Signature, arch: int) -> None:
+    compile_for_cuda(row, arch)

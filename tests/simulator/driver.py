@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import os
+import shutil
 import struct
 import subprocess
 import tempfile
@@ -19,6 +21,17 @@ LIBRARY = Path(
     os.environ.get("UNIFY_SIMULATED_CUDA", Path(un.__file__).parent / "simulator/libunify_simulated_cuda.so")
 )
 MIB = 1 << 20
+
+
+@functools.cache
+def copied() -> str:
+    """A copy of the library: a driver of its own, beside the one that unify may have opened in this process."""
+    handle, path = tempfile.mkstemp(suffix=".so")
+    os.close(handle)
+    atexit.register(os.unlink, path)
+    return str(shutil.copyfile(LIBRARY, path))
+
+
 VERSIONED = {
     **dict.fromkeys(
         [
@@ -59,7 +72,7 @@ class Driver:
     """`driver.cuMemAlloc(...)` calls, and raises CudaError unless it is CUDA_SUCCESS."""
 
     def __init__(self, **settings: Any) -> None:
-        self.library = ctypes.CDLL(str(LIBRARY))
+        self.library = ctypes.CDLL(copied())
         self.library.unify_simulator_error.restype = ctypes.c_char_p
         self.library.unify_simulator_live.restype = ctypes.c_int64
         self.configure(**settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as xml
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,43 @@ def test_crashes_hangs_and_failures_are_told_apart_and_the_rest_runs(
     assert report.status == 1
     assert seen[-1] == (10, 10)
     assert run.as_text(report).count("unify test-backend broken:0 -k 'copy::test_copies_of_every_size[65]'") == 1
+
+
+@pytest.fixture
+def dies_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes the processes of a run end of a signal where pytest calls a hook."""
+
+    def make(hook: str) -> None:
+        (tmp_path / "sitecustomize.py").write_text(
+            "import os, signal, sys\n"
+            "if any(argument.startswith('--unify-report') for argument in sys.orig_argv):\n"
+            "    from unify.testing import plugin\n"
+            f"    def {hook}:\n        os.kill(os.getpid(), signal.SIGSEGV)\n"
+            f"    plugin.{hook.partition('(')[0]} = {hook.partition('(')[0]}\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return make
+
+
+def test_a_crash_in_a_clean_up_is_the_cases_and_the_rest_runs(toy: None, dies_late: Callable[[str], None]) -> None:
+    dies_late("pytest_runtest_teardown(item):\n      if '[65]' in item.name or '-65]' in item.name")
+    seen: list[str] = []
+    report = run.run("toy", select=SIZES, on_result=lambda result, done, total: seen.append(result.case))
+    assert [(result.case.partition("[")[2], result.why) for result in report.of("failed")] == [
+        ("65]", "the process of the case ended with SIGSEGV")
+    ]
+    assert len(report.of("passed")) == 9
+    assert len(seen) == len(set(seen)) == 10
+    assert "-k 'copy::test_copies_of_every_size[65]'" in run.as_text(report)
+
+
+def test_a_crash_after_the_last_case_names_no_case(toy: None, dies_late: Callable[[str], None]) -> None:
+    dies_late("pytest_sessionfinish(session)")
+    report = run.run("toy", select=SIZES)
+    assert len(report.of("passed")) == 10
+    assert [result.case for result in report.of("failed")] == ["exit::the_process"]
+    assert run.as_text(report).count("one of them again:  unify test-backend toy:0\n") == 1
 
 
 def test_a_spec_skips_and_expects(toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

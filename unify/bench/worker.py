@@ -60,6 +60,17 @@ def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, Error) else f"{type(error).__name__}: {error}"
 
 
+def sampled_values(side: Side) -> dict[str, Any]:
+    """Shape and at most 512 values of what a side's work gave; a shape of None where it says nothing."""
+    import numpy as np
+
+    if side.result is None:
+        return {"shape": None, "values": []}
+    values = np.asarray(side.result())
+    stride = -(-values.size // RESULT_VALUES) | 1  # odd, so that it meets every column of a power of two
+    return {"shape": list(values.shape), "values": values.ravel()[::stride].astype(np.float64).tolist()}
+
+
 class _Server:
     def __init__(self) -> None:
         self.side = Side()
@@ -83,13 +94,7 @@ class _Server:
         return {"cost": timed(side.step, side.finish, calls)}
 
     def do_result(self) -> dict[str, Any]:
-        import numpy as np
-
-        if self.side.result is None:
-            return {"shape": None, "values": []}
-        values = np.asarray(self.side.result())
-        stride = -(-values.size // RESULT_VALUES) | 1  # odd, so that it meets every column of a power of two
-        return {"shape": list(values.shape), "values": values.ravel()[::stride].astype(np.float64).tolist()}
+        return sampled_values(self.side)
 
     def do_limits(self, threads: int, cpus: list[int]) -> dict[str, Any]:
         from .roofline import measure

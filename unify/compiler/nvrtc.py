@@ -21,12 +21,18 @@ from unify._errors import CompileError, InvalidArgument, TargetError, Unsupporte
 from . import cache
 from .ptx import Entry, entries
 
-_FORMAT = 1  # of what is kept on disk
+_FORMAT = 2  # of what is kept on disk
 _SONAMES = ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
 # What CUDA's own headers come in; NVRTC itself has none.
 _HEADER_PACKAGES = "nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-crt"
 # With these, files outside the source decide what comes out, and nobody says which.
+_NO_SOURCE_FOLDER = "--no-source-include"
 _READS_FILES = ("-I", "--include-path", "-include", "--pre-include", "--options-file", "-optf", "--use-pch", "--pch")
+# What reads another file, or asks whether there is one, in whatever way it is written; and the plain way.
+_ASKS_FOR_FILES = re.compile(
+    r"(?:#|%:|\?\?=)(?:\s|/\*.*?\*/)*(?:include|include_next|import|embed)\b|__has_(?:include|embed)", re.DOTALL
+)
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:<([^>\n]+)>|"([^"\n]+)")', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ def compile(
 
     name: of the source, in messages. options: NVRTC's own, such as "--use_fast_math"; C++17 unless they say otherwise.
     headers: by the name they are included by. name_expressions: instances of templates to compile, "scale<float>".
-    What is made is kept on disk, unless the options name files or folders of yours.
+    What is made is kept on disk, unless the options or an #include name files or folders of yours. The source's own
+    folder is not searched, where NVRTC can leave it out.
 
     Raises CompileError with file and line, TargetError for an architecture that this NVRTC does not have,
     UnsupportedError if there is no NVRTC.
@@ -72,16 +79,36 @@ def compile(
     arch = _arch(arch, library)
     folders = _header_folders()
     key = None
-    if not any(option.startswith(_READS_FILES) for option in options):
+    texts = [source, *headers.values()]
+    if not any(option.startswith(_READS_FILES) for option in options) and not _reads_files(
+        texts, headers, folders if library.leaves_out_source_folder else ()
+    ):
         parts = [_FORMAT, library.version, source, arch, name, list(options), headers, list(name_expressions)]
         key = hashlib.sha256(json.dumps(["nvrtc", *parts, _stamps(folders)]).encode()).hexdigest()
         if (kept := cache.load_entry(key)) is not None:
             fields, cubin = kept
             return NvrtcResult(cubin, fields["ptx"], fields["log"], fields["names"])
-    result = _compile(library, source, name, headers, _options(arch, options, folders), name_expressions)
+    arguments = _options(arch, options, folders)
+    if library.leaves_out_source_folder:
+        arguments.append(_NO_SOURCE_FOLDER)
+    result = _compile(library, source, name, headers, arguments, name_expressions)
     if key is not None:
         cache.store_entry(key, {"ptx": result.ptx, "log": result.log, "names": result.names}, result.cubin)
     return result
+
+
+def _reads_files(texts: Sequence[str], headers: Mapping[str, str], folders: Sequence[Path]) -> bool:
+    """Whether texts include what is neither among `headers` nor in the folders, or may do so."""
+    for text in texts:
+        whole = re.sub(r"\\[ \t]*\r?\n", "", text)
+        includes = [angled or quoted for angled, quoted in _INCLUDE.findall(whole)]
+        if len(includes) != len(_ASKS_FOR_FILES.findall(whole)):
+            return True
+        for name in includes:
+            is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+            if name not in headers and not (is_inside and any((folder / name).is_file() for folder in folders)):
+                return True
+    return False
 
 
 def _compile(
@@ -220,6 +247,17 @@ class _Library:
         archs = (ctypes.c_int * count.value)()
         self.call("nvrtcGetSupportedArchs", archs)
         self.archs = tuple(archs)
+
+    @functools.cached_property
+    def leaves_out_source_folder(self) -> bool:
+        """Whether this NVRTC can be told not to search for headers where the source is said to lie."""
+        program = ctypes.c_void_p()
+        self.call("nvrtcCreateProgram", ctypes.byref(program), b"", b"empty.cu", 0, None, None)
+        try:
+            encoded = [_NO_SOURCE_FOLDER.encode()]
+            return bool(self.functions.nvrtcCompileProgram(program, 1, _strings(encoded)) == 0)
+        finally:
+            self.functions.nvrtcDestroyProgram(ctypes.byref(program))
 
     def call(self, function: str, *args: object) -> None:
         status = getattr(self.functions, function)(*args)

@@ -25,7 +25,7 @@ _TYPES = {
 class Entry:
     """A function that can be launched. threads: what it requires a program to have, None if it takes any number.
 
-    args_bytes: of the packed arguments, None if they end with the last parameter.
+    args_bytes: of the packed arguments, None if they end with the last parameter. The others are a Binary's.
     """
 
     name: str
@@ -33,6 +33,10 @@ class Entry:
     threads: int | None = None
     shared_bytes: int = 0
     args_bytes: int | None = None
+    cluster: int = 0
+    flags: int = 0
+    scratch_bytes: int = 0
+    scratch_offset: int = 0
 
 
 def is_ptx(image: bytes) -> bool:

@@ -174,10 +174,10 @@ def attention(q: Any, k: Any, v: Any, *, causal: bool = True, scale: float | Non
         )
     qs, ks, vs = (t if t.strides[3] == 1 else t.contiguous() for t in (qs, ks, vs))
     result = unify.empty(qs.shape, dtype=qs.dtype, device=qs.device)
-    block_m, block_n = attention_tile(qs.device, queries, batch * heads, causal=causal)
-    attention_kernel[(-(-queries // block_m), heads, batch)](
+    tile = attention_tile(qs.device, queries, batch * heads, causal=causal, width=width, itemsize=qs.itemsize)
+    attention_kernel[(-(-queries // tile.m), heads, batch)](
         qs, ks, vs, result, queries, keys, heads // kv_heads, log2_scale(scale, width),
         *qs.strides[:3], *ks.strides[:3], *vs.strides[:3], *result.strides[:3],
-        BLOCK_M=block_m, BLOCK_N=block_n, WIDTH=width, BLOCK_D=block_d(width), CAUSAL=causal,
+        BLOCK_M=tile.m, BLOCK_N=tile.n, WIDTH=width, BLOCK_D=block_d(width), CAUSAL=causal, **tile.launch,
     )  # fmt: skip
     return wrap_like(result if query.ndim == 4 else result.reshape(query.shape), q)

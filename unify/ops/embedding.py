@@ -10,9 +10,9 @@ import unify
 from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
-from .norm import column_block
 from .op import FLOATS, op
 from .quant import COLUMNS, QuantizedMatrix
+from .tiles import column_block
 
 
 # One program a token. A row that is not there is read as the first one and becomes zeros.

@@ -143,10 +143,10 @@ def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
 
 def _matmul(a: Any, b: Any, residual: Any, out: Any) -> None:
     (m, k), n = a.shape, b.shape[1]
-    tile = product_tile(a.device, m, n)
+    tile = product_tile(a.device, m, n, itemsize=a.itemsize)
     matmul_kernel[(-(-m // tile.m), -(-n // tile.n))](
         a, b, residual, out, m, n, k, a.strides[0], *b.strides, 0 if residual is None else residual.strides[0],
-        out.strides[0], M=tile.m, N=tile.n, K=tile.k, EVEN_K=k % tile.k == 0,
+        out.strides[0], M=tile.m, N=tile.n, K=tile.k, EVEN_K=k % tile.k == 0, **tile.launch,
     )  # fmt: skip
 
 

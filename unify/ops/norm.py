@@ -11,6 +11,7 @@ from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
 from .op import FLOATS, check_overlap, op, written
+from .tiles import row_tile
 
 
 # One program a row, in steps of BLOCK columns: the row stays in the nearest cache for the second pass.
@@ -41,12 +42,6 @@ def rms_norm_kernel(x, weight, out, columns, eps, BLOCK: tl.constexpr, EVEN: tl.
             tl.store(out + column, value, mask=inside)
 
 
-def column_block(columns: int, largest: int = 256) -> int:
-    """The largest power of two, 16 to `largest`, that divides `columns`; `largest` where only a smaller one does."""
-    divisor = columns & -columns
-    return min(divisor, largest) if divisor >= 16 else largest
-
-
 @op
 def rms_norm(x: Any, weight: Any, *, eps: float = 1e-6, out: Any = None, stream: Any = None) -> Any:
     """Root-mean-square norm over the last axis: x / sqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4).
@@ -73,7 +68,8 @@ def rms_norm(x: Any, weight: Any, *, eps: float = 1e-6, out: Any = None, stream:
         if result.shape != source.shape:
             raise ShapeError(f"rms_norm: out must be {list(source.shape)}, as x; it is {list(result.shape)}.")
         check_overlap("rms_norm", result, x=source, weight=scale)
-    block = column_block(columns)
+    tile = row_tile(source.device, columns)
     rows = source.size // columns if columns else 0
-    rms_norm_kernel[(rows,)](source, scale, result, columns, eps, BLOCK=block, EVEN=columns % block == 0)
+    even = columns % tile.k == 0
+    rms_norm_kernel[(rows,)](source, scale, result, columns, eps, BLOCK=tile.k, EVEN=even, **tile.launch)
     return wrap_like(result, x) if out is None else written(result, out)

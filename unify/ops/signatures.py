@@ -18,7 +18,7 @@ from .linear import (
     few_rows_kernel,
     matmul_kernel,
 )
-from .norm import column_block, rms_norm_kernel
+from .norm import rms_norm_kernel
 from .paged_attention import (
     _PREFILL_QUERIES as PAGED_ATTENTION_PREFILL_QUERIES,
     _PREFILL_QUERIES_ELSEWHERE as PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE,
@@ -36,7 +36,7 @@ from .quantized_linear import (
 )
 from .rope import rope_kernel
 from .sampling import _BLOCK as SAMPLING_BLOCK, greedy_kernel, repetition_penalty_kernel, sample_kernel
-from .tiles import attention_tile, product_tile
+from .tiles import attention_tile, column_block, product_tile, row_tile
 
 _FEATURES, _TOKENS, _HEADS, _WIDTH, _PAGE = 4096, 2048, 32, 128, 16
 _ARRAY, _FLOATS, _INTS, _BYTES, _CODES = "*fp16:16", "*fp32:16", "*i32:16", "*u8:16", "*i8:16"
@@ -45,11 +45,12 @@ _SIZE = "i32:16"  # a number of features, or a stride
 
 @dataclass(frozen=True)
 class Signature:
-    """A kernel and what to give unify.compile for it."""
+    """A kernel and what to give unify.compile for it: options are num_warps and num_stages."""
 
     kernel: Any
     types: dict[str, str]
     constants: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -61,25 +62,30 @@ class Signature:
 class _Chip:
     """As much of a device as tiles are chosen by, with one core: none of them is made smaller to occupy more."""
 
-    kind: str
+    target: str
+
+    @property
+    def kind(self) -> str:
+        return self.target.partition(":")[0]
 
     @property
     def properties(self) -> dict[str, Any]:
-        return {"cores": 1}
+        return {"cores": 1, "target": self.target}
 
 
-def signatures(kind: str) -> list[Signature]:
-    """A row for each kernel, with the tiles that a kind of target has: "cpu", "cuda"."""
-    chip = _Chip(kind)
-    return [*_rows(), *_products(chip), *_attentions(chip), *_sampling()]
+def signatures(target: str) -> list[Signature]:
+    """A row for each kernel, with the tiles that a target has: "cpu", "cuda:90"."""
+    chip = _Chip(target)
+    return [*_rows(chip), *_products(chip), *_attentions(chip), *_sampling()]
 
 
 def _types(names: str, type_name: str) -> dict[str, str]:
     return dict.fromkeys(names.split(), type_name)
 
 
-def _rows() -> list[Signature]:
+def _rows(chip: Any) -> list[Signature]:
     """One program a row, or a part of one."""
+    row = row_tile(chip, _FEATURES)
     return [
         Signature(
             swiglu_kernel,
@@ -89,7 +95,8 @@ def _rows() -> list[Signature]:
         Signature(
             rms_norm_kernel,
             _types("x weight out", _ARRAY) | {"columns": _SIZE, "eps": "fp32"},
-            {"BLOCK": column_block(_FEATURES), "EVEN": True},
+            {"BLOCK": row.k, "EVEN": True},
+            {**row.launch},
         ),
         Signature(
             rope_kernel,
@@ -122,7 +129,8 @@ def _format(kind: str) -> dict[str, Any]:
 
 
 def _products(chip: Any) -> list[Signature]:
-    tile = product_tile(chip, _TOKENS, _FEATURES)
+    tile = product_tile(chip, _TOKENS, _FEATURES, itemsize=2)
+    floats = product_tile(chip, _TOKENS, _FEATURES)
     few = LINEAR_FEW_ROWS.get(chip.kind, LINEAR_FEW_ROWS_ELSEWHERE)
     sizes = _types("m n k r_row o_row", _SIZE)
     rows = QUANTIZED_LINEAR_ROWS.get(chip.kind, QUANTIZED_LINEAR_ROWS_ELSEWHERE)
@@ -132,6 +140,7 @@ def _products(chip: Any) -> list[Signature]:
             matmul_kernel,
             _types("a b out", _ARRAY) | sizes | _types("a_row b_n", _SIZE),
             {"residual": None, "b_k": 1, "M": tile.m, "N": tile.n, "K": tile.k, "EVEN_K": True},
+            {**tile.launch},
         ),
         Signature(
             few_rows_kernel,
@@ -147,13 +156,13 @@ def _products(chip: Any) -> list[Signature]:
         Signature(
             dequantized_linear_kernel,
             {"x": _ARRAY, **weight, "out": _ARRAY, "x_row": _SIZE} | sizes,
-            {"minimums": None, "residual": None, "M": tile.m, "N": tile.n, "K": 64, **_format("q4_0")},
+            {"minimums": None, "residual": None, "M": floats.m, "N": floats.n, "K": 64, **_format("q4_0")},
         ),
     ]
 
 
 def _attentions(chip: Any) -> list[Signature]:
-    queries, keys = attention_tile(chip, _TOKENS, _HEADS, causal=True)
+    tile = attention_tile(chip, _TOKENS, _HEADS, causal=True, width=_WIDTH, itemsize=2)
     head = {"WIDTH": _WIDTH, "BLOCK_D": block_d(_WIDTH)}
     cache = _types("k_block k_head k_dim v_block v_token v_head", _SIZE)  # keys with block_size as the fastest axis
     parts = _types("partial partial_top partial_mass", _FLOATS)
@@ -166,7 +175,8 @@ def _attentions(chip: Any) -> list[Signature]:
             | _types("queries keys", "i32")
             | numbers
             | {f"{array}_{axis}": _SIZE for array in "qkvo" for axis in ("batch", "token", "head")},
-            {"BLOCK_M": queries, "BLOCK_N": keys, **head, "CAUSAL": True},
+            {"BLOCK_M": tile.m, "BLOCK_N": tile.n, **head, "CAUSAL": True},
+            {**tile.launch},
         ),
         Signature(
             paged_attention_kernel,

@@ -1,19 +1,28 @@
-"""How large a program's part of a matrix product or of an attention is."""
+"""How large a program's part of a matrix product, of an attention or of a row is, and how many warps share it."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows, columns, and the length that is summed at a time."""
+    """Rows, columns, and the length that is summed at a time; in an attention: queries, keys, and a head's width.
+
+    launch: options of the launch, num_warps and num_stages; none where the target has no use for them.
+    """
 
     m: int
     n: int
     k: int
+    launch: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+
+def _tile(m: int, n: int, k: int, num_warps: int, num_stages: int) -> Tile:
+    return Tile(m, n, k, {"num_warps": num_warps, "num_stages": num_stages})
 
 
 # By target kind. Large ones on a CPU: what is packed for a tile serves all its rows and columns.
@@ -23,16 +32,58 @@ _PRODUCT_ELSEWHERE = Tile(64, 64, 32)
 _ATTENTION = {"cpu": (256, 128)}
 _ATTENTION_ELSEWHERE = (64, 32)
 
+# On CUDA by the chip's family, for elements of 16 bits; float32 is multiplied by plain arithmetic ("ieee"), for which
+# the tiles of elsewhere are. Shared memory of a program: 163 KiB on 80 and 87, 227 on 90 and 100, 99 on 86, 89 and 120
+# (CUDA C++ programming guide, technical specifications per compute capability). tests/ops/test_tiles.py compiles them.
+#
+# Products, the largest first: a smaller one where multiprocessors would idle. Shapes, warps and stages are those of
+# Triton's tutorial 03-matrix-multiplication (get_cuda_autotune_config); 64 deep with 128×256 and 128×128 on 90 and 100
+# as in its tutorial 09-persistent-matmul, since wgmma and tcgen05 take 64 rows or more.
+_CUDA_PRODUCT = {
+    80: (_tile(128, 256, 64, 8, 3), _tile(128, 128, 32, 4, 4), _tile(64, 128, 32, 4, 4), _tile(64, 64, 32, 4, 4)),
+    86: (_tile(128, 128, 32, 4, 4), _tile(64, 128, 32, 4, 4), _tile(64, 64, 32, 4, 4)),
+    90: (_tile(128, 256, 64, 8, 3), _tile(128, 128, 64, 4, 4), _tile(64, 128, 64, 4, 4), _tile(64, 64, 64, 4, 4)),
+    100: (_tile(128, 256, 64, 8, 3), _tile(128, 128, 64, 4, 4), _tile(64, 128, 64, 4, 4), _tile(64, 64, 64, 4, 4)),
+    120: (_tile(128, 128, 32, 4, 4), _tile(64, 128, 32, 4, 4), _tile(64, 64, 32, 4, 4)),
+}
+# Attention by the widest head that a row is for: the largest of tutorial 06-fused-attention's configurations
+# (128 queries, 32 to 128 keys, 4 or 8 warps, 2 to 4 stages) that fits and does not spill. Eight warps on 90 only with
+# 128 keys or more, as the tutorial prunes them. FlashAttention 2 also takes fewer keys for heads of 128 on 86 and 89.
+_CUDA_ATTENTION = {
+    80: {64: _tile(128, 64, 64, 4, 3), 128: _tile(128, 64, 128, 8, 3)},
+    86: {64: _tile(128, 64, 64, 4, 3), 128: _tile(128, 32, 128, 8, 3)},
+    90: {64: _tile(128, 128, 64, 8, 3), 128: _tile(128, 128, 128, 8, 2)},
+    100: {64: _tile(128, 128, 64, 8, 3), 128: _tile(128, 128, 128, 8, 2)},
+    120: {64: _tile(128, 64, 64, 8, 3), 128: _tile(128, 32, 128, 8, 3)},
+}
+
 
 @functools.cache
 def _cores(device: Any) -> int:
-    return int(device.properties["cores"]) if device.kind == "cpu" else 1
+    return int(device.properties["cores"]) if device.kind in ("cpu", "cuda") else 1
 
 
-def product_tile(device: Any, m: int, n: int) -> Tile:
-    """The kind's tile for a product [m, n]: narrower where columns would be wasted, smaller where cores would idle."""
+@functools.cache
+def _cuda_family(device: Any) -> int | None:
+    """The row of the tables for a CUDA device, None where there is none: before 80, or no CUDA device."""
+    if device.kind != "cuda":
+        return None
+    arch = str(device.properties["target"]).partition(":")[2]
+    capability = int(arch) if arch.isdecimal() else 0
+    if capability == 87:  # Orin has 80's shared memory
+        return 80
+    return next((family for family in sorted(_CUDA_PRODUCT, reverse=True) if family <= capability), None)
+
+
+def product_tile(device: Any, m: int, n: int, *, itemsize: int = 4) -> Tile:
+    """The kind's tile for a product [m, n]: narrower where columns would be wasted, smaller where cores would idle.
+
+    itemsize: bytes of an element that is multiplied.
+    """
+    if (family := _cuda_family(device)) is not None and itemsize == 2:
+        return _cuda_product_tile(_CUDA_PRODUCT[family], _cores(device), m, n)
     tile = _PRODUCT.get(device.kind, _PRODUCT_ELSEWHERE)
-    rows, columns = min(tile.m, max(16, 1 << max(0, m - 1).bit_length())), tile.n
+    rows, columns = _rows_of(tile.m, m), tile.n
     while -n % columns * 16 > n and columns > 64:
         columns //= 2
     enough = 1 if (cores := _cores(device)) == 1 else 2 * cores
@@ -41,13 +92,57 @@ def product_tile(device: Any, m: int, n: int) -> Tile:
     return Tile(rows, columns, tile.k)
 
 
-def attention_tile(device: Any, queries: int, heads: int, *, causal: bool) -> tuple[int, int]:
-    """Queries and keys: fewer queries where masks would hide much of a tile, or where cores would idle."""
+def _rows_of(most: int, rows: int) -> int:
+    """As many rows as there are, rounded up to a power of two from 16, at most `most`."""
+    return min(most, max(16, 1 << max(0, rows - 1).bit_length()))
+
+
+def _cuda_product_tile(tiles: tuple[Tile, ...], cores: int, m: int, n: int) -> Tile:
+    """The first tile that wastes few columns and gives each multiprocessor a program, else the last."""
+
+    def fits(tile: Tile) -> bool:
+        return -n % tile.n * 16 <= n and -(-m // tile.m) * -(-n // tile.n) >= cores
+
+    return _cut(next(filter(fits, tiles), tiles[-1]), m)
+
+
+def _cut(tile: Tile, rows: int) -> Tile:
+    """The tile with no more rows than there are; up to 64 of them are too few for eight warps."""
+    taken = _rows_of(tile.m, rows)
+    return tile if taken == tile.m else replace(tile, m=taken, launch={**tile.launch, "num_warps": 4})
+
+
+def attention_tile(device: Any, queries: int, heads: int, *, causal: bool, width: int = 128, itemsize: int = 4) -> Tile:
+    """Queries and keys: fewer queries where masks would hide much of a tile, or where cores would idle.
+
+    width: of a head; itemsize: bytes of an element.
+    """
+    if (family := _cuda_family(device)) is not None and itemsize == 2 and width <= 128:
+        tile = _CUDA_ATTENTION[family][64 if width <= 64 else 128]
+        return replace(_cut(tile, queries), k=width)
     rows, keys = _ATTENTION.get(device.kind, _ATTENTION_ELSEWHERE)
-    rows = min(rows, max(16, 1 << max(0, queries - 1).bit_length()))
+    rows = _rows_of(rows, queries)
     while rows > 128 and causal and queries < 8 * rows:
         rows //= 2
-    enough = 1 if (cores := _cores(device)) == 1 else 2 * cores
+    enough = 1 if device.kind != "cpu" or (cores := _cores(device)) == 1 else 2 * cores
     while -(-queries // rows) * heads < enough and rows > 32:
         rows //= 2
-    return rows, keys
+    return Tile(rows, keys, width)
+
+
+def row_tile(device: Any, columns: int) -> Tile:
+    """The part of a row, `k` columns, that a program which sums or scales rows takes at a time.
+
+    On a CPU what divides the row, 16 to 256 columns. On CUDA the row at once, up to 8,192 columns, with a warp for each
+    256 of them and at most 8 (Triton's tutorial 05-layer-norm).
+    """
+    if device.kind != "cuda":
+        return Tile(1, 1, column_block(columns))
+    block = min(8192, _rows_of(8192, columns))
+    return Tile(1, 1, block, {"num_warps": min(8, max(1, block // 256))})
+
+
+def column_block(columns: int, largest: int = 256) -> int:
+    """The largest power of two, 16 to `largest`, that divides `columns`; `largest` where only a smaller one does."""
+    divisor = columns & -columns
+    return min(divisor, largest) if divisor >= 16 else largest

@@ -64,7 +64,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Reports that a case begins: if nothing follows, it ended the process."""
+    """Reports that a case begins: if nothing says that it is done, it ended the process."""
     _tell(item.config, event="start", case=case_of(item))
 
 
@@ -75,6 +75,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     outcome = _outcome(report)
     if outcome is not None:
         _tell(item.config, event="end", case=case_of(item), outcome=outcome, why=_why(report), seconds=report.duration)
+    if report.when == "teardown":
+        _tell(item.config, event="done", case=case_of(item))
     return report
 
 

@@ -22,6 +22,8 @@ from typing import Any, Literal
 from unify._config import environment
 from unify._errors import BackendError, InvalidArgument, TimeoutExpired, UnsupportedError
 
+_NO_CONCEPTS = ("start", "exit", "spec")  # of results that no case has: a run's own
+
 Outcome = Literal["passed", "skipped", "expected", "failed"]
 
 # Longer than any case takes: what is silent for so long hangs.
@@ -71,9 +73,10 @@ class Report:
         return 0 if self.of("passed") and not self.of("failed") else 1
 
     def rerun(self, result: Result) -> str:
-        """The command that runs one case again."""
+        """The command that runs one case again; all of them, where what failed is none."""
         spec = f" --spec {self.spec}" if self.spec else ""
-        return f"unify test-backend {self.device['device']}{spec} -k '{result.case}'"
+        select = "" if result.concept in _NO_CONCEPTS else f" -k '{result.case}'"
+        return f"unify test-backend {self.device['device']}{spec}{select}"
 
     def as_json(self) -> dict[str, Any]:
         """One object for programs: the device, counts, concepts, and each case that did not simply pass."""
@@ -118,15 +121,14 @@ def run(
         for event in _one_process(arguments, list(results)):
             if isinstance(event, int):
                 total = event + before
-            elif event.outcome == "failed" and event.case in results:  # failed again, in its clean-up
+                continue
+            is_new = event.case not in results
+            if is_new or event.outcome == "failed" or results[event.case].outcome == "passed":  # or in its clean-up
                 results[event.case] = event
-            elif event.case not in results or results[event.case].outcome == "passed":
-                is_new = event.case not in results
-                results[event.case] = event
-                crash = event if event.why.startswith(_DIED) else None
-                if is_new:
-                    on_result(event, len(results), total)
-        if crash is None:
+            if is_new:
+                on_result(event, len(results), total)
+            crash = event if event.why.startswith(_DIED) else None
+        if crash is None or len(results) == before:  # without a case that is new, the next would end as this did
             break
     report.results = list(results.values())
     report.seconds = time.monotonic() - start
@@ -298,8 +300,9 @@ def _follow(process: subprocess.Popen[bytes], path: Path, said: Path) -> Iterato
                     yield len(event["cases"])
                 elif event["event"] == "start":
                     running = event["case"]
+                elif event["event"] == "done":
+                    running = None
                 else:
-                    running = None if event["case"] == running else running
                     yield Result(event["case"], event["outcome"], event["why"], event["seconds"])
             if has_ended:
                 break

@@ -72,6 +72,11 @@ class Leaks {
     if (status == UNIFY_OK && *out_graph != nullptr) note(device_of(stream), *out_graph, 0);
     return status;
   }
+  unify_status capture_update(unify_stream stream, unify_graph graph, unify_graph* out_graph) {
+    const unify_status status = below_.capture_update(stream, graph, out_graph);
+    if (status == UNIFY_OK && *out_graph != nullptr) note(device_of(stream), *out_graph, 0);  // null: `graph` changed
+    return status;
+  }
   unify_status graph_destroy(unify_graph graph) {
     forget(graph);
     return below_.graph_destroy(graph);
@@ -146,6 +151,7 @@ void Leaks::install(unify_backend& table) {
   ENTRY(module_load);
   ENTRY(module_unload);
   ENTRY(capture_end);
+  ENTRY(capture_update);
   ENTRY(graph_destroy);
 #undef ENTRY
 }

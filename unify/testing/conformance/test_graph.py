@@ -507,3 +507,49 @@ def test_an_update_does_not_change_a_launch_under_way(device: un.Device, stream:
     stream.synchronize()
     assert_same(kept, np.full(100, 1, np.uint8))
     assert_same(target, np.full(100, 2, np.uint8))
+
+
+@pytest.mark.needs("host_calls", support="native")
+def test_launches_after_an_update_come_behind_those_before(
+    device: un.Device, two_streams: tuple[un.Stream, un.Stream], gate: Gate
+) -> None:
+    one, other = two_streams
+    tensor = un.zeros(100, un.uint8, device)
+    device.synchronize()
+    with un.Graph.capture(one) as graph:
+        tensor.fill_(1)
+    gate.close(one)
+    graph.launch(one)
+    with graph.update():
+        tensor.fill_(2)
+        tensor.fill_(3)
+    graph.launch(other)
+    gate.open()
+    device.synchronize()
+    assert_same(tensor, np.full(100, 3, np.uint8))
+
+
+def test_a_graph_is_recorded_again_while_another_thread_launches_it(device: un.Device, stream: un.Stream) -> None:
+    tensors = [un.zeros(10, un.uint8, device) for _ in range(4)]
+    device.synchronize()
+    with un.Graph.capture(device=device) as graph:
+        tensors[0].fill_(1)
+    is_over = threading.Event()
+    launched: list[int] = []
+
+    def launch() -> None:
+        while not is_over.is_set():
+            graph.launch(stream)
+            launched.append(len(graph))
+
+    thread = threading.Thread(target=launch)
+    thread.start()
+    for number in range(200):
+        with graph.update():
+            for tensor in tensors[: number % 4 + 1]:
+                tensor.fill_(2)
+    is_over.set()
+    thread.join()
+    stream.synchronize()
+    assert launched
+    assert {*launched} <= {1, 2, 3, 4}

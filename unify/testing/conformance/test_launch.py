@@ -308,11 +308,11 @@ def test_a_fault_is_not_lost_to_what_happens_before_somebody_waits(faulting: un.
         x, other = un.zeros(4096, un.float32, faulting, stream=stream), un.zeros(4096, un.float32, faulting)
         other.copy_(x, stream=stream)
         far_away_kernel[(1,)](x, stream=stream)
-        x.copy_(array, stream=stream)  # looks whether the stream has run dry, to let go of `array`
-        del other  # so does this
-        un.empty(4096, un.float32, faulting)
-        un.Event(faulting).record(stream)
-        with pytest.raises(errors.KernelFault, match="far_away_kernel"):
+        with pytest.raises(errors.KernelFault, match="far_away_kernel"):  # at the latest whoever waits hears of it
+            x.copy_(array, stream=stream)  # looks whether the stream has run dry, to let go of `array`
+            del other  # so does this
+            un.empty(4096, un.float32, faulting)
+            un.Event(faulting).record(stream)
             stream.synchronize()
         require_recovery(faulting)
 
