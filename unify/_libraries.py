@@ -18,10 +18,12 @@ class Library:
     current_stream(index): its stream object, whose attribute `address` is the vendor's stream.
     record_use(array, address, index), if there is such a means: the array's memory is not reused before what that
     stream holds when the array is let go of has run.
+    is_in_use(): whether it has worked on such a device; to be asked for a stream is not to be its first work there.
     """
 
     current_stream: Callable[[int], Any]
     address: str
+    is_in_use: Callable[[], bool] = lambda: True
     record_use: Callable[[Any, int, int], None] | None = None
 
 
@@ -29,14 +31,14 @@ def _torch_cuda(torch: Any) -> Library:
     def record_use(array: Any, address: int, index: int) -> None:
         array.record_stream(torch.cuda.ExternalStream(address, device=index))
 
-    return Library(torch.cuda.current_stream, "cuda_stream", record_use)
+    return Library(torch.cuda.current_stream, "cuda_stream", torch.cuda.is_initialized, record_use)
 
 
 def _torch_npu(torch: Any) -> Library:
     def record_use(array: Any, address: int, index: int) -> None:
         array.record_stream(torch.npu.ExternalStream(address, device=index))
 
-    return Library(torch.npu.current_stream, "npu_stream", record_use)
+    return Library(torch.npu.current_stream, "npu_stream", torch.npu.is_initialized, record_use)
 
 
 def _cupy(cupy: Any) -> Library:
@@ -59,6 +61,18 @@ def library_of(array_type: type, device_kind: str) -> Library | None:
         make = LIBRARIES.get((root, device_kind))
         if make is not None and root in sys.modules:
             return make(sys.modules[root])
+    return None
+
+
+def owner_of_stream(address: int, index: int, device_kind: str) -> object | None:
+    """The object of the stream at `address`, if it is a library's current one on that device."""
+    for (root, kind), make in LIBRARIES.items():
+        if kind != device_kind or root not in sys.modules:
+            continue
+        library = make(sys.modules[root])
+        stream: object = library.current_stream(index) if library.is_in_use() else None
+        if getattr(stream, library.address, None) == address:
+            return stream
     return None
 
 

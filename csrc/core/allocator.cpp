@@ -432,6 +432,11 @@ void Allocator::end_private_pool(Stream& stream) {
   state_->recording.erase(stream.id());
 }
 
+bool Allocator::serves(const Stream& stream) const noexcept {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->streams.count(stream.id()) != 0;
+}
+
 void Allocator::retire(const Stream& stream) noexcept {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   State& state = *state_;

@@ -94,6 +94,8 @@ class Allocator {
   std::shared_ptr<void> begin_private_pool(Stream& stream);
   void end_private_pool(Stream& stream);
 
+  // Whether memory was ever allocated for the stream.
+  [[nodiscard]] bool serves(const Stream& stream) const noexcept;
   // A stream that has run dry and ends: its blocks then serve any stream.
   void retire(const Stream& stream) noexcept;
 

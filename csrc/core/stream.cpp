@@ -85,7 +85,7 @@ bool Stream::end() noexcept {
   if (handle_ == nullptr) return true;  // the backend made none
   const auto call = device_->call();
   if (generation_ == device_->generation()) {
-    if (!is_dry()) return false;
+    if (!is_passed()) return false;
     device_->allocator().retire(*this);
     held_->entries.clear();
     const unify_status status = device_->table().stream_destroy(handle_);
@@ -94,6 +94,14 @@ bool Stream::end() noexcept {
   }
   device_->remove_stream(*this);
   return true;
+}
+
+// Another library's stream may have ended by now, and must not be asked: what it uses of ours has marks of its own.
+// Only memory that was allocated for it has none, whose user promised that the stream outlives it.
+bool Stream::is_passed() noexcept {
+  if (!is_wrapped_) return is_dry();
+  held_->let_go();
+  return held_->entries.empty() && (!device_->allocator().serves(*this) || is_dry());
 }
 
 std::string stream_name(uint32_t id) { return id == 0 ? "default stream" : "stream " + std::to_string(id); }

@@ -61,6 +61,8 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   // Whether it has run dry, for the core itself: a failure is kept for the user's next call. Not while the backend
   // records it. The caller holds what a reset waits for: its mutex, the allocator's, or the device's call().
   [[nodiscard]] bool is_dry() noexcept;
+  // Whether nothing of ours is in use there. The caller holds the device's call().
+  [[nodiscard]] bool is_passed() noexcept;
 
   // As synchronize(), and nothing else: recording or not. `what` for, in words.
   void wait_for_work(const char* what);

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <memory>
 
+#include "../core/registry.h"
 #include "arguments.h"
 #include "convert.h"
 #include "dlpack.h"
@@ -60,6 +61,22 @@ PyObject* capsule(Managed* managed, const char* name) {
   }));
 }
 
+// A consumer gives its stream by address alone. Memory remembers the streams that it is used on until it is freed, and
+// must not remember one that may end before: that of a library that nobody here knows is ordered, and no more, as
+// every producer does it.
+void hand_over_to(const Tensor& tensor, uintptr_t native) {
+  Device& device = tensor.device();
+  static PyObject* slot = nullptr;
+  const py::object owner = py::handle(python_function(slot, "unify._libraries", "owner_of_stream"))(
+      native, device.info().dlpack_id, device.backend().name);
+  const std::shared_ptr<Stream> consumer = foreign_stream(device, native, owner.is_none() ? nullptr : owner.ptr());
+  if (consumer->needs_owner()) {
+    order_after(*consumer, *device.current_stream());
+  } else {
+    hand_over(tensor, *consumer);
+  }
+}
+
 // Makes the data ready for the consumer's stream: array API standard, __dlpack__, argument `stream`.
 void make_ready(const Tensor& tensor, PyObject* stream) {
   Device& device = tensor.device();
@@ -80,7 +97,11 @@ void make_ready(const Tensor& tensor, PyObject* stream) {
     throw Error(ErrorKind::kInvalidArgument,
                 "__dlpack__: cpu memory has no streams, stream " + std::to_string(number) + " was given. Pass None.");
   }
-  hand_over(tensor, *foreign_stream(device, static_cast<uintptr_t>(number)));
+  if (type == kDLCUDA && number <= 2) {  // CUDA's own, that never end: the legacy stream, and the thread's
+    hand_over(tensor, *foreign_stream(device, static_cast<uintptr_t>(number)));
+  } else {
+    hand_over_to(tensor, static_cast<uintptr_t>(number));
+  }
 }
 
 bool takes_versioned(PyObject* max_version) {

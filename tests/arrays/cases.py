@@ -5,6 +5,7 @@ Each case closes a stream by a host call that waits, enqueues, and looks at what
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import threading
@@ -326,6 +327,33 @@ def a_consumers_stream_comes_after_our_current_one() -> None:
             gate.set()
             stream.synchronize()
             assert out.tolist() == [3] * 4
+
+
+@case
+def a_tensor_outlives_the_stream_of_a_consumer_that_nobody_knows() -> None:
+    stream = stand_in.ForeignStream()
+    x = un.zeros(4, device=DEVICE)
+    x.__dlpack__(stream=stream.ptr)
+    del stream
+    gc.collect()
+    del x
+    DEVICE.synchronize()
+
+
+@case
+def memory_waits_for_the_stream_of_a_consumer_that_is_known_and_keeps_it() -> None:
+    for library in made(stand_in.torch, stand_in.cupy):
+        x = un.zeros(1000, device=DEVICE)
+        address = x.address
+        x.__dlpack__(stream=library.stream.ptr)
+        gate = library.stream.hold()
+        library.stream = stand_in.ForeignStream()
+        gc.collect()
+        del x
+        assert un.empty(1000, device=DEVICE).address != address
+        gate.set()
+        DEVICE.synchronize()
+        assert un.empty(1000, device=DEVICE).address == address
 
 
 @case

@@ -21,6 +21,7 @@ import unify as un
 from unify.simulator import library_path
 
 endless: list[ForeignStream] = []
+functions: list[Any] = []  # that the driver may still call
 gates: list[threading.Event] = []  # opened after each case, also one that failed
 HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -54,7 +55,6 @@ class ForeignStream:
         handle = ctypes.c_void_p()
         driver.cuStreamCreateWithPriority(ctypes.byref(handle), 1, 0)
         self.cuda_stream = self.ptr = handle.value or 0
-        self._kept: list[Any] = []
 
     def __del__(self) -> None:
         driver.cuStreamDestroy_v2(ctypes.c_void_p(self.ptr))
@@ -72,7 +72,7 @@ class ForeignStream:
         """What is enqueued from here on waits until the event is set."""
         event = gate()
         function = HOST_FUNCTION(lambda _: (event.wait(60), None)[1])
-        self._kept.append(function)
+        functions.append(function)
         driver.cuLaunchHostFunc(ctypes.c_void_p(self.ptr), function, None)
         return event
 
@@ -142,6 +142,7 @@ class Library:
         module.cuda, module.from_dlpack = cuda, self.from_dlpack  # type: ignore[attr-defined]
         if function is not None:
             setattr(cuda, function, self.current)
+        cuda.is_initialized = lambda: True  # type: ignore[attr-defined]
         cuda.ExternalStream = lambda address, device: address  # type: ignore[attr-defined]
         sys.modules[name] = module
         members: dict[str, Any] = {"__module__": name, "library": self}
