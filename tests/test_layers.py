@@ -26,11 +26,14 @@ def run_with(layers: str, root: Path, *arguments: str, **settings: str) -> subpr
     )
 
 
+SAMPLE = "test_error.py test_event.py test_graph.py test_memory.py test_module.py test_stream.py"
+
+
 @pytest.mark.parametrize(
     ("devices", "files"),
     [
-        ("cpu toy:0 plain:0", ""),
-        ("cuda:0", "test_error.py test_event.py test_graph.py test_memory.py test_module.py test_stream.py"),
+        ("cpu toy:0 plain:0 cuda:0", SAMPLE),
+        pytest.param("cpu toy:0 plain:0 cuda:0", "", marks=pytest.mark.slow),
     ],
 )
 def test_the_core_keeps_the_rules_and_every_backend_fails_on_demand(root: Path, devices: str, files: str) -> None:

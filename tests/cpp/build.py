@@ -15,15 +15,30 @@ COMPILE = ["-std=c++17", "-O1", "-g1", "-pthread", "-fvisibility=hidden", "-Wall
 COMPILE += ["-Wno-psabi", "-Werror", "-Iunify/include", "-Icsrc"]
 
 
+def objects_of_extension() -> dict[Path, Path]:
+    """By source: what setup.py compiled, if no source changed since."""
+    changed = max(
+        path.stat().st_mtime for pattern in ("csrc/**/*", "unify/include/**/*") for path in ROOT.glob(pattern)
+    )
+    for folder in ROOT.glob("build/objects-*"):
+        objects = {path.relative_to(folder).with_suffix(".cpp"): path for path in folder.glob("csrc/**/*.o")}
+        if all(path.stat().st_mtime > changed for path in objects.values()):
+            return objects
+    return {}
+
+
 def build(folder: Path, sanitizer: str = "") -> Path:
     """Returns the program. `sanitizer` is what -fsanitize takes, e.g. "address,undefined"."""
     compiler = os.environ.get("CXX", "ccache c++" if shutil.which("ccache") else "c++").split()
     flags = [f"-fsanitize={sanitizer}", "-fno-omit-frame-pointer"] if sanitizer else []
+    made = {} if sanitizer else objects_of_extension()
     sources = [*ROOT.glob("csrc/core/**/*.cpp"), *ROOT.glob("csrc/backends/*.cpp"), *ROOT.glob("tests/cpp/*.cpp")]
     folder.mkdir(parents=True, exist_ok=True)
 
     def compile_one(source: Path) -> Path:
         path = source.relative_to(ROOT)
+        if path in made:
+            return made[path]
         output = folder / f"{'.'.join(path.with_suffix('').parts)}.o"
         subprocess.run([*compiler, *COMPILE, *flags, "-c", path, "-o", output], cwd=ROOT, check=True)
         return output

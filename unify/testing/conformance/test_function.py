@@ -184,7 +184,7 @@ def test_more_threads_than_the_device_has_are_an_error(device: un.Device, launch
 
 def test_a_function_outlives_its_module_and_a_launch_its_function(device: un.Device, kernel: GetKernel) -> None:
     fill = kernel("fill")
-    for value in range(10):
+    for value in range(3):
         x = un.zeros(1000, un.int32, device)
         function = fill.load(device)  # its module is dropped here
         gc.collect()
