@@ -346,23 +346,42 @@ Tensor slice(const Tensor& tensor, const std::vector<Slice>& slices) {
   return view;
 }
 
-void copy_into(Stream& stream, const Tensor& dst, const Tensor& source) {
+bool copy_directly(Stream& stream, const Tensor& dst, const Tensor& source) {
   const Tensor src = broadcast(source, dst);
-  if (dst.size() == 0) return;
+  if (dst.size() == 0) return true;
   dst.storage->require_current();
   src.storage->require_current();
   const bool is_plain = dst.dtype == src.dtype && dst.is_contiguous() && src.is_contiguous();
   if (is_plain) {
     copy(stream, place_of(dst, dst.address()), place_of(src, src.address()), dst.bytes());
-    return;
+    return true;
   }
   if (dst.device().is_host_visible() && src.device().is_host_visible()) {
     copy_on_host(stream, dst, src);
   } else if (!copy_as_rows(stream, dst, src)) {
-    copy_through_host(stream, dst, src);
+    return false;
   }
   dst.storage->used_on(stream);
   src.storage->used_on(stream);
+  return true;
+}
+
+void copy_into(Stream& stream, const Tensor& dst, const Tensor& source) {
+  if (copy_directly(stream, dst, source)) return;
+  const Tensor src = broadcast(source, dst);
+  copy_through_host(stream, dst, src);
+  dst.storage->used_on(stream);
+  src.storage->used_on(stream);
+}
+
+std::pair<Tensor, Tensor> folded_views(const Tensor& dst, const Tensor& source) {
+  const Nest nest = folded(dst, broadcast(source, dst));
+  std::pair<Tensor, Tensor> views{dst, source};
+  views.first.ndim = views.second.ndim = nest.ndim;
+  views.first.shape = views.second.shape = nest.shape;
+  views.first.strides = nest.dst;
+  views.second.strides = nest.src;
+  return views;
 }
 
 }  // namespace unify

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "allocator.h"
@@ -44,5 +45,9 @@ Tensor slice(const Tensor& tensor, const std::vector<Slice>& slices);
 // dst[...] = src, with broadcasting, casting and any strides, across devices: enqueued on `stream`. Strided and
 // casting copies on host-visible memory run in the core; elsewhere through a contiguous staging copy.
 void copy_into(Stream& stream, const Tensor& dst, const Tensor& src);
+// The same, if no staging copy is needed; else false, and nothing was done.
+[[nodiscard]] bool copy_directly(Stream& stream, const Tensor& dst, const Tensor& src);
+// Both with `src` broadcast, in one shape with as few axes as it takes.
+std::pair<Tensor, Tensor> folded_views(const Tensor& dst, const Tensor& src);
 
 }  // namespace unify

@@ -127,20 +127,7 @@ PyObject* scalar_of(const Tensor& tensor) {
     throw Error(ErrorKind::kShape, "item: one element is needed, the shape is " + shape_text(tensor) +
                                        ". Index it, or use .numpy() or .tolist().");
   }
-  const bool is_small_float =
-      is_floating(tensor.dtype) && tensor.dtype != DType::kFloat32 && tensor.dtype != DType::kFloat64;
-  Tensor source = tensor;
-  if (is_small_float) {  // the core knows how they are laid out
-    const std::shared_ptr<Stream> stream = tensor.device().current_stream();
-    source = without_gil([&] {
-      Tensor wide = empty(*stream, {}, DType::kFloat32);
-      Tensor flat = tensor;
-      flat.ndim = 0;
-      copy_into(*stream, wide, flat);
-      return wide;
-    });
-  }
-  const Tensor host = host_tensor(source);
+  const Tensor host = host_tensor(tensor);
   const auto* data = reinterpret_cast<const void*>(host.address());
   switch (host.dtype) {
     case DType::kBool:
@@ -161,10 +148,11 @@ PyObject* scalar_of(const Tensor& tensor) {
       return PyLong_FromUnsignedLong(*static_cast<const uint32_t*>(data));
     case DType::kUInt64:
       return PyLong_FromUnsignedLongLong(*static_cast<const uint64_t*>(data));
-    case DType::kFloat64:
-      return PyFloat_FromDouble(*static_cast<const double*>(data));
-    default:
-      return PyFloat_FromDouble(static_cast<double>(*static_cast<const float*>(data)));
+    default: {
+      double value = 0;
+      convert(DType::kFloat64, &value, 1, host.dtype, data, 1, 1);
+      return PyFloat_FromDouble(value);
+    }
   }
 }
 

@@ -91,6 +91,8 @@ void hand_over(const Tensor& tensor, Stream& consumer);
 Tensor host_tensor(const Tensor& tensor);
 // dst[...] = src, in the order of both devices' current streams; see tensor_copy.cpp.
 void copy_ordered(const Tensor& dst, const Tensor& src, PyObject* stream);
+// The same on `stream`, of memory of one device that does not overlap.
+void copy_apart(const std::shared_ptr<Stream>& stream, const Tensor& dst, const Tensor& src);
 // The device of a DLPack device, opened if need be.
 std::shared_ptr<Device> device_from_dlpack(int32_t type, int32_t id);
 // Those that arrays of other libraries were on so far, without the host.
@@ -98,7 +100,6 @@ const std::vector<std::shared_ptr<Device>>& devices_of_arrays();
 
 // Fills with a Python number. Throws InvalidArgument when the dtype cannot hold it.
 void fill_tensor(Stream& stream, const Tensor& tensor, PyObject* value);
-void fill_by_copy(Stream& stream, const Tensor& tensor, DType dtype, uint64_t bits);
 
 // Gives the tensor this shape, last axis fastest, and returns its bytes. ShapeError for a negative length, too
 // many axes, or more bytes than an address can count.

@@ -59,13 +59,23 @@ std::shared_ptr<Stream> stream_for(const Tensor& dst, const Tensor& src, PyObjec
   return stream_from_object(stream, dst.device());
 }
 
-void copy_on_one_device(Stream& stream, const Tensor& dst, const Tensor& src) {
-  without_gil([&] {
-    if (!overlap(dst, src)) return copy_into(stream, dst, src);
-    const Tensor staged = empty(stream, shape_of(src), src.dtype);
-    copy_into(stream, staged, src);
-    copy_into(stream, dst, staged);
-  });
+// By a kernel, where the device has a compiler, and one for such dtypes.
+bool copy_by_kernel(const std::shared_ptr<Stream>& stream, const Tensor& dst, const Tensor& src) {
+  static PyObject* slot = nullptr;
+  const auto object = [](Tensor tensor) {
+    return py::reinterpret_steal<py::object>(tensor_to_pyobject(std::move(tensor)));
+  };
+  auto [to, from] = folded_views(dst, src);
+  return py::handle(python_function(slot, "unify._copy", "copy_strided"))(object(std::move(to)),
+                                                                          object(std::move(from)), stream)
+      .cast<bool>();
+}
+
+void copy_on_one_device(const std::shared_ptr<Stream>& stream, const Tensor& dst, const Tensor& src) {
+  if (!overlap(dst, src)) return copy_apart(stream, dst, src);
+  const Tensor staged = without_gil([&] { return empty(*stream, shape_of(src), src.dtype); });
+  copy_apart(stream, staged, src);
+  copy_apart(stream, dst, staged);
 }
 
 Tensor contiguous_copy(const Tensor& tensor, DType dtype, Device& device, PyObject* stream) {
@@ -201,9 +211,15 @@ PyCFunction with_keywords(PyObject* (*function)(PyObject*, PyObject* const*, Py_
 
 }  // namespace
 
+void copy_apart(const std::shared_ptr<Stream>& stream, const Tensor& dst, const Tensor& src) {
+  if (without_gil([&] { return copy_directly(*stream, dst, src); })) return;
+  if (copy_by_kernel(stream, dst, src)) return;
+  without_gil([&] { copy_into(*stream, dst, src); });
+}
+
 void copy_ordered(const Tensor& dst, const Tensor& src, PyObject* stream) {
   const std::shared_ptr<Stream> on = stream_for(dst, src, stream);
-  if (&dst.device() == &src.device()) return copy_on_one_device(*on, dst, src);
+  if (&dst.device() == &src.device()) return copy_on_one_device(on, dst, src);
   const std::shared_ptr<Stream> dst_stream = dst.device().current_stream();
   const std::shared_ptr<Stream> src_stream = src.device().current_stream();
   order_after(*on, *src_stream);

@@ -71,13 +71,6 @@ void fill_bits(Stream& stream, const Tensor& tensor, uint64_t bits) {
   });
 }
 
-template <typename T>
-uint64_t bits_of(T value) {
-  uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(value));
-  return bits;
-}
-
 // NumPy 2's rule: a Python integer that the dtype cannot hold is an error, not a surprise.
 uint64_t integer_bits(PyObject* value, DType dtype) {
   const auto number = py::reinterpret_steal<py::object>(require(PyNumber_Index(value)));
@@ -174,30 +167,19 @@ void fill_tensor(Stream& stream, const Tensor& tensor, PyObject* value) {
   if (!is_number || PyComplex_Check(value)) {
     throw Error(ErrorKind::kInvalidArgument, "fill: a number is needed, not " + text_of(value) + ".");
   }
+  uint64_t bits = 0;
   if (is_floating(tensor.dtype)) {
     const double number = PyFloat_AsDouble(value);
     if (number == -1 && PyErr_Occurred() != nullptr) throw_python();
-    if (tensor.is_contiguous() && tensor.dtype == DType::kFloat64) return fill_bits(stream, tensor, bits_of(number));
-    if (tensor.is_contiguous() && tensor.dtype == DType::kFloat32) {
-      return fill_bits(stream, tensor, bits_of(static_cast<float>(number)));
-    }
-    return fill_by_copy(stream, tensor, DType::kFloat64, bits_of(number));
+    convert(tensor.dtype, &bits, 1, DType::kFloat64, &number, 1, 1);
+  } else {
+    bits = tensor.dtype == DType::kBool ? static_cast<uint64_t>(is_true(value)) : integer_bits(value, tensor.dtype);
   }
-  const uint64_t bits =
-      tensor.dtype == DType::kBool ? static_cast<uint64_t>(is_true(value)) : integer_bits(value, tensor.dtype);
   if (tensor.is_contiguous()) return fill_bits(stream, tensor, bits);
-  fill_by_copy(stream, tensor, tensor.dtype, bits);
-}
-
-// A single element, broadcast: the core converts number formats and follows strides.
-void fill_by_copy(Stream& stream, const Tensor& tensor, DType dtype, uint64_t bits) {
-  if (tensor.size() == 0) return;
-  without_gil([&] {
-    const Tensor element = empty(stream, {}, dtype);
-    fill(stream, Place{&element.device(), element.address()}, bits, itemsize(dtype), 1);
-    element.storage->used_on(stream);
-    copy_into(stream, tensor, element);
-  });
+  // A single element, broadcast.
+  const Tensor element = without_gil([&] { return empty(stream, {}, tensor.dtype); });
+  fill_bits(stream, element, bits);
+  copy_apart(stream.shared_from_this(), tensor, element);
 }
 
 PyMethodDef* creation_functions() {

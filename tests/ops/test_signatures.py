@@ -22,8 +22,8 @@ CUDA_ROWS = signatures("cuda")
 
 def shipped() -> dict[str, un.Kernel]:
     found: dict[str, un.Kernel] = {}
-    for info in pkgutil.iter_modules(ops.__path__):
-        module = importlib.import_module(f"unify.ops.{info.name}")
+    names = [f"unify.ops.{info.name}" for info in pkgutil.iter_modules(ops.__path__)]
+    for module in map(importlib.import_module, ["unify._copy", *names]):
         found |= {
             value.fn.__name__: value
             for value in vars(module).values()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from unify._copy import TURNED, copy_kernel
+
 from .activation import _BLOCK as ACTIVATION_BLOCK, swiglu_kernel
 from .attention import attention_kernel, block_d
 from .embedding import embedding_kernel, quantized_embedding_kernel
@@ -76,7 +78,7 @@ class _Chip:
 def signatures(target: str) -> list[Signature]:
     """A row for each kernel, with the tiles that a target has: "cpu", "cuda:90"."""
     chip = _Chip(target)
-    return [*_rows(chip), *_products(chip), *_attentions(chip), *_sampling()]
+    return [*_rows(chip), *_products(chip), *_attentions(chip), *_sampling(), _transposition()]
 
 
 def _types(names: str, type_name: str) -> dict[str, str]:
@@ -233,3 +235,14 @@ def _sampling() -> list[Signature]:
             {"BLOCK": 64},
         ),
     ]
+
+
+def _transposition() -> Signature:
+    """Of a matrix, as `x.T.contiguous()` makes it where the host cannot see the memory."""
+    return Signature(
+        copy_kernel,
+        _types("dst src", "*u16:16")
+        | _types("rows columns n1 n2 d1 d2 d3 s1 s2 s3", "i32")
+        | _types("d_row s_column", _SIZE),
+        {"d_column": 1, "s_row": 1, "ROWS": TURNED[0], "COLUMNS": TURNED[1]},
+    )

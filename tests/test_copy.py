@@ -1,0 +1,142 @@
+"""Strided and casting copies by a kernel, on a simulated chip: as the host does them, in order, in graphs too."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Run
+
+PRELUDE = """
+import threading
+import numpy as np
+import unify as un
+from unify import _copy
+
+un.simulate("cuda:90", memory_bytes=1 << 30)
+device, stream = un.device("cuda:0"), un.Stream("cuda:0")
+random = np.random.default_rng(0)
+
+
+def numpy_of(dtype):
+    return dtype.numpy if dtype != un.bfloat16 else np.dtype(np.float32)
+
+
+def some(shape, dtype):
+    kind = numpy_of(dtype)
+    if kind.kind == "b":
+        return random.random(shape) < 0.5
+    if kind.kind in "iu":
+        info = np.iinfo(kind)
+        return random.integers(info.min, info.max, shape, kind, endpoint=True)
+    return random.standard_normal(shape).astype(kind)
+
+
+def random_view(ndim):
+    steps = [int(random.choice([1, 1, 2, -1, -3])) for _ in range(ndim)]
+    return tuple(slice(None, None, step) for step in steps), tuple(int(i) for i in random.permutation(ndim))
+"""
+
+
+def run(python: Run, code: str) -> None:
+    finished = python("-c", PRELUDE + code)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_random_views_of_each_size_of_element(python: Run) -> None:
+    code = """
+for case in range(8):
+    dtype = [un.bool_, un.float16, un.float32, un.int64, un.float64, un.uint8][case % 6]
+    ndim = int(random.integers(1, 6))
+    shape = tuple(int(n) for n in random.integers(1, [200, 60, 20, 9, 6][ndim - 1], ndim))
+    array = some(shape, dtype)
+    x = un.asarray(array, device=device, copy=True)
+    slices, order = random_view(ndim)
+    wanted = array[slices].transpose(order)
+    view = x[slices].permute(*order)
+    np.testing.assert_array_equal(view.contiguous().numpy(), wanted, err_msg=f"{shape} {slices} {order} {dtype}")
+    y = un.zeros(shape, dtype, device)
+    y[slices].permute(*order).copy_(view)  # both strided
+    expected = np.zeros_like(array)
+    expected[slices] = array[slices]
+    np.testing.assert_array_equal(y.numpy(), expected)
+"""
+    run(python, code)
+
+
+@pytest.mark.parametrize("count", [12, pytest.param(1000, marks=pytest.mark.slow)])  # each is a kernel to compile
+def test_casts_are_those_of_the_host(python: Run, count: int) -> None:
+    code = """
+casts = sorted(_copy.CASTS, key=str)
+random.shuffle(casts)
+for source, target in casts[:COUNT]:
+    array = some((65, 130), source)
+    on_host = un.asarray(array).to(source)
+    if source in (un.float16, un.float32, un.float64):
+        on_host[0, :6].copy_(np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-7], array.dtype))
+    x = on_host.to(device)
+    view = np.s_[::-2, 3:]
+    bits = _copy.BITS[target.itemsize]
+    got, wanted = (t[view].to(target).to("cpu") for t in (x, on_host))
+    if target.itemsize > 1 and numpy_of(target).kind == "f":
+        nan = np.isnan(wanted.to(un.float64).numpy())
+        np.testing.assert_array_equal(np.isnan(got.to(un.float64).numpy()), nan, err_msg=f"{source} {target}")
+        got, wanted = (np.where(nan, 0, t.view(bits).numpy()) for t in (got, wanted))
+    else:
+        got, wanted = got.numpy(), wanted.numpy()
+    np.testing.assert_array_equal(got, wanted, err_msg=f"{source} to {target}")
+"""
+    run(python, code.replace("COUNT", str(count)))
+
+
+def test_what_lies_in_the_gaps_is_not_written(python: Run) -> None:
+    code = """
+x = un.zeros((4, 1000), un.float32, device)
+device.synchronize()
+other, gate = un.Stream(device), threading.Event()
+other.host_call(lambda: gate.wait() and None)
+x[:, ::2].copy_(un.ones((4, 500), un.float32, "cuda:0"), stream=stream)
+stream.synchronize()  # a copy through the host would write the gaps back later, as they are now
+x[:, 1::2].fill_(2, stream=other)
+gate.set()
+other.synchronize()
+assert x.tolist() == [[1.0, 2.0] * 500] * 4
+"""
+    run(python, code)
+
+
+def test_it_runs_on_the_stream_and_is_recorded(python: Run) -> None:
+    code = """
+x, out = un.zeros((64, 96), un.float32, device), un.zeros((96, 64), un.float16, device)
+device.synchronize()
+out.copy_(x.T)  # compiled
+device.synchronize()
+gate = threading.Event()
+stream.host_call(lambda: gate.wait() and None)
+x.fill_(3, stream=stream)
+out.copy_(x.T, stream=stream)
+assert not stream.is_idle
+gate.set()
+stream.synchronize()
+assert (out.numpy() == 3).all()
+with un.Graph.capture(stream) as graph:
+    out.copy_(x.T, stream=stream)
+    out[:, ::2].fill_(1, stream=stream)
+x.fill_(5, stream=stream)
+graph.launch(stream)
+stream.synchronize()
+assert (out.numpy() == np.tile([1.0, 5.0], (96, 32))).all()
+"""
+    run(python, code)
+
+
+def test_other_dtypes_and_more_axes_go_through_the_host(python: Run) -> None:
+    code = """
+array = np.array([1.5, -2.5, np.nan, 1e30], np.float32)
+x = un.asarray(array, device=device, copy=True)
+assert x.to(un.int32).tolist() == un.asarray(array).to(un.int32).tolist()
+array = some((2, 3, 2, 3, 2, 3, 2), un.float32)
+x = un.asarray(array, device=device, copy=True)
+order = (6, 5, 4, 3, 2, 1, 0)
+np.testing.assert_array_equal(x.permute(*order).contiguous().numpy(), array.transpose(order))
+"""
+    run(python, code)
