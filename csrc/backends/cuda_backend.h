@@ -99,6 +99,7 @@ void last_error(unify_error* out);
 class Entered {
  public:
   explicit Entered(const Device& device) {
+    driver.cuThreadExchangeStreamCaptureMode(&mode_);
     driver.cuCtxGetCurrent(&before_);
     if (before_ == device.context) return;
     result_ = driver.cuCtxSetCurrent(device.context);
@@ -106,6 +107,7 @@ class Entered {
   }
   ~Entered() {
     if (is_changed_) driver.cuCtxSetCurrent(before_);
+    driver.cuThreadExchangeStreamCaptureMode(&mode_);
   }
   Entered(const Entered&) = delete;
   Entered& operator=(const Entered&) = delete;
@@ -113,6 +115,8 @@ class Entered {
 
  private:
   CUcontext before_ = nullptr;
+  // Elsewhere: torch captures in a mode that allows nobody to allocate or to ask an event.
+  int mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
   CUresult result_ = CUDA_SUCCESS;
   bool is_changed_ = false;
 };

@@ -102,7 +102,17 @@ unify_status wait_or_ask(Stream& stream, Ask ask) {
 }
 
 unify_status stream_synchronize(unify_stream stream) { return wait_or_ask(*of(stream), driver.cuStreamSynchronize); }
-unify_status stream_query(unify_stream stream) { return wait_or_ask(*of(stream), driver.cuStreamQuery); }
+
+// To ask a stream that is being captured would break the capture.
+unify_status stream_query(unify_stream handle) {
+  Stream& stream = *of(handle);
+  if (stream.is_owned) return wait_or_ask(stream, driver.cuStreamQuery);
+  int capture = CU_STREAM_CAPTURE_STATUS_NONE;
+  const unify_status status = run(*stream.device, [&] { return driver.cuStreamIsCapturing(stream.handle, &capture); });
+  if (status != UNIFY_OK) return status;
+  if (capture == CU_STREAM_CAPTURE_STATUS_NONE) return wait_or_ask(stream, driver.cuStreamQuery);
+  return refuse(UNIFY_UNSUPPORTED, "the stream's owner is recording it");
+}
 
 unify_status stream_wait_event(unify_stream handle, unify_event event) {
   Stream& stream = *of(handle);

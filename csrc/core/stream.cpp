@@ -110,8 +110,15 @@ bool Stream::is_dry() noexcept {
   if (generation_ != device_->generation()) return true;
   const unify_status status = device_->table().stream_query(handle_);
   if (status == UNIFY_NOT_READY) return false;
+  if (status == UNIFY_UNSUPPORTED && is_wrapped_) return true;  // what its owner records is not enqueued
   if (status != UNIFY_OK) device_->failures().note(id_, status, "asking the stream");
   return true;
+}
+
+bool Stream::is_recorded_elsewhere() {
+  if (!is_wrapped_) return false;
+  const auto call = device_->call();
+  return generation_ == device_->generation() && device_->table().stream_query(handle_) == UNIFY_UNSUPPORTED;
 }
 
 void Stream::require_not_recording(const char* what) const {

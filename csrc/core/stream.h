@@ -72,6 +72,9 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   [[nodiscard]] bool needs_owner() const noexcept { return is_wrapped_ && native_owner_ == nullptr; }
   void hold(std::shared_ptr<void> native_owner) { native_owner_ = std::move(native_owner); }
 
+  // Whether another library records a graph on this stream of its own. What is enqueued becomes a part of it, and who
+  // launches the graph keeps its memory, as with the library's own work.
+  [[nodiscard]] bool is_recorded_elsewhere();
   // What is being recorded on this stream, or null. Launches and copies go there in place of the backend.
   [[nodiscard]] Recording* recording() const noexcept { return recording_.load(std::memory_order_acquire); }
   void set_recording(Recording* recording) noexcept { recording_.store(recording, std::memory_order_release); }

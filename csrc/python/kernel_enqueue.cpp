@@ -114,6 +114,12 @@ void bring_scratch(Call& call, const Function& function, const Grid& grid, Strea
   const uint64_t programs = uint64_t{grid[0]} * grid[1] * grid[2];
   uint64_t bytes = 0;
   if (__builtin_mul_overflow(programs, function.scratch_bytes, &bytes)) bytes = UINT64_MAX;
+  if (without_gil([&] { return stream.is_recorded_elsewhere(); })) {
+    throw Error(ErrorKind::kGraph,
+                "kernel " + text_of(call.kernel_name) +
+                    ": it takes memory of its own at each launch, which a graph that another library "
+                    "records cannot keep. Record it by unify.Graph.capture, or launch it outside.");
+  }
   std::shared_ptr<Storage> scratch = without_gil([&] { return stream.device().allocator().allocate(bytes, stream); });
   put(packed + function.scratch_offset, scratch->address());
   call.foreign.push_back(std::move(scratch));

@@ -167,6 +167,8 @@ std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device) {
 void order_after(Stream& stream, Stream& earlier) {
   if (&stream == &earlier) return;
   without_gil([&] {
+    // A graph of another library's cannot come after work outside of it, nor that after its recording.
+    if (stream.is_recorded_elsewhere() || earlier.is_recorded_elsewhere()) return;
     if (&stream.device().backend() == &earlier.device().backend()) {
       stream.wait(earlier);
     } else {

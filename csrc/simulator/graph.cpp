@@ -124,11 +124,17 @@ CUresult check_implicit_order(const Stream& stream) {
   return CUDA_SUCCESS;
 }
 
+thread_local CUstreamCaptureMode thread_capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+
 CUresult check_unsafe() {
+  if (thread_capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_SUCCESS;
   bool is_forbidden = false;
   for (const auto& capture : driver().captures) {
     const bool is_own = capture->thread == std::this_thread::get_id();
-    if (capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL || (is_own && capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED)) {
+    const bool forbids =
+        is_own ? capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED
+               : capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL && thread_capture_mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
+    if (forbids) {
       capture->is_invalid = true;
       is_forbidden = true;
     }

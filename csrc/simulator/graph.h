@@ -50,6 +50,7 @@ CUresult capture_wait(Stream& stream, const Event& event);
 CUresult check_implicit_order(const Stream& stream);
 // What a call answers that might not be safe during a capture: it makes invalid the captures that forbid it
 // (cuThreadExchangeStreamCaptureMode lists the rules; every thread is in the default mode here).
+extern thread_local CUstreamCaptureMode thread_capture_mode;
 CUresult check_unsafe();
 // A call on a stream or context that a capture forbids in any mode.
 CUresult invalidate(Capture& capture, CUresult result);

@@ -93,6 +93,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig* config, C
 UNIFY_SIMULATOR_EXPORT CUresult cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode mode);
 UNIFY_SIMULATOR_EXPORT CUresult cuStreamEndCapture(CUstream stream, CUgraph* out);
 UNIFY_SIMULATOR_EXPORT CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* out);
+UNIFY_SIMULATOR_EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode);
 UNIFY_SIMULATOR_EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long flags);
 UNIFY_SIMULATOR_EXPORT CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream);
 UNIFY_SIMULATOR_EXPORT CUresult cuGraphExecUpdate_v2(CUgraphExec exec, CUgraph graph, CUgraphExecUpdateResultInfo* out);

@@ -1,4 +1,6 @@
 // The driver's functions for captures and graphs.
+#include <utility>
+
 #include "driver.h"
 #include "graph.h"
 #include "libcuda.h"
@@ -29,6 +31,16 @@ UNIFY_SIMULATOR_EXPORT CUresult cuStreamIsCapturing(CUstream handle, CUstreamCap
     *out = stream.capture == nullptr    ? CU_STREAM_CAPTURE_STATUS_NONE
            : stream.capture->is_invalid ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
                                         : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+    return CUDA_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
+  return with_driver("cuThreadExchangeStreamCaptureMode", [&](Call&) {
+    if (mode == nullptr || *mode < CU_STREAM_CAPTURE_MODE_GLOBAL || *mode > CU_STREAM_CAPTURE_MODE_RELAXED) {
+      return CUDA_ERROR_INVALID_VALUE;
+    }
+    *mode = std::exchange(thread_capture_mode, *mode);
     return CUDA_SUCCESS;
   });
 }

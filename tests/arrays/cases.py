@@ -358,6 +358,31 @@ def memory_waits_for_the_stream_of_a_consumer_that_is_known_and_keeps_it() -> No
 
 
 @case
+def a_graph_that_a_library_records_takes_our_work_in() -> None:
+    for library in made(stand_in.torch, stand_in.torch_by_table, stand_in.cupy):
+        x, out, ours = library.array([1.0] * 4), library.array(ZEROS), un.zeros(4, device=DEVICE)
+        weight = library.array([2.0] * 4)
+        launch(x, out)
+        normal = ops.rms_norm(library.array([[3.0] * 4]), weight)
+        DEVICE.synchronize()
+        rows = library.array([[3.0] * 4])
+        with library.stream.captured() as launches:
+            launch(x, out)
+            launch(out, ours)
+            temporary = un.asarray(x).copy()
+            result = ops.rms_norm(rows, weight)
+        del temporary
+        library.stream.fill(x, 5)
+        launches[0]()
+        library.stream.synchronize()
+        assert values(out) == [10] * 4, values(out)
+        assert ours.tolist() == [20] * 4
+        assert result.numpy().tolist() == normal.numpy().tolist()
+        launch(x, ours)  # as ever
+        assert values(x) == [5] * 4
+
+
+@case
 def arrays_of_two_devices_are_refused() -> None:
     torch = stand_in.torch()
     x = torch.array(ZEROS)

@@ -9,7 +9,7 @@ import ctypes
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -75,6 +75,17 @@ class ForeignStream:
         functions.append(function)
         driver.cuLaunchHostFunc(ctypes.c_void_p(self.ptr), function, None)
         return event
+
+    @contextmanager
+    def captured(self) -> Iterator[list[Callable[[], None]]]:
+        """As torch.cuda.graph: in the mode that lets nobody allocate or wait. Then holds what launches the graph."""
+        stream, launches = ctypes.c_void_p(self.ptr), list[Callable[[], None]]()
+        driver.cuStreamBeginCapture_v2(stream, 0)
+        yield launches
+        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+        driver.cuStreamEndCapture(stream, ctypes.byref(graph))
+        driver.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_uint64(0))
+        launches.append(lambda: driver.cuGraphLaunch(executable, stream))
 
     def synchronize(self) -> None:
         driver.cuStreamSynchronize(ctypes.c_void_p(self.ptr))
