@@ -66,13 +66,10 @@ bool Allocator::State::is_dry(uint32_t stream) {
 Block* Allocator::State::find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream) {
   for (auto& [id, blocks] : bytes <= Pool::kSmall ? pool.free_small : pool.free_large) {
     if (id == stream || blocks.empty() || !is_dry(id)) continue;
-    if (Block* block = pool.find(bytes, id)) {
-      // Neighbours follow the other stream still: only a whole segment changes sides while there is more.
-      if (block->previous == nullptr && block->next == nullptr) {
-        block->stream = stream;
-        return block;
-      }
-      pool.insert(block);
+    // Neighbours follow the other stream still: only a whole segment changes sides while there is more.
+    if (Block* block = pool.find(bytes, id, Pool::Choice::kSegment)) {
+      block->stream = stream;
+      return block;
     }
   }
   return nullptr;
@@ -258,7 +255,7 @@ Block* Allocator::State::take_trimmed(Pool& pool, size_t bytes, uint32_t stream,
   if (block == nullptr) block = grow(pool, bytes, stream, keeps);
   if (block != nullptr) return block;
   if (keeps == nullptr) adopt_dry(stream);
-  return pool.find(bytes, stream, true);
+  return pool.find(bytes, stream, Pool::Choice::kLastResort);
 }
 
 std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
