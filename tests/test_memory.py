@@ -48,3 +48,15 @@ def test_memory_of_streams_that_ended_serves_the_next_beside_a_piece_that_is_in_
         reserved.add(un.memory_statistics("cpu").reserved_bytes)
     assert len(reserved) == 1
     del held
+
+
+def test_running_out_says_why_the_backend_gave_nothing() -> None:
+    with pytest.raises(un.OutOfMemory, match=f"; its backend says: the host has no {1 << 55} bytes in one piece\\. "):
+        un.empty(1 << 55, un.uint8, "cpu")
+    un.set_memory_limit(un.memory_statistics("cpu").reserved_bytes + 1000, "cpu")
+    try:
+        with pytest.raises(un.OutOfMemory, match="set_memory_limit allows") as raised:
+            un.empty(1 << 25, un.uint8, "cpu")
+    finally:
+        un.set_memory_limit(0, "cpu")
+    assert "backend says" not in str(raised.value)
