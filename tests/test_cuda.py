@@ -164,6 +164,7 @@ def test_memory_that_runs_out_is_told_with_what_there_is(program) -> None:
     error, after = printed.strip().splitlines()
     assert "cuda:0" in error
     assert "100.0 MiB" in error
+    assert "(CUDA_ERROR_OUT_OF_MEMORY, 2)" in error
     assert after == f"{100 << 20} healthy"
 
 

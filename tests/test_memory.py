@@ -35,3 +35,28 @@ def test_a_snapshot_lists_segments_by_address() -> None:
 def test_a_limit_below_zero_is_an_error() -> None:
     with pytest.raises((TypeError, ValueError)):
         un.set_memory_limit(-1, "cpu")
+
+
+def test_memory_of_streams_that_ended_serves_the_next_beside_a_piece_that_is_in_use() -> None:
+    held = un.zeros(1000, un.uint8, "cpu")  # leaves a piece of its segment free
+    reserved = set()
+    for _ in range(5):
+        stream = un.Stream("cpu")
+        un.zeros(100, un.uint8, "cpu", stream=stream)
+        stream.synchronize()
+        del stream
+        reserved.add(un.memory_statistics("cpu").reserved_bytes)
+    assert len(reserved) == 1
+    del held
+
+
+def test_running_out_says_why_the_backend_gave_nothing() -> None:
+    with pytest.raises(un.OutOfMemory, match=f"; its backend says: the host has no {1 << 55} bytes in one piece\\. "):
+        un.empty(1 << 55, un.uint8, "cpu")
+    un.set_memory_limit(un.memory_statistics("cpu").reserved_bytes + 1000, "cpu")
+    try:
+        with pytest.raises(un.OutOfMemory, match="set_memory_limit allows") as raised:
+            un.empty(1 << 25, un.uint8, "cpu")
+    finally:
+        un.set_memory_limit(0, "cpu")
+    assert "backend says" not in str(raised.value)

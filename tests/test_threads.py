@@ -197,3 +197,69 @@ def test_a_stream_that_nobody_holds_is_gone_after_its_work() -> None:
         del stream, tensor
     un.synchronize("cpu")
     assert un.memory_statistics("cpu").allocated_bytes == before
+
+
+# What four daemon threads do over and over while the interpreter ends: some of them wait for the GIL then.
+LOOPS = {
+    "waits": "un.zeros(1000, device='cpu', stream=stream).tolist(); stream.synchronize()",
+    "host calls": "stream.host_call(lambda: sum(range(1000))); stream.synchronize()",
+    "errors": "refused()",
+    "arrays of others": "un.asarray(Array())",
+    "compiling": "un.jit(kernel)[(1,)](x)",
+}
+PROGRAM = """
+import threading
+
+import numpy as np
+import triton.language as tl
+
+import unify as un
+
+stream = un.Stream("cpu")
+x = un.zeros(4, un.int32, "cpu")
+
+
+def kernel(x):
+    tl.store(x, 1)
+
+
+def refused():
+    try:
+        un.empty((-1,), device="cpu")
+    except un.errors.Error:
+        pass
+
+
+class Array:
+    def __dlpack_device__(self):
+        sum(range(10_000))
+        return (1, 0)
+
+    def __dlpack__(self, **options):
+        sum(range(10_000))
+        return np.zeros(3).__dlpack__(**options)
+
+
+def loop(was_round):
+    while True:
+        WORK
+        was_round.set()
+
+
+rounds = [threading.Event() for _ in range(4)]
+for was_round in rounds:
+    threading.Thread(target=loop, args=(was_round,), daemon=True).start()
+for was_round in rounds:
+    was_round.wait()
+"""
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_daemon_thread_inside_does_not_end_the_process_when_the_interpreter_is_over(
+    python: Run, tmp_path: Path, loop: str
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.replace("WORK", LOOPS[loop]))
+    for _ in range(4):
+        ended = python(program)
+        assert (ended.returncode, ended.stderr) == (0, "")

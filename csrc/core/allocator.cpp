@@ -36,6 +36,7 @@ struct Allocator::State {
   std::unordered_map<uint32_t, std::weak_ptr<Stream>> streams;    // by id, those that have blocks
   MemoryStatistics statistics;
   uint64_t limit = 0;
+  std::string refusal;  // why the backend gave no memory, in its words
 
   [[nodiscard]] bool is_dry(uint32_t stream);
   Block* find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream);
@@ -54,6 +55,20 @@ struct Allocator::State {
   [[noreturn]] void throw_out_of_memory(size_t bytes, const Stream& stream);
 };
 
+namespace {
+
+// The backend's words for what it has just refused, or nothing.
+std::string reason_of(const Device& device, unify_status status) {
+  unify_error native{};
+  native.struct_size = sizeof native;
+  device.table().last_error(&native);
+  if (native.status != status || native.message == nullptr) return {};
+  if (native.native_name == nullptr) return native.message;
+  return std::string(native.message) + " (" + native.native_name + ", " + std::to_string(native.native_code) + ")";
+}
+
+}  // namespace
+
 // Whether a stream has nothing left to do, so that its free blocks can go to others.
 bool Allocator::State::is_dry(uint32_t stream) {
   const auto found = streams.find(stream);
@@ -66,13 +81,10 @@ bool Allocator::State::is_dry(uint32_t stream) {
 Block* Allocator::State::find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream) {
   for (auto& [id, blocks] : bytes <= Pool::kSmall ? pool.free_small : pool.free_large) {
     if (id == stream || blocks.empty() || !is_dry(id)) continue;
-    if (Block* block = pool.find(bytes, id)) {
-      // Neighbours follow the other stream still: only a whole segment changes sides while there is more.
-      if (block->previous == nullptr && block->next == nullptr) {
-        block->stream = stream;
-        return block;
-      }
-      pool.insert(block);
+    // Neighbours follow the other stream still: only a whole segment changes sides while there is more.
+    if (Block* block = pool.find(bytes, id, Pool::Choice::kSegment)) {
+      block->stream = stream;
+      return block;
     }
   }
   return nullptr;
@@ -98,7 +110,10 @@ Block* Allocator::State::grow_by(Pool& pool, size_t wanted, bool is_small, uint3
   args.bytes = wanted;
   unify_address address = 0;
   const unify_status status = device.table().memory_allocate(device.handle(), &args, &address);
-  if (status == UNIFY_OUT_OF_MEMORY) return nullptr;
+  if (status == UNIFY_OUT_OF_MEMORY) {
+    refusal = reason_of(device, status);
+    return nullptr;
+  }
   check(device, nullptr, status, "allocating memory");
   Block* block = pool.add_segment(address, wanted, is_small);
   block->stream = stream;
@@ -223,6 +238,7 @@ void Allocator::State::throw_out_of_memory(size_t bytes, const Stream& stream) {
                      " of it in use";
   if (statistics.waiting_bytes > 0) text += ", " + format_bytes(statistics.waiting_bytes) + " by unfinished work";
   if (idle > 0) text += "; " + format_bytes(idle) + " lie idle between, in pieces of at most " + format_bytes(largest);
+  if (!refusal.empty()) text += "; its backend says: " + refusal;
   text += ".";
   if (limit != 0) text += " set_memory_limit allows " + format_bytes(limit) + ".";
   Error error(ErrorKind::kOutOfMemory, text + " Free tensors, use smaller batches, or a smaller dtype.");
@@ -258,7 +274,7 @@ Block* Allocator::State::take_trimmed(Pool& pool, size_t bytes, uint32_t stream,
   if (block == nullptr) block = grow(pool, bytes, stream, keeps);
   if (block != nullptr) return block;
   if (keeps == nullptr) adopt_dry(stream);
-  return pool.find(bytes, stream, true);
+  return pool.find(bytes, stream, Pool::Choice::kLastResort);
 }
 
 std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
@@ -269,6 +285,7 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
   if (bytes == 0) return std::make_shared<Storage>(stream.device_ptr(), 0, 0, std::shared_ptr<void>());
   const size_t rounded = Pool::rounded(bytes, state.device.info().alignment);
   std::unique_lock<std::mutex> lock(state.mutex);
+  state.refusal.clear();
   if (bytes > SIZE_MAX / 2) state.throw_out_of_memory(bytes, stream);  // rounding overflowed
   stream.require_current();
   state.collect();

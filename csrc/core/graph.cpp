@@ -19,6 +19,7 @@
 #include "leaks.h"
 #include "module.h"
 #include "reclaim.h"
+#include "sizes_text.h"
 #include "stream.h"
 #include "trace.h"
 
@@ -573,8 +574,7 @@ std::string Graph::describe() const {
   std::string text;
   for (const Recording::Node& node : recording->nodes) {
     if (const auto* launch = std::get_if<Recording::Launch>(&node)) {
-      text += std::string("kernel ") + launch->function->label + ", grid " + std::to_string(launch->args.grid[0]) +
-              "×" + std::to_string(launch->args.grid[1]) + "×" + std::to_string(launch->args.grid[2]) + "\n";
+      text += std::string("kernel ") + launch->function->label + ", grid " + sizes_text(launch->args.grid) + "\n";
     } else if (const auto* copy = std::get_if<unify_copy_args>(&node)) {
       text += "copy of " + format_bytes(copy->bytes) + "\n";
     } else if (const auto* rows = std::get_if<unify_copy_rows_args>(&node)) {

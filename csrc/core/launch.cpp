@@ -9,15 +9,12 @@
 #include "error.h"
 #include "graph.h"
 #include "module.h"
+#include "sizes_text.h"
 #include "stream.h"
 #include "trace.h"
 
 namespace unify {
 namespace {
-
-std::string text_of(const Grid& grid) {
-  return std::to_string(grid[0]) + "×" + std::to_string(grid[1]) + "×" + std::to_string(grid[2]);
-}
 
 [[noreturn]] void throw_bad_launch(const Device& device, const Function& function, const std::string& why) {
   Error error(ErrorKind::kInvalidArgument, device.name() + ": kernel " + function.label + ": " + why);
@@ -32,7 +29,8 @@ void check_sizes(const Device& device, const Function& function, const Grid& gri
   for (size_t axis = 0; axis < grid.size(); ++axis) {
     if (grid[axis] > info.max_grid[axis]) {
       const Grid most = {info.max_grid[0], info.max_grid[1], info.max_grid[2]};
-      throw_bad_launch(device, function, "grid " + text_of(grid) + " exceeds the device's " + text_of(most) + ".");
+      throw_bad_launch(device, function,
+                       "grid " + sizes_text(grid) + " exceeds the device's " + sizes_text(most) + ".");
     }
   }
   if (args_bytes != function.args_bytes && function.args_bytes != Function::kAnyBytes) {
@@ -67,7 +65,7 @@ std::string text_of(const Operation& operation) {
   const std::string stream = ", stream " + std::to_string(operation.stream);
   switch (operation.kind) {
     case Operation::Kind::kLaunch:
-      return std::string("kernel ") + operation.label + ", grid " + text_of(operation.grid) + stream;
+      return std::string("kernel ") + operation.label + ", grid " + sizes_text(operation.grid) + stream;
     case Operation::Kind::kCopy:
       return "copy of " + format_bytes(operation.bytes) + stream;
     case Operation::Kind::kFill:

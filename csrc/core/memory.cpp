@@ -17,26 +17,34 @@
 namespace unify {
 namespace {
 
-void enqueue_copy(Stream& stream, const Place& dst, const Place& src, size_t bytes) {
+// Records a copy, or enqueues it by an entry of the backend's table.
+template <typename Args>
+unify_status enqueue(Stream& stream, Args& args, const Place& dst, const Place& src, size_t bytes,
+                     void (*record)(Recording&, Stream&, const Args&),
+                     unify_status (*unify_backend::*entry)(unify_stream, const Args*)) {
   Device& device = stream.device();
-  unify_copy_args args{};
   args.struct_size = sizeof args;
   args.dst = dst.address;
   args.src = src.address;
   args.dst_device = dst.device == nullptr ? nullptr : dst.device->handle();
   args.src_device = src.device == nullptr ? nullptr : src.device->handle();
-  args.bytes = bytes;
   args.operation = device.operations().next_number();
   device.operations().push({args.operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, bytes});
   const std::lock_guard<std::mutex> lock(stream.mutex());
   stream.require_current();
   if (stream.recording() != nullptr) {
-    record_copy(*stream.recording(), stream, args);
-    return;
+    record(*stream.recording(), stream, args);
+    return UNIFY_OK;
   }
   const TraceScope span(stream, "copy");
-  const unify_status status = device.table().copy(stream.handle(), &args);
-  if (status != UNIFY_OK) throw_status(device, &stream, status, "copy of " + format_bytes(bytes));
+  return (device.table().*entry)(stream.handle(), &args);
+}
+
+void enqueue_copy(Stream& stream, const Place& dst, const Place& src, size_t bytes) {
+  unify_copy_args args{};
+  args.bytes = bytes;
+  const unify_status status = enqueue(stream, args, dst, src, bytes, record_copy, &unify_backend::copy);
+  if (status != UNIFY_OK) throw_status(stream.device(), &stream, status, "copy of " + format_bytes(bytes));
 }
 
 void copy_directly(Stream& stream, const Place& dst, const Place& src, size_t bytes) {
@@ -119,25 +127,12 @@ bool copy_rows(Stream& stream, Place dst, size_t dst_pitch, Place src, size_t sr
   src = seen_from(device, src);
   if (!is_reachable(device, dst) || !is_reachable(device, src)) return false;
   unify_copy_rows_args args{};
-  args.struct_size = sizeof args;
-  args.dst = dst.address;
-  args.src = src.address;
-  args.dst_device = dst.device == nullptr ? nullptr : dst.device->handle();
-  args.src_device = src.device == nullptr ? nullptr : src.device->handle();
   args.bytes = bytes;
   args.rows = rows;
   args.dst_pitch = dst_pitch;
   args.src_pitch = src_pitch;
-  args.operation = device.operations().next_number();
-  device.operations().push({args.operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, bytes * rows});
-  const std::lock_guard<std::mutex> lock(stream.mutex());
-  stream.require_current();
-  if (stream.recording() != nullptr) {
-    record_copy_rows(*stream.recording(), stream, args);
-    return true;
-  }
-  const TraceScope span(stream, "copy");
-  const unify_status status = device.table().copy_rows(stream.handle(), &args);
+  const unify_status status =
+      enqueue(stream, args, dst, src, bytes * rows, record_copy_rows, &unify_backend::copy_rows);
   if (status == UNIFY_OK) return true;
   if (status == UNIFY_UNSUPPORTED) return false;
   throw_status(device, &stream, status, "copy of " + std::to_string(rows) + " rows of " + format_bytes(bytes));

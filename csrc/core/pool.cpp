@@ -10,6 +10,8 @@ constexpr size_t kSplitRest = size_t{1} << 20;  // a large block is split only i
 
 size_t round_up(size_t value, size_t to) { return (value + to - 1) / to * to; }
 
+bool is_whole_segment(const Block* block) { return block->previous == nullptr && block->next == nullptr; }
+
 Block* merge(Block* left, Block* right) {
   left->bytes += right->bytes;
   left->next = right->next;
@@ -27,17 +29,18 @@ std::array<size_t, 3> Pool::segment_sizes(size_t bytes) {
   return {bytes <= kSmall || bytes >= kOwnSegment ? exact : kLargeSegment, exact, bytes};
 }
 
-Block* Pool::find(size_t bytes, uint32_t stream, bool is_last_resort) {
+Block* Pool::find(size_t bytes, uint32_t stream, Choice choice) {
   Free& free = bytes <= kSmall ? free_small : free_large;
   const auto blocks = free.find(stream);
   if (blocks == free.end()) return nullptr;
   Block key{};
   key.bytes = bytes;
-  const auto best = blocks->second.lower_bound(&key);
+  auto best = blocks->second.lower_bound(&key);
+  if (choice == Choice::kSegment) best = std::find_if(best, blocks->second.end(), is_whole_segment);
   if (best == blocks->second.end()) return nullptr;
   Block* block = *best;
   // A block far too large is better kept for a request of its size.
-  if (!is_last_resort && block->bytes > kLargeSegment && block->bytes > 2 * bytes) return nullptr;
+  if (choice != Choice::kLastResort && block->bytes > kLargeSegment && block->bytes > 2 * bytes) return nullptr;
   blocks->second.erase(best);
   return block;
 }

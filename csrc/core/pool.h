@@ -68,8 +68,10 @@ struct Pool {
   // What to take from the device for a block, the usual size first; smaller ones where that is too much.
   static std::array<size_t, 3> segment_sizes(size_t bytes);
 
-  // The best free block for a stream, taken off its list, or null. One far too large is for the last resort.
-  Block* find(size_t bytes, uint32_t stream, bool is_last_resort = false);
+  // The best free block for a stream, taken off its list, or null: any, one that is all of its segment, or even one
+  // far too large.
+  enum class Choice { kAny, kSegment, kLastResort };
+  Block* find(size_t bytes, uint32_t stream, Choice choice = Choice::kAny);
   Block* add_segment(unify_address address, size_t bytes, bool is_small);  // one block, on no list
   void split(Block* block, size_t bytes);                                  // if the rest is worth it
   void release(Block* block);                                              // to the free ones, merged with neighbours

@@ -104,8 +104,9 @@ PyObject* asarray(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* 
     } else {
       static PyObject* from_sequence = nullptr;
       PyObject* function = python_function(from_sequence, "unify._tensor", "from_sequence");
+      PyObject* kind = dtype == nullptr ? Py_None : dtype;
       source = py::reinterpret_steal<py::object>(
-          require(PyObject_CallFunctionObjArgs(function, object, dtype == nullptr ? Py_None : dtype, nullptr)));
+          require(in_python([&] { return PyObject_CallFunctionObjArgs(function, object, kind, nullptr); })));
     }
     const Tensor& tensor = tensor_of(source.ptr());
     const bool same_dtype = !is_given(dtype) || dtype_from_object(dtype) == tensor.dtype;

@@ -176,7 +176,7 @@ bool dtype_from_format(const char* format, Py_ssize_t width, DType* out_dtype) {
 [[noreturn]] void throw_no_dtype(PyObject* object, const char* format) {
   static PyObject* slot = nullptr;
   PyObject* function = python_function(slot, "unify._tensor", "dtype_in_words");
-  PyObject* words = PyObject_CallFunction(function, "Os", object, format);
+  PyObject* words = in_python([&] { return PyObject_CallFunction(function, "Os", object, format); });
   throw_no_dtype(text_of(py::reinterpret_steal<py::object>(require(words)).ptr()));
 }
 
@@ -255,7 +255,8 @@ PyObject* call_dlpack(PyObject* object, PyObject* stream) {
   if (stream != Py_None) keywords["stream"] = py::handle(stream);
   keywords["max_version"] = py::make_tuple(1, 3);
   const py::tuple none(0);
-  PyObject* capsule = PyObject_Call(method.object, none.ptr(), keywords.ptr());
+  const auto call = [&] { return PyObject_Call(method.object, none.ptr(), keywords.ptr()); };
+  PyObject* capsule = in_python(call);
   if (capsule != nullptr) return capsule;
   if (PyErr_ExceptionMatches(PyExc_BufferError) != 0) {  // DLPack's way to say that it cannot be described
     const py::error_already_set refusal;
@@ -264,7 +265,7 @@ PyObject* call_dlpack(PyObject* object, PyObject* stream) {
   if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw_python();
   PyErr_Clear();  // written before DLPack 1.0: it knows no max_version
   PyDict_DelItemString(keywords.ptr(), "max_version");
-  return require(PyObject_Call(method.object, none.ptr(), keywords.ptr()));
+  return require(in_python(call));
 }
 
 ImportedArray from_unversioned(DLManagedTensor* managed) {
@@ -281,7 +282,8 @@ ImportedArray from_unversioned(DLManagedTensor* managed) {
 }
 
 std::shared_ptr<Device> dlpack_device_of(PyObject* object) {
-  const py::object where = py::handle(object).attr("__dlpack_device__")();
+  const auto where = py::reinterpret_steal<py::object>(
+      require(in_python([&] { return PyObject_CallMethod(object, "__dlpack_device__", nullptr); })));
   if (!PyTuple_Check(where.ptr()) || PyTuple_GET_SIZE(where.ptr()) != 2)
     throw_type_error("__dlpack_device__ must return a pair");
   const int type = py::int_(where.cast<py::tuple>()[0]).cast<int>();  // NumPy and torch answer with an enum
@@ -401,7 +403,10 @@ std::shared_ptr<Device> device_from_dlpack(int32_t type, int32_t id) {
   std::shared_ptr<Device>& slot = (*known)[(static_cast<int64_t>(type) << 32) | id];
   if (slot != nullptr) return slot;
   // Python knows which backends there are. One after the other is opened until one answers to the pair.
-  const py::object found = py::module_::import("unify._device").attr("device_of_dlpack")(type, id);
+  static PyObject* find = nullptr;
+  PyObject* function = python_function(find, "unify._device", "device_of_dlpack");
+  const auto found = py::reinterpret_steal<py::object>(
+      require(in_python([&] { return PyObject_CallFunction(function, "ii", type, id); })));
   slot = found.cast<std::shared_ptr<Device>>();
   known_devices().push_back(slot);
   return slot;
@@ -478,7 +483,7 @@ PyObject* export_like(Tensor tensor, PyObject* like) {
   if (table == nullptr) {
     static PyObject* other = nullptr;
     PyObject* function = python_function(other, "unify._tensor", "wrap_like_other");
-    return require(PyObject_CallFunctionObjArgs(function, result.ptr(), like, nullptr));
+    return require(in_python([&] { return PyObject_CallFunctionObjArgs(function, result.ptr(), like, nullptr); }));
   }
   Tensor& source = *tensor_from_pyobject(result.ptr());
   Device& device = source.device();

@@ -186,7 +186,8 @@ Part part_of(PyObject* value, CallStream& call) {
 // While no array of another library was on a device, to look for one costs more than it is worth: should the first come
 // now, the host waits for what was done with it, once.
 PyObject* call_with_host_arrays(PyObject* function, PyObject* args, PyObject* kwargs) {
-  const auto result = py::reinterpret_steal<py::object>(require(PyObject_Call(function, args, kwargs)));
+  const auto result =
+      py::reinterpret_steal<py::object>(require(in_python([&] { return PyObject_Call(function, args, kwargs); })));
   for (const std::shared_ptr<Device>& device : devices_of_arrays()) {
     if (device->chosen_stream() == nullptr) without_gil([&] { device->current_stream()->synchronize(); });
   }
@@ -214,12 +215,13 @@ PyObject* call_on_stream_of_arrays(PyObject*, PyObject* const* given, Py_ssize_t
     PyObject* name = nullptr;
     PyObject* value = nullptr;
     for (Py_ssize_t at = 0; !is_on_host && PyDict_Next(kwargs, &at, &name, &value) != 0;) look_at(value);
-    if (!call.is_used()) return PyObject_Call(function, args, kwargs);
+    const auto run = [&] { return PyObject_Call(function, args, kwargs); };
+    if (!call.is_used()) return in_python(run);
     PyObject* result = nullptr;
     {
       const std::shared_ptr<Stream> stream = call.begin(uses_ours);
       const CurrentStream current(stream);
-      result = PyObject_Call(function, args, kwargs);
+      result = in_python(run);
     }
     const py::object held = py::reinterpret_steal<py::object>(require(result));
     call.end();

@@ -1,7 +1,4 @@
-// What every binding needs: the GIL, exceptions both ways, and turning Python objects into the core's.
-//
-// The GIL is the outermost lock. Whatever may block (synchronize, allocate, copy, launch of a full queue) runs
-// without it, and nothing in here asks for it while it holds a lock of the core.
+// What every binding needs: exceptions both ways, and turning Python objects into the core's.
 #pragma once
 
 #include <Python.h>
@@ -15,28 +12,11 @@
 #include "../core/device.h"
 #include "../core/error.h"
 #include "../core/stream.h"
+#include "gil.h"
 
 namespace unify::python {
 
 namespace py = pybind11;
-
-class ReleaseGil {
- public:
-  ReleaseGil() : state_(PyEval_SaveThread()) {}
-  ~ReleaseGil() { PyEval_RestoreThread(state_); }
-  ReleaseGil(const ReleaseGil&) = delete;
-  ReleaseGil& operator=(const ReleaseGil&) = delete;
-
- private:
-  PyThreadState* state_;
-};
-
-// Runs `work` without the GIL.
-template <typename Work>
-auto without_gil(Work&& work) {
-  const ReleaseGil released;
-  return std::forward<Work>(work)();
-}
 
 // Sets the Python error for the exception being handled: unify::Error becomes its class of unify._errors.
 void set_python_error() noexcept;

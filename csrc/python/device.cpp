@@ -187,8 +187,9 @@ std::shared_ptr<Device> device_from_object(PyObject* object) {
   if (object == nullptr || object == Py_None) {
     if (default_device_slot() != nullptr) return default_device_slot();
     static PyObject* default_device = nullptr;
-    const auto found = py::reinterpret_steal<py::object>(
-        require(PyObject_CallNoArgs(python_function(default_device, "unify._device", "default_device"))));
+    PyObject* function = python_function(default_device, "unify._device", "default_device");
+    const auto found =
+        py::reinterpret_steal<py::object>(require(in_python([&] { return PyObject_CallNoArgs(function); })));
     return found.cast<std::shared_ptr<Device>>();
   }
   const py::handle handle(object);
@@ -200,8 +201,9 @@ std::shared_ptr<Device> device_from_object(PyObject* object) {
       }
     }
     static PyObject* open_device = nullptr;
-    const auto found = py::reinterpret_steal<py::object>(
-        require(PyObject_CallOneArg(python_function(open_device, "unify._device", "device"), object)));
+    PyObject* function = python_function(open_device, "unify._device", "device");
+    const auto found =
+        py::reinterpret_steal<py::object>(require(in_python([&] { return PyObject_CallOneArg(function, object); })));
     return found.cast<std::shared_ptr<Device>>();
   }
   throw Error(

@@ -162,7 +162,7 @@ PyObject* dlpack_device(PyObject* self, PyObject*) {
 int table_allocate(DLTensor* prototype, DLManagedTensorVersioned** out, void* context,
                    void (*set_error)(void*, const char*, const char*)) {
   try {
-    const py::gil_scoped_acquire gil;
+    const AcquireGil gil;
     const std::shared_ptr<Device> device =
         device_from_dlpack(prototype->device.device_type, prototype->device.device_id);
     DType dtype;

@@ -62,7 +62,8 @@ PyObject* get_is_signed(PyObject* self, void*) { return PyBool_FromLong(is_signe
 PyObject* get_numpy(PyObject* self, void*) {
   return guarded([self] {
     static PyObject* numpy_dtype = nullptr;
-    return PyObject_CallOneArg(python_function(numpy_dtype, "unify._tensor", "numpy_dtype"), self);
+    PyObject* function = python_function(numpy_dtype, "unify._tensor", "numpy_dtype");
+    return in_python([&] { return PyObject_CallOneArg(function, self); });
   });
 }
 

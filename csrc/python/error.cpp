@@ -62,7 +62,9 @@ void set_error(const Error& error) {
   fields["native_name"] = text_or_none(error.native_name);
   fields["advice"] = text_or_none(error.advice);
   fields["recent"] = text_or_none(error.recent);
-  const py::object exception = error_class(text_of(error.message), **fields);
+  const py::tuple arguments = py::make_tuple(text_of(error.message));
+  const auto exception = py::reinterpret_steal<py::object>(
+      require(in_python([&] { return PyObject_Call(error_class.ptr(), arguments.ptr(), fields.ptr()); })));
   PyErr_SetObject(error_class.ptr(), exception.ptr());
 }
 
@@ -70,7 +72,7 @@ void set_error(const Error& error) {
 
 void set_python_error() noexcept {
   try {
-    throw;
+    in_python([] { throw; });  // a thread that CPython ends comes by here too
   } catch (py::error_already_set& error) {
     error.restore();
   } catch (const Error& error) {
@@ -93,19 +95,26 @@ void set_python_error() noexcept {
 }
 
 PyObject* python_function(PyObject*& slot, const char* module, const char* name) {
-  if (slot == nullptr) slot = py::object(py::module_::import(module).attr(name)).release().ptr();
+  if (slot == nullptr) {
+    const auto found =
+        py::reinterpret_steal<py::object>(require(in_python([&] { return PyImport_ImportModule(module); })));
+    slot = require(PyObject_GetAttrString(found.ptr(), name));
+  }
   return slot;
 }
 
 std::string text_of(PyObject* object) {
   const py::handle handle(object);
-  return PyUnicode_Check(object) ? handle.cast<std::string>() : py::repr(handle).cast<std::string>();
+  if (PyUnicode_Check(object)) return handle.cast<std::string>();
+  return py::reinterpret_steal<py::str>(require(in_python([&] { return PyObject_Repr(object); }))).cast<std::string>();
 }
 
 std::string described(PyObject* object) {
   static PyObject* slot = nullptr;
   PyObject* function = python_function(slot, "unify._errors", "described");
-  return text_of(py::reinterpret_steal<py::object>(require(PyObject_CallOneArg(function, object))).ptr());
+  return text_of(py::reinterpret_steal<py::object>(require(in_python([&] {
+                   return PyObject_CallOneArg(function, object);
+                 }))).ptr());
 }
 
 void bind_errors(py::module_&) {

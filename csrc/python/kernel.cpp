@@ -27,9 +27,11 @@ PyObject* launch_kernel(PyObject* self, PyObject* const* args, size_t nargsf, Py
     Call call(*launcher.dispatcher);
     const Variant* variant = prepare(call, args, static_cast<size_t>(PyVectorcall_NARGS(nargsf)), keywords);
     if (variant == nullptr) {
-      PyObject* function = PyObject_CallOneArg(launcher.dispatcher->fallback, launcher.grid.object);
+      PyObject* function =
+          in_python([&] { return PyObject_CallOneArg(launcher.dispatcher->fallback, launcher.grid.object); });
       const py::object other = py::reinterpret_steal<py::object>(require(function));
-      return PyObject_Vectorcall(other.ptr(), args, nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET, keywords);
+      return in_python(
+          [&] { return PyObject_Vectorcall(other.ptr(), args, nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET, keywords); });
     }
     const std::shared_ptr<Function> function = variant->function;
     const bool waits = call.dispatcher->fallback != nullptr;

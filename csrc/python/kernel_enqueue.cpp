@@ -191,7 +191,8 @@ Grid grid_of(const GridChoice& choice, const Call& call) {
   for (size_t i = 0; i < call.size; ++i) {
     meta[call.parameters[i].name] = py::reinterpret_borrow<py::object>(call.arguments[i].value);
   }
-  const py::object grid = py::reinterpret_steal<py::object>(require(PyObject_CallOneArg(choice.object, meta.ptr())));
+  const auto grid = py::reinterpret_steal<py::object>(
+      require(in_python([&] { return PyObject_CallOneArg(choice.object, meta.ptr()); })));
   return grid_from_object(grid.ptr());
 }
 

@@ -24,7 +24,7 @@ bool is_same_constant(PyObject* a, PyObject* b) {
     }
     return is_same;
   }
-  const int is_equal = PyObject_RichCompareBool(a, b, Py_EQ);
+  const int is_equal = in_python([&] { return PyObject_RichCompareBool(a, b, Py_EQ); });
   if (is_equal < 0) PyErr_Clear();
   return is_equal == 1;
 }
@@ -135,8 +135,10 @@ py::tuple compile(const Call& call) {
         py::reinterpret_borrow<py::object>(call.options[i].second);
   }
   const auto device = py::reinterpret_borrow<py::object>(device_object(call.device->shared_from_this()));
-  const py::object made =
-      py::reinterpret_borrow<py::object>(call.dispatcher->miss)(device, values, types, aligned, options);
+  const auto made = py::reinterpret_steal<py::object>(require(in_python([&] {
+    return PyObject_CallFunctionObjArgs(call.dispatcher->miss, device.ptr(), values.ptr(), types.ptr(), aligned.ptr(),
+                                        options.ptr(), nullptr);
+  })));
   if (!made.is_none()) return made;
   throw Error(ErrorKind::kUnsupported, "kernel " + text_of(call.kernel_name) + " was not compiled: a hook said so.");
 }
@@ -169,7 +171,8 @@ void check_globals(const Dispatcher& dispatcher, const Variant& variant) {
   for (const Global& global : variant.globals) {
     const auto now = py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(global.dict.ptr(), global.name.ptr()));
     if (now.is(global.value)) continue;
-    const int is_equal = !now ? 0 : PyObject_RichCompareBool(now.ptr(), global.value.ptr(), Py_EQ);
+    const auto compare = [&] { return PyObject_RichCompareBool(now.ptr(), global.value.ptr(), Py_EQ); };
+    const int is_equal = !now ? 0 : in_python(compare);
     if (is_equal == 1) continue;
     PyErr_Clear();
     throw Error(ErrorKind::kInvalidArgument,

@@ -30,8 +30,8 @@ std::string text_of_name(PyObject* name) {
 
 // The innermost line that is not unify's own.
 const char* python_caller() {
-  if (Py_IsInitialized() == 0) return nullptr;  // it ends
-  const py::gil_scoped_acquire gil;
+  if (is_interpreter_over()) return nullptr;
+  const AcquireGil gil;
   PyFrameObject* frame = PyEval_GetFrame();
   Py_XINCREF(frame);
   while (frame != nullptr) {

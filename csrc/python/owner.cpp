@@ -36,7 +36,7 @@ int release_from_interpreter(void*) {
 
 // The interpreter's main thread empties the lists soon, also when nobody calls unify again.
 void call_interpreter() {
-  if (Py_IsInitialized() != 0) Py_AddPendingCall(release_from_interpreter, nullptr);
+  if (!is_interpreter_over()) Py_AddPendingCall(release_from_interpreter, nullptr);
 }
 
 void let_go(Released entry) noexcept {
@@ -76,7 +76,9 @@ void release_owners() {
     list.is_empty.store(true, std::memory_order_release);
   }
   // Outside the lock: a finaliser may drop further tensors.
-  for (const Released& entry : entries) entry.release(entry.resource);
+  in_python([&] {
+    for (const Released& entry : entries) entry.release(entry.resource);
+  });
 }
 
 }  // namespace unify::python

@@ -85,9 +85,10 @@ void wait(Stream& stream, const py::handle other) {
 void host_call(Stream& stream, const py::function& function) {
   std::shared_ptr<void> owner = python_owner(function.ptr());
   auto call = [owner = std::move(owner)] {
-    const py::gil_scoped_acquire gil;
+    if (is_interpreter_over()) return;  // nobody is left who could see that it ran
+    const AcquireGil gil;
     auto* callable = static_cast<PyObject*>(owner.get());
-    PyObject* result = PyObject_CallNoArgs(callable);
+    PyObject* result = in_python([&] { return PyObject_CallNoArgs(callable); });
     if (result == nullptr) PyErr_WriteUnraisable(callable);
     Py_XDECREF(result);
   };

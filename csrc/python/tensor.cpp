@@ -214,7 +214,7 @@ PyObject* refuse_arithmetic(PyObject* left, PyObject* right) {
 PyObject* call_python(const char* function, PyObject* self) {
   return guarded([&] {
     const py::object found = py::module_::import("unify._tensor").attr(function);
-    return PyObject_CallOneArg(found.ptr(), self);
+    return in_python([&] { return PyObject_CallOneArg(found.ptr(), self); });
   });
 }
 PyObject* repr(PyObject* self) { return call_python("format_tensor", self); }
@@ -232,8 +232,9 @@ PyObject* to_array(PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyOb
                                                   ", NumPy needs host memory. Use .numpy(), which copies.");
     }
     const py::object function = py::module_::import("unify._tensor").attr("to_array");
-    return PyObject_CallFunctionObjArgs(function.ptr(), self, is_given(dtype) ? dtype : Py_None,
-                                        copy == nullptr ? Py_None : copy, nullptr);
+    PyObject* kind = is_given(dtype) ? dtype : Py_None;
+    PyObject* may_copy = copy == nullptr ? Py_None : copy;
+    return in_python([&] { return PyObject_CallFunctionObjArgs(function.ptr(), self, kind, may_copy, nullptr); });
   });
 }
 

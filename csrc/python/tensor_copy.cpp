@@ -160,7 +160,8 @@ void assign(PyObject* self, const Tensor& dst, PyObject* value, PyObject* stream
   py::object converted;
   if (source == nullptr) {
     PyObject* function = python_function(asarray, "unify._tensor", "asarray");
-    converted = py::reinterpret_steal<py::object>(require(PyObject_CallOneArg(function, value)));
+    converted =
+        py::reinterpret_steal<py::object>(require(in_python([&] { return PyObject_CallOneArg(function, value); })));
     source = tensor_from_pyobject(converted.ptr());
   }
   copy_ordered(dst, *source, stream);

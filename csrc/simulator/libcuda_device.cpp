@@ -1,6 +1,8 @@
 // The driver's functions for itself, devices and contexts.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 
 #include "driver.h"
 #include "graph.h"
@@ -22,6 +24,25 @@ CUresult with_device(const char* name, CUdevice number, Work&& work) {
 int multiple(int value) { return value; }
 int multiple(bool value) { return value ? 1 : 0; }
 
+struct Words {
+  CUresult result;
+  const char* name;
+  const char* text;
+};
+
+CUresult words_of(CUresult error, const char* Words::*column, const char** out) {
+  static constexpr Words kWords[] = {
+#define RESULT(name, value, text) {name, #name, text},
+#include "cuda_results.inc"
+#undef RESULT
+  };
+  if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const auto* found =
+      std::find_if(std::begin(kWords), std::end(kWords), [&](const Words& each) { return each.result == error; });
+  *out = found == std::end(kWords) ? nullptr : found->*column;
+  return *out == nullptr ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+}
+
 }  // namespace
 
 UNIFY_SIMULATOR_EXPORT CUresult cuInit(unsigned flags) {
@@ -35,31 +56,11 @@ UNIFY_SIMULATOR_EXPORT CUresult cuDriverGetVersion(int* version) {
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuGetErrorName(CUresult error, const char** out) {
-  if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  switch (error) {
-#define RESULT(name, value, text) \
-  case name:                      \
-    *out = #name;                 \
-    return CUDA_SUCCESS;
-#include "cuda_results.inc"
-#undef RESULT
-  }
-  *out = nullptr;
-  return CUDA_ERROR_INVALID_VALUE;
+  return words_of(error, &Words::name, out);
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuGetErrorString(CUresult error, const char** out) {
-  if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  switch (error) {
-#define RESULT(name, value, text) \
-  case name:                      \
-    *out = text;                  \
-    return CUDA_SUCCESS;
-#include "cuda_results.inc"
-#undef RESULT
-  }
-  *out = nullptr;
-  return CUDA_ERROR_INVALID_VALUE;
+  return words_of(error, &Words::text, out);
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGetCount(int* count) {

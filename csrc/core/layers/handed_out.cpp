@@ -27,10 +27,6 @@ std::string text_of(const char* name, unify_address address, size_t bytes) {
   return text.str();
 }
 
-std::string text_of(const uint32_t (&sizes)[3]) {
-  return std::to_string(sizes[0]) + "×" + std::to_string(sizes[1]) + "×" + std::to_string(sizes[2]);
-}
-
 void HandedOut::begin() { refusal.layer = nullptr; }
 
 void HandedOut::last_error(unify_error* out) {

@@ -17,7 +17,6 @@ namespace unify::layers {
 
 // A range as errors call it: "dst 0x7f00+4096".
 std::string text_of(const char* name, unify_address address, size_t bytes);
-std::string text_of(const uint32_t (&sizes)[3]);  // "4×2×1"
 
 // What a struct had in version 1.0: a caller may know no more.
 template <typename Arguments>

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "handed_out.h"
+#include "../sizes_text.h"
 
 namespace unify::layers {
 
@@ -33,12 +33,12 @@ std::string why_wrong_shape(const unify_launch_args& args, uint32_t abi_minor) {
     return "a block, a cluster or flags for a backend of version 1.0, which has none";
   }
   if (is_set(args.block) && uint64_t{args.block[0]} * args.block[1] * args.block[2] != args.threads) {
-    return "block " + text_of(args.block) + " for " + std::to_string(args.threads) + " threads";
+    return "block " + sizes_text(args.block) + " for " + std::to_string(args.threads) + " threads";
   }
   if (!is_set(args.cluster)) return {};
   for (int axis = 0; axis < 3; ++axis) {
     if (args.cluster[axis] == 0 || args.grid[axis] % args.cluster[axis] != 0) {
-      return "cluster " + text_of(args.cluster) + " does not divide grid " + text_of(args.grid);
+      return "cluster " + sizes_text(args.cluster) + " does not divide grid " + sizes_text(args.grid);
     }
   }
   return {};

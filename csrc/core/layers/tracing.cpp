@@ -11,6 +11,7 @@
 
 #include "../error.h"
 #include "../host_time.h"
+#include "../sizes_text.h"
 #include "../trace_file.h"
 #include "../trace_json.h"
 #include "layer.h"
@@ -42,10 +43,6 @@ class Words {
   }
   std::string text_;
 };
-
-std::string sizes_of(const uint32_t (&sizes)[3]) {
-  return std::to_string(sizes[0]) + "×" + std::to_string(sizes[1]) + "×" + std::to_string(sizes[2]);
-}
 
 class Tracing {
  public:
@@ -249,7 +246,7 @@ class Tracing {
     words.add("operation", args->operation).add("bytes", args->count * args->value_bytes);
   }
   void describe_work(Words& words, const unify_launch_args* args) {
-    words.add("operation", args->operation).add("grid", sizes_of(args->grid)).add("threads", args->threads);
+    words.add("operation", args->operation).add("grid", sizes_text(args->grid)).add("threads", args->threads);
   }
   template <typename Other>
   void describe_work(Words&, const Other&) {}
