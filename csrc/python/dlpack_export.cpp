@@ -67,8 +67,12 @@ PyObject* capsule(Managed* managed, const char* name) {
 void hand_over_to(const Tensor& tensor, uintptr_t native) {
   Device& device = tensor.device();
   static PyObject* slot = nullptr;
-  const py::object owner = py::handle(python_function(slot, "unify._libraries", "owner_of_stream"))(
-      native, device.info().dlpack_id, device.backend().name);
+  PyObject* function = python_function(slot, "unify._libraries", "owner_of_stream");
+  const char* kind = device.backend().name.c_str();
+  const auto owner = py::reinterpret_steal<py::object>(require(in_python([&] {
+    return PyObject_CallFunction(function, "Kis", static_cast<unsigned long long>(native), device.info().dlpack_id,
+                                 kind);
+  })));
   const std::shared_ptr<Stream> consumer = foreign_stream(device, native, owner.is_none() ? nullptr : owner.ptr());
   if (consumer->needs_owner()) {
     order_after(*consumer, *device.current_stream());

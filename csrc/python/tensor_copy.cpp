@@ -62,13 +62,14 @@ std::shared_ptr<Stream> stream_for(const Tensor& dst, const Tensor& src, PyObjec
 // By a kernel, where the device has a compiler, and one for such dtypes.
 bool copy_by_kernel(const std::shared_ptr<Stream>& stream, const Tensor& dst, const Tensor& src) {
   static PyObject* slot = nullptr;
-  const auto object = [](Tensor tensor) {
-    return py::reinterpret_steal<py::object>(tensor_to_pyobject(std::move(tensor)));
-  };
+  PyObject* function = python_function(slot, "unify._copy", "copy_strided");
   auto [to, from] = folded_views(dst, src);
-  return py::handle(python_function(slot, "unify._copy", "copy_strided"))(object(std::move(to)),
-                                                                          object(std::move(from)), stream)
-      .cast<bool>();
+  const auto target = py::reinterpret_steal<py::object>(tensor_to_pyobject(std::move(to)));
+  const auto source = py::reinterpret_steal<py::object>(tensor_to_pyobject(std::move(from)));
+  const py::object on = py::cast(stream);
+  const auto is_done = py::reinterpret_steal<py::object>(require(in_python(
+      [&] { return PyObject_CallFunctionObjArgs(function, target.ptr(), source.ptr(), on.ptr(), nullptr); })));
+  return is_done.ptr() == Py_True;
 }
 
 void copy_on_one_device(const std::shared_ptr<Stream>& stream, const Tensor& dst, const Tensor& src) {
