@@ -85,7 +85,7 @@ class Allocator {
   // figures.
   std::shared_ptr<Storage> allocate(size_t bytes, Stream& stream);
 
-  void trim();  // returns unused segments to the device
+  void trim();  // returns unused segments, and unused chunks of expandable ones, to the device
   [[nodiscard]] MemoryStatistics statistics() const;
   void reset_peaks();
   [[nodiscard]] std::vector<SegmentSnapshot> snapshot() const;

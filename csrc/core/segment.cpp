@@ -37,25 +37,33 @@ AddressRange::~AddressRange() {
 size_t AddressRange::commit(unify_address begin, size_t least, size_t most) {
   if (least > most) return 0;
   size_t done = 0;
-  while (done < least) {
-    unify_status status = UNIFY_OUT_OF_MEMORY;
-    size_t last = 0;
-    // What is missing where a whole chunk is too much.
-    for (const size_t bytes : {chunk_, std::min(chunk_, round_up(least - done, granularity_))}) {
-      if (bytes == last || done + bytes > most) continue;
-      status = device_.table().virtual_commit(device_.handle(), begin + done, bytes);
-      last = bytes;
-      if (status != UNIFY_OUT_OF_MEMORY) break;
+  try {
+    while (done < least) {
+      size_t bytes = chunk_;
+      bool is_there = done + bytes <= most && commit_chunk(begin + done, bytes);
+      if (!is_there) {
+        bytes = std::min(chunk_, round_up(least - done, granularity_));  // what is missing, where a chunk is too much
+        is_there = bytes < chunk_ && done + bytes <= most && commit_chunk(begin + done, bytes);
+      }
+      if (!is_there) {
+        decommit(begin, begin + done);
+        return 0;
+      }
+      done += bytes;
     }
-    if (status != UNIFY_OK) {
-      decommit(begin, begin + done);
-      if (status == UNIFY_OUT_OF_MEMORY) return 0;
-      check(device_, nullptr, status, "putting memory behind addresses");
-    }
-    chunks_[begin + done] = last;
-    done += last;
+  } catch (...) {
+    decommit(begin, begin + done);
+    throw;
   }
   return done;
+}
+
+bool AddressRange::commit_chunk(unify_address begin, size_t bytes) {
+  const unify_status status = device_.table().virtual_commit(device_.handle(), begin, bytes);
+  if (status == UNIFY_OUT_OF_MEMORY) return false;
+  check(device_, nullptr, status, "putting memory behind addresses");
+  chunks_[begin] = bytes;
+  return true;
 }
 
 AddressRange::Part AddressRange::decommit(unify_address begin, unify_address end) noexcept {

@@ -47,6 +47,7 @@ class AddressRange {
 
  private:
   explicit AddressRange(Device& device) : device_(device) {}
+  bool commit_chunk(unify_address begin, size_t bytes);
   Device& device_;
   unify_address begin_ = 0;
   size_t bytes_ = 0;
