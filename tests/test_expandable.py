@@ -71,6 +71,7 @@ else:
 kept = held[0]
 del held
 large = un.full(180 * MIB, 7, un.uint8, device, stream=streams[1])  # more than any stream had
+device.synchronize()
 assert (large.numpy() == 7).all() and (kept.numpy() == 0).all()
 assert un.memory_statistics(device).reserved_bytes <= 256 * MIB
 del large, kept

@@ -456,8 +456,7 @@ void Allocator::set_limit(uint64_t bytes) {
 
 void Allocator::set_expandable(bool is_expandable) {
   const std::lock_guard<std::mutex> lock(state_->mutex);
-  state_->is_expandable = is_expandable && state_->device.table().virtual_reserve != nullptr &&
-                          state_->device.info().virtual_granularity != 0;
+  state_->is_expandable = is_expandable && state_->device.has_virtual_memory();
 }
 
 bool Allocator::is_expandable(const Block* block) const {
