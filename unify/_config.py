@@ -65,6 +65,9 @@ TABLE: dict[str, Setting] = {
     "backend_path": Setting("UNIFY_BACKEND_PATH", _paths, lambda: (), "Backend libraries to load, as in PATH."),
     "cuda_library": Setting("UNIFY_CUDA_LIBRARY", str, lambda: "", "CUDA's driver, in place of libcuda.so.1."),
     "simulate": Setting("UNIFY_SIMULATE", str, lambda: "", "Chips to simulate: cuda:90, or cuda:90x2 for two of them."),
+    "expandable_segments": Setting(
+        "UNIFY_EXPANDABLE_SEGMENTS", _flag, lambda: False, "Memory grows and shrinks in place, where the device can."
+    ),
     "layers": Setting("UNIFY_LAYERS", _names, lambda: (), "Around each backend: validate, leaks, trace, faults."),
     "trace_file": Setting(
         "UNIFY_TRACE_FILE", _path, lambda: Path("unify-trace.json"), "Where UNIFY_LAYERS=trace writes to."

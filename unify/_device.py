@@ -74,6 +74,8 @@ class _Registration:
                 options.append("pin=1")
             if options:
                 _core.set_open_options("cpu", ";".join(options))
+            if settings.expandable_segments:
+                _core.set_expandable_segments(True)
             if settings.layers:
                 _core.set_layers(list(settings.layers), str(settings.trace_file), os.path.dirname(__file__) + os.sep)
             for path in settings.backend_path:

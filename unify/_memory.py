@@ -57,7 +57,10 @@ class MemoryBlock:
 
 @dataclass(frozen=True)
 class MemorySegment:
-    """What was taken from the device at once, and the blocks it was cut into."""
+    """What was taken from the device at once, and the blocks it was cut into.
+
+    bytes: of its memory. An expandable segment has gaps between its blocks where it has none.
+    """
 
     address: int
     bytes: int
@@ -84,7 +87,10 @@ def memory_snapshot(device: DeviceLike = None) -> list[MemorySegment]:
 
 
 def trim_memory(device: DeviceLike = None) -> None:
-    """Returns to `device` every segment that nothing uses. Waits for its work; the next allocations are slower."""
+    """Returns to `device` every segment that nothing uses, and every such chunk of an expandable one.
+
+    Waits for the device's work; the next allocations are slower.
+    """
     _core.trim_memory(device)
 
 

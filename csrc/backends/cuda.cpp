@@ -201,6 +201,7 @@ unify_status device_reset(unify_device handle) {
   if (device.context != nullptr) driver.cuDevicePrimaryCtxRelease(device.id);
   device.context = nullptr;
   run_forgotten_calls(device);
+  drop_virtual(device);
   if (code == CUDA_SUCCESS) code = retain_again(device);
   device.is_gone = code != CUDA_SUCCESS;
   if (code != CUDA_SUCCESS) {

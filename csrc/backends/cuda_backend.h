@@ -39,6 +39,10 @@ struct Device {
   std::unordered_set<std::shared_ptr<struct Stream>> streams;
   std::list<HostCall*> host_calls;                   // in the order of their making
   std::unordered_map<unify_address, size_t> pinned;  // bytes of each
+  // Virtual memory is of no context: neither a reset takes it away, nor does cuCtxEnablePeerAccess open it.
+  std::unordered_map<unify_address, size_t> reserved;
+  std::unordered_map<unify_address, size_t> committed;
+  std::vector<CUdevice> peers;  // that may use this device's memory
 };
 
 struct Stream : std::enable_shared_from_this<Stream> {
@@ -158,6 +162,8 @@ void answer(Struct* out, Struct filled) {
 
 // Each file's part of the backend's table.
 uint32_t virtual_granularity(const Device& device);  // 0 without virtual memory
+void drop_virtual(Device& device);
+CUresult open_virtual(Device& device, CUdevice peer);  // its virtual memory, now and later
 
 void add_memory(unify_backend& table);
 void add_streams(unify_backend& table);

@@ -86,7 +86,14 @@ unify_status virtual_reserve(unify_device device, size_t bytes, unify_address* o
   CUdeviceptr address = 0;
   const unify_status status = run(*of(device), [&] { return driver.cuMemAddressReserve(&address, bytes, 0, 0, 0); });
   *out = address;
+  const std::lock_guard<std::mutex> lock(of(device)->mutex);
+  if (status == UNIFY_OK) of(device)->reserved[address] = bytes;
   return status;
+}
+
+CUresult open_to(unify_address address, size_t bytes, CUdevice device) {
+  const CUmemAccessDesc access = {{CU_MEM_LOCATION_TYPE_DEVICE, device}, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+  return driver.cuMemSetAccess(address, bytes, &access, 1);
 }
 
 unify_status virtual_commit(unify_device handle, unify_address address, size_t bytes) {
@@ -99,19 +106,38 @@ unify_status virtual_commit(unify_device handle, unify_address address, size_t b
     code = driver.cuMemMap(address, bytes, 0, memory, 0);
     driver.cuMemRelease(memory);  // the mapping keeps it
     if (code != CUDA_SUCCESS) return code;
-    const CUmemAccessDesc access = {properties.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-    code = driver.cuMemSetAccess(address, bytes, &access, 1);
-    if (code != CUDA_SUCCESS) driver.cuMemUnmap(address, bytes);
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    code = open_to(address, bytes, device.id);
+    for (size_t i = 0; code == CUDA_SUCCESS && i < device.peers.size(); ++i) {
+      code = open_to(address, bytes, device.peers[i]);
+    }
+    if (code == CUDA_SUCCESS) {
+      device.committed[address] = bytes;
+    } else {
+      driver.cuMemUnmap(address, bytes);
+    }
     return code;
   });
 }
 
-unify_status virtual_decommit(unify_device device, unify_address address, size_t bytes) {
-  return run(*of(device), [&] { return driver.cuMemUnmap(address, bytes); });
+unify_status virtual_decommit(unify_device handle, unify_address address, size_t bytes) {
+  Device& device = *of(handle);
+  return run(device, [&] {
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    const CUresult code = driver.cuMemUnmap(address, bytes);
+    if (code == CUDA_SUCCESS) device.committed.erase(address);
+    return code;
+  });
 }
 
-unify_status virtual_release(unify_device device, unify_address address, size_t bytes) {
-  return run(*of(device), [&] { return driver.cuMemAddressFree(address, bytes); });
+unify_status virtual_release(unify_device handle, unify_address address, size_t bytes) {
+  Device& device = *of(handle);
+  return run(device, [&] {
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    const CUresult code = driver.cuMemAddressFree(address, bytes);
+    if (code == CUDA_SUCCESS) device.reserved.erase(address);
+    return code;
+  });
 }
 
 bool is_between_devices(unify_device dst, unify_device src) {
@@ -181,6 +207,24 @@ uint32_t virtual_granularity(const Device& device) {
   size_t bytes = 0;
   driver.cuMemGetAllocationGranularity(&bytes, &properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
   return static_cast<uint32_t>(bytes);
+}
+
+void drop_virtual(Device& device) {
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  for (const auto& [address, bytes] : device.committed) driver.cuMemUnmap(address, bytes);
+  for (const auto& [address, bytes] : device.reserved) driver.cuMemAddressFree(address, bytes);
+  device.committed.clear();
+  device.reserved.clear();
+}
+
+CUresult open_virtual(Device& device, CUdevice peer) {
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  if (std::find(device.peers.begin(), device.peers.end(), peer) != device.peers.end()) return CUDA_SUCCESS;
+  for (const auto& [address, bytes] : device.committed) {
+    if (const CUresult code = open_to(address, bytes, peer); code != CUDA_SUCCESS) return code;
+  }
+  device.peers.push_back(peer);
+  return CUDA_SUCCESS;
 }
 
 void add_memory(unify_backend& table) {

@@ -14,7 +14,8 @@ unify_status peer_access(unify_device handle, unify_device peer, uint32_t enable
   if (status != UNIFY_OK || can == 0 || enable == 0) return status;
   return run(device, [&] {
     const CUresult code = driver.cuCtxEnablePeerAccess(of(peer)->context, 0);
-    return code == CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED ? CUDA_SUCCESS : code;
+    const bool is_enabled = code == CUDA_SUCCESS || code == CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED;
+    return is_enabled ? open_virtual(*of(peer), device.id) : code;
   });
 }
 

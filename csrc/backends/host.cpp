@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -81,6 +82,7 @@ void last_error(unify_error* out) {
 
 constexpr uint64_t kMostScratch = uint64_t{64} << 20;
 constexpr size_t kAlignment = 64;
+constexpr size_t kHugePage = size_t{2} << 20;
 
 void* pointer(unify_address address) { return reinterpret_cast<void*>(static_cast<uintptr_t>(address)); }
 
@@ -88,7 +90,6 @@ void* pointer(unify_address address) { return reinterpret_cast<void*>(static_cas
 
 unify_status memory_allocate(unify_device, const unify_allocate_args* args, unify_address* out) {
   if (args->kind == UNIFY_MEMORY_MANAGED) return fail(UNIFY_UNSUPPORTED, "on the CPU all memory is managed already");
-  constexpr size_t kHugePage = size_t{2} << 20;
   const size_t alignment = args->bytes >= kHugePage ? kHugePage : kAlignment;
   void* address = nullptr;
   if (args->bytes > SIZE_MAX / 2 || posix_memalign(&address, alignment, args->bytes) != 0) {
@@ -102,6 +103,42 @@ unify_status memory_allocate(unify_device, const unify_allocate_args* args, unif
 unify_status memory_free(unify_device, unify_memory_kind, unify_address address) {
   std::free(pointer(address));
   return UNIFY_OK;
+}
+
+// Addresses are pages without access, which take no memory; decommitting makes them that again.
+unify_status virtual_reserve(unify_device, size_t bytes, unify_address* out) {
+  // One granule more, to begin at a multiple of it.
+  const size_t all = bytes + kHugePage;
+  void* pages =
+      all < bytes ? MAP_FAILED : mmap(nullptr, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (pages == MAP_FAILED) {
+    return fail(UNIFY_OUT_OF_MEMORY, "the host has no " + std::to_string(bytes) + " addresses in one piece");
+  }
+  const auto begin = reinterpret_cast<uintptr_t>(pages);
+  const uintptr_t address = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  if (address > begin) munmap(pages, address - begin);
+  munmap(pointer(address + bytes), begin + all - address - bytes);
+  *out = address;
+  return UNIFY_OK;
+}
+
+unify_status virtual_commit(unify_device, unify_address address, size_t bytes) {
+  if (mprotect(pointer(address), bytes, PROT_READ | PROT_WRITE) != 0) {
+    return fail(UNIFY_OUT_OF_MEMORY, "the host has no " + std::to_string(bytes) + " bytes more");
+  }
+  madvise(pointer(address), bytes, MADV_HUGEPAGE);
+  return UNIFY_OK;
+}
+
+unify_status virtual_decommit(unify_device, unify_address address, size_t bytes) {
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  if (mmap(pointer(address), bytes, PROT_NONE, kFlags, -1, 0) != MAP_FAILED) return UNIFY_OK;
+  return fail(UNIFY_INTERNAL, std::string("the system takes no memory back: ") + std::strerror(errno));
+}
+
+unify_status virtual_release(unify_device, unify_address address, size_t bytes) {
+  if (munmap(pointer(address), bytes) == 0) return UNIFY_OK;
+  return fail(UNIFY_INVALID_ARGUMENT, std::string("no addresses to give back: ") + std::strerror(errno));
 }
 
 unify_status memory_info(unify_device, uint64_t* out_free, uint64_t* out_total) {
@@ -376,6 +413,7 @@ unify_status device_info(unify_device d, unify_device_info* out) {
   for (uint32_t& extent : info.max_grid) extent = UINT32_MAX;
   info.shared_bytes = kMostScratch;
   info.alignment = kAlignment;
+  info.virtual_granularity = kHugePage;
   answer(out, info);
   return UNIFY_OK;
 }
@@ -397,6 +435,10 @@ unify_backend make_table() {
   table.memory_allocate = Guarded<memory_allocate>::call;
   table.memory_free = Guarded<memory_free>::call;
   table.memory_info = Guarded<memory_info>::call;
+  table.virtual_reserve = Guarded<virtual_reserve>::call;
+  table.virtual_commit = Guarded<virtual_commit>::call;
+  table.virtual_decommit = Guarded<virtual_decommit>::call;
+  table.virtual_release = Guarded<virtual_release>::call;
   table.copy = Guarded<copy>::call;
   table.fill = Guarded<fill>::call;
   add_streams(table);

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <list>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <thread>
 #include <unordered_map>
@@ -36,7 +38,8 @@ struct Allocator::State {
   std::unordered_map<uint32_t, std::weak_ptr<Stream>> streams;    // by id, those that have blocks
   MemoryStatistics statistics;
   uint64_t limit = 0;
-  std::string refusal;  // why the backend gave no memory, in its words
+  std::string refusal;         // why the backend gave no memory, in its words
+  bool is_expandable = false;  // for segments to come
 
   [[nodiscard]] bool is_dry(uint32_t stream);
   Block* find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream);
@@ -44,11 +47,14 @@ struct Allocator::State {
   Block* take_trimmed(Pool& pool, size_t bytes, uint32_t stream, const std::shared_ptr<Pool>& keeps);
   Block* grow(Pool& pool, size_t bytes, uint32_t stream, const std::shared_ptr<Pool>& keeps);
   Block* grow_by(Pool& pool, size_t wanted, bool is_small, uint32_t stream, const std::shared_ptr<Pool>& keeps);
+  Block* expand(size_t bytes, uint32_t stream);
+  void note_reserved(Block* block, uint32_t stream);
   void settle();  // what was given back: freed, or waiting for the streams that used it
   void settle(Block* block);
   void collect();
-  void free_unused(Pool& pool);
+  void free_unused();
   void free_segment(const Segment& segment) noexcept;
+  void shrink(const Segment& segment, const std::function<bool(const Block*)>& is_idle);
   void relabel(uint32_t from, uint32_t to);
   void adopt_dry(uint32_t stream);
   void note_taken(Block* block, size_t requested, const std::shared_ptr<Pool>& keeps);
@@ -83,7 +89,7 @@ Block* Allocator::State::find_of_dry_stream(Pool& pool, size_t bytes, uint32_t s
     if (id == stream || blocks.empty() || !is_dry(id)) continue;
     // Neighbours follow the other stream still: only a whole segment changes sides while there is more.
     if (Block* block = pool.find(bytes, id, Pool::Choice::kSegment)) {
-      block->stream = stream;
+      block->stream = block->segment->stream = stream;
       return block;
     }
   }
@@ -92,6 +98,9 @@ Block* Allocator::State::find_of_dry_stream(Pool& pool, size_t bytes, uint32_t s
 
 // A segment of the usual size; where that is too much, of what is needed.
 Block* Allocator::State::grow(Pool& pool, size_t bytes, uint32_t stream, const std::shared_ptr<Pool>& keeps) {
+  if (is_expandable && keeps == nullptr) {
+    if (Block* block = expand(bytes, stream)) return block;
+  }
   size_t last = 0;
   for (const size_t wanted : Pool::segment_sizes(bytes)) {
     if (wanted == last) continue;
@@ -116,13 +125,41 @@ Block* Allocator::State::grow_by(Pool& pool, size_t wanted, bool is_small, uint3
   }
   check(device, nullptr, status, "allocating memory");
   Block* block = pool.add_segment(address, wanted, is_small);
+  block->keeps = keeps;
+  ++statistics.segments;
+  note_reserved(block, stream);
+  return block;
+}
+
+// More memory for one of the stream's expandable segments, or for a new one: where free addresses, with what is free
+// beside them, are enough.
+Block* Allocator::State::expand(size_t bytes, uint32_t stream) {
+  if (bytes > device.info().memory_bytes) return nullptr;
+  std::optional<Pool::Growth> growth = common.find_growth(bytes, stream);
+  if (!growth) {
+    const bool is_small = bytes <= Pool::kSmall;
+    auto range =
+        AddressRange::reserve(device, device.info().memory_bytes, is_small ? Pool::kSmallSegment : Pool::kLargeSegment);
+    if (range == nullptr) return nullptr;
+    Segment& segment = common.add_range(std::move(range), is_small, stream);
+    ++statistics.segments;
+    growth = {&segment, *segment.find_gap(bytes)};
+  }
+  Segment::Gap& gap = growth->gap;
+  if (limit != 0) gap.most = std::min<uint64_t>(gap.most, limit - std::min(limit, statistics.reserved_bytes));
+  const size_t grown = growth->segment->range->commit(gap.begin, gap.least, gap.most);
+  if (grown == 0) return nullptr;
+  Block* block = common.add_memory(*growth, grown);
+  note_reserved(block, stream);
+  common.release(block);
+  return common.find(bytes, stream, Pool::Choice::kLastResort);
+}
+
+void Allocator::State::note_reserved(Block* block, uint32_t stream) {
   block->stream = stream;
   block->generation = device.generation();
-  block->keeps = keeps;
-  statistics.reserved_bytes += wanted;
+  statistics.reserved_bytes += block->bytes;
   statistics.reserved_bytes_peak = std::max(statistics.reserved_bytes_peak, statistics.reserved_bytes);
-  ++statistics.segments;
-  return block;
 }
 
 void Allocator::State::settle() {
@@ -173,21 +210,50 @@ void Allocator::State::free_segment(const Segment& segment) noexcept {
   const unify_status status = device.table().memory_free(device.handle(), UNIFY_MEMORY_DEVICE, segment.address);
   if (status != UNIFY_OK) device.failures().note(Failures::kNoStream, status, "freeing memory");
   statistics.reserved_bytes -= segment.bytes;
-  --statistics.segments;
 }
 
-// Returns segments without a block in use whose stream is dry: before, its work may still write to a free block.
-void Allocator::State::free_unused(Pool& pool) {
-  for (auto it = pool.segments.begin(); it != pool.segments.end();) {
-    Block* block = it->first;
-    if (!block->is_free || block->next != nullptr || !is_dry(block->stream)) {
-      ++it;
+// Returns segments without a block in use, and idle chunks of expandable ones, whose stream is dry: before, its work
+// may still write to a free block.
+void Allocator::State::free_unused() {
+  std::map<uint32_t, bool> asked;
+  const auto is_idle = [&](const Block* block) {
+    if (!block->is_free) return false;
+    const auto [stream, is_new] = asked.try_emplace(block->stream, false);
+    if (is_new) stream->second = is_dry(stream->first);
+    return stream->second;
+  };
+  for (auto segment = common.segments.begin(); segment != common.segments.end();) {
+    for (Block* block = segment->first; block != nullptr; block = block->next) {
+      while (block->next != nullptr && Pool::are_adjacent(block, block->next) && is_idle(block) &&
+             is_idle(block->next)) {
+        common.join(block, block->next);
+      }
+    }
+    if (segment->is_expandable()) {
+      shrink(*segment, is_idle);
+    } else if (Block* block = segment->first; block->next == nullptr && is_idle(block)) {
+      common.erase(block);
+      free_segment(*segment);
+      delete std::exchange(segment->first, nullptr);
+    }
+    if (segment->first != nullptr) {
+      ++segment;
       continue;
     }
-    pool.erase(block);
-    free_segment(*it);
-    delete block;
-    it = pool.segments.erase(it);
+    --statistics.segments;
+    segment = common.segments.erase(segment);
+  }
+}
+
+void Allocator::State::shrink(const Segment& segment, const std::function<bool(const Block*)>& is_idle) {
+  for (Block* block = segment.first; block != nullptr;) {
+    Block* next = block->next;
+    if (is_idle(block)) {
+      const AddressRange::Part part = segment.range->decommit(block->address, block->end());
+      statistics.reserved_bytes -= part.bytes;
+      if (part.bytes > 0) common.remove_memory(block, part);
+    }
+    block = next;
   }
 }
 
@@ -269,7 +335,7 @@ Block* Allocator::State::take(Pool& pool, size_t bytes, uint32_t stream, const s
 // After giving back to the device what is idle.
 Block* Allocator::State::take_trimmed(Pool& pool, size_t bytes, uint32_t stream, const std::shared_ptr<Pool>& keeps) {
   collect();
-  free_unused(common);
+  free_unused();
   Block* block = pool.find(bytes, stream);
   if (block == nullptr) block = grow(pool, bytes, stream, keeps);
   if (block != nullptr) return block;
@@ -363,7 +429,7 @@ void Allocator::trim() {
   catch_up();
   const std::lock_guard<std::mutex> lock(state_->mutex);
   state_->collect();
-  state_->free_unused(state_->common);
+  state_->free_unused();
 }
 
 MemoryStatistics Allocator::statistics() const {
@@ -405,6 +471,16 @@ void Allocator::set_limit(uint64_t bytes) {
   state_->limit = bytes;
 }
 
+void Allocator::set_expandable(bool is_expandable) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->is_expandable = is_expandable && state_->device.has_virtual_memory();
+}
+
+bool Allocator::is_expandable(const Block* block) const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return block->generation == state_->device.generation() && block->segment->is_expandable();
+}
+
 // A graph's own memory. Ends after the work that used it: the graph's launches, for which the graph has waited, and
 // what was enqueued besides on the stream that recorded it.
 struct Allocator::GraphPool : Reclaimable {
@@ -423,7 +499,9 @@ struct Allocator::GraphPool : Reclaimable {
     for (Segment& segment : pool.segments) {
       const bool is_outdated = segment.first->generation != state.device.generation();
       for (Block* block = segment.first; block != nullptr;) delete std::exchange(block, block->next);
-      if (!is_outdated) state.free_segment(segment);  // else a reset took the memory away
+      if (is_outdated) continue;  // a reset took the memory away
+      state.free_segment(segment);
+      --state.statistics.segments;
     }
     return true;
   }
@@ -459,6 +537,7 @@ void Allocator::retire(const Stream& stream) noexcept {
   State& state = *state_;
   if (state.streams.erase(stream.id()) == 0) return;
   for (Segment& segment : state.common.segments) {
+    if (segment.stream == stream.id()) segment.stream = 0;
     for (Block* block = segment.first; block != nullptr; block = block->next) {
       if (block->stream == stream.id() && !block->is_free) block->stream = 0;
     }
@@ -482,6 +561,7 @@ void Allocator::forget() noexcept {
   }
   for (Block* block : state.waiting) block->keeps.reset();
   for (Segment& segment : state.common.segments) {
+    if (segment.is_expandable()) segment.range->forget();
     for (Block* block = segment.first; block != nullptr;) {
       Block* next = block->next;
       if (block->is_free || !block->waits_for.empty()) delete block;  // the others go with their storages
@@ -493,40 +573,6 @@ void Allocator::forget() noexcept {
   state.recording.clear();
   state.streams.clear();
   state.statistics = MemoryStatistics{};
-}
-
-Storage::Storage(std::shared_ptr<Device> device, unify_address address, size_t bytes, std::shared_ptr<void> owner)
-    : device_(std::move(device)), address_(address), bytes_(bytes), owner_(std::move(owner)) {}
-
-Storage::Storage(std::shared_ptr<Device> device, Block* block)
-    : device_(std::move(device)),
-      address_(Allocator::address_of(block)),
-      bytes_(Allocator::bytes_of(block)),
-      block_(block) {}
-
-Storage::~Storage() {
-  leaks::let_go(this);
-  if (block_ != nullptr) device_->allocator().give_back(block_);
-}
-
-void Storage::require_current() const {
-  if (block_ != nullptr) device_->require_generation(Allocator::generation_of(block_), "this tensor's memory");
-}
-
-void Storage::used_on(Stream& stream) {
-  if (Recording* recording = stream.recording()) {
-    record_use(*recording, stream, shared_from_this());
-  } else if (block_ != nullptr) {
-    device_->allocator().note_use(block_, stream);
-  } else if (owner_ != nullptr) {
-    stream.keep_alive(owner_);
-  }
-}
-
-const void* Storage::pool() const noexcept { return block_ == nullptr ? nullptr : Allocator::pool_of(block_); }
-
-bool Storage::is_of(const Stream& stream) const noexcept {
-  return block_ != nullptr && &stream.device() == device_.get() && Allocator::stream_of(block_) == stream.id();
 }
 
 }  // namespace unify

@@ -37,6 +37,8 @@ class Storage : public std::enable_shared_from_this<Storage> {
   [[nodiscard]] bool is_foreign() const noexcept { return block_ == nullptr; }
   [[nodiscard]] const std::shared_ptr<void>& owner() const noexcept { return owner_; }
 
+  // In a segment that grows and shrinks: it cannot be exported to other processes.
+  [[nodiscard]] bool is_expandable() const;
   // Of a graph's own pool, by its address, or null.
   [[nodiscard]] const void* pool() const noexcept;
   [[nodiscard]] bool is_of(const Stream& stream) const noexcept;  // allocated there, so free in its order
@@ -83,11 +85,14 @@ class Allocator {
   // figures.
   std::shared_ptr<Storage> allocate(size_t bytes, Stream& stream);
 
-  void trim();  // returns unused segments to the device
+  void trim();  // returns unused segments, and unused chunks of expandable ones, to the device
   [[nodiscard]] MemoryStatistics statistics() const;
   void reset_peaks();
   [[nodiscard]] std::vector<SegmentSnapshot> snapshot() const;
   void set_limit(uint64_t bytes);  // 0: none. What unify may reserve on this device
+  // Whether segments to come are expandable: a range of addresses for each stream that grows at its end, and gives back
+  // idle memory from its middle. Changes nothing where the device has no virtual memory.
+  void set_expandable(bool is_expandable);
 
   // While a graph is recorded on `stream`, its blocks come from a pool of the graph's own, which lives as long
   // as the token.
@@ -109,6 +114,7 @@ class Allocator {
   void catch_up() const;
   void give_back(Block* block) noexcept;
   void note_use(Block* block, Stream& stream);
+  bool is_expandable(const Block* block) const;
   static uint32_t generation_of(const Block* block) noexcept;
   static const void* pool_of(const Block* block) noexcept;
   static uint32_t stream_of(const Block* block) noexcept;

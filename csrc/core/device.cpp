@@ -73,7 +73,7 @@ std::vector<std::pair<std::string, std::string>> Device::capabilities() const {
   const auto native_or = [](bool is_native, const char* otherwise) { return is_native ? "native" : otherwise; };
   return {
       {"pinned_memory", native_or(has_pinned_memory(*this), "emulated")},
-      {"virtual_memory", native_or(t.virtual_reserve != nullptr, "absent")},
+      {"virtual_memory", native_or(has_virtual_memory(), "absent")},
       {"graphs", native_or(t.capture_begin != nullptr, "emulated")},
       {"host_calls", native_or(t.host_call != nullptr, "emulated")},
       {"peer_access", native_or(t.peer_access != nullptr, "absent")},

@@ -34,6 +34,9 @@ class Device : public std::enable_shared_from_this<Device> {
   [[nodiscard]] const unify_backend& table() const noexcept { return *table_; }
   [[nodiscard]] unify_device handle() const noexcept { return handle_; }
   [[nodiscard]] const unify_device_info& info() const noexcept { return info_; }
+  [[nodiscard]] bool has_virtual_memory() const noexcept {
+    return table_->virtual_reserve != nullptr && info_.virtual_granularity != 0;
+  }
   [[nodiscard]] bool is_host_visible() const noexcept { return (info_.flags & UNIFY_DEVICE_HOST_VISIBLE) != 0; }
 
   // What it can do: "pinned_memory", "virtual_memory", "graphs", "host_calls", "peer_access", "ipc", "reset",

@@ -1,6 +1,7 @@
 #include "pool.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace unify {
 namespace {
@@ -39,31 +40,76 @@ Block* Pool::find(size_t bytes, uint32_t stream, Choice choice) {
   if (choice == Choice::kSegment) best = std::find_if(best, blocks->second.end(), is_whole_segment);
   if (best == blocks->second.end()) return nullptr;
   Block* block = *best;
-  // A block far too large is better kept for a request of its size.
-  if (choice != Choice::kLastResort && block->bytes > kLargeSegment && block->bytes > 2 * bytes) return nullptr;
+  const bool may_split = choice == Choice::kLastResort || (choice == Choice::kAny && block->segment->is_expandable());
+  if (!may_split && is_far_too_large(block, bytes)) return nullptr;
   blocks->second.erase(best);
   return block;
 }
 
+// Better kept for a request of its size.
+bool Pool::is_far_too_large(const Block* block, size_t bytes) {
+  return block->bytes > kLargeSegment && block->bytes > 2 * bytes;
+}
+
 Block* Pool::add_segment(unify_address address, size_t bytes, bool is_small) {
-  segments.push_back({address, bytes, is_small, nullptr});
+  Segment& segment = segments.emplace_back();
+  segment.address = address;
+  segment.is_small = is_small;
+  return add_memory({&segment, {nullptr, address, bytes, bytes}}, bytes);
+}
+
+std::optional<Pool::Growth> Pool::find_growth(size_t bytes, uint32_t stream) {
+  for (Segment& segment : segments) {
+    if (!segment.is_expandable() || segment.stream != stream || segment.is_small != (bytes <= kSmall)) continue;
+    if (const auto gap = segment.find_gap(bytes)) return Growth{&segment, *gap};
+  }
+  return std::nullopt;
+}
+
+Segment& Pool::add_range(std::unique_ptr<AddressRange> range, bool is_small, uint32_t stream) {
+  Segment& segment = segments.emplace_back();
+  segment.address = range->begin();
+  segment.is_small = is_small;
+  segment.range = std::move(range);
+  segment.stream = stream;
+  return segment;
+}
+
+Block* Pool::add_memory(const Growth& growth, size_t bytes) {
+  Segment& segment = *growth.segment;
   auto* block = new Block{};
-  block->segment = &segments.back();
+  block->segment = &segment;
   block->pool = this;
-  block->address = address;
+  block->address = growth.gap.begin;
   block->bytes = bytes;
-  segments.back().first = block;
+  block->previous = growth.gap.previous;
+  block->next = block->previous != nullptr ? block->previous->next : segment.first;
+  (block->previous != nullptr ? block->previous->next : segment.first) = block;
+  if (block->next != nullptr) block->next->previous = block;
+  segment.bytes += bytes;
   return block;
 }
 
-void Pool::split(Block* block, size_t bytes) {
-  const size_t rest = block->bytes - bytes;
-  if (rest < (bytes <= kSmall ? kGranule : kSplitRest)) return;
+void Pool::remove_memory(Block* block, AddressRange::Part part) {
+  erase(block);
+  Block* gone = block;
+  if (part.begin > block->address) {
+    gone = cut(block, part.begin - block->address);
+    insert(block);
+  }
+  if (gone->bytes > part.bytes) insert(cut(gone, part.bytes));
+  (gone->previous != nullptr ? gone->previous->next : gone->segment->first) = gone->next;
+  if (gone->next != nullptr) gone->next->previous = gone->previous;
+  gone->segment->bytes -= part.bytes;
+  delete gone;
+}
+
+Block* Pool::cut(Block* block, size_t bytes) {
   auto* tail = new Block{};
   tail->segment = block->segment;
   tail->pool = block->pool;
   tail->address = block->address + bytes;
-  tail->bytes = rest;
+  tail->bytes = block->bytes - bytes;
   tail->stream = block->stream.load();
   tail->generation = block->generation;
   tail->previous = block;
@@ -71,7 +117,17 @@ void Pool::split(Block* block, size_t bytes) {
   if (tail->next != nullptr) tail->next->previous = tail;
   block->next = tail;
   block->bytes = bytes;
-  insert(tail);
+  return tail;
+}
+
+void Pool::join(Block* left, Block* right) {
+  erase(right);
+  right->stream = left->stream.load();
+  release(right);
+}
+
+void Pool::split(Block* block, size_t bytes) {
+  if (block->bytes - bytes >= (bytes <= kSmall ? kGranule : kSplitRest)) insert(cut(block, bytes));
 }
 
 void Pool::release(Block* block) {
@@ -79,11 +135,11 @@ void Pool::release(Block* block) {
   const auto joins = [&](const Block* other) {
     return other != nullptr && other->is_free && other->stream == block->stream;
   };
-  if (joins(block->next)) {
+  if (joins(block->next) && are_adjacent(block, block->next)) {
     erase(block->next);
     block = merge(block, block->next);
   }
-  if (joins(block->previous)) {
+  if (joins(block->previous) && are_adjacent(block->previous, block)) {
     erase(block->previous);
     block = merge(block->previous, block);
   }

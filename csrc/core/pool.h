@@ -1,50 +1,19 @@
-// Segments of memory, cut into blocks: the free ones by stream and size, neighbours merged. Knows no device and no
-// lock.
+// Segments and their blocks: the free ones by stream and size, neighbours merged. Knows no device and no lock.
 #pragma once
 
 #include <unify/backend.h>
 
 #include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <list>
 #include <map>
 #include <memory>
 #include <set>
-#include <vector>
 
-#include "event.h"
+#include "segment.h"
 
 namespace unify {
-
-class Stream;
-struct Block;
-struct Pool;
-
-struct Segment {
-  unify_address address;
-  size_t bytes;
-  bool is_small;  // holds blocks of up to kSmall
-  Block* first;
-};
-
-struct Block {
-  Segment* segment = nullptr;
-  Pool* pool = nullptr;
-  unify_address address = 0;
-  size_t bytes = 0;
-  size_t requested = 0;
-  std::atomic<uint32_t> stream{0};  // id of the one whose order it follows; the default one's once that has ended
-  uint32_t generation = 0;          // of the device
-  bool is_free = true;
-  Block* previous = nullptr;  // neighbours in the segment
-  Block* next = nullptr;
-  std::vector<std::shared_ptr<Stream>> used_on;  // other streams
-  std::vector<Mark> waits_for;                   // freed, and these have still to pass
-  std::shared_ptr<Pool> keeps;                   // a graph's pool lives as long as its blocks
-  Block* next_let_go = nullptr;
-};
 
 // One for everybody, and one for each graph.
 struct Pool {
@@ -69,16 +38,31 @@ struct Pool {
   static std::array<size_t, 3> segment_sizes(size_t bytes);
 
   // The best free block for a stream, taken off its list, or null: any, one that is all of its segment, or even one
-  // far too large.
+  // far too large, which an expandable segment, having no other, also gives to whoever takes any.
   enum class Choice { kAny, kSegment, kLastResort };
   Block* find(size_t bytes, uint32_t stream, Choice choice = Choice::kAny);
+  static bool is_far_too_large(const Block* block, size_t bytes);
   Block* add_segment(unify_address address, size_t bytes, bool is_small);  // one block, on no list
   void split(Block* block, size_t bytes);                                  // if the rest is worth it
   void release(Block* block);                                              // to the free ones, merged with neighbours
+  static bool are_adjacent(const Block* left, const Block* right) { return left->end() == right->address; }
+  void join(Block* left, Block* right);  // free neighbours, of one stream from now on
+
+  // Expandable segments of a stream: a gap where one can grow for a block, if there is any; what grew, as a block on no
+  // list; and what a free block loses.
+  struct Growth {
+    Segment* segment;
+    Segment::Gap gap;
+  };
+  std::optional<Growth> find_growth(size_t bytes, uint32_t stream);
+  Segment& add_range(std::unique_ptr<AddressRange> range, bool is_small, uint32_t stream);
+  Block* add_memory(const Growth& growth, size_t bytes);
+  void remove_memory(Block* block, AddressRange::Part part);
   void insert(Block* block) { free_of(block)[block->stream].insert(block); }
   void erase(Block* block) { free_of(block)[block->stream].erase(block); }
 
  private:
+  Block* cut(Block* block, size_t bytes);  // returns what is behind, on no list
   Free& free_of(const Block* block) { return block->segment->is_small ? free_small : free_large; }
 };
 

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <set>
 
+#include "allocator.h"
 #include "device.h"
 #include "error.h"
 #include "layers/layer.h"
@@ -163,6 +164,7 @@ struct Registry::State {
   std::map<std::string, std::string> options;
   std::map<std::string, std::shared_ptr<Device>> devices;
   std::vector<std::string> layers;
+  bool is_expandable = false;
   std::mutex opening;            // of `opened`. Before the other
   std::set<std::string> opened;  // of kBuiltin
 
@@ -305,6 +307,14 @@ std::vector<std::shared_ptr<Device>> Registry::open_devices() const {
   return open;
 }
 
+void Registry::set_expandable_segments(bool is_expandable) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->is_expandable = is_expandable;
+  for (const auto& [name, device] : state_->devices) {
+    if (device != nullptr) device->allocator().set_expandable(is_expandable);
+  }
+}
+
 void Registry::set_open_options(const std::string& backend, const std::string& options) {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   state_->options[backend] = options;
@@ -350,7 +360,10 @@ std::shared_ptr<Device> Registry::device(const std::string& name) {
   const auto index = static_cast<uint32_t>(std::stoul(digits));
   if (index >= found->device_count) throw_unknown(name, known, true);
   std::shared_ptr<Device>& device = state_->devices[kind + ":" + std::to_string(index)];
-  if (device == nullptr) device = std::make_shared<Device>(*found, index, state_->options[kind]);
+  if (device == nullptr) {
+    device = std::make_shared<Device>(*found, index, state_->options[kind]);
+    device->allocator().set_expandable(state_->is_expandable);
+  }
   return device;
 }
 

@@ -54,6 +54,9 @@ class Registry {
   // The devices that are open.
   [[nodiscard]] std::vector<std::shared_ptr<Device>> open_devices() const;
 
+  // As Allocator::set_expandable, for all devices, open or opened later.
+  void set_expandable_segments(bool is_expandable);
+
   // Options for devices that are opened later, e.g. ("cpu", "threads=4;pin=1").
   void set_open_options(const std::string& backend, const std::string& options);
 

@@ -1,5 +1,6 @@
 // Memory: statistics, snapshot, limits.
 #include "../core/allocator.h"
+#include "../core/registry.h"
 #include "convert.h"
 #include "owner.h"
 
@@ -68,6 +69,10 @@ void bind_memory(py::module_& module) {
         without_gil([&] { allocator.set_limit(bytes); });
       },
       py::arg("bytes"), py::arg("device") = py::none(), "The most that unify may take from the device; 0: no limit.");
+  module.def(
+      "set_expandable_segments",
+      [](bool is_expandable) { without_gil([&] { Registry::instance().set_expandable_segments(is_expandable); }); },
+      py::arg("is_expandable"), "Whether segments to come grow and shrink, on all devices with virtual memory.");
   module.def(
       "reset_memory_peaks",
       [](const py::object& device) {

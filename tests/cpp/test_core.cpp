@@ -30,6 +30,7 @@
 #include "core/reclaim.h"
 #include "core/registry.h"
 #include "core/stream.h"
+#include "statistics.h"
 
 extern "C" const unify_backend* unify_host_backend_get(unify_backend_get_args* args);
 
@@ -61,29 +62,6 @@ void copy_bytes(Stream& stream, const Block& dst, const Block& src) {
 bool holds(const Block& block, uint8_t value) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(static_cast<uintptr_t>(block->address()));
   return std::all_of(bytes, bytes + block->bytes(), [&](uint8_t byte) { return byte == value; });
-}
-
-// What the allocator says of itself adds up, block by block.
-void check_statistics(const Allocator& allocator) {
-  const MemoryStatistics statistics = allocator.statistics();
-  uint64_t reserved = 0;
-  uint64_t allocated = 0;
-  uint64_t waiting = 0;
-  for (const SegmentSnapshot& segment : allocator.snapshot()) {
-    uint64_t next = segment.address;
-    for (const BlockSnapshot& block : segment.blocks) {
-      CHECK(block.address == next);
-      next += block.bytes;
-      if (block.state == "allocated") allocated += block.bytes;
-      if (block.state == "waiting") waiting += block.bytes;
-    }
-    CHECK(next == segment.address + segment.bytes);
-    reserved += segment.bytes;
-  }
-  CHECK(statistics.reserved_bytes == reserved);
-  CHECK(statistics.allocated_bytes == allocated);
-  CHECK(statistics.waiting_bytes == waiting);
-  CHECK(statistics.reserved_bytes_peak >= reserved && statistics.allocated_bytes_peak >= allocated);
 }
 
 // Against a shadow: live blocks never overlap, lie aligned, and the figures add up after every step.
@@ -420,6 +398,12 @@ int main(int count, char** arguments) {
       CASE(a_block_is_not_reused_before_the_streams_have_passed),
       CASE(blocks_of_a_stream_that_ends_are_reused_after_its_work),
       CASE(out_of_memory_trims_and_tries_again),
+      CASE(a_segment_grows_where_its_last_block_ends),
+      CASE(idle_chunks_go_back_from_the_middle_and_come_again),
+      CASE(memory_that_runs_out_is_taken_from_what_lies_idle),
+      CASE(a_commit_that_fails_leaves_nothing_behind),
+      CASE(a_reset_takes_addresses_and_memory_away),
+      CASE(expandable_segments_keep_blocks_apart),
       CASE(streams_and_events_from_many_threads),
       CASE(events_keep_time_and_order),
       CASE(a_graph_replays_what_was_recorded),
@@ -440,6 +424,7 @@ int main(int count, char** arguments) {
       CASE(rows_stay_inside_their_memory_and_apart),
       CASE(a_graph_is_changed_by_a_living_one_of_its_device),
       CASE(virtual_and_shared_memory_have_their_rules),
+      CASE(ranges_may_go_over_several_commits),
       CASE(nothing_is_written_through_a_null_pointer),
       CASE(a_module_outlives_its_launches_and_a_device_all_it_made),
       CASE(faults_come_when_they_are_asked_for),
@@ -456,6 +441,7 @@ int main(int count, char** arguments) {
       CASE(a_worker_makes_room_for_another_caller),
       CASE(streams_and_workers_start_anew_after_a_fork),
       CASE(the_host_answers_what_the_caller_knows),
+      CASE(the_hosts_addresses_get_memory_and_lose_it),
       {"cores_follow_the_control_groups", [&] { test_cores_follow_the_control_groups(folder); }},
 #undef CASE
   };

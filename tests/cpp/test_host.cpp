@@ -302,6 +302,31 @@ void test_the_host_answers_what_the_caller_knows() {
   table().device_close(device);
 }
 
+void test_the_hosts_addresses_get_memory_and_lose_it() {
+  const unify_device device = open_device("threads=1");
+  unify_device_info info{};
+  info.struct_size = sizeof info;
+  CHECK(table().device_info(device, &info) == UNIFY_OK);
+  const size_t granule = info.virtual_granularity;
+  unify_address begin = 0;
+  CHECK(table().virtual_reserve(device, SIZE_MAX / granule * granule, &begin) == UNIFY_OUT_OF_MEMORY);
+  CHECK(table().virtual_reserve(device, info.memory_bytes / granule * granule, &begin) == UNIFY_OK);
+  CHECK(begin % granule == 0);
+  const auto bytes_at = [&](size_t offset) { return reinterpret_cast<char*>(static_cast<uintptr_t>(begin + offset)); };
+  CHECK(table().virtual_commit(device, begin + granule, 2 * granule) == UNIFY_OK);
+  CHECK(table().virtual_commit(device, begin + 3 * granule, granule) == UNIFY_OK);
+  std::fill(bytes_at(granule), bytes_at(4 * granule), 'x');
+  CHECK(table().virtual_decommit(device, begin + granule, 2 * granule) == UNIFY_OK);
+  CHECK(*bytes_at(3 * granule) == 'x');
+  CHECK(table().virtual_commit(device, begin + granule, granule) == UNIFY_OK);
+  CHECK(*bytes_at(granule) == 0);  // another page
+  CHECK(table().virtual_decommit(device, begin + granule, granule) == UNIFY_OK);
+  CHECK(table().virtual_decommit(device, begin + 3 * granule, granule) == UNIFY_OK);
+  CHECK(table().virtual_release(device, begin, info.memory_bytes / granule * granule) == UNIFY_OK);
+  CHECK(table().virtual_release(device, begin + 1, granule) == UNIFY_INVALID_ARGUMENT);
+  table().device_close(device);
+}
+
 void test_cores_follow_the_control_groups(const std::string& folder) {
   const std::string root = folder + "/groups";
   for (const char* name : {"", "/a", "/a/b", "/cpu", "/cpu/c", "/cpu,cpuacct"}) mkdir((root + name).c_str(), 0755);

@@ -287,6 +287,29 @@ void test_virtual_and_shared_memory_have_their_rules() {
   CHECK(cpu.refusal(table.peer_access(cpu.device, cpu.device, 0, nullptr)) == "peer_access: out_can is null");
 }
 
+void test_ranges_may_go_over_several_commits() {
+  const Opened cpu({add_validation});
+  const unify_backend& table = cpu.table;
+  unify_device_info info{};
+  info.struct_size = sizeof info;
+  CHECK(table.device_info(cpu.device, &info) == UNIFY_OK);
+  const size_t granule = info.virtual_granularity;
+  unify_address address = 0;
+  CHECK(table.virtual_reserve(cpu.device, 4 * granule, &address) == UNIFY_OK);
+  for (const size_t part : {0, 1, 3}) {
+    CHECK(table.virtual_commit(cpu.device, address + part * granule, granule) == UNIFY_OK);
+  }
+  const unify_stream stream = cpu.stream();
+  CHECK(cpu.fill(stream, address + 1, 2 * granule - 1) == UNIFY_OK);
+  CHECK(cpu.is_refused(cpu.fill(stream, address + 1, 2 * granule), {"fill: dst", "goes beyond its allocation"}));
+  CHECK(cpu.is_refused(cpu.fill(stream, address + 2 * granule - 1, 2 * granule), {"goes beyond its allocation"}));
+  CHECK(table.stream_synchronize(stream) == UNIFY_OK);
+  for (const size_t part : {0, 1, 3}) {
+    CHECK(table.virtual_decommit(cpu.device, address + part * granule, granule) == UNIFY_OK);
+  }
+  CHECK(table.virtual_release(cpu.device, address, 4 * granule) == UNIFY_OK);
+}
+
 void test_nothing_is_written_through_a_null_pointer() {
   const Opened cpu({add_missing, add_validation});
   const unify_backend& table = cpu.table;

@@ -86,6 +86,30 @@ class Faults {
     if (status == UNIFY_OK && args->kind != UNIFY_MEMORY_PINNED) note(device, *out_address);
     return status;
   }
+  unify_status virtual_reserve(unify_device device, size_t bytes, unify_address* out_address) {
+    const unify_status status = call<&unify_backend::virtual_reserve>("virtual_reserve", device, bytes, out_address);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (status == UNIFY_OK) reserved_[*out_address] = {device, bytes};
+    return status;
+  }
+  unify_status virtual_commit(unify_device device, unify_address address, size_t bytes) {
+    const unify_status status = call<&unify_backend::virtual_commit>("virtual_commit", device, address, bytes);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (status == UNIFY_OK) committed_[address] = {device, bytes};
+    return status;
+  }
+  unify_status virtual_decommit(unify_device device, unify_address address, size_t bytes) {
+    const unify_status status = call<&unify_backend::virtual_decommit>("virtual_decommit", device, address, bytes);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (status == UNIFY_OK) committed_.erase(address);
+    return status;
+  }
+  unify_status virtual_release(unify_device device, unify_address address, size_t bytes) {
+    const unify_status status = call<&unify_backend::virtual_release>("virtual_release", device, address, bytes);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (status == UNIFY_OK) reserved_.erase(address);
+    return status;
+  }
   // Taking back works on a faulted device too.
   template <auto Place, typename Handle>
   unify_status take_back(Handle handle) {
@@ -120,6 +144,11 @@ class Faults {
     for (auto it = made_.begin(); it != made_.end();) {
       const bool stays = it->first.kind == Kind::kDevice || it->second != device;
       it = stays ? std::next(it) : made_.erase(it);
+    }
+    for (Ranges* ranges : {&committed_, &reserved_}) {
+      for (auto it = ranges->begin(); it != ranges->end();) {
+        it = it->second.first == device ? ranges->erase(it) : std::next(it);
+      }
     }
     return UNIFY_OK;
   }
@@ -233,12 +262,22 @@ class Faults {
       if (thing.kind == Kind::kGraph) (void)below_.graph_destroy(as(thing, unify_graph{}));
       if (thing.kind == Kind::kMemory) (void)below_.memory_free(device, UNIFY_MEMORY_DEVICE, thing.value);
     }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& [address, range] : committed_) {
+      if (range.first == device) (void)below_.virtual_decommit(device, address, range.second);
+    }
+    for (const auto& [address, range] : reserved_) {
+      if (range.first == device) (void)below_.virtual_release(device, address, range.second);
+    }
   }
 
   const unify_backend below_;
   std::mutex mutex_;
   std::map<unify_device, Plan> plans_;
   std::map<Thing, unify_device> made_;  // what was handed out and not taken back
+  using Ranges = std::map<unify_address, std::pair<unify_device, size_t>>;
+  Ranges reserved_;
+  Ranges committed_;
 };
 
 // As layers::Entry, for call() and take_back(), which need the function they stand for.
@@ -269,10 +308,6 @@ void Faults::install(unify_backend& table) {
   }
   FAILING(device_synchronize)
   FAILING(memory_info)
-  FAILING(virtual_reserve)
-  FAILING(virtual_commit)
-  FAILING(virtual_decommit)
-  FAILING(virtual_release)
   FAILING(copy)
   FAILING(copy_rows)
   FAILING(fill)
@@ -311,6 +346,12 @@ void Faults::install(unify_backend& table) {
   ENTRY(device_set_option);
   ENTRY(memory_allocate);
   ENTRY(memory_free);
+  if (table.virtual_reserve != nullptr) {
+    ENTRY(virtual_reserve);
+    ENTRY(virtual_commit);
+    ENTRY(virtual_decommit);
+    ENTRY(virtual_release);
+  }
   // Without begin(), which would forget what it is asked for.
   table.last_error = [](unify_error* out) { layers::by_slot<Faults>[Slot] -> last_error(out); };
 #undef ENTRY

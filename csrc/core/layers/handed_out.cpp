@@ -167,7 +167,8 @@ bool HandedOut::is_open(uint64_t recording) const {
   });
 }
 
-// A range that begins in an allocation must end in it. What begins in none is the host's own where that can see it.
+// A range that begins in an allocation must end in it, or in memory that was committed right behind it. What begins in
+// none is the host's own where that can see it.
 bool HandedOut::check_range(const char* what, unify_stream stream, unify_device device, unify_address address,
                             size_t bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -185,13 +186,20 @@ bool HandedOut::check_range(const char* what, unify_stream stream, unify_device 
     refuse(text_of(what, address, bytes) + " is not allocated, or not any more");
     return false;
   }
-  const Allocation& allocation = found->second;
-  if (bytes > found->first + allocation.bytes - address) {
-    refuse(text_of(what, address, bytes) + " goes beyond its " + text_of("allocation", found->first, allocation.bytes));
+  auto end = found;
+  unify_address whole = found->first;
+  do {
+    whole += end->second.bytes;
+    ++end;
+  } while (whole < address + bytes && found->second.is_committed && end != allocations_.end() && end->first == whole &&
+           end->second.is_committed && end->second.device == found->second.device);
+  if (whole < address + bytes) {
+    refuse(text_of(what, address, bytes) + " goes beyond its " +
+           text_of("allocation", found->first, whole - found->first));
     return false;
   }
   const Live& user = live_.at(stream);
-  if (user.recording == 0) found->second.used[stream] = user.enqueued;
+  for (; user.recording == 0 && found != end; ++found) found->second.used[stream] = user.enqueued;
   return true;
 }
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import unify as un
+from unify import _core
+from unify._config import settings
 from unify._errors import OutOfMemory, ShapeError
 from unify.testing.conformance.fixtures import Gate
 
@@ -27,6 +29,14 @@ def settled(device: un.Device) -> Iterator[None]:
     yield
     un.set_memory_limit(0, device)
     device.synchronize()
+
+
+@pytest.fixture
+def expandable(device: un.Device) -> Iterator[None]:
+    """Segments grow and shrink in place."""
+    _core.set_expandable_segments(True)
+    yield
+    _core.set_expandable_segments(settings.expandable_segments)
 
 
 def allocated(device: un.Device) -> int:
@@ -309,6 +319,95 @@ def test_random_allocation_and_release_never_mixes_contents(device: un.Device, s
                 live[step] = un.full(size, step, un.int32, device)
         for number, tensor in live.items():
             np.testing.assert_array_equal(tensor.numpy(), np.full(tensor.shape, number, np.int32))
+
+
+def peak_of_a_growing_batch(device: un.Device) -> tuple[int, int]:
+    """The largest size, and what was reserved at most beyond what was before."""
+    un.trim_memory(device)
+    before = un.memory_statistics(device).reserved_bytes
+    un.reset_memory_peaks(device)
+    size = largest = 3 * MIB
+    while size < 200 * MIB:
+        largest = size
+        un.empty(size, un.uint8, device)
+        size = size * 3 // 2
+    return largest, un.memory_statistics(device).reserved_bytes_peak - before
+
+
+@pytest.mark.needs("virtual_memory")
+def test_an_expandable_segment_grows_with_a_batch(device: un.Device, expandable: None) -> None:
+    largest, reserved = peak_of_a_growing_batch(device)
+    assert largest <= reserved <= largest + 20 * MIB
+    _core.set_expandable_segments(False)
+    largest, reserved = peak_of_a_growing_batch(device)
+    assert reserved > 2 * largest
+
+
+@pytest.mark.needs("virtual_memory")
+def test_what_lies_over_several_commits_is_copied_as_one(
+    device: un.Device, stream: un.Stream, expandable: None
+) -> None:
+    with stream:
+        numbers = np.arange(16 * MIB, dtype=np.int32)  # 64 MiB
+        tensor = un.asarray(numbers, device=device, copy=True)
+        other = un.empty(tensor.shape, un.int32, device)
+        other.copy_(tensor)
+        tensor.fill_(1)
+        assert (tensor.numpy() == 1).all()
+    np.testing.assert_array_equal(other.numpy(), numbers)
+
+
+@pytest.mark.needs("virtual_memory")
+def test_idle_memory_goes_back_from_the_middle_of_an_expandable_segment(device: un.Device, expandable: None) -> None:
+    un.trim_memory(device)
+    before = un.memory_statistics(device).reserved_bytes
+    tensors = [un.full(20 * MIB, number, un.uint8, device) for number in range(5)]
+    del tensors[1:4]
+    device.synchronize()
+    un.trim_memory(device)
+    assert un.memory_statistics(device).reserved_bytes - before <= 60 * MIB
+    between = un.full(50 * MIB, 9, un.uint8, device)
+    assert tensors[0].address < between.address < tensors[1].address
+    assert un.memory_statistics(device).reserved_bytes - before <= 120 * MIB
+    for number, tensor in ((0, tensors[0]), (4, tensors[1]), (9, between)):
+        np.testing.assert_array_equal(tensor.numpy(), np.full(tensor.shape, number, np.uint8))
+    del tensors, between, tensor
+    device.synchronize()
+    un.trim_memory(device)
+    assert un.memory_statistics(device).reserved_bytes <= before
+
+
+@pytest.mark.needs("virtual_memory")
+@pytest.mark.parametrize("seed", range(3))
+def test_expandable_segments_never_mix_contents_of_streams(device: un.Device, expandable: None, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    un.trim_memory(device)
+    before = un.memory_statistics(device).reserved_bytes
+    streams = [un.Stream(device) for _ in range(3)]
+    live: dict[int, un.Tensor] = {}  # by the step that made it, on the stream of its turn
+    for step in range(200):
+        if live and generator.random() < 0.45:
+            number = int(generator.choice(list(live)))
+            with streams[number % 3]:
+                tensor = live.pop(number)
+                np.testing.assert_array_equal(tensor.numpy(), np.full(tensor.shape, number, np.int32))
+                del tensor
+        else:
+            with streams[step % 3]:
+                live[step] = un.full(int(2 ** generator.uniform(0, 22)), step, un.int32, device)
+        if step % 40 == 20:
+            un.trim_memory(device)
+        statistics, segments = un.memory_statistics(device), un.memory_snapshot(device)
+        assert sum(segment.bytes for segment in segments) == statistics.reserved_bytes
+        blocks = sorted((block.address, block.bytes) for segment in segments for block in segment.blocks)
+        assert all(address + size <= after for (address, size), (after, _) in itertools.pairwise(blocks))
+    device.synchronize()
+    for number, tensor in live.items():
+        np.testing.assert_array_equal(tensor.numpy(), np.full(tensor.shape, number, np.int32))
+    del live, tensor
+    device.synchronize()
+    un.trim_memory(device)
+    assert un.memory_statistics(device).reserved_bytes <= before
 
 
 def test_threads_allocate_and_free_at_once(device: un.Device) -> None:
