@@ -325,6 +325,11 @@ void Allocator::note_use(Block* block, Stream& stream) {
   block->used_on.push_back(stream.shared_from_this());
 }
 
+MemoryRange Allocator::segment_of(const Block* block) const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return {block->segment->address, block->segment->bytes};
+}
+
 uint32_t Allocator::generation_of(const Block* block) noexcept { return block->generation; }
 const void* Allocator::pool_of(const Block* block) noexcept { return block->keeps.get(); }
 uint32_t Allocator::stream_of(const Block* block) noexcept { return block->stream; }
@@ -478,14 +483,16 @@ void Allocator::forget() noexcept {
   state.statistics = MemoryStatistics{};
 }
 
-Storage::Storage(std::shared_ptr<Device> device, unify_address address, size_t bytes, std::shared_ptr<void> owner)
-    : device_(std::move(device)), address_(address), bytes_(bytes), owner_(std::move(owner)) {}
+Storage::Storage(std::shared_ptr<Device> device, unify_address address, size_t bytes, std::shared_ptr<void> owner,
+                 std::optional<uint32_t> generation)
+    : device_(std::move(device)), address_(address), bytes_(bytes), owner_(std::move(owner)), generation_(generation) {}
 
 Storage::Storage(std::shared_ptr<Device> device, Block* block)
     : device_(std::move(device)),
       address_(Allocator::address_of(block)),
       bytes_(Allocator::bytes_of(block)),
-      block_(block) {}
+      block_(block),
+      generation_(Allocator::generation_of(block)) {}
 
 Storage::~Storage() {
   leaks::let_go(this);
@@ -493,7 +500,12 @@ Storage::~Storage() {
 }
 
 void Storage::require_current() const {
-  if (block_ != nullptr) device_->require_generation(Allocator::generation_of(block_), "this tensor's memory");
+  if (generation_.has_value()) device_->require_generation(*generation_, "this tensor's memory");
+}
+
+std::optional<MemoryRange> Storage::segment() const {
+  if (block_ == nullptr) return std::nullopt;
+  return device_->allocator().segment_of(block_);
 }
 
 void Storage::used_on(Stream& stream) {
