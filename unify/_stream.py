@@ -28,15 +28,18 @@ def stream(device: DeviceLike = None, *, priority: int = 0) -> Stream:
     return Stream(device, priority=priority)
 
 
-def event(device: DeviceLike = None, *, timing: bool = False) -> Event:
-    """A new event of `device`, which counts as passed until it is recorded. timing: for `Event.elapsed_ms`.
+def event(device: DeviceLike = None, *, timing: bool = False, shared: bool = False) -> Event:
+    """A new event of `device`, which counts as passed until it is recorded.
+
+    timing: for `Event.elapsed_ms`. shared: for other processes, by `Event.share`. Raises InvalidArgument for both, and
+    UnsupportedError where the backend shares nothing.
 
     >>> begin, end = un.event(timing=True), un.event(timing=True)
     >>> begin.record(); x = un.ones(3); end.record(); end.synchronize()
     >>> begin.elapsed_ms(end) >= 0
     True
     """
-    return Event(device, timing=timing)
+    return Event(device, timing=timing, shared=shared)
 
 
 def current_stream(device: DeviceLike = None) -> Stream:

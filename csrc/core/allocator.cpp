@@ -408,6 +408,11 @@ void Allocator::note_use(Block* block, Stream& stream) {
   block->used_on.push_back(stream.shared_from_this());
 }
 
+MemoryRange Allocator::segment_of(const Block* block) const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return {block->segment->address, block->segment->bytes};
+}
+
 uint32_t Allocator::generation_of(const Block* block) noexcept { return block->generation; }
 const void* Allocator::pool_of(const Block* block) noexcept { return block->keeps.get(); }
 uint32_t Allocator::stream_of(const Block* block) noexcept { return block->stream; }

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,11 +21,19 @@ class Device;
 class Stream;
 struct Block;  // of an Allocator
 
+// A range of a device's memory.
+struct MemoryRange {
+  unify_address address;
+  size_t bytes;
+};
+
 // Memory that somebody owns: a block of the allocator, or foreign memory with the owner's own release.
 class Storage : public std::enable_shared_from_this<Storage> {
  public:
-  // Foreign memory: `owner` is dropped with the storage (a DLPack capsule, a NumPy array, a mapped file).
-  Storage(std::shared_ptr<Device> device, unify_address address, size_t bytes, std::shared_ptr<void> owner);
+  // Foreign memory: `owner` is dropped with the storage (a DLPack capsule, a NumPy array, a mapped file). With a
+  // `generation` it is gone after a reset of the device.
+  Storage(std::shared_ptr<Device> device, unify_address address, size_t bytes, std::shared_ptr<void> owner,
+          std::optional<uint32_t> generation = std::nullopt);
   Storage(std::shared_ptr<Device> device, Block* block);
   ~Storage();  // gives the block back, whatever its thread holds: no lock, no call of the backend
   Storage(const Storage&) = delete;
@@ -36,6 +45,9 @@ class Storage : public std::enable_shared_from_this<Storage> {
   [[nodiscard]] size_t bytes() const noexcept { return bytes_; }
   [[nodiscard]] bool is_foreign() const noexcept { return block_ == nullptr; }
   [[nodiscard]] const std::shared_ptr<void>& owner() const noexcept { return owner_; }
+  // What the allocator took from the device in one piece, with this in it. Nothing for foreign memory. The caller holds
+  // the device's call() and has asked require_current().
+  [[nodiscard]] std::optional<MemoryRange> segment() const;
 
   // In a segment that grows and shrinks: it cannot be exported to other processes.
   [[nodiscard]] bool is_expandable() const;
@@ -55,6 +67,7 @@ class Storage : public std::enable_shared_from_this<Storage> {
   size_t bytes_ = 0;
   Block* block_ = nullptr;
   std::shared_ptr<void> owner_;
+  std::optional<uint32_t> generation_;  // of the device, that it is gone after
 };
 
 struct MemoryStatistics {
@@ -115,6 +128,7 @@ class Allocator {
   void give_back(Block* block) noexcept;
   void note_use(Block* block, Stream& stream);
   bool is_expandable(const Block* block) const;
+  [[nodiscard]] MemoryRange segment_of(const Block* block) const;
   static uint32_t generation_of(const Block* block) noexcept;
   static const void* pool_of(const Block* block) noexcept;
   static uint32_t stream_of(const Block* block) noexcept;

@@ -7,6 +7,7 @@
 #include "launch.h"
 #include "leaks.h"
 #include "poll.h"
+#include "sharing.h"
 #include "stream.h"
 
 namespace unify {
@@ -99,12 +100,16 @@ unify_status Mark::hold_back(Stream& stream) const noexcept {
   return device_->table().stream_wait_event(stream.handle(), event_);
 }
 
-std::shared_ptr<Event> Event::create(const std::shared_ptr<Device>& device, bool timing) {
+std::shared_ptr<Event> Event::create(const std::shared_ptr<Device>& device, bool timing, bool is_shared) {
+  if (is_shared) require_sharing(*device, "a shared event");
+  if (timing && is_shared) {
+    throw Error(ErrorKind::kInvalidArgument, device->name() + ": an event is shared or has timing, not both.");
+  }
   const char* caller = leaks::caller();
   device->require_usable();
   std::shared_ptr<Event> event(new Event);
   event->device_ = device;
-  if (timing) event->flags_ = UNIFY_EVENT_TIMING;
+  event->flags_ = timing ? UNIFY_EVENT_TIMING : is_shared ? UNIFY_EVENT_IPC : 0;
   const auto call = device->call();
   event->generation_ = device->generation();
   check(*device, nullptr, make_event(*device, event->flags_, &event->handle_), "making an event");
@@ -112,8 +117,20 @@ std::shared_ptr<Event> Event::create(const std::shared_ptr<Device>& device, bool
   return event;
 }
 
+std::shared_ptr<Event> Event::create_over(const std::shared_ptr<Device>& device, unify_event handle,
+                                          uint32_t generation, std::shared_ptr<void> import) {
+  std::shared_ptr<Event> event(new Event);
+  event->device_ = device;
+  event->handle_ = handle;
+  event->flags_ = UNIFY_EVENT_IPC;
+  event->generation_ = generation;
+  event->import_ = std::move(import);
+  return event;
+}
+
 Event::~Event() {
   leaks::let_go(this);
+  if (is_imported()) return;
   const auto call = device_->call();
   if (handle_ == nullptr || generation_ != device_->generation()) return;
   device_->table().event_destroy(handle_);
@@ -129,6 +146,11 @@ void Event::record(Stream& stream) {
   stream.require_current();
   const std::lock_guard<std::mutex> mark(mutex_);
   require_current();
+  if (is_shared() && stream.recording() != nullptr) {
+    throw Error(ErrorKind::kGraph, device_->name() + ", " + stream.name() +
+                                       ": cannot record a shared event into a graph: it would mark nothing for other "
+                                       "processes. Record it after the graph's launch.");
+  }
   is_of_graph_ = stream.recording() != nullptr;
   recording_.reset();
   time_.reset();
@@ -144,6 +166,11 @@ void Event::record(Stream& stream) {
   }
   check(*device_, &stream, device_->table().event_record(handle_, stream.handle()), "recording an event");
   time_ = std::move(time);
+  used_on(stream);
+}
+
+void Event::used_on(Stream& stream) {
+  if (is_imported()) stream.keep_alive_locked(import_);
 }
 
 void Event::require_current() const { device_->require_generation(generation_, "this event"); }

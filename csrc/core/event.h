@@ -61,7 +61,11 @@ class Mark {
 
 class Event : public std::enable_shared_from_this<Event> {
  public:
-  static std::shared_ptr<Event> create(const std::shared_ptr<Device>& device, bool timing);
+  // A shared one can be given to other processes; it has no timing.
+  static std::shared_ptr<Event> create(const std::shared_ptr<Device>& device, bool timing, bool is_shared = false);
+  // One of another process: `import` closes the handle, and is kept while streams use it.
+  static std::shared_ptr<Event> create_over(const std::shared_ptr<Device>& device, unify_event handle,
+                                            uint32_t generation, std::shared_ptr<void> import);
   ~Event();
   Event(const Event&) = delete;  // it owns its handle
   Event& operator=(const Event&) = delete;
@@ -73,11 +77,14 @@ class Event : public std::enable_shared_from_this<Event> {
   [[nodiscard]] Device& device() const noexcept { return *device_; }
   [[nodiscard]] unify_event handle() const noexcept { return handle_; }
   [[nodiscard]] bool has_timing() const noexcept { return (flags_ & UNIFY_EVENT_TIMING) != 0; }
+  [[nodiscard]] bool is_shared() const noexcept { return (flags_ & UNIFY_EVENT_IPC) != 0; }
+  [[nodiscard]] bool is_imported() const noexcept { return import_ != nullptr; }
+  void require_current() const;  // throws DeviceLost after a reset
 
  private:
   friend class Stream;
   Event() = default;
-  void require_current() const;
+  void used_on(Stream& stream);  // the caller holds its mutex
   [[nodiscard]] bool is_of_graph();
   void require_no_graph(const char* what);
   // In ns. Statuses are event_elapsed's and event_query's; throws where there is no time.
@@ -88,6 +95,7 @@ class Event : public std::enable_shared_from_this<Event> {
   unify_event handle_ = nullptr;
   uint32_t flags_ = 0;
   uint32_t generation_ = 0;
+  std::shared_ptr<void> import_;  // of another process's, else null
   std::mutex mutex_;  // of what follows, and of calls of the backend that move or read the mark; after a stream's
   bool is_of_graph_ = false;            // the last record became part of a graph,
   std::weak_ptr<Recording> recording_;  // of this one

@@ -195,6 +195,7 @@ void Stream::wait(Event& event) {
   }
   device_->operations().push({device_->operations().next_number(), Operation::Kind::kWait, id_, nullptr, {}, 0});
   check(*device_, this, device_->table().stream_wait_event(handle_, event.handle()), "waiting for an event");
+  event.used_on(*this);
 }
 
 void Stream::wait(Stream& other) {

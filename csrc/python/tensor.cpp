@@ -274,7 +274,7 @@ PyMethodDef own_methods[] = {
 std::vector<PyMethodDef>& all_methods() {
   static auto* methods = [] {
     auto* all = new std::vector<PyMethodDef>;
-    for (PyMethodDef* part : {own_methods, view_methods(), copy_methods(), dlpack_methods()}) {
+    for (PyMethodDef* part : {own_methods, view_methods(), copy_methods(), dlpack_methods(), sharing_methods()}) {
       for (; part->ml_name != nullptr; ++part) all->push_back(*part);
     }
     all->push_back({nullptr, nullptr, 0, nullptr});

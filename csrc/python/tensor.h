@@ -80,6 +80,7 @@ void tensor_release_buffer(PyObject* self, Py_buffer* view);
 PyMethodDef* view_methods();
 PyMethodDef* copy_methods();
 PyMethodDef* dlpack_methods();
+PyMethodDef* sharing_methods();
 PyMethodDef* creation_functions();
 PyMethodDef* import_functions();
 PyObject* dlpack_exchange_api();                            // a new capsule

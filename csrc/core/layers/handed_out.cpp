@@ -159,6 +159,9 @@ void HandedOut::forget(unify_device device) {
   for (auto it = reserved_.begin(); it != reserved_.end();) {
     it = it->second.first == device ? reserved_.erase(it) : std::next(it);
   }
+  for (auto it = imported_.begin(); it != imported_.end();) {
+    it = it->first == device ? imported_.erase(it) : std::next(it);
+  }
 }
 
 bool HandedOut::is_open(uint64_t recording) const {

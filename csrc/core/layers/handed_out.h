@@ -122,7 +122,7 @@ class HandedOut {
   std::map<Thing, const char*> gone_;  // by which call; some
   std::map<unify_address, Allocation> allocations_;
   std::map<unify_address, std::pair<unify_device, size_t>> reserved_;  // by virtual_reserve
-  std::set<std::pair<unify_device, uint64_t>> imported_;
+  std::multiset<std::pair<unify_device, uint64_t>> imported_;          // one address may be opened more than once
   uint64_t next_recording_ = 1;
 };
 

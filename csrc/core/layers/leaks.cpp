@@ -81,8 +81,21 @@ class Leaks {
     forget(graph);
     return below_.graph_destroy(graph);
   }
+  unify_status ipc_import(unify_device device, unify_ipc_args* args) {
+    const unify_status status = below_.ipc_import(device, args);
+    if (status == UNIFY_OK) note(device, imported(*args), 0);
+    return status;
+  }
+  unify_status ipc_close(unify_device device, const unify_ipc_args* args) {
+    forget(imported(*args));
+    return below_.ipc_close(device, args);
+  }
 
  private:
+  static Thing imported(const unify_ipc_args& args) {
+    return args.kind == UNIFY_IPC_EVENT ? Thing(args.event) : Thing(args.address);
+  }
+
   struct Entry {
     unify_device device;
     uint64_t bytes;
@@ -148,6 +161,8 @@ void Leaks::install(unify_backend& table) {
   ENTRY(stream_destroy);
   ENTRY(event_create);
   ENTRY(event_destroy);
+  ENTRY(ipc_import);
+  ENTRY(ipc_close);
   ENTRY(module_load);
   ENTRY(module_unload);
   ENTRY(capture_end);

@@ -209,9 +209,11 @@ unify_status Validation::ipc_close(unify_device device, const unify_ipc_args* ar
   if (!check("ipc_close", device) || !is_whole("ipc_close", args)) return UNIFY_INVALID_ARGUMENT;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (imported_.erase({device, shared_thing(*args)}) == 0) {
+    const auto found = imported_.find({device, shared_thing(*args)});
+    if (found == imported_.end()) {
       return refuse("ipc_close: " + text_of("what", shared_thing(*args), 0) + " was not imported, or is closed");
     }
+    imported_.erase(found);
     if (args->kind == UNIFY_IPC_EVENT) live_.erase(args->event);
   }
   return below_.ipc_close(device, args);
