@@ -13,6 +13,11 @@ size_t round_up(size_t value, size_t to) { return (value + to - 1) / to * to; }
 
 bool is_whole_segment(const Block* block) { return block->previous == nullptr && block->next == nullptr; }
 
+// Better kept for a request of its size.
+bool is_far_too_large(const Block* block, size_t bytes) {
+  return block->bytes > Pool::kLargeSegment && block->bytes > 2 * bytes;
+}
+
 Block* merge(Block* left, Block* right) {
   left->bytes += right->bytes;
   left->next = right->next;
@@ -44,11 +49,6 @@ Block* Pool::find(size_t bytes, uint32_t stream, Choice choice) {
   if (!may_split && is_far_too_large(block, bytes)) return nullptr;
   blocks->second.erase(best);
   return block;
-}
-
-// Better kept for a request of its size.
-bool Pool::is_far_too_large(const Block* block, size_t bytes) {
-  return block->bytes > kLargeSegment && block->bytes > 2 * bytes;
 }
 
 Block* Pool::add_segment(unify_address address, size_t bytes, bool is_small) {

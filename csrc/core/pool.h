@@ -41,7 +41,6 @@ struct Pool {
   // far too large, which an expandable segment, having no other, also gives to whoever takes any.
   enum class Choice { kAny, kSegment, kLastResort };
   Block* find(size_t bytes, uint32_t stream, Choice choice = Choice::kAny);
-  static bool is_far_too_large(const Block* block, size_t bytes);
   Block* add_segment(unify_address address, size_t bytes, bool is_small);  // one block, on no list
   void split(Block* block, size_t bytes);                                  // if the rest is worth it
   void release(Block* block);                                              // to the free ones, merged with neighbours
