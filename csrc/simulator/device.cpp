@@ -53,7 +53,7 @@ void end_context(Context& context, CUresult result) {
   driver().progress.notify_all();
 }
 
-void reset(Device& device) {
+void reset(Lock& lock, Device& device) {
   const std::shared_ptr<Context> context = std::move(device.context);
   device.context = nullptr;
   if (context == nullptr) return;
@@ -66,7 +66,8 @@ void reset(Device& device) {
   state.functions.remove_if(is_owned);
   state.modules.remove_if(is_owned);
   state.graph_execs.remove_if([&](const GraphExec& exec) { return exec.is_of(*context); });
-  for (const auto& stream : std::vector<std::shared_ptr<Stream>>(context->streams)) close_stream(*stream);
+  const std::vector<std::shared_ptr<Stream>> streams = context->streams;
+  for (const auto& stream : streams) close_stream(*stream);
   context->legacy = nullptr;
   context->per_thread.clear();
   state.memory.remove_of(context.get());
@@ -74,7 +75,8 @@ void reset(Device& device) {
     state.memory.set_peer(device.index, other->index, false);
     state.memory.set_peer(other->index, device.index, false);
   }
-  state.progress.notify_all();
+  // After its memory is gone: a kernel that would never end fails at its next access.
+  drain(lock, streams);
 }
 
 void apply(Device& device, const Fault& fault) {

@@ -67,8 +67,8 @@ CUresult result_of(const Context& context) noexcept;
 // Ends the work of a context: what its device did last failed. Calls return `result` from now on.
 void end_context(Context& context, CUresult result);
 
-// Destroys all that belongs to the device's context, if it is active.
-void reset(Device& device);
+// Destroys all that belongs to the device's context, if it is active, and returns once nothing of it runs any more.
+void reset(Lock& lock, Device& device);
 
 // Does what became due by time.
 void apply_due_faults(Device& device);

@@ -12,12 +12,12 @@ using namespace unify::simulator;
 
 namespace {
 
-// A call on a device that needs no context.
+// A call on a device that needs no context: `work(call, device)`.
 template <typename Work>
 CUresult with_device(const char* name, CUdevice number, Work&& work) {
-  return with_driver(name, [&](Call&) {
+  return with_driver(name, [&](Call& call) {
     Device* device = find_device(number);
-    return device == nullptr ? CUDA_ERROR_INVALID_DEVICE : work(*device);
+    return device == nullptr ? CUDA_ERROR_INVALID_DEVICE : work(call, *device);
   });
 }
 
@@ -73,7 +73,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGetCount(int* count) {
 
 UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGet(CUdevice* out, int ordinal) {
   if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  return with_device("cuDeviceGet", ordinal, [&](const Device& device) {
+  return with_device("cuDeviceGet", ordinal, [&](Call&, const Device& device) {
     *out = device.index;
     return CUDA_SUCCESS;
   });
@@ -81,7 +81,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGet(CUdevice* out, int ordinal) {
 
 UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGetName(char* name, int length, CUdevice number) {
   if (name == nullptr || length <= 0) return CUDA_ERROR_INVALID_VALUE;
-  return with_device("cuDeviceGetName", number, [&](const Device& device) {
+  return with_device("cuDeviceGetName", number, [&](Call&, const Device& device) {
     std::snprintf(name, static_cast<size_t>(length), "%s", device.name.c_str());
     return CUDA_SUCCESS;
   });
@@ -89,7 +89,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGetName(char* name, int length, CUdevice
 
 UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGetAttribute(int* out, CUdevice_attribute attribute, CUdevice number) {
   if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  return with_device("cuDeviceGetAttribute", number, [&](const Device& device) {
+  return with_device("cuDeviceGetAttribute", number, [&](Call&, const Device& device) {
     const Chip& chip = device.chip;
     switch (static_cast<int>(attribute)) {
 #define ATTRIBUTE(name, number, value) \
@@ -110,7 +110,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGetAttribute(int* out, CUdevice_attribut
 
 UNIFY_SIMULATOR_EXPORT CUresult cuDeviceTotalMem_v2(size_t* bytes, CUdevice number) {
   if (bytes == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  return with_device("cuDeviceTotalMem", number, [&](const Device& device) {
+  return with_device("cuDeviceTotalMem", number, [&](Call&, const Device& device) {
     *bytes = device.arena.total();
     return CUDA_SUCCESS;
   });
@@ -118,7 +118,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuDeviceTotalMem_v2(size_t* bytes, CUdevice numb
 
 UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGetUuid_v2(CUuuid* uuid, CUdevice number) {
   if (uuid == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  return with_device("cuDeviceGetUuid", number, [&](const Device& device) {
+  return with_device("cuDeviceGetUuid", number, [&](Call&, const Device& device) {
     *uuid = CUuuid{{'u', 'n', 'i', 'f', 'y', '-', 's', 'i', 'm', 'u', 'l', 'a', 't', 'e', 'd', 0}};
     uuid->bytes[15] = static_cast<char>(device.index);
     return CUDA_SUCCESS;
@@ -127,7 +127,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGetUuid_v2(CUuuid* uuid, CUdevice number
 
 UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGetPCIBusId(char* id, int length, CUdevice number) {
   if (id == nullptr || length <= 0) return CUDA_ERROR_INVALID_VALUE;
-  return with_device("cuDeviceGetPCIBusId", number, [&](const Device& device) {
+  return with_device("cuDeviceGetPCIBusId", number, [&](Call&, const Device& device) {
     std::snprintf(id, static_cast<size_t>(length), "0000:%02X:00.0", 0x10U + static_cast<unsigned>(device.index));
     return CUDA_SUCCESS;
   });
@@ -135,7 +135,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGetPCIBusId(char* id, int length, CUdevi
 
 UNIFY_SIMULATOR_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice number) {
   if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  return with_device("cuDevicePrimaryCtxRetain", number, [&](Device& device) {
+  return with_device("cuDevicePrimaryCtxRetain", number, [&](Call&, Device& device) {
     apply_due_faults(device);
     if (device.is_lost) return CUDA_ERROR_UNKNOWN;
     if (device.context == nullptr) device.context = std::make_shared<Context>(&device);
@@ -146,19 +146,19 @@ UNIFY_SIMULATOR_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* out, CUdevic
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice number) {
-  return with_device("cuDevicePrimaryCtxRelease", number, [&](Device& device) {
+  return with_device("cuDevicePrimaryCtxRelease", number, [&](Call& call, Device& device) {
     if (device.retained == 0) return CUDA_ERROR_INVALID_CONTEXT;
-    if (--device.retained == 0) reset(device);
+    if (--device.retained == 0) reset(call.lock, device);
     return CUDA_SUCCESS;
   });
 }
 
 // The references of those who retained the context stay; it is active again after the next retain.
 UNIFY_SIMULATOR_EXPORT CUresult cuDevicePrimaryCtxReset_v2(CUdevice number) {
-  return with_device("cuDevicePrimaryCtxReset", number, [&](Device& device) {
+  return with_device("cuDevicePrimaryCtxReset", number, [&](Call& call, Device& device) {
     apply_due_faults(device);
     if (device.is_lost) return CUDA_ERROR_UNKNOWN;
-    reset(device);
+    reset(call.lock, device);
     return CUDA_SUCCESS;
   });
 }

@@ -141,9 +141,9 @@ UNIFY_SIMULATOR_EXPORT CUresult cuEventSynchronize(CUevent handle) {
     if (event.shared != nullptr) {
       const auto wait = wait_for_shared(event.shared, call.context);
       call.lock.unlock();
-      wait();
+      const CUresult result = wait();
       call.lock.lock();
-      return result_of(*call.context);
+      return result != CUDA_SUCCESS ? result : result_of(*call.context);
     }
     const MarkPtr mark = event.mark;  // the event may be recorded anew meanwhile
     return mark == nullptr ? CUDA_SUCCESS : wait_for(call.lock, mark, *call.context);

@@ -1,7 +1,9 @@
 #include "shared_event.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,8 +19,23 @@ namespace {
 struct Counters {
   std::atomic<uint64_t> recorded;
   std::atomic<uint64_t> done;
+  std::atomic<int32_t> recorder;  // the process of the last record
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free, "shared by processes");
+
+// Whether a process runs: not even what its parent has yet to collect of it.
+bool is_running(int32_t process) {
+  const auto file = static_cast<int>(syscall(SYS_pidfd_open, process, 0));
+  if (file < 0) return errno != ESRCH;
+  pollfd ended{file, POLLIN, 0};
+  const bool has_ended = poll(&ended, 1, 0) == 1;
+  close(file);
+  return !has_ended;
+}
+
+// How often a waiting thread looks for the record, and how many looks pass until it looks for the recorder.
+constexpr timespec kPause{0, 200000};
+constexpr int kLooks = 100;
 
 constexpr char kEventMagic[8] = {'s', 'i', 'm', 'e', 'v', 'e', 'n', 't'};
 
@@ -83,6 +100,7 @@ void export_event(const SharedEvent& event, CUipcEventHandle& out) {
 bool is_shared_done(const SharedEvent& event) { return event.counters->done.load() >= event.counters->recorded.load(); }
 
 std::function<CUresult()> record_shared(const std::shared_ptr<SharedEvent>& event) {
+  event->counters->recorder = getpid();
   const uint64_t number = event->counters->recorded.fetch_add(1) + 1;
   return [event, number] {
     uint64_t before = event->counters->done.load();
@@ -96,13 +114,15 @@ std::function<CUresult()> wait_for_shared(const std::shared_ptr<SharedEvent>& ev
   const uint64_t number = event->counters->recorded.load();
   return [event, number, context = std::move(context)] {
     // The other process has no way to wake this one.
-    while (event->counters->done.load() < number) {
+    for (int looks = 1; event->counters->done.load() < number; ++looks) {
       {
         const Lock lock(driver().mutex);
         if (result_of(*context) != CUDA_SUCCESS) break;
       }
-      const timespec pause{0, 200000};
-      nanosleep(&pause, nullptr);
+      if (looks % kLooks == 0 && !is_running(event->counters->recorder) && event->counters->done.load() < number) {
+        return CUDA_ERROR_UNKNOWN;
+      }
+      nanosleep(&kPause, nullptr);
     }
     return CUDA_SUCCESS;
   };

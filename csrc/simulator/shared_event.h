@@ -19,7 +19,8 @@ void export_event(const SharedEvent& event, CUipcEventHandle& out);
 [[nodiscard]] bool is_shared_done(const SharedEvent& event);
 // Counts a record at once; the work that this returns ends it.
 std::function<CUresult()> record_shared(const std::shared_ptr<SharedEvent>& event);
-// Work that waits for the records so far, no longer than the context lives.
+// Work that waits for the records so far, no longer than the context lives. Fails if the process of the last of them
+// ends before it: what a chip does then is not documented.
 std::function<CUresult()> wait_for_shared(const std::shared_ptr<SharedEvent>& event, std::shared_ptr<Context> context);
 
 }  // namespace unify::simulator

@@ -37,9 +37,11 @@ void* serve(void* parameter) {
     {
       const Work work = std::move(stream.queue.front());
       stream.queue.pop_front();
+      stream.running = work.operation.kind;
       lock.unlock();
       run_operation(work.operation);
       lock.lock();
+      stream.running = OperationKind::kEmpty;
       work.done->when = std::chrono::steady_clock::now();
       work.done->is_done = true;
       if (stream.queue.empty()) driver().memory.close(stream.context->device->index);
@@ -143,6 +145,18 @@ void close_stream(Stream& stream) {
   stream.arrived.notify_one();
   auto& all = stream.context->streams;
   all.erase(std::remove_if(all.begin(), all.end(), [&](const auto& each) { return each.get() == &stream; }), all.end());
+}
+
+void drain(Lock& lock, const std::vector<std::shared_ptr<Stream>>& streams) {
+  for (const auto& stream : streams) {
+    for (const Work& work : stream->queue) work.done->is_done = true;
+    stream->queue.clear();
+  }
+  driver().progress.notify_all();
+  const auto is_at_work = [](const auto& stream) {
+    return stream->running != OperationKind::kEmpty && stream->running != OperationKind::kHostCall;
+  };
+  driver().progress.wait(lock, [&] { return std::none_of(streams.begin(), streams.end(), is_at_work); });
 }
 
 bool is_in_host_call() noexcept { return in_host_call; }

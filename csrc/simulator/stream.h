@@ -51,6 +51,7 @@ struct Stream {
   bool is_legacy = false;
   int priority = 0;
   std::deque<Work> queue;
+  OperationKind running = OperationKind::kEmpty;
   MarkPtr tail = std::make_shared<Mark>(Mark{true, {}});  // of the last work
   bool has_thread = false;
   bool is_closing = false;  // destroyed: its thread ends when the queue is empty
@@ -86,6 +87,10 @@ CUresult wait_for_context(Lock& lock, Context& context);
 
 // Lets the thread of a stream go, and forgets the stream.
 void close_stream(Stream& stream);
+
+// Drops what has not begun on streams of a context that is over, and waits for what runs on the chip. No host function
+// is waited for: it may wait for the caller.
+void drain(Lock& lock, const std::vector<std::shared_ptr<Stream>>& streams);
 
 // Whether this thread runs a function given to cuLaunchHostFunc.
 bool is_in_host_call() noexcept;

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from .driver import MIB, Driver
+from .driver import MIB, Driver, image, words
 
 
 def test_before_cuInit_nothing_works(python: object, root: object) -> None:
@@ -90,6 +90,23 @@ def test_a_reset_takes_all_and_releases_nothing(driver: Driver) -> None:
     kinds = ("bytes", "allocations", "pinned_bytes", "streams", "events", "modules", "graph_execs")
     assert {driver.live(kind) for kind in kinds} == {0}
     assert driver.live("retained") == 1
+
+
+@pytest.mark.parametrize("work", ["a fill", "a kernel without end", "a hang"])
+def test_a_reset_waits_for_what_runs(driver: Driver, work: str) -> None:
+    if work == "a kernel without end":
+        binary = image("busy", "for (;;) ((volatile char*)args[0])[0] += 1;")
+    for _ in range(5):
+        stream, data, size = driver.stream(), driver.made("cuMemAlloc", 48 * MIB), 48 * MIB
+        if work == "a kernel without end":
+            driver.launch(driver.function(binary, "busy"), words(data), 1, stream)
+        elif work == "a hang":
+            driver.fail("cuMemsetD8Async:0:hang")
+        for _ in range(3):  # what waits behind it is dropped
+            driver.cuMemsetD8Async(data, 7, size, stream)
+        driver.cuDevicePrimaryCtxReset(0)
+        driver.made("cuDevicePrimaryCtxRetain", 0)
+        driver.cuMemFree(driver.made("cuMemAlloc", 60 * MIB))
 
 
 def test_the_current_context_is_a_threads_own(driver: Driver) -> None:

@@ -6,6 +6,8 @@ import ctypes
 import re
 import signal
 import struct
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -227,6 +229,10 @@ def test_copies_between_devices_need_no_peer_access(driver: Driver) -> None:
     assert driver.result("cuMemcpyPeerAsync", there, 77, data, context, 8, 0) == "CUDA_ERROR_INVALID_CONTEXT"
 
 
+class Handle(ctypes.Structure):
+    _fields_ = (("bytes", ctypes.c_char * 64),)
+
+
 EXPORTER = """
 import sys; sys.path.insert(0, {root!r})
 from tests.simulator.driver import *
@@ -245,13 +251,35 @@ input()
 """
 
 
+MORTAL = """
+import sys; sys.path.insert(0, {root!r})
+from tests.simulator.driver import *
+driver = Driver(); driver.open()
+event = driver.event(2 | 4); shared = ctypes.create_string_buffer(64); driver.cuIpcGetEventHandle(shared, event)
+driver.fail("cuMemsetD8Async:0:hang")
+driver.cuMemsetD8Async(driver.made("cuMemAlloc", 16), 7, 16, 0)
+driver.cuEventRecord(event, 0)
+print(shared.raw.hex(), flush=True)
+input()
+"""
+
+
+@pytest.mark.parametrize("waits", ["host", "stream"])
+def test_a_record_of_a_process_that_ended_before_it_is_an_error(driver: Driver, root: Any, waits: str) -> None:
+    command = [sys.executable, "-c", MORTAL.format(root=str(root))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        event = driver.made("cuIpcOpenEventHandle", Handle.from_buffer_copy(bytes.fromhex(process.stdout.readline())))
+        assert driver.result("cuEventQuery", event) == "CUDA_ERROR_NOT_READY"
+        if waits == "stream":
+            driver.cuStreamWaitEvent(0, event, 0)
+        process.kill()
+        call = ("cuEventSynchronize", event) if waits == "host" else ("cuStreamSynchronize", 0)
+        assert driver.result(*call) == "CUDA_ERROR_UNKNOWN"
+
+
 def test_memory_and_events_of_another_process(driver: Driver, root: Any) -> None:
-    import subprocess
-    import sys
-
-    class Handle(ctypes.Structure):
-        _fields_ = (("bytes", ctypes.c_char * 64),)
-
     own = driver.upload(b"own")
     handle = Handle()
     driver.cuIpcGetMemHandle(ctypes.byref(handle), own)
