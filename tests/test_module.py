@@ -374,9 +374,19 @@ def test_all_that_a_binary_says_of_its_launch_is_carried(image: bytes) -> None:
         assert (count, scratch % 64, profile) == (32, 0, 0)
         assert scratch != 0
     assert un.memory_statistics("cpu").allocated_bytes_peak - before >= 3 << 20
+    few = dataclasses.replace(binary, scratch_programs=2)
+    un.reset_memory_peaks("cpu")
+    un.Module.from_binary(few, "cpu").function()[1000](out, 32)
+    un.synchronize()
+    assert 2 << 20 <= un.memory_statistics("cpu").allocated_bytes_peak - before < 4 << 20
     function.launch(1, (out, 32), shared_bytes=4096)  # of a program: not the one above
     un.synchronize()
     assert struct.unpack_from("<Q", out.tobytes(), 16)[0] != 0
+    beside = (*parameters, un.compiler.Parameter("after", "i64", 24, is_written=False))
+    longer = dataclasses.replace(binary, parameters=beside, args_bytes=32)
+    un.Module.from_binary(longer, "cpu").function()[1](out, 32, 77)
+    un.synchronize()
+    assert out.tobytes()[24:] == (77).to_bytes(8, "little")  # the memory's address is 8 bytes, and no more
     for said in ({"cluster": 2}, {"flags": 1}):
         demanding = un.Module.from_binary(dataclasses.replace(binary, **said), "cpu")
         with pytest.raises(un.errors.UnsupportedError):

@@ -374,6 +374,7 @@ class LoadedModule:
         flags: int = 0,
         scratch_bytes: int = 0,
         scratch_offset: int = 0,
+        scratch_programs: int = 0,
     ) -> Function: ...
 
 def load_module(device: _DeviceLike, image: bytes, name: str) -> LoadedModule: ...
@@ -389,6 +390,7 @@ def load_function(
     flags: int = 0,
     scratch_bytes: int = 0,
     scratch_offset: int = 0,
+    scratch_programs: int = 0,
 ) -> Function: ...
 
 # ---------------------------------------------------------------- memory and traces

@@ -83,6 +83,7 @@ def load(device: Device, binary: Binary, location: str = "") -> Any:
         flags=binary.flags,
         scratch_bytes=binary.scratch_bytes,
         scratch_offset=binary.scratch_offset,
+        scratch_programs=binary.scratch_programs,
     )
 
 

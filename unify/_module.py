@@ -61,6 +61,7 @@ class Module:
             binary.name: Entry(
                 binary.name, binary.parameters, binary.threads, binary.shared_bytes, binary.args_bytes,
                 binary.cluster, binary.flags, binary.scratch_bytes, binary.scratch_offset,
+                binary.scratch_programs,
             )
         }  # fmt: skip
         return module
@@ -126,13 +127,14 @@ class Module:
         entry = entry or Entry(found, ())
         parameters, args_bytes = (entry.parameters, entry.args_bytes) if found in self._entries else (None, 0)
         if types is not None:
-            parameters, args_bytes = signature.parse(types), None
-        if parameters is not None and args_bytes is None:
+            parameters = signature.parse(types)
+            args_bytes = max(signature.total_bytes(parameters), entry.args_bytes or 0)
+        elif parameters is not None and args_bytes is None:
             args_bytes = signature.total_bytes(parameters)
         return self._loaded.function(
             found, parameters, args_bytes or 0, threads or entry.threads or 0, shared_bytes or entry.shared_bytes,
             self.name if self.name != found else "", entry.cluster, entry.flags, entry.scratch_bytes,
-            entry.scratch_offset,
+            entry.scratch_offset, entry.scratch_programs,
         )  # fmt: skip
 
     def __getitem__(self, name: str) -> Function:

@@ -43,6 +43,14 @@ struct LaunchShape {
   uint32_t flags = 0;                 // UNIFY_LAUNCH_*
 };
 
+// Device memory that a launch brings for its programs. Its address, or null, stands at `offset` of the arguments;
+// offset 0: it does not.
+struct Scratch {
+  uint64_t bytes = 0;  // of one program
+  uint32_t offset = 0;
+  uint32_t programs = 0;  // that have some at most, whatever the grid; 0: all
+};
+
 // An entry point, ready to launch.
 struct Function {
   static constexpr size_t kAnyBytes = SIZE_MAX;
@@ -58,10 +66,7 @@ struct Function {
   uint32_t max_threads = 0;   // in a block; 0: unknown
   uint32_t registers = 0;     // per thread; 0: unknown
   uint64_t local_bytes = 0;   // spilled, per thread
-  // Device memory that a launch brings for each of its programs. Its address, or null, stands at this offset of the
-  // arguments, and a null behind it (for a profiler); offset 0: neither does.
-  uint64_t scratch_bytes = 0;
-  uint32_t scratch_offset = 0;
+  Scratch scratch;
 };
 
 }  // namespace unify

@@ -268,8 +268,7 @@ void allow_shared(FunctionObject& owner, uint64_t bytes) {
       without_gil([&] { return Function::get(old->module, old->name, shape, old->args_bytes); });
   larger->label = old->label;
   larger->shape = old->shape;
-  larger->scratch_bytes = old->scratch_bytes;
-  larger->scratch_offset = old->scratch_offset;
+  larger->scratch = old->scratch;
   if (owner.function->shared_limit < larger->shared_limit) owner.function = std::move(larger);
 }
 

@@ -230,9 +230,13 @@ std::shared_ptr<Module> load_module(const py::object& device, const py::bytes& i
 
 py::object find_function(const std::shared_ptr<Module>& module, const std::string& name, const py::object& parameters,
                          size_t args_bytes, uint32_t threads, uint64_t shared_bytes, const std::string& location,
-                         uint32_t cluster, uint32_t flags, uint64_t scratch_bytes, uint32_t scratch_offset) {
+                         uint32_t cluster, uint32_t flags, uint64_t scratch_bytes, uint32_t scratch_offset,
+                         uint32_t scratch_programs) {
   const bool is_declared = !parameters.is_none();
-  if (scratch_offset != 0) args_bytes = std::max<size_t>(args_bytes, scratch_offset + 2 * sizeof(uint64_t));
+  if (scratch_offset != 0 && (!is_declared || scratch_offset + sizeof(uint64_t) > args_bytes)) {
+    throw Error(ErrorKind::kInvalidArgument,
+                "function " + name + ": the address of its scratch memory lies outside of its arguments.");
+  }
   std::shared_ptr<Function> function = without_gil([&] {
     LaunchShape shape;
     shape.shared_bytes = shared_bytes;
@@ -242,8 +246,8 @@ py::object find_function(const std::shared_ptr<Module>& module, const std::strin
     return Function::get(module, name, shape, is_declared ? args_bytes : Function::kAnyBytes, location);
   });
   // Of a block, since that is what launches of functions count in the end.
-  function->scratch_bytes = cluster == 0 ? scratch_bytes : (scratch_bytes + cluster - 1) / cluster;
-  function->scratch_offset = scratch_offset;
+  if (cluster != 0) scratch_bytes = (scratch_bytes + cluster - 1) / cluster;
+  function->scratch = {scratch_bytes, scratch_offset, scratch_programs};
   return function_object(std::move(function), is_declared ? parameters.ptr() : nullptr);
 }
 
@@ -269,7 +273,7 @@ void bind_function(py::module_& module) {
       .def("function", kernel::find_function, py::arg("name"), py::arg("parameters"), py::arg("args_bytes"),
            py::arg("threads"), py::arg("shared_bytes"), py::arg("location"), py::arg("cluster") = 0,
            py::arg("flags") = 0, py::arg("scratch_bytes") = 0, py::arg("scratch_offset") = 0,
-           "Finds an entry point of the image.");
+           py::arg("scratch_programs") = 0, "Finds an entry point of the image.");
   module.def("load_module", kernel::load_module, py::arg("device"), py::arg("image"), py::arg("name"),
              "Loads a compiled image onto a device.");
 }

@@ -109,20 +109,21 @@ void keep_borrowed(Call& call, Stream& stream) {
 
 // Memory of the launch's own, which goes back to the pool behind it. Its address is written among the arguments.
 void bring_scratch(Call& call, const Function& function, const Grid& grid, Stream& stream, unsigned char* packed) {
-  std::memset(packed + function.scratch_offset, 0, 2 * sizeof(uint64_t));
-  if (function.scratch_bytes == 0) return;
-  const uint64_t programs = uint64_t{grid[0]} * grid[1] * grid[2];
+  const Scratch& scratch = function.scratch;
+  if (scratch.bytes == 0) return;
+  uint64_t programs = uint64_t{grid[0]} * grid[1] * grid[2];
+  if (scratch.programs != 0) programs = std::min<uint64_t>(programs, scratch.programs);
   uint64_t bytes = 0;
-  if (__builtin_mul_overflow(programs, function.scratch_bytes, &bytes)) bytes = UINT64_MAX;
+  if (__builtin_mul_overflow(programs, scratch.bytes, &bytes)) bytes = UINT64_MAX;
   if (without_gil([&] { return stream.is_recorded_elsewhere(); })) {
     throw Error(ErrorKind::kGraph,
                 "kernel " + text_of(call.kernel_name) +
                     ": it takes memory of its own at each launch, which a graph that another library "
                     "records cannot keep. Record it by unify.Graph.capture, or launch it outside.");
   }
-  std::shared_ptr<Storage> scratch = without_gil([&] { return stream.device().allocator().allocate(bytes, stream); });
-  put(packed + function.scratch_offset, scratch->address());
-  call.foreign.push_back(std::move(scratch));
+  std::shared_ptr<Storage> memory = without_gil([&] { return stream.device().allocator().allocate(bytes, stream); });
+  put(packed + scratch.offset, memory->address());
+  call.foreign.push_back(std::move(memory));
 }
 
 }  // namespace
@@ -205,11 +206,7 @@ void enqueue(Call& call, const std::shared_ptr<Function>& function, const Packin
   CallStream* arrays = call.array_stream.get();
   const std::shared_ptr<Stream> stream =
       arrays != nullptr ? arrays->begin(call.uses_ours) : stream_from_object(call.stream, *call.device);
-  size_t args_bytes = packing.args_bytes;
-  if (function->scratch_offset != 0) {
-    bring_scratch(call, *function, grid, *stream, packed.data());
-    args_bytes = std::max<size_t>(args_bytes, function->scratch_offset + 2 * sizeof(uint64_t));
-  }
+  bring_scratch(call, *function, grid, *stream, packed.data());
   // A program of Triton's is a cluster of blocks; who names a shape counts blocks.
   if (shape == nullptr && function->shape.cluster[0] != 0) {
     // A number that 32 bits do not hold is more than any device takes.
@@ -221,7 +218,7 @@ void enqueue(Call& call, const std::shared_ptr<Function>& function, const Packin
     std::vector<std::shared_ptr<void>> owners(call.foreign.begin(), call.foreign.end());
     return without_gil([&] {
       const bool is_launched =
-          launch(*stream, function, grid, packed.data(), args_bytes, call.touched.data(), call.touched_count,
+          launch(*stream, function, grid, packed.data(), packing.args_bytes, call.touched.data(), call.touched_count,
                  owners.data(), owners.size(), call.borrowed_count == 0, shape);
       if (is_launched && waits) stream->finish();
       is_borrowing = is_launched && !waits && call.borrowed_count > 0 && !has_run(*stream);

@@ -161,7 +161,8 @@ void add_types(py::module_& module) {
 
 py::object load_function(const std::shared_ptr<Device>& device, const py::bytes& image, const std::string& name,
                          uint64_t shared_bytes, uint32_t threads, size_t args_bytes, const std::string& location,
-                         uint32_t cluster, uint32_t flags, uint64_t scratch_bytes, uint32_t scratch_offset) {
+                         uint32_t cluster, uint32_t flags, uint64_t scratch_bytes, uint32_t scratch_offset,
+                         uint32_t scratch_programs) {
   char* data = nullptr;
   Py_ssize_t size = 0;
   if (PyBytes_AsStringAndSize(image.ptr(), &data, &size) != 0) throw_python();
@@ -174,8 +175,7 @@ py::object load_function(const std::shared_ptr<Device>& device, const py::bytes&
     return Function::get(Module::load(device, data, static_cast<size_t>(size), name), name, shape, args_bytes,
                          location);
   });
-  function->scratch_bytes = scratch_bytes;
-  function->scratch_offset = scratch_offset;
+  function->scratch = {scratch_bytes, scratch_offset, scratch_programs};
   return function_object(std::move(function), nullptr);
 }
 
@@ -187,7 +187,7 @@ void bind_kernel(py::module_& module) {
   module.def("load_function", kernel::load_function, py::arg("device"), py::arg("image"), py::arg("name"),
              py::arg("shared_bytes"), py::arg("threads"), py::arg("args_bytes"), py::arg("location") = "",
              py::arg("cluster") = 0, py::arg("flags") = 0, py::arg("scratch_bytes") = 0, py::arg("scratch_offset") = 0,
-             "Loads a compiled image onto a device and finds its kernel.");
+             py::arg("scratch_programs") = 0, "Loads a compiled image onto a device and finds its kernel.");
 }
 
 }  // namespace unify::python

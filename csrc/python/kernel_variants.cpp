@@ -99,7 +99,8 @@ py::str type_of(const Parameter& parameter, const Argument& argument) {
 // What the compiler says of the packed arguments is what the launch writes: a field beyond them would be memory that
 // is not the launch's.
 void check_fields(const Call& call, const Variant& variant) {
-  const size_t scratch_end = variant.function->scratch_offset == 0 ? 0 : variant.function->scratch_offset + 16;
+  const uint32_t scratch = variant.function->scratch.offset;
+  const size_t scratch_end = scratch == 0 ? 0 : scratch + sizeof(uint64_t);
   bool is_sound = variant.packing.args_bytes <= kMostBytes && scratch_end <= variant.packing.args_bytes;
   for (const Field& field : variant.packing.fields) {
     const Tag tag = field.parameter < call.size ? call.arguments[field.parameter].tag : Tag::kConstant;

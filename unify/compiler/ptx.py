@@ -37,6 +37,7 @@ class Entry:
     flags: int = 0
     scratch_bytes: int = 0
     scratch_offset: int = 0
+    scratch_programs: int = 0
 
 
 def is_ptx(image: bytes) -> bool:

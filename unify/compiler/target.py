@@ -77,8 +77,8 @@ class Binary:
     parameters lists the packed arguments in order, without constexprs; args_bytes is their size. shared_bytes is the
     scratch memory of one program, threads what a program is made of (1 on a CPU). cluster: blocks that one program is
     spread over, 0 for none; flags: UNIFY_LAUNCH_* of backend.h. scratch_bytes: device memory that a launch brings for
-    each program, its address at scratch_offset of the arguments. stages: texts on the way that were
-    asked for, "llvm" and "asm" say.
+    each program, or for scratch_programs where that is not 0 and fewer; its address stands at scratch_offset of the
+    arguments. stages: texts on the way that were asked for, "llvm" and "asm" say.
     """
 
     name: str
@@ -92,6 +92,7 @@ class Binary:
     flags: int = 0
     scratch_bytes: int = 0
     scratch_offset: int = 0
+    scratch_programs: int = 0
     metadata: dict[str, object] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
 
