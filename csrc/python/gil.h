@@ -8,9 +8,9 @@
 #pragma once
 
 #include <Python.h>
-#include <cxxabi.h>
 
 #include <chrono>
+#include <exception>
 #include <thread>
 #include <utility>
 
@@ -23,15 +23,12 @@ inline bool is_interpreter_over() noexcept { return Py_IsInitialized() == 0; }
 // process to end instead, as CPython's own do since 3.14. `work` itself owns nothing that needs the GIL.
 template <typename Work>
 auto in_python(Work&& work) {
-#if defined(__GLIBCXX__)
   try {
     return std::forward<Work>(work)();
-  } catch (const abi::__forced_unwind&) {
+  } catch (...) {
+    if (std::current_exception() != nullptr) throw;  // an unwinding that is no exception has none
     for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
   }
-#else  // other libraries unwind nothing there
-  return std::forward<Work>(work)();
-#endif
 }
 
 class ReleaseGil {
