@@ -19,7 +19,7 @@ demo: $(VENV)/.built ## build, fetch a language model, and chat with it
 
 build: $(VENV)/.built ## build into .venv, ready for `.venv/bin/unify`
 
-test: $(VENV)/.dev ## build and run the whole test suite
+test: $(VENV)/.dev $(VENV)/.toolchains ## build and run the whole test suite
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 OLDEST := $(VENV)/triton-3.6.0
@@ -109,6 +109,10 @@ $(VENV)/.built: $(NATIVE) $(VENV)/.installed
 $(VENV)/.dev: pyproject.toml .ci/constraints.txt $(VENV)/.built
 	$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
+
+# The vendors' compilers that tests run; where they cannot be had, those tests are skipped.
+$(VENV)/.toolchains: unify/compiler/toolchain.py | $(VENV)/.dev
+	@if $(BIN)/unify toolchain install ascend; then touch $@; fi
 
 $(OLDEST): $(VENV)/.dev
 	$(filter-out -c .ci/constraints.txt,$(PIP)) --no-deps --upgrade --target $@ triton==$(@:$(VENV)/triton-%=%)

@@ -56,11 +56,18 @@ def _cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unify"
 
 
+def _toolchain_dir() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "unify" / "toolchains"
+
+
 TABLE: dict[str, Setting] = {
     "device": Setting("UNIFY_DEVICE", str, lambda: "cpu", "The device that is used when none is named."),
     "cpu_threads": Setting("UNIFY_CPU_THREADS", _count, lambda: 0, "Threads of the CPU device; 0: one for each core."),
     "cpu_pin": Setting("UNIFY_CPU_PIN", _flag, lambda: False, "Bind each thread of the CPU device to a core."),
     "cache_dir": Setting("UNIFY_CACHE_DIR", _path, _cache_dir, "Where compiled kernels and models are kept."),
+    "toolchain_dir": Setting(
+        "UNIFY_TOOLCHAIN_DIR", _path, _toolchain_dir, "Where `unify toolchain install` puts vendors' compilers."
+    ),
     "no_cache": Setting("UNIFY_NO_CACHE", _flag, lambda: False, "Neither read nor write compiled kernels."),
     "backend_path": Setting("UNIFY_BACKEND_PATH", _paths, lambda: (), "Backend libraries to load, as in PATH."),
     "cuda_library": Setting("UNIFY_CUDA_LIBRARY", str, lambda: "", "CUDA's driver, in place of libcuda.so.1."),

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 from . import __version__
 from ._config import TABLE, settings
-from .errors import Error
+from .errors import Error, InvalidArgument
 
 _Number = TypeVar("_Number", int, float)
 
@@ -69,6 +69,15 @@ A parameter's type is its annotation, x: "*fp16", n: "i32", unless --type says o
 multiples of 16. A constexpr has its default, unless --constant says otherwise. No device is needed. The file is run, as
 by import. Columns: registers of a thread, scratch memory of a program, bytes that registers did not hold, bytes of the
 binary, seconds to compile it; – where a target does not say. Files are named KERNEL.TARGET.SUFFIX.
+"""
+_TOOLCHAIN_EPILOG = """\
+examples:
+  unify toolchain                      what there is, what is installed and where
+  unify toolchain install ascend       Huawei's compilers for Ascend, from PyPI: 215 MB, 0.5 GB unpacked
+  unify toolchain remove ascend
+
+Vendors' compilers that `unify compile` and simulated chips run. They need no chip and no vendor's software besides.
+Versions and SHA-256 are pinned. Nothing of them enters this Python environment. UNIFY_TOOLCHAIN_DIR says where they go.
 """
 _BENCH_EPILOG = """\
 examples:
@@ -148,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_chat(commands)
     _add_generate(commands)
     _add_compile(commands)
+    _add_toolchain(commands)
     _add_bench(commands)
     _add_test_backend(commands)
     _add_new_backend(commands)
@@ -218,6 +228,15 @@ def _add_compile(commands: Any) -> None:
     parser.add_argument("--report", action="store_true", help="print the table, also where texts or files come out")
     parser.add_argument("--json", action="store_true", help="print a list of objects, one for each kernel and target")
     parser.set_defaults(run=_compile)
+
+
+def _add_toolchain(commands: Any) -> None:
+    about = "Install vendors' compilers, for targets that need them."
+    parser = _new(commands.add_parser, "toolchain", about, _TOOLCHAIN_EPILOG, help="install vendors' compilers")
+    parser.add_argument("action", nargs="?", choices=("list", "install", "remove"), default="list")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="of a toolchain: ascend")
+    parser.add_argument("--json", action="store_true", help="list: print a list of objects; install: no progress")
+    parser.set_defaults(run=_toolchain)
 
 
 def _add_bench(commands: Any) -> None:
@@ -385,6 +404,33 @@ def _compile(args: argparse.Namespace) -> int:
     from . import _report
 
     return _report.run(args)
+
+
+def _toolchain(args: argparse.Namespace) -> int:
+    from .compiler import toolchain
+
+    if args.action != "list" and args.name is None:
+        known = ", ".join(chosen.name for chosen in toolchain.toolchains())
+        raise InvalidArgument(f"toolchain {args.action}: say which one: {known}.")
+    if args.action == "install":
+        print(f"{args.name} is in {toolchain.install(args.name, quiet=args.json)}")
+    elif args.action == "remove":
+        print(f"{args.name} is removed" if toolchain.remove(args.name) else f"{args.name} was not installed")
+    else:
+        _print_toolchains(toolchain.toolchains(), as_json=args.json)
+    return 0
+
+
+def _print_toolchains(chosen: Sequence[Any], *, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        fields = ("name", "about", "version", "megabytes", "is_installed")
+        rows = [{field: getattr(one, field) for field in fields} | {"folder": str(one.folder)} for one in chosen]
+        print(json.dumps(rows, indent=2))
+        return
+    for one in chosen:
+        print(f"{one.name}  {one.about}, {one.version}: {one.folder if one.is_installed else 'not installed'}")
 
 
 def _bench(args: argparse.Namespace) -> int:

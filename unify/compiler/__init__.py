@@ -88,6 +88,7 @@ def _key(source: dict[str, object], target: Target, options: Options) -> str:
         "target": str(target),
         "machine": machine() if target.arch[:1] in ("", "+", "-") else "",  # this one, or this one with changes
         "compiler": compiler_version(),
+        "tools": _tools(target.kind),
         "half": _version_of(compiler_for(target)),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -95,6 +96,15 @@ def _key(source: dict[str, object], target: Target, options: Options) -> str:
 
 def _text(value: Any) -> str:
     return f"{type(value).__name__}:{getattr(value, 'cache_key', value)!r}"
+
+
+def _tools(kind: str) -> str:
+    """Names programs of others that a target's compiler runs, where they are not in Triton's package."""
+    if kind != "ascend":
+        return ""
+    from . import ascend
+
+    return ascend.version()
 
 
 @functools.cache

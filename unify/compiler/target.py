@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
@@ -100,19 +101,17 @@ class Binary:
 CompileFunction = Callable[[str, Target, Options], Binary]
 
 
-def _compile_cpu(ttir: str, target: Target, options: Options) -> Binary:
-    from . import cpu
+def _built_in(kind: str) -> CompileFunction:
+    """The compile half in the module of that name, which is imported when it is first needed."""
 
-    return cpu.compile(ttir, target, options)
+    def compile(ttir: str, target: Target, options: Options) -> Binary:
+        half: CompileFunction = importlib.import_module(f"unify.compiler.{kind}").compile
+        return half(ttir, target, options)
 
-
-def _compile_cuda(ttir: str, target: Target, options: Options) -> Binary:
-    from . import cuda
-
-    return cuda.compile(ttir, target, options)
+    return compile
 
 
-_COMPILERS: dict[str, CompileFunction] = {"cpu": _compile_cpu, "cuda": _compile_cuda}
+_COMPILERS: dict[str, CompileFunction] = {kind: _built_in(kind) for kind in ("cpu", "cuda", "ascend")}
 
 
 def register_target(kind: str, compile_function: CompileFunction) -> None:

@@ -1,0 +1,137 @@
+"""The compile half for Ascend: Huawei's real compilers, on machines without a chip."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+import triton.language as tl
+
+import unify as un
+from unify.compiler import Binary, toolchain
+
+pytestmark = pytest.mark.skipif(
+    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
+)
+
+CHIPS = ("910B3", "910C", "950")
+
+
+@un.jit
+def add_kernel(x, y, out, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i, mask=i < n) + tl.load(y + i, mask=i < n), mask=i < n)
+
+
+@un.jit
+def product_kernel(a, b, c, k, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    m, n, inner = tl.arange(0, M), tl.arange(0, N), tl.arange(0, K)
+    total = tl.zeros([M, N], tl.float32)
+    for start in range(0, k, K):
+        left = tl.load(a + m[:, None] * k + (start + inner)[None, :])
+        right = tl.load(b + (start + inner)[:, None] * N + n[None, :])
+        total = tl.dot(left, right, total)
+    tl.store(c + m[:, None] * N + n[None, :], total)
+
+
+@un.jit
+def softened_kernel(a, b, c, K: tl.constexpr):
+    i, j = tl.arange(0, 32), tl.arange(0, K)
+    scores = tl.dot(tl.load(a + i[:, None] * K + j[None, :]), tl.load(b + j[:, None] * 32 + i[None, :]))
+    weights = tl.exp(scores - tl.max(scores, axis=1)[:, None])
+    tl.store(c + i[:, None] * 32 + i[None, :], weights)
+
+
+@un.jit
+def every_type_kernel(byte, short, word, real, double_word, array, out):
+    value = tl.load(array) + byte + short + word + real + double_word
+    tl.store(out, value)
+
+
+@un.jit
+def early_kernel(x, n):
+    if tl.program_id(0) >= n:
+        return
+    tl.store(x + tl.program_id(0), 1.0)
+
+
+ADD = {"x": "*fp32:16", "y": "*fp32:16", "out": "*fp32:16", "n": "i32"}
+PRODUCT = {"a": "*fp16:16", "b": "*fp16:16", "c": "*fp32:16", "k": "i32:16"}
+
+
+def header_of(binary: Binary) -> dict[str, int | bytes]:
+    names = ("magic", "version", "header_bytes", "kind", "mode", "payload_bytes", "lock_count", "lock_init")
+    names += ("grid_offset", "logical_grid_offset", "blocks", "reserved")
+    return dict(zip(names, struct.unpack_from("<8sIIIIQQqIIII", binary.image), strict=True))
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_vector_kernels_are_lowered(chip: str) -> None:
+    binary = un.compile(add_kernel, f"ascend:{chip}", ADD, {"BLOCK": 1024}, stages=("ttir", "linalg", "hivm"))
+    assert binary.metadata["status"] in ("lowered", "ok")
+    assert binary.metadata["mode"] == "aiv"
+    header = header_of(binary)
+    assert (header["magic"], header["header_bytes"], header["mode"]) == (b"UNIFYASC", 64, 0)
+    assert len(binary.image) == 64 + int(header["payload_bytes"])
+    used, limit = binary.metadata["ub_bytes"], binary.metadata["ub_limit"]
+    assert isinstance(used, int)
+    assert used * 2 >= 3 * 4096  # three tiles of 4 KiB, of which two may share their place
+    assert limit == (253952 if chip == "950" else 196608)
+    assert "func.func @add_kernel" in binary.stages["linalg"]
+    assert "hivm" in binary.stages["hivm"]
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_products_run_on_the_cube(chip: str) -> None:
+    binary = un.compile(product_kernel, f"ascend:{chip}", PRODUCT, {"M": 64, "N": 64, "K": 64})
+    assert binary.metadata["l0c_bytes"] == 64 * 64 * 4
+    l1 = binary.metadata["l1_bytes"]
+    assert isinstance(l1, int)
+    assert l1 >= 2 * 64 * 64 * 2
+    assert binary.metadata["mode"] in ("aic", "mix")
+
+
+@pytest.mark.parametrize("chip", ["910B3", "910C"])
+def test_a_mixed_kernel_brings_its_workspace(chip: str) -> None:
+    binary = un.compile(softened_kernel, f"ascend:{chip}", {"a": "*fp16", "b": "*fp16", "c": "*fp32"}, {"K": 64})
+    assert binary.metadata["mode"] == "mix"
+    assert header_of(binary)["mode"] == 2
+    assert binary.scratch_bytes >= 32 * 32 * 4  # the scores go through device memory
+    assert binary.scratch_offset == 16
+
+
+def test_arguments_lie_as_the_vendors_launcher_packs_them() -> None:
+    types = {"byte": "i8", "short": "i16", "word": "i32", "real": "fp32", "double_word": "i64"}
+    binary = un.compile(early_kernel, "ascend:910B3", {"x": "*fp32", "n": "i32"})
+    # Behind the synchronisation's, the lock's and the workspace's addresses; the grid follows.
+    assert [(p.name, p.offset) for p in binary.parameters] == [("x", 24), ("n", 32)]
+    assert header_of(binary)["grid_offset"] == 36
+    assert header_of(binary)["logical_grid_offset"] == header_of(binary)["blocks"] == 0  # it leaves early: no loop
+    assert binary.args_bytes == 48
+    binary = un.compile(every_type_kernel, "ascend:910B3", {**types, "array": "*fp32", "out": "*fp32"})
+    assert [p.offset for p in binary.parameters] == [24, 28, 32, 36, 40, 48, 56]
+
+
+@pytest.mark.parametrize(("chip", "cores"), [("910B1", 48), ("910B3", 40), ("910C", 48), ("950", 72)])
+def test_a_kernel_becomes_a_block_for_each_core(chip: str, cores: int) -> None:
+    binary = un.compile(add_kernel, f"ascend:{chip}", ADD, {"BLOCK": 1024})
+    header = header_of(binary)
+    assert binary.metadata["persistent"] is True
+    assert header["blocks"] == binary.scratch_programs == cores  # vector cores, which it runs on
+    end = binary.parameters[-1].offset + 4
+    assert (header["logical_grid_offset"], header["grid_offset"]) == (end, end + 12)
+    assert binary.args_bytes == end + 24
+
+
+def test_a_chip_that_nobody_knows() -> None:
+    with pytest.raises(un.errors.TargetError, match=r"behind 'ascend:' stands a chip: 910B1.*950\."):
+        un.compile(add_kernel, "ascend:910B9", ADD, {"BLOCK": 64})
+
+
+def test_a_kernel_is_kept_on_disk(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIFY_CACHE_DIR", str(tmp_path))
+    first = un.compile(add_kernel, "ascend:910B3", ADD, {"BLOCK": 128})
+    monkeypatch.setenv("UNIFY_TOOLCHAIN_DIR", str(tmp_path))  # nothing there
+    assert un.compile(add_kernel, "ascend:910B3", ADD, {"BLOCK": 128}) == first
+    with pytest.raises(un.errors.TargetError, match="unify toolchain install ascend"):
+        un.compile(add_kernel, "ascend:910B3", ADD, {"BLOCK": 64})

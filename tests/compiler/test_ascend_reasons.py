@@ -1,0 +1,158 @@
+"""What the vendor's compilers refuse: said with the user's line, and with a form that they take."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+import triton.language as tl
+from triton.language.extra import libdevice
+
+import unify as un
+from unify.compiler import toolchain
+
+pytestmark = pytest.mark.skipif(
+    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
+)
+
+POINTERS = {"x": "*fp32", "out": "*fp32", "places": "*i32", "counts": "*i32"}
+
+
+@un.jit
+def large_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i) + 1.0)
+
+
+@un.jit
+def large_in_parts_kernel(x, out, BLOCK: tl.constexpr):
+    for start in range(0, BLOCK, 8192):
+        i = start + tl.arange(0, 8192)
+        tl.store(out + i, tl.load(x + i) + 1.0)
+
+
+@un.jit
+def square_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tile = tl.load(x + i[:, None] * BLOCK + i[None, :])
+    tl.store(out + i[:, None] * BLOCK + i[None, :], tl.dot(tile, tile))
+
+
+@un.jit
+def square_of_two_kernel(x, y, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    left = tl.load(x + i[:, None] * BLOCK + i[None, :])
+    right = tl.load(y + i[:, None] * BLOCK + i[None, :])
+    tl.store(out + i[:, None] * BLOCK + i[None, :], tl.dot(left, right))
+
+
+@un.jit
+def tanh_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, libdevice.tanh(tl.load(x + i)))
+
+
+@un.jit
+def tanh_by_exp_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    e = tl.exp(2.0 * tl.load(x + i))
+    tl.store(out + i, 1.0 - 2.0 / (e + 1.0))
+
+
+@un.jit
+def float8_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i).to(tl.float32))
+
+
+@un.jit
+def float8_by_bits_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    bits = tl.load(x + i).to(tl.int32)
+    shifted = ((bits & 0x80) << 24) | ((bits & 0x7F) << 20)
+    tl.store(out + i, shifted.to(tl.float32, bitcast=True) * 1.329227995784916e36)  # 2^120
+
+
+@un.jit
+def place_kernel(counts, x, out):
+    place = tl.atomic_add(counts, 1)
+    tl.store(out + place, tl.load(x + tl.program_id(0)))
+
+
+@un.jit
+def place_reloaded_kernel(counts, places, x, out):
+    tl.store(places + tl.program_id(0), tl.atomic_add(counts, 1))
+    tl.store(out + tl.load(places + tl.program_id(0)), tl.load(x + tl.program_id(0)))
+
+
+@un.jit
+def argmax_kernel(x, places, BLOCK: tl.constexpr):
+    tl.store(places, tl.argmax(tl.load(x + tl.arange(0, BLOCK)), 0))
+
+
+@un.jit
+def argmax_by_min_kernel(x, places, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    value = tl.load(x + i)
+    tl.store(places, tl.min(tl.where(value == tl.max(value, 0), i, 2147483647), 0))
+
+
+def error_of(kernel: un.Kernel, chip: str, types: dict[str, str], **constants: int) -> un.errors.CompileError:
+    with pytest.raises(un.errors.CompileError) as caught:
+        un.compile(kernel, f"ascend:{chip}", types, constants)
+    return caught.value
+
+
+def line_of(kernel: un.Kernel, text: str) -> int:
+    lines, start = inspect.getsourcelines(kernel.fn)
+    return start + next(number for number, line in enumerate(lines) if text in line)
+
+
+HALVES = {"x": "*fp16", "y": "*fp16", "out": "*fp32"}
+
+
+@pytest.mark.parametrize(
+    ("refused", "chip", "types", "constants", "said", "rewritten", "rewritten_constants"),
+    [
+        (large_kernel, "910B3", POINTERS, {"BLOCK": 65536}, r"ub overflow.* \(\d+ KiB of 192\)", large_in_parts_kernel,
+         {"BLOCK": 65536}),
+        (large_kernel, "950", POINTERS, {"BLOCK": 65536}, "ub overflow", large_in_parts_kernel, {"BLOCK": 65536}),
+        (square_of_two_kernel, "910B3", HALVES, {"BLOCK": 256}, "cc overflow|cbuf overflow", square_of_two_kernel,
+         {"BLOCK": 64}),
+        (square_kernel, "950", HALVES, {"BLOCK": 64}, "load the tile twice", square_of_two_kernel, {"BLOCK": 64}),
+        (tanh_kernel, "910B3", POINTERS, {"BLOCK": 256}, "extern_elementwise.*libdevice is Nvidia's",
+         tanh_by_exp_kernel, {"BLOCK": 256}),
+        (float8_kernel, "910B3", {"x": "*fp8e4nv", "out": "*fp32"}, {"BLOCK": 256}, "load it as int8",
+         float8_by_bits_kernel, {"BLOCK": 256}),
+        (float8_kernel, "950", {"x": "*fp8e4nv", "out": "*fp32"}, {"BLOCK": 256}, "load it as int8",
+         float8_by_bits_kernel, {"BLOCK": 256}),
+        (place_kernel, "910B3", POINTERS, {}, "cannot be an address here", place_reloaded_kernel, {}),
+        (argmax_kernel, "950", POINTERS, {"BLOCK": 256}, r"linalg.reduce.*tl\.min\(tl\.where", argmax_by_min_kernel,
+         {"BLOCK": 256}),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_what_is_taken(
+    refused: un.Kernel, chip: str, types: dict[str, str], constants: dict[str, int], said: str, rewritten: un.Kernel,
+    rewritten_constants: dict[str, int],
+) -> None:  # fmt: skip
+    error = error_of(refused, chip, {name: types[name] for name in refused.arg_names if name in types}, **constants)
+    message = str(error)
+    assert error.file == __file__
+    _, start = inspect.getsourcelines(refused.fn)
+    assert error.line is not None
+    assert start <= error.line <= start + len(inspect.getsource(refused.fn).splitlines())
+    assert error.kernel == refused.fn.__name__
+    assert message.startswith(f"{__file__}:{error.line}: kernel {error.kernel}: ascend:{chip}: ")
+    assert "/tmp" not in message.removeprefix(__file__)
+    assert re.search(said, message), message
+    taken = {"x": "*i8"} if "*fp8e4nv" in types.values() else {}
+    types = {**POINTERS, **types, **taken}
+    un.compile(
+        rewritten, f"ascend:{chip}", {n: types[n] for n in rewritten.arg_names if n in types}, rewritten_constants
+    )
+
+
+def test_the_line_is_the_operations_own() -> None:
+    error = error_of(tanh_kernel, "910B3", {"x": "*fp32", "out": "*fp32"}, BLOCK=256)
+    assert error.line == line_of(tanh_kernel, "libdevice.tanh")

@@ -1,0 +1,264 @@
+"""Triton on Ascend: TTIR text in, Huawei's compilers in the middle, an image for the Ascend backend out. Needs no chip.
+
+ttir → linalg (triton-adapter-opt) → hivm (bishengir-compile) → object (hivmc, which only CANN has). Without hivmc a
+kernel ends fully lowered: on-chip memory given out, pipes synchronised, vector and cube parts split. That shows that
+the vendor's compiler takes it and what it needs; how fast it is, and the order of its memory, only a chip shows.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unify._errors import CompileError, TargetError
+from unify.compiler import ascend_facts, ascend_reasons, mlir, mlir_reader, parameters, persistent, toolchain
+
+if TYPE_CHECKING:
+    from unify.compiler.ascend_facts import Facts
+    from unify.compiler.target import Binary, Options, Target
+
+__all__ = ["CHIPS", "Chip", "compile", "lower"]
+
+# Before the user's arguments the vendor's launcher puts the addresses of the cores' synchronisation, of the block lock
+# and of the workspace; behind them the grid (triton-ascend 3.2.0, driver.py, generate_npu_wrapper_src).
+_PREFIX_BYTES = 24
+_WORKSPACE_OFFSET = 16
+_GRID_BYTES = 12
+IMAGE = struct.Struct("<8sIIIIQQqIIII")  # csrc/backends/ascend_image.h: AscendImage
+_MAGIC, _VERSION = b"UNIFYASC", 1
+_OBJECT, _LOWERED = 0, 1
+_MODES = {"aiv": 0, "aic": 1, "mix": 2}
+_LIMIT_S = 600
+_TRIES = 3  # of a program that crashes: the adapter does so now and then, and then takes the same file
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A chip as targets name it ("910B3"), as the vendor's compiler does, and its cores."""
+
+    name: str
+    soc: str
+    cube_cores: int
+    vector_cores: int
+
+    @property
+    def is_950(self) -> bool:
+        """Whether it takes the other pair of compilers."""
+        return self.name.startswith("950")
+
+
+# AscendNPU IR, bishengir/include/bishengir/Dialect/HACC/Targets/NPUTargetSpec.td.
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("910B1", "Ascend910B1", 24, 48),
+        Chip("910B2", "Ascend910B2", 24, 48),
+        Chip("910B3", "Ascend910B3", 20, 40),
+        Chip("910B4", "Ascend910B4", 20, 40),
+        Chip("910C", "Ascend910_9392", 24, 48),
+        Chip("950", "Ascend950PR_9599", 36, 72),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What the vendor made of a module. object: the binary, None without hivmc."""
+
+    linalg: str
+    hivm: str
+    facts: Facts
+    object: bytes | None
+
+
+def compile(ttir: str, target: Target, options: Options) -> Binary:
+    """The compile half of the targets `ascend:<chip>`.
+
+    A kernel becomes persistent where its form allows it and the vendor's compiler takes it: a block for each core, with
+    a loop over the programs. metadata tells what the vendor's compiler decided (ascend_facts.Facts) and whether there
+    is a binary. Stages: "linalg", "hivm".
+
+    Raises CompileError with the user's file and line, what the vendor said and what is known to help; TargetError for
+    an unknown chip or where the vendor's compilers are not installed.
+    """
+    from unify.compiler.target import Binary, Parameter
+
+    chip = chip_of(target)
+    function = parameters.kernel_of(mlir_reader.parse(ttir))
+    name = function.string("sym_name")
+    lowered, is_persistent = _lowered(ttir, chip, target)
+    fields, end = _packed(function)
+    logical = end if is_persistent else 0
+    end += _GRID_BYTES if is_persistent else 0
+    facts = lowered.facts
+    cores = chip.vector_cores if facts.mode == "aiv" else chip.cube_cores
+    payload = lowered.object if lowered.object is not None else lowered.hivm.encode()
+    header = IMAGE.pack(
+        _MAGIC, _VERSION, IMAGE.size, _LOWERED if lowered.object is None else _OBJECT, _MODES[facts.mode], len(payload),
+        facts.lock_count, facts.lock_init, end, logical, cores if is_persistent else 0, 0,
+    )  # fmt: skip
+    texts = {"linalg": lowered.linalg, "hivm": lowered.hivm}
+    return Binary(
+        name=name,
+        image=header + payload,
+        target=str(target),
+        parameters=tuple(Parameter(*field) for field in fields),
+        args_bytes=end + _GRID_BYTES,
+        threads=1,
+        scratch_bytes=facts.workspace_bytes,
+        scratch_offset=_WORKSPACE_OFFSET,
+        scratch_programs=cores if is_persistent else 0,
+        metadata={
+            "status": "lowered" if lowered.object is None else "ok",
+            "soc": chip.soc,
+            "persistent": is_persistent,
+            **facts.as_dict(),
+        },
+        stages=texts if options.stages else {},
+    )
+
+
+def chip_of(target: Target) -> Chip:
+    """The chip of a target. Raises TargetError."""
+    for chip in CHIPS.values():
+        if target.arch in (chip.name, chip.soc):
+            return chip
+    raise TargetError(f"no target '{target}': behind 'ascend:' stands a chip: {', '.join(CHIPS)}.")
+
+
+def version() -> str:
+    """What decides besides the source which image comes out: the vendor's programs that are found here."""
+    assembler = shutil.which("hivmc")
+    stamp = f"{assembler} {Path(assembler).stat().st_mtime_ns}" if assembler else "no hivmc"
+    return f"{toolchain.version_of('ascend')} {stamp}"
+
+
+def _lowered(ttir: str, chip: Chip, target: Target) -> tuple[Lowered, bool]:
+    """The persistent form if there is one that the vendor's compiler takes, else the plain one; and which it is."""
+    looped = persistent.persistent(ttir)
+    if looped is not None:
+        try:
+            return lower(looped, chip, target), True
+        except CompileError:
+            pass  # what the user wrote decides what is said of it
+    return lower(ttir, chip, target), False
+
+
+def _packed(function: mlir.Operation) -> tuple[list[tuple[str, str, int]], int]:
+    """As parameters.packed, in the vendor's block, where a scalar has 4 bytes or 8: a narrower one the lower of 4."""
+    fields, _ = parameters.packed(function)
+    end, found = _PREFIX_BYTES, []
+    for name, type_, _ in fields:
+        size = 8 if type_.startswith("*") or type_ in ("i64", "fp64") else 4
+        offset = -(-end // size) * size
+        found.append((name, type_, offset))
+        end = offset + size
+    return found, -(-end // 4) * 4
+
+
+# ---------------------------------------------------------------- the vendor's programs
+
+
+def lower(ttir: str, chip: Chip, target: object) -> Lowered:
+    """Runs the vendor's compilers on a module with one kernel. Raises CompileError, TargetError."""
+    tools = toolchain.find("ascend")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        job = _Job(tools, folder, chip, target, ttir)
+        linalg = _to_linalg(job)
+        return _to_hivm(job, linalg)
+
+
+@dataclass(frozen=True)
+class _Job:
+    tools: Path
+    folder: Path
+    chip: Chip
+    target: object
+    ttir: str
+
+    def fail(self, log: str, died: str) -> CompileError:
+        """The error for what a program wrote, and how it ended if that was by a signal."""
+        return ascend_reasons.error(self.ttir, self.target, self.chip.is_950, log.replace(f"{self.folder}/", ""), died)
+
+
+def _to_linalg(job: _Job) -> str:
+    """Triton's dialect to linalg. Flags: triton-ascend 3.2.0, compiler.py, ttir_to_linalg."""
+    source, out = job.folder / "kernel.ttir.mlir", job.folder / "kernel.linalg.mlir"
+    source.write_text(_vendor_text(job.ttir))
+    is_950 = f"compile-on-910-95={job.chip.is_950}"
+    flags = [
+        f"--discrete-mask-access-conversion={is_950} force-simt-template=False",
+        "--triton-to-annotation",
+        f"--triton-to-unstructure={is_950} force-simt-template=False",
+        "--triton-to-hivm",
+        "--triton-to-hfusion",
+        "--triton-to-llvm",
+        "--bubble-up-operation",
+        "--triton-to-linalg=global-kernel=false named-ops=True enable-nd2nz-on-vector=False "
+        f"enable-select-analysis={job.chip.is_950} {is_950}",
+        "--mlir-print-debuginfo",
+    ]
+    log, died = _run(job, "triton-adapter-opt", [str(source), *flags, "-o", str(out)])
+    if died or not out.exists():
+        raise job.fail(log, died)
+    text = out.read_text()
+    if "tt." in text and (left := ascend_reasons.left_over(text)):  # the adapter says nothing of what it leaves
+        raise job.fail(left + log, died)
+    return text
+
+
+def _to_hivm(job: _Job, linalg: str) -> Lowered:
+    """linalg to what the assembler takes, and through it where there is one.
+
+    The exit status is 1 whenever hivmc is not there; so what was written is looked at, and the lines of the log.
+    """
+    source, made, out = job.folder / "kernel.mlir", job.folder / "module.hivm.opt.mlir", job.folder / "kernel"
+    source.write_text(re.sub(r', mix_mode\s*=\s*"[^"]*"', "", linalg))
+    flags = [f"--target={job.chip.soc}", f"--save-temps={job.folder}", "-o", str(out)]
+    flags += [f"--enable-{part}-compile=true" for part in ("hfusion", "hivm", "triton-kernel")]
+    if job.chip.is_950:
+        flags += ["--enable-auto-multi-buffer=false", "--enable-auto-bind-sub-block=false"]
+        flags += ["--enable-print-memory-allocated-size"]
+    else:
+        flags += ["--enable-auto-multi-buffer=true", "--enable-auto-bind-sub-block=true"]
+    log, died = _run(job, "bishengir-compile-a5" if job.chip.is_950 else "bishengir-compile", [str(source), *flags])
+    if died or not made.exists() or ascend_reasons.has_error(log):
+        raise job.fail(log, died)
+    hivm = made.read_text()
+    compiled = out.with_suffix(".o")
+    return Lowered(linalg, hivm, ascend_facts.read(hivm, log), compiled.read_bytes() if compiled.exists() else None)
+
+
+def _vendor_text(ttir: str) -> str:
+    """The module as the vendor's MLIR reads it, whose arith.trunci has no flags yet (LLVM 19)."""
+    flags = r" <\{overflowFlags = #arith\.overflow<\w+>\}>"
+    return re.sub(rf'("arith\.trunci"\([^()]*\)){flags}', r"\1", mlir.valid_text(ttir))
+
+
+def _run(job: _Job, program: str, arguments: list[str]) -> tuple[str, str]:
+    """What a program wrote, and the signal that ended it, if one did."""
+    log, died = "", ""
+    for _ in range(_TRIES):
+        try:
+            finished = subprocess.run(  # noqa: S603 - by its path
+                [str(job.tools / program), *arguments],
+                capture_output=True, text=True, errors="replace", check=False, timeout=_LIMIT_S,
+                cwd=job.folder,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise job.fail("", f"{program} was not done after {_LIMIT_S} s") from None
+        except OSError as error:
+            raise TargetError(f"{job.target}: {job.tools / program} does not run: {error}.") from None
+        log = finished.stdout + finished.stderr
+        if finished.returncode >= 0:
+            return log, ""
+        died = f"{program} crashed ({signal.Signals(-finished.returncode).name})"
+    return log, died

@@ -1,0 +1,142 @@
+"""Why the vendor's compilers refused a kernel: their lines, brought back to the user's, with what is known to help.
+
+What helps was tried with triton-ascend 3.2.0 and AscendNPU IR 1.2.0: each form given here is taken by them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from unify._errors import CompileError
+from unify.compiler import mlir_reader, parameters
+
+# What they write when only the assembler is missing, and whatever else failed.
+_NOT_AN_ERROR = re.compile(
+    r"Cannot find hivmc|hivmc --version|hivmc version|External hivmc run fails|BiShengIR pipeline"
+)
+_ERROR = re.compile(r"error:|ERROR|Assertion|LLVM ERROR|UNREACHABLE")
+_EMPTY = re.compile(r"Failed to run \w+ pipeline")
+_PLACE = re.compile(r'(?P<file>[^\s"(]+\.py)"?:(?P<line>\d+)')
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do about it, where a line of the log or an operation of the module shows it."""
+
+    log: str  # a pattern
+    module: str  # a pattern in the TTIR, or empty
+    text: str
+    only_950: bool = False
+
+
+_ADVICE = (
+    Advice(
+        r"ub overflow",
+        "",
+        "A program's tiles are too large for the unified buffer: give it smaller ones, or go through a large one in a "
+        "loop over parts (Triton-Ascend, migrate_from_gpu).",
+    ),
+    Advice(r"cbuf overflow", "", "The operands of tl.dot are too large for L1: give it a smaller tile or a smaller K."),
+    Advice(r"cc overflow", "", "The sum of tl.dot is too large for L0C: give it a smaller tile (M · N · 4 bytes)."),
+    Advice(
+        r"unresolved materialization|tt\.atomic|crashed",
+        r'"tt\.atomic_',
+        "The result of an atomic cannot be an address here: store it and load it again, or compute the places in one "
+        "kernel and use them in another.",
+    ),
+    Advice(
+        r"",
+        r"f8E\w+",
+        "float8 has no arithmetic here: load it as int8, put its bits into a float32 by shifts, and scale by a power "
+        "of two.",
+    ),
+    Advice(
+        r"tt\.extern_elementwise",
+        "",
+        "libdevice is Nvidia's: write the function with tl.exp, tl.log, tl.sqrt and arithmetic.",
+    ),
+    Advice(
+        r"linalg\.reduce",
+        "",
+        "A reduction over two values, as tl.argmax and tl.argmin are, is not taken: "
+        "tl.min(tl.where(v == tl.max(v, 0), index, LARGE), 0).",
+        only_950=True,
+    ),
+    Advice(
+        r"",
+        r'"tt\.dot"\((%[\w.-]+), \1,',
+        "tl.dot of a tile with itself is not taken: load the tile twice.",
+        only_950=True,
+    ),
+)
+
+
+def has_error(log: str) -> bool:
+    """Whether a log tells of more than a missing assembler."""
+    return bool(_errors(log))
+
+
+def left_over(linalg: str) -> str:
+    """A line for the log that names the first operation of Triton's dialect that is still there, or nothing."""
+    found = re.search(r"^[^\n]*?\b(tt\.(?!divisibility|tensor_kind|ptr)\w+)[ \"(<][^\n]*$", linalg, re.MULTILINE)
+    if found is None:
+        return ""
+    place = re.search(r"loc\((#loc\d*)\)\s*$", found[0])
+    where = _resolved(linalg, place[1]) if place is not None else ""
+    return f"{where}: error: {found[1]} is not taken\n"
+
+
+def _resolved(text: str, alias: str) -> str:
+    """The first file and line that an alias of a location leads to."""
+    for _ in range(16):
+        found = re.search(rf"^{re.escape(alias)} = loc\((.*)\)$", text, re.MULTILINE)
+        if found is None:
+            return ""
+        if (place := _users_place(found[1])) is not None:
+            return f"{place[0]}:{place[1]}"
+        if (inner := re.search(r"#loc\d*", found[1])) is None:
+            return ""
+        alias = inner[0]
+    return ""
+
+
+def error(ttir: str, target: object, is_950: bool, log: str, died: str) -> CompileError:
+    """The error for a kernel: its place, the vendor's most telling line, and advice if there is some."""
+    function = parameters.kernel_of(mlir_reader.parse(ttir))
+    name = function.string("sym_name")
+    lines = _errors(log)
+    telling = [line for line in lines if not _EMPTY.search(line)] or lines
+    said = telling[0] if telling else died or "the compiler wrote nothing"
+    if died and died not in said:
+        said = f"{died}: {said}" if telling else died
+    place = _users_place(telling[0]) if telling else None
+    file, line = place or (function.location.file or None, function.location.line or None)
+    reason = _words(said)
+    for advice in _ADVICE:
+        if advice.only_950 and not is_950:
+            continue
+        if re.search(advice.log, f"{log}\n{died}") and re.search(advice.module, ttir):
+            reason = f"{reason}. {advice.text}"
+            break
+    where = f"{file}:{line}: " if file else ""
+    return CompileError(f"{where}kernel {name}: {target}: {reason}", file=file, line=line, reason=reason, kernel=name)
+
+
+def _users_place(said: str) -> tuple[str, int] | None:
+    """The innermost file and line that a line of the log names, outside of Triton's own language."""
+    for place in _PLACE.finditer(said):
+        if "/triton/language/" not in place["file"]:
+            return place["file"], int(place["line"])
+    return None
+
+
+def _errors(log: str) -> list[str]:
+    return [line.strip() for line in log.splitlines() if _ERROR.search(line) and not _NOT_AN_ERROR.search(line)]
+
+
+def _words(said: str) -> str:
+    """The vendor's words without the place and their guess at a reason, bits as KiB too."""
+    words = re.sub(r"\s*\(possible reason:.*", "", re.sub(r"^.*?\berror: ", "", said)).rstrip(" .!")
+    bits = re.search(r"requires (\d+) bits while (\d+) bits available", words)
+    return f"{words} ({int(bits[1]) / 8192:g} KiB of {int(bits[2]) / 8192:g})" if bits is not None else words
