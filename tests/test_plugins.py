@@ -124,4 +124,4 @@ def test_a_target_without_a_compiler_names_the_known(python: Run, install, tmp_p
         except un.TargetError as error:
             print(error)
     """
-    assert run(python, code, site) == "no target 'toy'. Known: cpu, cuda."
+    assert run(python, code, site) == "no target 'toy'. Known: ascend, cpu, cuda."
