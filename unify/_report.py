@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,11 @@ from ._errors import CompileError, Error, InvalidArgument
 from .compiler import Binary, Target
 
 _IMAGE_SUFFIX = {"cpu": "o", "cuda": "cubin"}
+_ON_CHIP = ("ub_bytes", "l1_bytes", "l0c_bytes", "workspace_bytes")
+_COLUMNS = {
+    "registers": "registers", "shared_bytes": "shared B", "spill_bytes": "spills B", "ub_bytes": "UB B",
+    "l1_bytes": "L1 B", "l0c_bytes": "L0C B", "workspace_bytes": "workspace B", "binary_bytes": "binary B",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,23 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """What came out of a job. What the target does not count is None; so is everything if `error` says why not."""
+    """What came out of a job. What the target does not count is None; so is everything if `error` says why not.
+
+    status: "ok"; "lowered", where all but the vendor's assembler was at hand; "failed".
+    """
 
     kernel: str
     target: str
     registers: int | None = None
     shared_bytes: int | None = None
     spill_bytes: int | None = None
+    ub_bytes: int | None = None
+    l1_bytes: int | None = None
+    l0c_bytes: int | None = None
+    workspace_bytes: int | None = None
     binary_bytes: int | None = None
     seconds: float | None = None
+    status: str = "ok"
     error: str | None = None
     file: str | None = None
     line: int | None = None
@@ -82,12 +95,15 @@ def compile_job(job: Job) -> tuple[Row, Binary | None]:
             binary = compile(job.kernel, job.target, job.types, job.constants, **job.options)
     except Error as error:
         file, line = (error.file, error.line) if isinstance(error, CompileError) else (None, None)
-        return Row(name, job.target, error=str(error), file=file, line=line), None
+        return Row(name, job.target, status="failed", error=str(error), file=file, line=line), None
     seconds = time.perf_counter() - start
-    return Row(
-        name, job.target, _count(binary, "registers"), binary.shared_bytes if binary.threads > 1 else None,
-        _count(binary, "spill_bytes"), len(binary.image), round(seconds, 3),
-    ), binary  # fmt: skip
+    counts: dict[str, Any] = {column: _count(binary, column) for column in ("registers", "spill_bytes", *_ON_CHIP)}
+    shared = binary.shared_bytes if binary.threads > 1 else None
+    status = str(binary.metadata.get("status", "ok"))
+    row = Row(
+        name, job.target, shared_bytes=shared, binary_bytes=len(binary.image), seconds=round(seconds, 3), status=status
+    )
+    return replace(row, **counts), binary
 
 
 def _count(binary: Binary, name: str) -> int | None:
@@ -109,24 +125,27 @@ def write(binary: Binary, folder: Path) -> list[Path]:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Prints a table, a line a kernel and target; – where the target does not count it."""
+    """Prints a table, a line a kernel and target; – where the target does not count it, no column where none does."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("kernel", no_wrap=True)
     table.add_column("target", no_wrap=True)
-    for title in ("registers", "shared B", "spills B", "binary B", "seconds"):
+    counted = [column for column in _COLUMNS if any(getattr(row, column) is not None for row in rows)]
+    for title in (*(_COLUMNS[column] for column in counted), "seconds"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for row in rows:
-        counts = (row.registers, row.shared_bytes, row.spill_bytes, row.binary_bytes)
+        counts = [getattr(row, column) for column in counted]
         numbers = ["–" if value is None else f"{value:,}" for value in counts]
         seconds = "–" if row.seconds is None else f"{row.seconds:.2f}"
-        place = f"{Path(row.file).name}:{row.line}" if row.file and row.line is not None else ""
-        table.add_row(row.kernel, row.target, *numbers, seconds, f"failed {place}".rstrip() if row.error else "")
+        place = f" {Path(row.file).name}:{row.line}" if row.file and row.line is not None else ""
+        table.add_row(row.kernel, row.target, *numbers, seconds, {"ok": ""}.get(row.status, row.status) + place)
     failed = sum(row.error is not None for row in rows)
     table.caption = f"{len(rows)} compiled" if not failed else f"{failed} of {len(rows)} failed"
+    if any(row.status == "lowered" for row in rows):
+        table.caption += "; lowered: all but the vendor's assembler, which only CANN has"
     table.caption_justify = "left"
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)

@@ -60,6 +60,7 @@ _COMPILE_EPILOG = """\
 examples:
   unify compile kernels.py                               what each annotated kernel costs on this processor
   unify compile kernels.py:add --target cuda:90 --target cuda:120 --report
+  unify compile kernels.py:add --target ascend:910B3 --report
   unify compile kernels.py:add --emit asm                the assembly, on standard output
   unify compile kernels.py:add --target cuda:90 -o out --emit ttir,ptx
   unify compile kernels.py:add --type x=*fp16:16 --type n=i32 --constant BLOCK=128
@@ -67,8 +68,10 @@ examples:
 
 A parameter's type is its annotation, x: "*fp16", n: "i32", unless --type says otherwise; ":16" behind it promises
 multiples of 16. A constexpr has its default, unless --constant says otherwise. No device is needed. The file is run, as
-by import. Columns: registers of a thread, scratch memory of a program, bytes that registers did not hold, bytes of the
-binary, seconds to compile it; – where a target does not say. Files are named KERNEL.TARGET.SUFFIX.
+by import. Columns: registers of a thread, scratch memory of a program, bytes that registers did not hold; on Ascend
+what a program has of a core's memory (UB, L1, L0C) and of the device's (workspace); bytes of the binary, seconds to
+compile it; – where a target does not say. Files are named KERNEL.TARGET.SUFFIX. Ascend needs `unify toolchain install
+ascend`.
 """
 _TOOLCHAIN_EPILOG = """\
 examples:
@@ -217,7 +220,10 @@ def _add_compile(commands: Any) -> None:
     )
     parser.add_argument("--shipped", action="store_true", help="the kernels of unify.ops in place of a file's")
     parser.add_argument(
-        "--target", action="append", metavar="T", help="cpu, cuda:90, ...; once for each (default: cpu, this machine)"
+        "--target",
+        action="append",
+        metavar="T",
+        help="cpu, cuda:90, ascend:910B3, ...; once for each (default: cpu, this machine)",
     )
     parser.add_argument("-o", "--output", metavar="DIR", help="write the binaries there, and what --emit names")
     parser.add_argument("--emit", metavar="STAGE,...", help="texts on the way: ttir, llvm, asm, ptx, as the target has")

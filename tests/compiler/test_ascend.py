@@ -9,6 +9,7 @@ import triton.language as tl
 
 import unify as un
 from unify.compiler import Binary, toolchain
+from unify.ops.signatures import signatures
 
 pytestmark = pytest.mark.skipif(
     not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
@@ -135,3 +136,12 @@ def test_a_kernel_is_kept_on_disk(tmp_path: object, monkeypatch: pytest.MonkeyPa
     assert un.compile(add_kernel, "ascend:910B3", ADD, {"BLOCK": 128}) == first
     with pytest.raises(un.errors.TargetError, match="unify toolchain install ascend"):
         un.compile(add_kernel, "ascend:910B3", ADD, {"BLOCK": 64})
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("number", range(len(signatures("ascend:910B3"))))
+def test_shipped_kernels_are_lowered(chip: str, number: int) -> None:
+    row = signatures(f"ascend:{chip}")[number]
+    binary = un.compile(row.kernel, f"ascend:{chip}", row.types, row.constants, **row.options)
+    assert binary.metadata["status"] in ("lowered", "ok")
+    assert binary.metadata["persistent"] is True

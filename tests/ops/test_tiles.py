@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import unify as un
+from unify.compiler import toolchain
 from unify.ops import tiles
 from unify.ops.attention import attention_kernel, block_d
 from unify.ops.linear import matmul_kernel
@@ -21,6 +22,9 @@ KIB = 1024
 SHARED_BYTES = {80: 163 * KIB, 86: 99 * KIB, 89: 99 * KIB, 90: 227 * KIB, 100: 227 * KIB, 120: 99 * KIB}
 # Instructions of the tensor cores in PTX.
 TENSOR_CORES = {80: "mma.sync", 86: "mma.sync", 89: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
+needs_ascend = pytest.mark.skipif(
+    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
+)
 ARRAY, SIZE = "*bf16:16", "i32:16"
 
 
@@ -103,20 +107,23 @@ def products(arch: int) -> list[tiles.Tile]:
     return [*family, tiles.product_tile(chip, 16, 8192, itemsize=2)]
 
 
-def compiled_product(arch: int, tile: tiles.Tile) -> un.compiler.Binary:
+def compiled_product(target: str, tile: tiles.Tile, array: str = ARRAY, **options: Any) -> un.compiler.Binary:
     arrays, sizes = ["a", "b", "out"], ["m", "n", "k", "a_row", "b_n", "r_row", "o_row"]
-    types = dict.fromkeys(arrays, ARRAY) | dict.fromkeys(sizes, SIZE)
+    types = dict.fromkeys(arrays, array) | dict.fromkeys(sizes, SIZE)
     constants = {"residual": None, "b_k": 1, "M": tile.m, "N": tile.n, "K": tile.k, "EVEN_K": True}
-    return un.compile(matmul_kernel, f"cuda:{arch}", types, constants, stages=("ptx",), **tile.launch)
+    return un.compile(matmul_kernel, target, types, constants, **options, **tile.launch)
 
 
-def compiled_attention(arch: int, width: int, queries: int = 4096) -> un.compiler.Binary:
-    tile = tiles.attention_tile(Chip(f"cuda:{arch}"), queries, 16, causal=True, width=width, itemsize=2)
-    types = dict.fromkeys(["q", "k", "v", "out"], ARRAY) | dict.fromkeys(["queries", "keys"], SIZE)
+def compiled_attention(
+    target: str, width: int, queries: int = 4096, array: str = ARRAY, **options: Any
+) -> un.compiler.Binary:
+    itemsize = 4 if array == "*fp32:16" else 2
+    tile = tiles.attention_tile(Chip(target), queries, 16, causal=True, width=width, itemsize=itemsize)
+    types = dict.fromkeys(["q", "k", "v", "out"], array) | dict.fromkeys(["queries", "keys"], SIZE)
     types |= {"group": "i32", "scale_log2": "fp32"}
     types |= {f"{array}_{axis}": SIZE for array in "qkvo" for axis in ("batch", "token", "head")}
     constants = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "WIDTH": width, "BLOCK_D": block_d(width), "CAUSAL": True}
-    return un.compile(attention_kernel, f"cuda:{arch}", types, constants, stages=("ptx",), **tile.launch)
+    return un.compile(attention_kernel, target, types, constants, **options, **tile.launch)
 
 
 # A few registers, outside of the loop: Triton 3.6 spills 32 bytes of the largest product on 80, 3.9 none.
@@ -132,19 +139,30 @@ def check(binary: un.compiler.Binary, arch: int) -> None:
 @pytest.mark.parametrize("width", [64, 128])
 @pytest.mark.parametrize("arch", [90, 120])
 def test_an_attention_fits_the_chip_and_uses_its_tensor_cores(arch: int, width: int) -> None:
-    check(compiled_attention(arch, width), arch)
+    check(compiled_attention(f"cuda:{arch}", width, stages=("ptx",)), arch)
 
 
 def test_the_largest_product_fits_the_chip_and_uses_its_tensor_cores() -> None:
-    check(compiled_product(90, products(90)[0]), 90)
+    check(compiled_product("cuda:90", products(90)[0], stages=("ptx",)), 90)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", SHARED_BYTES)
 def test_each_tile_of_each_family_fits_its_chips(arch: int) -> None:
     for tile in products(arch)[:-1]:
-        check(compiled_product(arch, tile), arch)
-    assert compiled_product(arch, products(arch)[-1]).shared_bytes <= SHARED_BYTES[arch]
+        check(compiled_product(f"cuda:{arch}", tile, stages=("ptx",)), arch)
+    assert compiled_product(f"cuda:{arch}", products(arch)[-1]).shared_bytes <= SHARED_BYTES[arch]
     for width in (32, 64, 80, 128):
-        check(compiled_attention(arch, width), arch)
-        assert compiled_attention(arch, width, 16).shared_bytes <= SHARED_BYTES[arch]
+        check(compiled_attention(f"cuda:{arch}", width, stages=("ptx",)), arch)
+        assert compiled_attention(f"cuda:{arch}", width, 16).shared_bytes <= SHARED_BYTES[arch]
+
+
+@needs_ascend
+@pytest.mark.parametrize("chip", ["910B3", "950"])
+@pytest.mark.parametrize("array", ["*fp16:16", "*fp32:16"])
+def test_tiles_fit_the_cores_of_an_ascend(chip: str, array: str) -> None:
+    target, itemsize = f"ascend:{chip}", 4 if array == "*fp32:16" else 2
+    for rows in (16, 2048):
+        compiled_product(target, tiles.product_tile(Chip(target, 20), rows, 4096, itemsize=itemsize), array)
+    for width in (64, 128, 256):
+        compiled_attention(target, width, array=array)

@@ -112,7 +112,7 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
         parameters=tuple(Parameter(*field) for field in fields),
         args_bytes=end + _GRID_BYTES,
         threads=1,
-        scratch_bytes=facts.workspace_bytes,
+        scratch_bytes=facts.workspace_bytes or 0,
         scratch_offset=_WORKSPACE_OFFSET,
         scratch_programs=cores if is_persistent else 0,
         metadata={

@@ -12,6 +12,8 @@ _SPACES = {"ub": "ub", "cbuf": "l1", "cc": "l0c"}
 _LIMITS = {"ub": "UB_SIZE", "l1": "L1_SIZE", "l0c": "L0C_SIZE"}
 _CAST = re.compile(r"hivm\.hir\.pointer_cast\(([^)]*)\)[^\n]*?: memref<([^\n]*?), #hivm\.address_space<(\w+)>>")
 _CONSTANT = re.compile(r"(%[\w$.-]+) = (?:arith|llvm\.mlir)\.constant(?: |\()(-?\d+)")
+# A buffer with two places is picked anew in each round of its loop.
+_PICKED = re.compile(r"arith\.select [^\n]*: memref<[^\n]*#hivm\.address_space<(?:ub|cbuf)>>")
 _SYNC = re.compile(r"\bhivm\.hir\.(?:set_flag|wait_flag|pipe_barrier|sync_block_set|sync_block_wait)\b")
 
 
@@ -19,10 +21,10 @@ _SYNC = re.compile(r"\bhivm\.hir\.(?:set_flag|wait_flag|pipe_barrier|sync_block_
 class Facts:
     """One kernel on one chip. Bytes of the program's on-chip buffers and what there is of each; None: not told.
 
-    mode: which cores it runs on, "aiv" (vector), "aic" (cube) or "mix". workspace_bytes: device memory of each block.
-    task_type: the vendor's number, 10 vector, 20 cube, 32 mixed, in kernels seen. double_buffered: whether a buffer has
-    two places or more, so that loads overlap with computing. lock_count: 8-byte words of the lock for atomics whose
-    result is used.
+    mode: which cores it runs on, "aiv" (vector), "aic" (cube) or "mix". double_buffered: whether a loop's buffer has
+    two places, so that its loads overlap with computing. workspace_bytes: device memory of each block. lock_count:
+    8-byte words of the lock for atomics whose result is used. task_type: the vendor's number, 10 vector, 20 cube, 32
+    mixed, in kernels seen.
     """
 
     mode: str
@@ -33,7 +35,7 @@ class Facts:
     l0c_bytes: int | None
     l0c_limit: int | None
     double_buffered: bool
-    workspace_bytes: int = 0
+    workspace_bytes: int | None = None
     lock_count: int = 0
     lock_init: int = 0
     task_type: int | None = None
@@ -46,7 +48,7 @@ class Facts:
 
 def read(hivm: str, log: str) -> Facts:
     """hivm: module.hivm.opt.mlir; log: what the compiler wrote beside it."""
-    used, is_doubled = _buffers(hivm)
+    used = _buffers(hivm)
     told = re.search(r"UB\s+size\s*=\s*(\d+)\s*bits", log)  # of the 950, whose last IR has no buffers any more
     if told is not None:
         used["ub"] = int(told[1]) // 8
@@ -59,8 +61,8 @@ def read(hivm: str, log: str) -> Facts:
         l1_limit=limits["l1"],
         l0c_bytes=used.get("l0c"),
         l0c_limit=limits["l0c"],
-        double_buffered=is_doubled,
-        workspace_bytes=_constant_of(hivm, "infer_workspace_shape") or 0,
+        double_buffered=_PICKED.search(hivm) is not None,
+        workspace_bytes=_constant_of(hivm, "infer_workspace_shape") or (0 if "_infer_" in hivm else None),
         lock_count=_constant_of(hivm, "infer_sync_block_lock_num") or 0,
         lock_init=_constant_of(hivm, "infer_sync_block_lock_init") or 0,
         task_type=_constant_of(hivm, "infer_task_type"),
@@ -88,10 +90,9 @@ def _constant_of(hivm: str, function: str) -> int | None:
     return int(found[1]) if found is not None else None
 
 
-def _buffers(hivm: str) -> tuple[dict[str, int], bool]:
-    """The end of the highest buffer of each kind of on-chip memory, and whether one of them has several places."""
+def _buffers(hivm: str) -> dict[str, int]:
+    """The end of the highest buffer of each kind of on-chip memory."""
     used: dict[str, int] = {}
-    is_doubled = False
     constants: dict[str, int] = {}
     for line in hivm.splitlines():
         if "func.func" in line:
@@ -101,11 +102,9 @@ def _buffers(hivm: str) -> tuple[dict[str, int], bool]:
         if (cast := _CAST.search(line)) is None or cast[3] not in _SPACES:
             continue
         size, space = _size(cast[2]), _SPACES[cast[3]]
-        places = [constants[name.strip()] for name in cast[1].split(",") if name.strip() in constants]
-        is_doubled = is_doubled or len(places) > 1
-        for place in places:
+        if (place := constants.get(cast[1].strip())) is not None:
             used[space] = max(used.get(space, 0), place + size)
-    return used, is_doubled
+    return used
 
 
 def _size(memref: str) -> int:

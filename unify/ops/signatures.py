@@ -169,6 +169,7 @@ def _attentions(chip: Any) -> list[Signature]:
     cache = _types("k_block k_head k_dim v_block v_token v_head", _SIZE)  # keys with block_size as the fastest axis
     parts = _types("partial partial_top partial_mass", _FLOATS)
     numbers = {"group": "i32", "scale_log2": "fp32"}
+    page = 32 if chip.target == "ascend:950" else _PAGE  # its compiler crashes at 16
     prefill = PAGED_ATTENTION_PREFILL_QUERIES.get(chip.kind, PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE)
     return [
         Signature(
@@ -189,7 +190,7 @@ def _attentions(chip: Any) -> list[Signature]:
             | numbers
             | cache
             | _types("q_batch q_head table_row o_batch o_head", _SIZE),
-            {"k_token": 1, "GROUP": 4, "BLOCK_N": _PAGE, **head, "SPLITS": 8},
+            {"k_token": 1, "GROUP": 4, "BLOCK_N": page, **head, "SPLITS": 8},
         ),
         Signature(
             merge_kernel,
@@ -204,7 +205,7 @@ def _attentions(chip: Any) -> list[Signature]:
             | numbers
             | cache
             | _types("q_token q_head o_token o_head", _SIZE),
-            {"k_token": 1, "BLOCK_M": prefill, "BLOCK_N": _PAGE, **head},
+            {"k_token": 1, "BLOCK_M": prefill, "BLOCK_N": page, **head},
         ),
         Signature(
             kv_write_kernel,

@@ -26,10 +26,12 @@ def _tile(m: int, n: int, k: int, num_warps: int, num_stages: int) -> Tile:
 
 
 # By target kind. Large ones on a CPU: what is packed for a tile serves all its rows and columns.
-_PRODUCT = {"cpu": Tile(512, 512, 64)}
+# On Ascend as much of the sums as leaves half of a cube's L0C free, of 128 KiB.
+_PRODUCT = {"cpu": Tile(512, 512, 64), "ascend": Tile(128, 128, 64)}
 _PRODUCT_ELSEWHERE = Tile(64, 64, 32)
 # Queries and keys a program takes at a time; on a CPU they, the scores and the sums stay in the second-level cache.
-_ATTENTION = {"cpu": (256, 128)}
+# On Ascend the most that a vector core's 192 KiB hold with heads of 128.
+_ATTENTION = {"cpu": (256, 128), "ascend": (64, 64)}
 _ATTENTION_ELSEWHERE = (64, 32)
 
 # On CUDA by the chip's family, for elements of 16 bits; float32 is multiplied by plain arithmetic ("ieee"), for which
@@ -60,7 +62,7 @@ _CUDA_ATTENTION = {
 
 @functools.cache
 def _cores(device: Any) -> int:
-    return int(device.properties["cores"]) if device.kind in ("cpu", "cuda") else 1
+    return int(device.properties["cores"]) if device.kind in ("cpu", "cuda", "ascend") else 1
 
 
 @functools.cache
@@ -121,6 +123,8 @@ def attention_tile(device: Any, queries: int, heads: int, *, causal: bool, width
         tile = _CUDA_ATTENTION[family][64 if width <= 64 else 128]
         return replace(_cut(tile, queries), k=width)
     rows, keys = _ATTENTION.get(device.kind, _ATTENTION_ELSEWHERE)
+    if device.kind == "ascend" and width > 128:
+        rows, keys = rows // 2, keys // 2
     rows = _rows_of(rows, queries)
     while rows > 128 and causal and queries < 8 * rows:
         rows //= 2
@@ -133,10 +137,10 @@ def attention_tile(device: Any, queries: int, heads: int, *, causal: bool, width
 def row_tile(device: Any, columns: int) -> Tile:
     """The part of a row, `k` columns, that a program which sums or scales rows takes at a time.
 
-    On a CPU what divides the row, 16 to 256 columns. On CUDA the row at once, up to 8,192 columns, with a warp for each
-    256 of them and at most 8 (Triton's tutorial 05-layer-norm).
+    On a CPU what divides the row, 16 to 256 columns. On CUDA and Ascend the row at once, up to 8,192 columns; on CUDA
+    with a warp for each 256 of them and at most 8 (Triton's tutorial 05-layer-norm).
     """
-    if device.kind != "cuda":
+    if device.kind not in ("cuda", "ascend"):
         return Tile(1, 1, column_block(columns))
     block = min(8192, _rows_of(8192, columns))
     return Tile(1, 1, block, {"num_warps": min(8, max(1, block // 256))})
