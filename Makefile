@@ -80,6 +80,7 @@ LIBRARIES := fla-core==0.6.0 einops==0.8.2 conch-triton-kernels==1.3
 nightly: test test-oldest sanitize ## the tests, the slow ones too, and under the sanitizers
 	$(PIP) --no-deps $(LIBRARIES)
 	$(BIN)/pytest -m slow
+	$(BIN)/python .ci/ascend_table.py --check
 
 clean: ## remove what was built; keep .venv and the user's caches
 	rm -rf build dist docs/_build *.egg-info unify/_core*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
