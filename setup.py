@@ -32,7 +32,10 @@ def exports(front: str) -> str:
 CORE = sources("core", "backends", "python")
 # Shared libraries of their own, opened in place of a vendor's driver: each is a front, a folder of csrc/simulator/, and
 # what all fronts share. They share the loader of CPU code with the CPU backend.
-FRONTS = {"cuda": "unify.simulator.libunify_simulated_cuda"}
+FRONTS = {
+    "cuda": "unify.simulator.libunify_simulated_cuda",
+    "ascend": "unify.simulator.libunify_simulated_ascendcl",
+}
 SIMULATED = {
     front: [
         *(s for s in sources("simulator") if Path(s).parent.name in ("simulator", front)),

@@ -64,7 +64,7 @@ Result run(const Copy& copy, const Context& context, const std::vector<char>& st
   Lock lock(driver().mutex);
   pay_time(lock, context, copy.width * copy.height);
   if (result_of(context) != kSuccess) return kSuccess;
-  if (!resolve(copy, dst, src)) return kResults.illegal_address;
+  if (!resolve(copy, dst, src)) return kResults.illegal_copy;
   if (!staged.empty()) src = {{nullptr, const_cast<char*>(staged.data()), staged.size()}};
   lock.unlock();
   move(dst, src);
@@ -94,7 +94,7 @@ void fill_pieces(const Pieces& pieces, uint32_t value) {
 Result run_fill(uint64_t address, uint32_t value, uint32_t width, uint64_t count) {
   Pieces pieces;
   Lock lock(driver().mutex);
-  if (!driver().memory.resolve(address, width * count, pieces)) return kResults.illegal_address;
+  if (!driver().memory.resolve(address, width * count, pieces)) return kResults.illegal_copy;
   lock.unlock();
   if (width == 1) fill_pieces<uint8_t>(pieces, value);
   if (width == 2) fill_pieces<uint16_t>(pieces, value);
@@ -105,6 +105,14 @@ Result run_fill(uint64_t address, uint32_t value, uint32_t width, uint64_t count
 }
 
 }  // namespace
+
+Result copy_now(const Copy& copy, const Context& context, uint32_t wrong_bits) {
+  return run(copy, context, {}, wrong_bits);
+}
+
+Result fill_now(uint64_t address, uint32_t value, uint32_t width, uint64_t count) {
+  return run_fill(address, value, width, count);
+}
 
 Result submit_copy(Call& call, Stream& stream, const Copy& copy) {
   if (copy.width == 0 || copy.height == 0) return kSuccess;

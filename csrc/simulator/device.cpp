@@ -22,7 +22,6 @@ void end_context(Context& context, Result result) {
 void close_context(Lock& lock, const std::shared_ptr<Context>& context) {
   context->is_over = true;
   Driver& state = driver();
-  const Device& device = *context->device;
   const auto is_owned = [&](const auto& object) { return object.context == context; };
   invalidate_captures_of(*context);
   state.streams.remove_if(is_owned);
@@ -33,12 +32,15 @@ void close_context(Lock& lock, const std::shared_ptr<Context>& context) {
   context->legacy = nullptr;
   context->per_thread.clear();
   state.memory.remove_of(context.get());
-  for (const auto& other : state.devices) {
-    state.memory.set_peer(device.index, other->index, false);
-    state.memory.set_peer(other->index, device.index, false);
-  }
   // After its memory is gone: a kernel that would never end fails at its next access.
   drain(lock, streams);
+}
+
+void forget_peers(const Device& device) {
+  for (const auto& other : driver().devices) {
+    driver().memory.set_peer(device.index, other->index, false);
+    driver().memory.set_peer(other->index, device.index, false);
+  }
 }
 
 void apply(Device& device, const Fault& fault) {
@@ -54,12 +56,10 @@ void apply_due_faults(Device& device) {
   if (!device.faults.is_empty()) apply(device, device.faults.take_due());
 }
 
-std::shared_ptr<Stream> make_stream(const std::shared_ptr<Context>& context, int priority) {
-  auto stream = std::make_shared<Stream>();
+void open_stream(const std::shared_ptr<Context>& context, const std::shared_ptr<Stream>& stream, int priority) {
   stream->context = context;
   stream->priority = priority;
   context->streams.push_back(stream);
-  return stream;
 }
 
 }  // namespace unify::simulator

@@ -48,11 +48,14 @@ void end_context(Context& context, Result result);
 
 // Destroys what belongs to a context but modules, and returns once nothing of it runs any more.
 void close_context(Lock& lock, const std::shared_ptr<Context>& context);
+// No device may use the memory of this one any more, nor it theirs.
+void forget_peers(const Device& device);
 
 // Does what became due by time.
 void apply_due_faults(Device& device);
 void apply(Device& device, const Fault& fault);
 
-std::shared_ptr<Stream> make_stream(const std::shared_ptr<Context>& context, int priority);
+// Puts a stream that was made into a context.
+void open_stream(const std::shared_ptr<Context>& context, const std::shared_ptr<Stream>& stream, int priority);
 
 }  // namespace unify::simulator

@@ -26,7 +26,7 @@ Result order_implicitly(const Stream& stream, std::vector<MarkPtr>& after);
 
 // Whether an operation that is the stream's next may still run, and what becomes of the device if it then fails.
 bool may_run(const Stream& stream, const Operation& operation);
-void fail_work(Stream& stream, const Operation& operation, Result result);
+void fail_work(Lock& lock, Stream& stream, const Operation& operation, Result result);
 
 // A fault that is due by time, or at a call whose work is not enqueued.
 void fail_device(Device& device, Result result);

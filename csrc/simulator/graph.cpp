@@ -114,19 +114,29 @@ Result capture_wait(Stream& stream, const Event& event) {
 
 thread_local CaptureMode thread_capture_mode = CaptureMode::kGlobal;
 
+namespace {
+
+bool forbids(const Capture& capture) {
+  if (thread_capture_mode == CaptureMode::kRelaxed) return false;
+  if (capture.thread == std::this_thread::get_id()) return capture.mode != CaptureMode::kRelaxed;
+  return capture.mode == CaptureMode::kGlobal && thread_capture_mode == CaptureMode::kGlobal;
+}
+
+}  // namespace
+
 Result check_unsafe() {
-  if (thread_capture_mode == CaptureMode::kRelaxed) return kSuccess;
-  bool is_forbidden = false;
+  bool is_refused = false;
   for (const auto& capture : driver().captures) {
-    const bool is_own = capture->thread == std::this_thread::get_id();
-    const bool forbids = is_own ? capture->mode != CaptureMode::kRelaxed
-                                : capture->mode == CaptureMode::kGlobal && thread_capture_mode == CaptureMode::kGlobal;
-    if (forbids) {
-      capture->is_invalid = true;
-      is_forbidden = true;
-    }
+    if (!forbids(*capture)) continue;
+    capture->is_invalid = true;
+    is_refused = true;
   }
-  return is_forbidden ? kResults.capture_forbids : kSuccess;
+  return is_refused ? kResults.capture_forbids : kSuccess;
+}
+
+bool is_forbidden() {
+  const auto& all = driver().captures;
+  return std::any_of(all.begin(), all.end(), [](const auto& capture) { return forbids(*capture); });
 }
 
 Result invalidate(Capture& capture, Result result) {

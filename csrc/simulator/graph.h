@@ -56,6 +56,8 @@ Result capture_wait(Stream& stream, const Event& event);
 // (cuThreadExchangeStreamCaptureMode lists the rules).
 extern thread_local CaptureMode thread_capture_mode;
 Result check_unsafe();
+// The same without consequences for the captures.
+bool is_forbidden();
 // A call on a stream or context that a capture forbids in any mode.
 Result invalidate(Capture& capture, Result result);
 void invalidate_captures_of(const Context& context);

@@ -75,6 +75,7 @@ struct Range {
   uint32_t access = 0;          // a bit for each device whose kernels may use it, besides peers
   bool is_open = false;         // while such kernels run
   bool is_borrowed = false;     // the program's own pages, which it registered
+  bool owns_alias = false;      // mapped: of another process's memory
   std::shared_ptr<Block> block;
   uint32_t opened = 1;              // imported: how often
   std::vector<char> import_handle;  // imported: by which handle
@@ -86,6 +87,10 @@ struct Piece {
   char* alias = nullptr;
   uint64_t bytes = 0;
 };
+
+// Pages of a memory file of another process: without access at a device's address, with access at an alias. Null
+// without addresses.
+std::shared_ptr<Range> show_file(int file, uint64_t offset, uint64_t bytes);
 
 class Memory {
  public:
@@ -102,6 +107,7 @@ class Memory {
   uint64_t reserve(uint64_t bytes, uint64_t alignment);
   bool unreserve(uint64_t address, uint64_t bytes);  // false: not reserved so, or mapped
   [[nodiscard]] bool is_reserved(uint64_t address, uint64_t bytes) const;
+  [[nodiscard]] uint64_t reserved_bytes(uint64_t address) const;  // of what begins there; 0: nothing
   [[nodiscard]] size_t reservations() const noexcept { return reserved_.size(); }
   [[nodiscard]] bool is_mapped(uint64_t address, uint64_t bytes) const;
 

@@ -14,6 +14,7 @@ struct Results {
   Result context_is_over;
   Result device_is_lost;
   Result peer_is_gone;  // the process that was to end this process's wait
+  Result illegal_copy;
   // A kernel's end.
   Result illegal_address;
   Result illegal_instruction;

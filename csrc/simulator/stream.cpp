@@ -95,13 +95,13 @@ void run_operation(Stream& stream, const Operation& operation) {
   }
   const Result result = operation.run(stream);
   if (result != kSuccess) {
-    const Lock lock(driver().mutex);
-    fail_work(stream, operation, result);
+    Lock lock(driver().mutex);
+    fail_work(lock, stream, operation, result);
   }
 }
 
-Result wait_for(Lock& lock, const MarkPtr& mark, const Context& context) {
-  while (!mark->is_done && result_of(context) == kSuccess) {
+Result wait_for(Lock& lock, const MarkPtr& mark, const Context& context, Deadline until) {
+  while (!mark->is_done && result_of(context) == kSuccess && std::chrono::steady_clock::now() < until) {
     driver().progress.wait_until(lock, Clock::now() + kTick);
     apply_due_faults(*context.device);
   }
@@ -132,7 +132,7 @@ void close_stream(Stream& stream) {
   all.erase(std::remove_if(all.begin(), all.end(), [&](const auto& each) { return each.get() == &stream; }), all.end());
 }
 
-void drain(Lock& lock, const std::vector<std::shared_ptr<Stream>>& streams) {
+bool drain(Lock& lock, const std::vector<std::shared_ptr<Stream>>& streams, Deadline until) {
   for (const auto& stream : streams) {
     for (const Work& work : stream->queue) work.done->is_done = true;
     stream->queue.clear();
@@ -141,16 +141,25 @@ void drain(Lock& lock, const std::vector<std::shared_ptr<Stream>>& streams) {
   const auto is_at_work = [](const auto& stream) {
     return stream->running != OperationKind::kEmpty && stream->running != OperationKind::kHostCall;
   };
-  driver().progress.wait(lock, [&] { return std::none_of(streams.begin(), streams.end(), is_at_work); });
+  const auto is_idle = [&] { return std::none_of(streams.begin(), streams.end(), is_at_work); };
+  while (!is_idle()) {
+    if (std::chrono::steady_clock::now() >= until) return false;
+    driver().progress.wait_until(lock, Clock::now() + kTick);
+  }
+  return true;
 }
 
 bool is_in_host_call() noexcept { return in_host_call; }
 
+void run_on_host(void (*function)(void*), void* data) {
+  in_host_call = true;
+  function(data);
+  in_host_call = false;
+}
+
 Run call_host(void (*function)(void*), void* data) {
   return [function, data](Stream&) {
-    in_host_call = true;
-    function(data);
-    in_host_call = false;
+    run_on_host(function, data);
     return kSuccess;
   };
 }

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "faults.h"
@@ -40,6 +41,7 @@ struct Operation {
   std::shared_ptr<Context> context;
   Run run;
   bool is_cooperative = false;
+  std::string name;  // of the kernel
 };
 
 struct Work {
@@ -79,8 +81,11 @@ Result enqueue(Stream& stream, Operation operation, std::vector<MarkPtr> after =
 // Runs an operation on a stream, if the front's rules let it run. Called without the mutex.
 void run_operation(Stream& stream, const Operation& operation);
 
-// Waits until the mark is done or its context is over. Returns what the context then answers to calls.
-Result wait_for(Lock& lock, const MarkPtr& mark, const Context& context);
+using Deadline = std::chrono::steady_clock::time_point;
+constexpr Deadline kForever = Deadline::max();
+
+// Waits until the mark is done, its context is over, or the time is. Returns what the context then answers to calls.
+Result wait_for(Lock& lock, const MarkPtr& mark, const Context& context, Deadline until = kForever);
 
 // Waits for the stream's work so far.
 Result wait_for_stream(Lock& lock, Stream& stream);
@@ -93,12 +98,13 @@ Result wait_for_context(Lock& lock, Context& context);
 void close_stream(Stream& stream);
 
 // Drops what has not begun on streams of a context that is over, and waits for what runs on the chip. No host function
-// is waited for: it may wait for the caller.
-void drain(Lock& lock, const std::vector<std::shared_ptr<Stream>>& streams);
+// is waited for: it may wait for the caller. False if the time is over before.
+bool drain(Lock& lock, const std::vector<std::shared_ptr<Stream>>& streams, Deadline until = kForever);
 
 // Whether this thread runs a function of the user's, as work of a stream.
 bool is_in_host_call() noexcept;
-// Work that calls such a function.
+// Calls such a function here, and work that does.
+void run_on_host(void (*function)(void*), void* data);
 Run call_host(void (*function)(void*), void* data);
 
 }  // namespace unify::simulator

@@ -129,7 +129,8 @@ namespace {
 
 std::shared_ptr<Stream> legacy_stream(const std::shared_ptr<Context>& context) {
   if (context->legacy == nullptr) {
-    context->legacy = make_stream(context, 0);
+    context->legacy = std::make_shared<Stream>();
+    open_stream(context, context->legacy, 0);
     context->legacy->is_blocking = true;
     context->legacy->is_legacy = true;
   }
@@ -139,7 +140,8 @@ std::shared_ptr<Stream> legacy_stream(const std::shared_ptr<Context>& context) {
 std::shared_ptr<Stream> stream_of_this_thread(const std::shared_ptr<Context>& context) {
   std::shared_ptr<Stream>& stream = context->per_thread[std::this_thread::get_id()];
   if (stream == nullptr) {
-    stream = make_stream(context, 0);
+    stream = std::make_shared<Stream>();
+    open_stream(context, stream, 0);
     stream->is_blocking = true;
   }
   return stream;
@@ -167,6 +169,7 @@ void reset(Lock& lock, Device& device) {
   const auto is_owned = [&](const auto& object) { return object.context == context; };
   state.functions.remove_if(is_owned);
   state.modules.remove_if(is_owned);
+  forget_peers(device);
   close_context(lock, context);
 }
 

@@ -1,5 +1,4 @@
 // The driver's functions for memory and events of other devices and other processes.
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -25,27 +24,13 @@ std::shared_ptr<Range> find_import(const CUipcMemHandle& handle) {
   return nullptr;
 }
 
-// Shows a part of another process's memory here: without access at a device's address, with access at an alias.
-std::shared_ptr<Range> import(const SharedFile& shared, uint64_t bytes) {
+std::shared_ptr<Range> import(const SharedFile& shared) {
+  const uint64_t bytes = round_up(shared.bytes, kPage);
   const int file = open_shared(shared, shared.offset + bytes);
   if (file < 0) return nullptr;
-  const auto offset = static_cast<off_t>(shared.offset);
-  void* address = mmap(nullptr, bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, file, offset);
-  void* alias = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file, offset);
+  auto range = show_file(file, shared.offset, bytes);
   close(file);
-  if (address == MAP_FAILED || alias == MAP_FAILED) {
-    if (address != MAP_FAILED) munmap(address, bytes);
-    if (alias != MAP_FAILED) munmap(alias, bytes);
-    return nullptr;
-  }
-  madvise(address, bytes, MADV_DONTFORK);
-  madvise(alias, bytes, MADV_DONTFORK);
-  auto range = std::make_shared<Range>();
-  range->kind = RangeKind::kImported;
-  range->address = reinterpret_cast<uintptr_t>(address);
-  range->bytes = bytes;
-  range->asked_bytes = shared.bytes;
-  range->alias = static_cast<char*>(alias);
+  if (range != nullptr) range->asked_bytes = shared.bytes;
   return range;
 }
 
@@ -109,7 +94,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuIpcOpenMemHandle_v2(CUdeviceptr* out, CUipcMem
       *out = opened->address;
       return CUDA_SUCCESS;
     }
-    const auto range = import(shared, round_up(shared.bytes, kPage));
+    const auto range = import(shared);
     if (range == nullptr) return CUDA_ERROR_MAP_FAILED;
     range->import_handle.assign(handle.reserved, handle.reserved + CU_IPC_HANDLE_SIZE);
     range->device = call.context->device->index;

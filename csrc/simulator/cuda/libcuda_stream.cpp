@@ -40,7 +40,8 @@ UNIFY_SIMULATOR_EXPORT CUresult cuStreamCreateWithPriority(CUstream* out, unsign
   return with_context("cuStreamCreateWithPriority", [&](Call& call) {
     if (out == nullptr || (flags & ~CU_STREAM_NON_BLOCKING) != 0) return CUDA_ERROR_INVALID_VALUE;
     const int clamped = priority > 0 ? 0 : priority < kGreatestPriority ? kGreatestPriority : priority;
-    const auto stream = make_stream(call.context, clamped);
+    const auto stream = std::make_shared<Stream>();
+    open_stream(call.context, stream, clamped);
     stream->is_blocking = (flags & CU_STREAM_NON_BLOCKING) == 0;
     stream->handle = driver().streams.add<uintptr_t>(stream);
     *out = reinterpret_cast<CUstream>(stream->handle);

@@ -17,6 +17,7 @@ constexpr Results make_results() {
   // What programs report whose GPU has fallen off the bus (Xid 79), from every call.
   results.device_is_lost = CUDA_ERROR_UNKNOWN;
   results.peer_is_gone = CUDA_ERROR_UNKNOWN;
+  results.illegal_copy = CUDA_ERROR_ILLEGAL_ADDRESS;
   results.illegal_address = CUDA_ERROR_ILLEGAL_ADDRESS;
   results.illegal_instruction = CUDA_ERROR_ILLEGAL_INSTRUCTION;
   results.arithmetic = CUDA_ERROR_LAUNCH_FAILED;
@@ -98,7 +99,7 @@ Result order_implicitly(const Stream& stream, std::vector<MarkPtr>& after) {
 
 // A context ends with its first failed work, and all its streams with it.
 bool may_run(const Stream&, const Operation& operation) { return result_of(*operation.context) == CUDA_SUCCESS; }
-void fail_work(Stream&, const Operation& operation, Result result) { end_context(*operation.context, result); }
+void fail_work(Lock&, Stream&, const Operation& operation, Result result) { end_context(*operation.context, result); }
 
 void fail_device(Device& device, Result result) {
   if (device.context != nullptr) end_context(*device.context, result);
