@@ -1,5 +1,5 @@
 // The part of ACL's interface that the simulator offers, declared anew after Huawei's documentation (CANN runtime, API
-// reference). tests/simulator/test_ascend_abi.py compares sizes, values and function types with the vendor's headers.
+// reference). tests/simulator/acl/test_abi.py compares sizes, values and function types with the vendor's headers.
 #pragma once
 
 #include <cstddef>
