@@ -84,7 +84,8 @@ def test_the_wheel_has_the_package_and_nothing_else(sources: list[str], wheel: P
         packed = set(archive.namelist())
     packed = {name for name in packed if not re.match(r"unify_runtime-[^/]+\.dist-info/", name)}
     expected = {name for name in sources if name.startswith("unify/")}
-    built = {f"unify/_core{sysconfig.get_config_var('EXT_SUFFIX')}", "unify/simulator/libunify_simulated_cuda.so"}
+    built = {f"unify/_core{sysconfig.get_config_var('EXT_SUFFIX')}"}
+    built |= {f"unify/simulator/libunify_simulated_{name}.so" for name in ("cuda", "ascendcl")}
     assert packed == expected | built
 
 

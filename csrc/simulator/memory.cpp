@@ -90,9 +90,28 @@ bool Arena::show(uint64_t address, uint64_t where, uint64_t bytes) const {
 
 Range::~Range() {
   if (is_borrowed) return;
-  if (kind == RangeKind::kPinned || kind == RangeKind::kManaged || kind == RangeKind::kImported) {
+  if (kind == RangeKind::kPinned || kind == RangeKind::kManaged || kind == RangeKind::kImported || owns_alias) {
     munmap(alias, bytes);
   }
+}
+
+std::shared_ptr<Range> show_file(int file, uint64_t offset, uint64_t bytes) {
+  const auto from = static_cast<off_t>(offset);
+  void* address = mmap(nullptr, bytes, PROT_NONE, MAP_SHARED | MAP_NORESERVE, file, from);
+  void* alias = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file, from);
+  if (address == MAP_FAILED || alias == MAP_FAILED) {
+    if (address != MAP_FAILED) munmap(address, bytes);
+    if (alias != MAP_FAILED) munmap(alias, bytes);
+    return nullptr;
+  }
+  madvise(address, bytes, MADV_DONTFORK);
+  madvise(alias, bytes, MADV_DONTFORK);
+  auto range = std::make_shared<Range>();
+  range->kind = RangeKind::kImported;
+  range->address = reinterpret_cast<uintptr_t>(address);
+  range->bytes = range->asked_bytes = bytes;
+  range->alias = static_cast<char*>(alias);
+  return range;
 }
 
 void Memory::add(const std::shared_ptr<Range>& range) {
@@ -182,6 +201,11 @@ bool Memory::is_reserved(uint64_t address, uint64_t bytes) const {
   --found;
   const uint64_t at = address - found->first;
   return at < found->second && found->second - at >= bytes;
+}
+
+uint64_t Memory::reserved_bytes(uint64_t address) const {
+  const auto found = reserved_.find(address);
+  return found == reserved_.end() ? 0 : found->second;
 }
 
 // Whether any of these addresses is in use.

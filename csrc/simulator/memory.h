@@ -8,8 +8,6 @@
 #include <memory>
 #include <vector>
 
-#include "cuda_types.h"
-
 namespace unify::simulator {
 
 constexpr size_t kPage = 4096;
@@ -70,13 +68,14 @@ struct Range {
   RangeKind kind = RangeKind::kDevice;
   uint64_t address = 0;
   uint64_t bytes = 0;
-  uint64_t asked_bytes = 0;  // what cuMemGetAddressRange answers
+  uint64_t asked_bytes = 0;  // without what rounding added
   char* alias = nullptr;
   int device = -1;              // whose memory it is; -1: the host's
   const void* owner = nullptr;  // the context that frees it when it is reset, or null
   uint32_t access = 0;          // a bit for each device whose kernels may use it, besides peers
   bool is_open = false;         // while such kernels run
   bool is_borrowed = false;     // the program's own pages, which it registered
+  bool owns_alias = false;      // mapped: of another process's memory
   std::shared_ptr<Block> block;
   uint32_t opened = 1;              // imported: how often
   std::vector<char> import_handle;  // imported: by which handle
@@ -89,6 +88,10 @@ struct Piece {
   uint64_t bytes = 0;
 };
 
+// Pages of a memory file of another process: without access at a device's address, with access at an alias. Null
+// without addresses.
+std::shared_ptr<Range> show_file(int file, uint64_t offset, uint64_t bytes);
+
 class Memory {
  public:
   void add(const std::shared_ptr<Range>& range);
@@ -100,10 +103,11 @@ class Memory {
   // Cuts [address, address + bytes) into pieces. False if a part of it belongs to the driver and is not in use.
   bool resolve(uint64_t address, uint64_t bytes, std::vector<Piece>& out) const;
 
-  // Addresses for mappings to come: cuMemAddressReserve.
+  // Addresses for mappings to come.
   uint64_t reserve(uint64_t bytes, uint64_t alignment);
   bool unreserve(uint64_t address, uint64_t bytes);  // false: not reserved so, or mapped
   [[nodiscard]] bool is_reserved(uint64_t address, uint64_t bytes) const;
+  [[nodiscard]] uint64_t reserved_bytes(uint64_t address) const;  // of what begins there; 0: nothing
   [[nodiscard]] size_t reservations() const noexcept { return reserved_.size(); }
   [[nodiscard]] bool is_mapped(uint64_t address, uint64_t bytes) const;
 
@@ -113,7 +117,7 @@ class Memory {
   void begin_kernel(int device);
   void end_kernel(int device);
   void close(int device);
-  // Device `from` may use what cuMemAlloc gives on `to`, or no longer.
+  // Device `from` may use what is allocated on `to`, or no longer.
   void set_peer(int from, int to, bool is_enabled);
   [[nodiscard]] bool is_peer(int from, int to) const { return (peers_[to] >> from & 1U) != 0; }
   // Whether kernels of the device may use an address.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from unify.errors import InvalidArgument
-from unify.simulator.section import HEADER, HostKernel, host_section, with_section
+from unify.simulator.section import HEADER, HostKernel, empty_elf, host_section, with_section
 
 from .driver import compiled, cubin
 
@@ -25,6 +25,17 @@ def test_another_tool_finds_the_section(tmp_path: Path) -> None:
         subprocess.run([*command, tmp_path / "changed.o", tmp_path / "content"], check=True)
         assert (tmp_path / "content").read_bytes() == content
     assert changed[64 : len(original)] == original[64:]
+
+
+def test_a_file_with_nothing_else_in_it_is_one_to_another_tool(tmp_path: Path) -> None:
+    if shutil.which("readelf") is None:
+        pytest.skip("binutils are not here")
+    (tmp_path / "made.o").write_bytes(with_section(empty_elf(), ".unify.host", b"content"))
+    command = ["readelf", "--file-header", "--section-headers", "--wide", tmp_path / "made.o"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert finished.stderr == ""
+    assert ".shstrtab" in finished.stdout
+    assert ".unify.host" in finished.stdout
 
 
 @pytest.mark.parametrize("elf", [b"", b"\x7fELF", b"no" * 64, cubin()[:100], cubin()[:-1]])

@@ -1,4 +1,4 @@
-"""A section added to an ELF file, and what the section `.nv.unify.host` of a cubin holds."""
+"""A section added to an ELF file, and what it holds there for a simulated chip: a kernel for this machine's CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from unify._errors import InvalidArgument
 
-NAME = ".nv.unify.host"
+NAME = ".nv.unify.host"  # of a cubin
+ASCEND_NAME = ".unify.host"
 MAGIC = b"UNIFYHST"
 VERSION = 1
 HEADER = struct.Struct("<8sIIIIQQII")  # csrc/simulator/image.h: HostHeader
@@ -16,7 +17,7 @@ PARAMETER = struct.Struct("<III")  # HostParameter: offset, bytes, whether it is
 
 _ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
-_PROGBITS = 1
+_PROGBITS, _STRTAB = 1, 3
 _SIZES = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 
 
@@ -32,7 +33,7 @@ class HostKernel:
 
 
 def host_section(kernel: HostKernel) -> bytes:
-    """Returns the content of `.nv.unify.host` for one kernel."""
+    """Returns the content of the section for one kernel."""
     name = kernel.name.encode()
     table = b"".join(_parameter(type_, offset) for type_, offset in kernel.parameters)
     header_bytes = _round_up(HEADER.size + len(table) + len(name), 64)
@@ -56,6 +57,15 @@ def _parameter(type_: str, offset: int) -> bytes:
     if size == 0:
         raise InvalidArgument(f"a simulated chip cannot pass arguments of type {type_!r} to a kernel.")
     return PARAMETER.pack(offset, size, is_pointer)
+
+
+def empty_elf() -> bytes:
+    """Returns an ELF64 file without code, for no machine: only its table of sections and their names."""
+    names = b"\0.shstrtab\0".ljust(16, b"\0")
+    table = _ELF_HEADER.size + len(names)
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header = _ELF_HEADER.pack(ident, 1, 0, 1, 0, 0, table, 0, _ELF_HEADER.size, 0, 0, _SECTION.size, 2, 1)
+    return header + names + bytes(_SECTION.size) + _SECTION.pack(1, _STRTAB, 0, 0, _ELF_HEADER.size, 11, 0, 0, 1, 0)
 
 
 def with_section(elf: bytes, name: str, content: bytes) -> bytes:

@@ -1,0 +1,31 @@
+// What is not served, by name; and the profiler, which is there and off.
+#include <chrono>
+#include <cstring>
+#include <functional>
+#include <string_view>
+
+#include "acl_types.h"
+#include "messages.h"
+
+using namespace unify::simulator;
+
+// Their arguments are not looked at: in C a caller may pass more than a function takes.
+#define REFUSED(name) \
+  UNIFY_SIMULATOR_EXPORT aclError name() { return refuse_call(#name); }
+#define REFUSED_POINTER(name)           \
+  UNIFY_SIMULATOR_EXPORT void* name() { \
+    refuse_call(#name);                 \
+    return nullptr;                     \
+  }
+#include "refused.inc"
+
+// A profiler would call the function back to say that it is on.
+UNIFY_SIMULATOR_EXPORT int32_t MsprofRegisterCallback(uint32_t, void*) { return 0; }
+
+UNIFY_SIMULATOR_EXPORT uint64_t MsprofGetHashId(const char* text, size_t length) {
+  return text == nullptr ? 0 : std::hash<std::string_view>()({text, length});
+}
+
+UNIFY_SIMULATOR_EXPORT uint64_t MsprofSysCycleTime() {
+  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+}

@@ -1,0 +1,102 @@
+"""What a program does with the simulated devices of a vendor, whichever it is: faults on demand, and what is alive."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+from unify._errors import InvalidArgument
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a vendor calls things: itself, its launch, its copy, and a result that stands for a kernel's fault."""
+
+    vendor: str
+    launch: str
+    copy: str
+    error: str
+
+
+class Simulation:
+    """The simulated devices of one vendor in this process: faults on demand, and what is alive on them.
+
+    Device numbers are the vendor's, from 0. `call` is a function of the vendor's driver by its name: "cuMemcpyAsync",
+    without a version, or "aclrtMemcpyAsync".
+    """
+
+    def __init__(self, library: ctypes.CDLL, count: int, words: Words) -> None:
+        self._library = library
+        self._words = words
+        self.count = count
+
+    def fail(self, call: str = "*", after: int = 0, error: str = "", device: int = 0) -> None:
+        """Makes the call that comes after `after` others of its name fail; "*" is any call.
+
+        error: a result by its name in the vendor's manual; "lost", "hang" or "corrupt"; of CUDA "ecc" or
+        "launch_failure", of Ascend "aicore", "vector_core", "ecc", "timeout", "out_of_memory" or "link". Without one it
+        is a kernel's fault. What goes wrong in work that was only enqueued shows at a later call, as on a chip.
+        """
+        self._check(self._library.unify_simulator_fail(device, f"{call}:{after}:{error or self._words.error}".encode()))
+
+    def fail_after(self, seconds: float, error: str, device: int = 0) -> None:
+        """Makes a device fail by time, whatever it does then."""
+        self._check(self._library.unify_simulator_fail(device, f"time:{seconds}:{error}".encode()))
+
+    def lose(self, device: int = 0) -> None:
+        """Takes a device off the bus, until the process ends."""
+        self.fail_after(0, "lost", device)
+
+    def hang(self, call: str = "", after: int = 0, device: int = 0) -> None:
+        """Stops the work that the call enqueues, and its stream, until `release`. Without a call: of a launch."""
+        self.fail(call or self._words.launch, after, "hang", device)
+
+    def release(self, device: int = 0) -> None:
+        """Lets the work go on that hangs."""
+        self._check(self._library.unify_simulator_release(device))
+
+    def slow(self, bytes_per_second: float, device: int = 0) -> None:
+        """Lets copies take at least as long as they would at this bandwidth; 0 is as fast as the machine."""
+        self._check(self._library.unify_simulator_slow(device, bytes_per_second))
+
+    def corrupt(self, call: str = "", after: int = 0, device: int = 0) -> None:
+        """Flips a bit in the middle of what a copy writes; the copy reports success. Without a call: the next copy."""
+        self.fail(call or self._words.copy, after, "corrupt", device)
+
+    def clear(self, device: int = 0) -> None:
+        """Forgets the faults planned and lets go what hangs. What happened already stays until the context is reset."""
+        self._check(self._library.unify_simulator_clear(device))
+
+    def live(self, device: int = 0) -> dict[str, int]:
+        """How many of each kind are alive on a device, and how many bytes; graphs and reservations of all devices."""
+        return {kind: self._check(self._library.unify_simulator_live(device, kind.encode())) for kind in _KINDS}
+
+    def _check(self, result: int) -> int:
+        if result < 0:
+            raise InvalidArgument(f"simulated {self._words.vendor}: {error_of(self._library)}.")
+        return result
+
+
+_KINDS = (
+    *("bytes", "allocations", "pinned_bytes", "managed_bytes", "physical", "reservations"),
+    *("streams", "events", "modules", "graphs", "graph_execs", "retained"),
+)
+
+
+def load(path: str) -> ctypes.CDLL:
+    """Opens a simulated driver, and says what its own functions take."""
+    library = ctypes.CDLL(path)
+    library.unify_simulator_fail.argtypes = [ctypes.c_int, ctypes.c_char_p]
+    library.unify_simulator_slow.argtypes = [ctypes.c_int, ctypes.c_double]
+    library.unify_simulator_live.argtypes = [ctypes.c_int, ctypes.c_char_p]
+    library.unify_simulator_live.restype = ctypes.c_int64
+    library.unify_simulator_error.restype = ctypes.c_char_p
+    return library
+
+
+def error_of(library: ctypes.CDLL) -> str:
+    """Why the last function of the simulator failed on this thread."""
+    text: bytes = library.unify_simulator_error()
+    return text.decode()
