@@ -71,6 +71,9 @@ TABLE: dict[str, Setting] = {
     "no_cache": Setting("UNIFY_NO_CACHE", _flag, lambda: False, "Neither read nor write compiled kernels."),
     "backend_path": Setting("UNIFY_BACKEND_PATH", _paths, lambda: (), "Backend libraries to load, as in PATH."),
     "cuda_library": Setting("UNIFY_CUDA_LIBRARY", str, lambda: "", "CUDA's driver, in place of libcuda.so.1."),
+    "ascend_library": Setting(
+        "UNIFY_ASCEND_LIBRARY", str, lambda: "", "ACL of Ascend's CANN, in place of libascendcl.so."
+    ),
     "simulate": Setting("UNIFY_SIMULATE", str, lambda: "", "Chips to simulate: cuda:90, or cuda:90x2 for two of them."),
     "expandable_segments": Setting(
         "UNIFY_EXPANDABLE_SEGMENTS", _flag, lambda: False, "Memory grows and shrinks in place, where the device can."

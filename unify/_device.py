@@ -19,7 +19,10 @@ from ._plugins import Backend
 DeviceLike: TypeAlias = "Device | str | None"
 
 # DLPack's device types by the names that backends of these chips have; others are found by opening devices.
-_DLPACK_KINDS = {1: "cpu", 2: "cuda", 21: "ascend"}
+# 12 is DLPack's "extension device", as which torch_npu hands out its arrays.
+_DLPACK_KINDS = {1: "cpu", 2: "cuda", 12: "ascend"}
+# The backends of ours that need a vendor's driver, and the setting that names another library for it.
+_DRIVERS = {"cuda": "cuda_library", "ascend": "ascend_library"}
 
 __all__ = [
     "Backend",
@@ -86,19 +89,21 @@ class _Registration:
     def open_builtin(self, name: str) -> None:
         """Looks for the driver of a backend of ours, which takes its time on some machines."""
         self.read_settings()
-        if name != "cuda" or name in self.opened:
+        if name not in _DRIVERS or name in self.opened:
             return
         with self.opening:  # others wait until the driver was found or not
             if name in self.opened:
                 return
-            if settings.simulate:
+            simulated = settings.simulate.partition(":")[0]
+            if simulated == name or (simulated and simulated not in _DRIVERS):  # the second says what is known
                 importlib.import_module("unify.simulator").from_text(settings.simulate)
             else:
-                _core.open_builtin(name, settings.cuda_library)
+                _core.open_builtin(name, getattr(settings, _DRIVERS[name]))
             self.opened.add(name)
 
     def read_entry_points(self) -> None:
-        self.open_builtin("cuda")
+        for name in _DRIVERS:
+            self.open_builtin(name)
         if self.has_entry_points:
             return
         with self.lock:
@@ -208,7 +213,7 @@ def add_backend(library: str, name: str = "") -> BackendStatus:
 
 
 def open_driver(name: str, library: str) -> None:
-    """Makes a backend of ours ("cuda") use this driver. Raises InvalidArgument if it has looked for one already."""
+    """Makes a backend of ours ("cuda", "ascend") use this driver. Raises InvalidArgument if it has looked for one already."""
     _registration.read_settings()
     with _registration.opening:
         is_first = _core.open_builtin(name, library)

@@ -16,6 +16,7 @@
 
 extern "C" const unify_backend* unify_host_backend_get(unify_backend_get_args* args);
 extern "C" const unify_backend* unify_cuda_backend_get(unify_backend_get_args* args);
+extern "C" const unify_backend* unify_ascend_backend_get(unify_backend_get_args* args);
 
 namespace unify {
 namespace {
@@ -24,6 +25,7 @@ namespace {
 const std::pair<const char*, unify_backend_get_function> kBuiltin[] = {
     {"cpu", unify_host_backend_get},
     {"cuda", unify_cuda_backend_get},
+    {"ascend", unify_ascend_backend_get},
 };
 
 // A function of the table, by name and place.

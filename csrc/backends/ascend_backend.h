@@ -1,0 +1,238 @@
+// What the files of the Ascend backend share: ACL's functions, its handles, and how a call of ACL ends.
+#pragma once
+
+#include <unify/backend.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "ascend_image.h"
+#include "ascend_types.h"
+
+namespace unify::ascend {
+
+// The functions of ascend_api.inc, filled once when the library is opened. One that is not required may be null.
+struct Driver {
+#define API(result, name, required, parameters) result(*name) parameters = nullptr;
+#include "ascend_api.inc"
+#undef API
+};
+extern Driver driver;
+
+// A host function on its way through a stream. ACL forgets it when the context fails; the ABI runs it all the same.
+struct HostCall;
+// The thread that serves host functions where ACL has none of its own.
+class Reporter;
+
+// Memory for the locks of kernels whose blocks wait for each other.
+struct LockMemory {
+  void* address = nullptr;
+  uint64_t bytes = 0;
+};
+
+struct Device {
+  Device();
+  ~Device();
+  int32_t index = 0;
+  aclrtContext context = nullptr;            // null: not opened, after a reset that failed
+  std::atomic<aclError> fault{ACL_SUCCESS};  // the sticky code that its context answers with
+  std::atomic<bool> is_gone{false};
+  uint32_t ai_cores = 0;
+  uint32_t vector_cores = 0;
+  uint64_t shared_bytes = 0;
+  std::mutex mutex;  // of what follows
+  std::unordered_set<std::shared_ptr<struct Stream>> streams;
+  // Given up while they still ran: ACL would wait for them.
+  std::vector<std::shared_ptr<struct Stream>> retired_streams;
+  std::vector<std::unique_ptr<struct Graph>> retired_graphs;
+  std::list<HostCall*> host_calls;  // in the order of their making
+  std::unique_ptr<Reporter> reporter;
+  std::unordered_map<unify_address, size_t> allocated;  // bytes of each
+  std::unordered_set<unify_address> reserved;
+  struct Committed {
+    size_t bytes;
+    aclrtDrvMemHandle handle;
+  };
+  std::unordered_map<unify_address, Committed> committed;
+  std::vector<int32_t> peers;                               // that may use this device's memory
+  std::unordered_map<unify_address, std::string> imported;  // keys of other processes' memory
+  std::unordered_map<aclrtStream, LockMemory> locks;
+  std::vector<void*> outgrown_locks;
+  std::unordered_map<aclmdlRI, std::vector<void*>> recorded_locks;
+};
+
+struct Stream : std::enable_shared_from_this<Stream> {
+  ~Stream();  // waits for what is enqueued
+  Device* device = nullptr;
+  aclrtStream handle = nullptr;  // null: a reset has taken it away
+  bool is_owned = true;
+  bool has_reporter = false;
+  // Operations enqueued since the stream was last known to have run dry without failure: 0 if none.
+  std::atomic<uint64_t> first_unproven{0};
+  std::atomic<uint64_t> last_enqueued{0};
+};
+
+struct Event {
+  Device* device = nullptr;
+  aclrtEvent handle = nullptr;
+  bool has_timing = false;
+  std::atomic<bool> is_recorded{false};
+};
+
+struct Function {
+  struct Module* module = nullptr;
+  aclrtFuncHandle handle = nullptr;
+};
+
+struct Module {
+  Device* device = nullptr;
+  aclrtBinHandle handle = nullptr;
+  Image image;                   // without its payload, which ACL has copied
+  LockMemory lock;               // what the words of a lock hold before a launch
+  void* sync_address = nullptr;  // where cube and vector cores of a block meet
+  std::mutex mutex;              // of `functions`
+  std::vector<std::unique_ptr<Function>> functions;
+};
+
+struct Graph {
+  ~Graph();  // waits for launches under way
+  Device* device = nullptr;
+  aclmdlRI handle = nullptr;
+  aclrtEvent last_launch = nullptr;
+  std::vector<void*> locks;
+};
+
+inline Device* of(unify_device device) { return reinterpret_cast<Device*>(device); }
+inline Stream* of(unify_stream stream) { return reinterpret_cast<Stream*>(stream); }
+inline Event* of(unify_event event) { return reinterpret_cast<Event*>(event); }
+inline Module* of(unify_module module) { return reinterpret_cast<Module*>(module); }
+inline Function* of(unify_function function) { return reinterpret_cast<Function*>(function); }
+inline Graph* of(unify_graph graph) { return reinterpret_cast<Graph*>(graph); }
+
+inline void* pointer(unify_address address) { return reinterpret_cast<void*>(static_cast<uintptr_t>(address)); }
+inline unify_address address_of(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); }
+
+// ---- errors: ascend_error.cpp ----
+
+// The status of ACL's answer, kept for last_error with ACL's text. A sticky code marks the device as faulted and names
+// the operations that may have caused it; any other failure is that of `operation`.
+unify_status status_of(Device* device, aclError code, uint64_t operation = 0);
+// A refusal of the backend's own.
+unify_status refuse(unify_status status, std::string message);
+// The same after a call that ACL refused: what ACL says of it is added.
+unify_status refuse_after(aclError code, unify_status status, const std::string& message);
+// "aicore exception: E39999: … (ACL_ERROR_RT_AICORE_EXCEPTION, 507015)"
+std::string text_of(aclError code);
+void last_error(unify_error* out);
+
+// Makes the device's context the thread's, and puts back what the host program had there. ACL cannot take a context
+// away from a thread (aclrtSetCurrentContext refuses null): one that had none keeps this device's.
+class Entered {
+ public:
+  explicit Entered(const Device& device) {
+    if (device.context == nullptr) {
+      result_ = ACL_ERROR_RT_CONTEXT_NULL;
+      return;
+    }
+    if (driver.aclrtGetCurrentContext(&before_) != ACL_SUCCESS) before_ = nullptr;
+    if (before_ != device.context) {
+      result_ = driver.aclrtSetCurrentContext(device.context);
+      is_changed_ = result_ == ACL_SUCCESS;
+    }
+    if (driver.aclmdlRICaptureThreadExchangeMode != nullptr && result_ == ACL_SUCCESS) {
+      is_relaxed_ = driver.aclmdlRICaptureThreadExchangeMode(&mode_) == ACL_SUCCESS;
+    }
+  }
+  ~Entered() {
+    if (is_relaxed_) driver.aclmdlRICaptureThreadExchangeMode(&mode_);
+    if (is_changed_ && before_ != nullptr) driver.aclrtSetCurrentContext(before_);
+  }
+  Entered(const Entered&) = delete;
+  Entered& operator=(const Entered&) = delete;
+  [[nodiscard]] aclError result() const noexcept { return result_; }
+
+ private:
+  aclrtContext before_ = nullptr;
+  // Elsewhere: torch_npu captures in a mode that allows nobody to allocate or to ask an event.
+  int mode_ = ACL_MODEL_RI_CAPTURE_MODE_RELAXED;
+  aclError result_ = ACL_SUCCESS;
+  bool is_changed_ = false;
+  bool is_relaxed_ = false;
+};
+
+// A call of ACL inside of the device's context.
+template <typename Call>
+unify_status run(Device& device, Call call, uint64_t operation = 0) {
+  const Entered entered(device);
+  return status_of(&device, entered.result() != ACL_SUCCESS ? entered.result() : call(), operation);
+}
+
+// A call that waits or asks. Streams of other libraries, and old versions, go on after a failure and say it once only.
+template <typename Call>
+unify_status run_unless_faulted(Device& device, Call call) {
+  const unify_status status = run(device, call);
+  return status == UNIFY_OK ? status_of(&device, device.fault.load()) : status;
+}
+
+// Remembers that an operation stands on the stream. One call on a stream at a time.
+inline void note_enqueued(Stream& stream, uint64_t operation) noexcept {
+  stream.last_enqueued.store(operation);
+  uint64_t none = 0;
+  stream.first_unproven.compare_exchange_strong(none, operation);
+}
+// Everything up to `last`, which was last_enqueued before the stream was found dry, ended well. Another thread may
+// enqueue meanwhile.
+inline void note_proven(Stream& stream, uint64_t last) noexcept {
+  uint64_t first = stream.first_unproven.load();
+  if (first == 0 || first > last) return;
+  stream.first_unproven.compare_exchange_strong(first, 0);
+  uint64_t none = 0;
+  if (stream.last_enqueued.load() != last) stream.first_unproven.compare_exchange_strong(none, last + 1);
+}
+
+// Fills as much of a caller's struct as the caller knows.
+template <typename Struct>
+void answer(Struct* out, Struct filled) {
+  filled.struct_size = out->struct_size;
+  filled.extension = out->extension;
+  std::memcpy(out, &filled, std::min(out->struct_size, sizeof filled));
+}
+
+// ---- host functions: ascend_host_call.cpp ----
+
+bool has_host_calls();
+unify_status host_call(unify_stream stream, unify_host_function function, void* user);
+// Runs the host calls that a failed context forgot, each once, on a thread of their own: they may take locks that the
+// one who found the failure holds.
+void run_forgotten_calls(Device& device);
+void stop_serving(Stream& stream);  // in the device's context
+void stop_reporter(Device& device);
+
+// ---- each file's part of the backend's table ----
+
+// Whether the stream records a graph now; *out_graph is the one that it records.
+aclError is_recording(const Stream& stream, bool& out_is_recording, aclmdlRI* out_graph = nullptr);
+// Destroys what was given up and has come to its end since.
+void sweep(Device& device);
+
+uint32_t virtual_granularity(const Device& device);  // 0 without virtual memory
+void drop_memory(Device& device);
+aclError open_virtual(Device& device, int32_t peer);  // its virtual memory, now and later
+
+void add_memory(unify_backend& table);
+void add_streams(unify_backend& table);
+void add_events(unify_backend& table);
+void add_kernels(unify_backend& table);
+void add_graphs(unify_backend& table);
+void add_sharing(unify_backend& table);
+
+}  // namespace unify::ascend

@@ -1,0 +1,156 @@
+// Memory of other devices, and memory and events of other processes.
+#include <unistd.h>
+
+#include "ascend_backend.h"
+
+namespace unify::ascend {
+namespace {
+
+bool is_open(Device& device, int32_t peer) {
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  return std::find(device.peers.begin(), device.peers.end(), peer) != device.peers.end();
+}
+
+// A way is open once both ends have opened it: torch_npu's NPUPeerToPeerAccess.cpp.
+unify_status open_way(Device& device, Device& peer) {
+  unify_status status = run(device, [&] { return driver.aclrtDeviceEnablePeerAccess(peer.index, 0); });
+  if (status == UNIFY_OK) status = run(peer, [&] { return driver.aclrtDeviceEnablePeerAccess(device.index, 0); });
+  if (status == UNIFY_OK) status = run(peer, [&] { return open_virtual(peer, device.index); });
+  return status == UNIFY_OK ? run(device, [&] { return open_virtual(device, peer.index); }) : status;
+}
+
+unify_status peer_access(unify_device handle, unify_device peer_handle, uint32_t enable, uint32_t* out_can) {
+  Device& device = *of(handle);
+  Device& peer = *of(peer_handle);
+  *out_can = 0;
+  // Without aclrtMemSetAccess memory that was mapped stays its device's own.
+  if (virtual_granularity(device) != 0 && driver.aclrtMemSetAccess == nullptr) return UNIFY_OK;
+  int32_t there = 0;
+  int32_t back = 0;
+  unify_status status = run(device, [&] {
+    const aclError code = driver.aclrtDeviceCanAccessPeer(&there, device.index, peer.index);
+    return code != ACL_SUCCESS ? code : driver.aclrtDeviceCanAccessPeer(&back, peer.index, device.index);
+  });
+  if (status == UNIFY_UNSUPPORTED) return UNIFY_OK;
+  if (status != UNIFY_OK) return status;
+  *out_can = there != 0 && back != 0 ? 1 : 0;
+  if (*out_can == 0 || enable == 0 || is_open(peer, device.index)) return UNIFY_OK;
+  return open_way(device, peer);
+}
+
+// What travels: ACL's key or handle, and who made it, since ACL does not say what opening it at home would do.
+constexpr size_t kKeyBytes = 65;  // as torch_npu's NPUCachingAllocator.cpp has it
+struct Token {
+  char magic[8];
+  uint32_t kind;
+  int32_t process;
+  char key[kKeyBytes];
+};
+static_assert(sizeof(Token) <= sizeof(unify_ipc_args::token));
+static_assert(sizeof(aclrtIpcEventHandle) <= sizeof(Token::key));
+constexpr char kMagic[8] = {'U', 'N', 'I', 'F', 'Y', 'A', 'S', '1'};
+
+bool has_events() { return driver.aclrtIpcGetEventHandle != nullptr && driver.aclrtIpcOpenEventHandle != nullptr; }
+
+unify_status export_memory(Device& device, unify_address address, Token& out) {
+  size_t bytes = 0;
+  {
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    const auto found = device.allocated.find(address);
+    if (found == device.allocated.end()) return refuse(UNIFY_INVALID_ARGUMENT, "no memory begins there");
+    bytes = found->second;
+  }
+  // Without naming who may import it, as torch_npu shares memory.
+  return run(device, [&] {
+    return driver.aclrtIpcMemGetExportKey(pointer(address), bytes, out.key, sizeof out.key,
+                                          ACL_RT_IPC_MEM_EXPORT_FLAG_DISABLE_PID_VALIDATION);
+  });
+}
+
+unify_status export_event(const Event& event, Token& out) {
+  if (!has_events()) return refuse(UNIFY_UNSUPPORTED, "this CANN shares no events between processes");
+  aclrtIpcEventHandle shared{};
+  const unify_status status = run(*event.device, [&] { return driver.aclrtIpcGetEventHandle(event.handle, &shared); });
+  std::memcpy(out.key, &shared, sizeof shared);
+  return status;
+}
+
+unify_status ipc_export(unify_device handle, unify_ipc_args* args) {
+  Token token{};
+  std::memcpy(token.magic, kMagic, sizeof kMagic);
+  token.kind = args->kind;
+  token.process = getpid();
+  const unify_status status = args->kind == UNIFY_IPC_EVENT ? export_event(*of(args->event), token)
+                                                            : export_memory(*of(handle), args->address, token);
+  std::memset(args->token, 0, sizeof args->token);
+  if (status == UNIFY_OK) std::memcpy(args->token, &token, sizeof token);
+  return status;
+}
+
+unify_status import_memory(Device& device, const Token& token, unify_address& out) {
+  const std::string key(token.key, strnlen(token.key, sizeof token.key));
+  void* memory = nullptr;
+  const unify_status status = run(device, [&] {
+    return driver.aclrtIpcMemImportByKey(&memory, key.c_str(), ACL_RT_IPC_MEM_IMPORT_FLAG_ENABLE_PEER_ACCESS);
+  });
+  if (status != UNIFY_OK) return status;
+  out = address_of(memory);
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  device.imported[out] = key;
+  return UNIFY_OK;
+}
+
+unify_status import_event(Device& device, const Token& token, unify_event& out) {
+  if (!has_events()) return refuse(UNIFY_UNSUPPORTED, "this CANN shares no events between processes");
+  aclrtIpcEventHandle shared{};
+  std::memcpy(&shared, token.key, sizeof shared);
+  auto event = std::make_unique<Event>();
+  event->device = &device;
+  event->is_recorded = true;  // by whom it belongs to
+  const unify_status status = run(device, [&] { return driver.aclrtIpcOpenEventHandle(shared, &event->handle); });
+  if (status == UNIFY_OK) out = reinterpret_cast<unify_event>(event.release());
+  return status;
+}
+
+unify_status ipc_import(unify_device handle, unify_ipc_args* args) {
+  Token token{};
+  std::memcpy(&token, args->token, sizeof token);
+  if (std::memcmp(token.magic, kMagic, sizeof kMagic) != 0 || token.kind != static_cast<uint32_t>(args->kind)) {
+    return refuse(UNIFY_INVALID_ARGUMENT, "this is no token of an Ascend device's memory or event");
+  }
+  if (token.process == getpid()) return refuse(UNIFY_INVALID_ARGUMENT, "the token was made by this same process");
+  return args->kind == UNIFY_IPC_MEMORY ? import_memory(*of(handle), token, args->address)
+                                        : import_event(*of(handle), token, args->event);
+}
+
+unify_status close_memory(Device& device, unify_address address) {
+  std::string key;
+  {
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    const auto found = device.imported.find(address);
+    if (found == device.imported.end()) return refuse(UNIFY_INVALID_ARGUMENT, "nothing was imported there");
+    key = found->second;
+    device.imported.erase(found);
+  }
+  return run(device, [&] { return driver.aclrtIpcMemClose(key.c_str()); });
+}
+
+unify_status ipc_close(unify_device handle, const unify_ipc_args* args) {
+  if (args->kind == UNIFY_IPC_MEMORY) return close_memory(*of(handle), args->address);
+  const std::unique_ptr<Event> event(of(args->event));
+  return run(*event->device, [&] { return driver.aclrtDestroyEvent(event->handle); });
+}
+
+}  // namespace
+
+void add_sharing(unify_backend& table) {
+  table.peer_access = peer_access;
+  const bool has_memory = driver.aclrtIpcMemGetExportKey != nullptr && driver.aclrtIpcMemImportByKey != nullptr &&
+                          driver.aclrtIpcMemClose != nullptr;
+  if (!has_memory) return;
+  table.ipc_export = ipc_export;
+  table.ipc_import = ipc_import;
+  table.ipc_close = ipc_close;
+}
+
+}  // namespace unify::ascend
