@@ -12,6 +12,10 @@ from unify.compiler.cpu.codegen.values import Kernel, Unsupported, element_of, r
 
 # A number, or the name of an i64.
 Size = int | str
+# Elements so far apart are read with what lies between them.
+_NEAR = 4
+# Behind each temporary: what such a read may touch beyond its end.
+SLACK = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +107,11 @@ def load(k: Kernel, buffer: Buffer, offset: Size, lanes: int = 1, stride: Size =
         place = address(k, buffer, offset)
         many = em.op(stored, lanes, f"load <{lanes} x {stored}>, ptr {place}, align {BYTES[buffer.element]}")
         return k.from_stored(many, buffer.element)
+    if buffer.is_ours and isinstance(stride, int) and 1 < stride <= _NEAR:
+        # All that lies between is read too, and beyond the last element: SLACK.
+        place, count = address(k, buffer, offset), lanes * stride
+        many = em.op(stored, count, f"load <{count} x {stored}>, ptr {place}, align {BYTES[buffer.element]}")
+        return k.from_stored(em.shuffle(many, range(0, count, stride)), buffer.element)
     parts = []
     for lane in range(lanes):
         place = address(k, buffer, add(k, offset, multiply(k, lane, stride)))

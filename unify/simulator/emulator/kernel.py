@@ -11,7 +11,7 @@ from unify.compiler.cpu.codegen.values import Unsupported, compile_error, elemen
 from unify.compiler.cpu.processor import Features
 
 from . import calls, control, loops, memory, views
-from .buffers import Buffer
+from .buffers import SLACK, Buffer
 from .program import Program, Val
 
 _MODULES = (calls, control, loops, views)  # they fill the table of statements
@@ -36,7 +36,7 @@ class Generated:
 def generate(module: mlir.Module, features: Features, strict: bool) -> Generated:
     function = _kernel_of(module)
     try:
-        plan = memory.plan(function)
+        plan = memory.plan(function, module.aliases)
     except Unsupported as problem:
         raise compile_error(function, f"the emulator cannot run this kernel: {problem.what}") from None
     p = Program(features, plan, module, strict)
@@ -54,7 +54,7 @@ def generate(module: mlir.Module, features: Features, strict: bool) -> Generated
     text = _module(p, name, [element for element, _ in kinds], offsets, grid)
     own = arguments[2:-_PLACES]
     parameters = tuple((_triton_name(a.type), offset) for a, offset in zip(own, offsets))
-    return Generated(name, text, (plan.bytes + 63) // 64 * 64, parameters, grid)
+    return Generated(name, text, (plan.bytes + SLACK + 63) // 64 * 64, parameters, grid)
 
 
 def _kernel_of(module: mlir.Module) -> mlir.Operation:

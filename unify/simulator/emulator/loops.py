@@ -41,12 +41,34 @@ class Access:
 
 
 @dataclass(eq=False)
+class Melted:
+    """An operand that is computed where it is read (melting.py)."""
+
+    body: mlir.Block
+    ins: list[Operand]
+
+    @property
+    def accesses(self) -> list[Access]:
+        return _accesses(self.ins)
+
+
+Operand = Access | Val | Melted
+
+
+def _accesses(operands: Sequence[Operand]) -> list[Access]:
+    found: list[Access] = []
+    for operand in operands:
+        found += operand.accesses if isinstance(operand, Melted) else [operand] if isinstance(operand, Access) else []
+    return found
+
+
+@dataclass(eq=False)
 class Nest:
     """One linalg.generic while it is written."""
 
     op: mlir.Operation
     axes: list[Axis]
-    ins: list[Access | Val]
+    ins: list[Operand]
     outs: list[Access]
     body: mlir.Block
     indexed: set[int] = field(default_factory=set)  # loops whose counter the body reads
@@ -57,7 +79,7 @@ class Nest:
 
     @property
     def accesses(self) -> list[Access]:
-        return [a for a in self.ins if isinstance(a, Access)] + self.outs
+        return _accesses(self.ins) + self.outs
 
 
 Position = dict[Axis, Size]
@@ -66,6 +88,8 @@ Position = dict[Axis, Size]
 @statement("linalg.generic")
 def generic(p: Program, op: mlir.Operation) -> None:
     """Writes one linalg.generic on buffers."""
+    if op in p.memory.melted.readers:
+        return
     nest = _nest_of(p, op)
     if nest is None:
         return
@@ -125,11 +149,30 @@ def _nest_of(p: Program, op: mlir.Operation) -> Nest | None:
     ]
     if any(axis.extent == 0 for axis in axes):
         return None
-    operands = [bound if isinstance(bound, Val) else _access(p, bound, results, axes) for bound, results in found]
+    operands: list[Operand] = []
+    for number, (bound, results) in enumerate(found):
+        melted = p.memory.melted.inputs.get((op, number))
+        if melted is not None and isinstance(bound, Buffer):
+            operands.append(_melted(p, melted, bound, results, axes))
+        else:
+            operands.append(bound if isinstance(bound, Val) else _access(p, bound, results, axes))
     outs = [a for a in operands[len(inputs) :] if isinstance(a, Access)]
     body = op.regions[0].entry
     indexed = {o.integer("dim") for o in mlir.walk(op) if o.name == "linalg.index"}
     return Nest(op, axes, operands[: len(inputs)], outs, body, indexed)
+
+
+def _melted(
+    p: Program, writer: mlir.Operation, buffer: Buffer, results: Sequence[buffers.Linear], axes: Sequence[Axis]
+) -> Melted:  # fmt: skip
+    """What `writer` would have put into `buffer`, by the axes of its reader: those of more than one element agree."""
+    inner = _nest_of(p, writer)
+    assert inner is not None
+    ours = [axes[next(iter(r.terms))] for r, extent in zip(results, buffer.shape) if extent != 1]
+    theirs = dict(zip([axis for axis in inner.axes if axis.extent != 1], ours, strict=True))
+    for access in _accesses(inner.ins):
+        access.strides = {theirs[axis]: stride for axis, stride in access.strides.items() if axis in theirs}
+    return Melted(inner.body, inner.ins)
 
 
 def _access(p: Program, buffer: Buffer, results: Sequence[buffers.Linear], axes: Sequence[Axis]) -> Access:
@@ -334,13 +377,10 @@ def _body(
     """The values yielded for a position. An old value of None is read where the body wants it."""
     p.exact |= _exact_products(nest)
     arguments = nest.body.arguments
-    used = {operand for op in mlir.walk(nest.op) for operand in op.operands}
-    for argument, operand in zip(arguments, nest.ins):
-        if argument in used:
-            p.values[argument] = operand if isinstance(operand, Val) else _read(p, operand, at, vector, lanes)
     for argument, access, old in zip(arguments[len(nest.ins) :], nest.outs, olds):
-        if argument in used:
+        if _is_used(argument, nest.body):
             p.values[argument] = old if old is not None else _read(p, access, at, vector, lanes)
+    _bind(p, nest.body, nest.ins, at, vector, lanes)
     for op in nest.body.operations[:-1]:
         if op.name == "linalg.index":
             p.values[op.results[0]] = _index(p, nest, op.integer("dim"), at, vector, lanes)
@@ -349,6 +389,24 @@ def _body(
         else:
             p.run(op)
     return [p.value(v) for v in nest.yields]
+
+
+def _bind(
+    p: Program, body: mlir.Block, ins: Sequence[Operand], at: Position, vector: Axis | None, lanes: int
+) -> None:  # fmt: skip
+    for argument, operand in zip(body.arguments, ins):
+        if not _is_used(argument, body):
+            continue
+        if isinstance(operand, Melted):
+            _bind(p, operand.body, operand.ins, at, vector, lanes)
+            p.run_block(operand.body)
+            p.values[argument] = p.value(operand.body.operations[-1].operands[0])
+        else:
+            p.values[argument] = operand if isinstance(operand, Val) else _read(p, operand, at, vector, lanes)
+
+
+def _is_used(argument: mlir.Value, body: mlir.Block) -> bool:
+    return any(argument in inner.operands for op in body.operations for inner in mlir.walk(op))
 
 
 def _exact_products(nest: Nest) -> set[mlir.Operation]:

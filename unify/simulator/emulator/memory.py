@@ -14,6 +14,7 @@ from unify._errors import CompileError
 from unify.compiler import mlir
 
 from .buffers import buffer_type, bytes_of
+from .melting import Melting, melting
 
 # As much as csrc/simulator/image.cpp takes.
 LARGEST = 64 << 20
@@ -60,21 +61,24 @@ class Place:
 
 @dataclass
 class Plan:
+    """A place for each temporary, and what needs none."""
+
     places: dict[Root, Place] = field(default_factory=dict)
     bytes: int = 0
+    melted: Melting = field(default_factory=Melting)
 
     def is_carried(self, loop: mlir.Operation, number: int) -> bool:
         """Whether the value is copied into the loop's own place; else only its address goes on."""
         return Carry(loop, number) in self.places
 
 
-def plan(function: mlir.Operation) -> Plan:
+def plan(function: mlir.Operation, aliases: dict[str, str]) -> Plan:
     """Finds a place for each temporary. Raises CompileError if they need too much."""
-    return _Planner(function).plan
+    return _Planner(function, aliases).plan
 
 
 class _Planner:
-    def __init__(self, function: mlir.Operation) -> None:
+    def __init__(self, function: mlir.Operation, aliases: dict[str, str]) -> None:
         self.plan = Plan()
         self.begin: dict[mlir.Operation, int] = {}
         self.end: dict[mlir.Operation, int] = {}
@@ -86,9 +90,11 @@ class _Planner:
         for argument in function.regions[0].entry.arguments:
             self.roots[argument] = frozenset([_OUTSIDE])
         self._walk(function.regions[0])
+        self.plan.melted = melting(function, self, aliases)
         for value, users in self.uses.items():
             for user in users:
-                self._note_use(value, user)
+                for actual in self.plan.melted.readers.get(user, [user]):
+                    self._note_use(value, actual)
         self._coalesce()
         self._arrange()
 
@@ -173,6 +179,12 @@ class _Planner:
         type_ = buffer_type(value)
         assert type_ is not None
         self.plan.places[root] = Place(first, last, bytes_of(type_))
+
+    def roots_of(self, value: mlir.Value) -> frozenset[object]:
+        return self._of(value)
+
+    def is_view(self, op: mlir.Operation) -> bool:
+        return op.name in _VIEWS
 
     def _of(self, value: mlir.Value) -> frozenset[Root | str]:
         return self.roots.get(value, frozenset())

@@ -14,7 +14,7 @@ from unify.compiler.cpu.codegen.emitter import Emitter, LoopBody, Scope, Val
 from unify.compiler.cpu.codegen.values import ELEMENTWISE, Kernel, Unsupported, compile_error
 from unify.compiler.cpu.processor import Features
 
-from .buffers import Buffer, Size
+from .buffers import SLACK, Buffer, Size
 from .memory import Plan, Root
 
 Statement = Callable[["Program", mlir.Operation], None]
@@ -127,7 +127,7 @@ class Program(Kernel):
         if id(found) not in self._places:
             name = self.em.name("place")
             if found.bytes <= _VARIABLE:
-                self.em.allocas.append(f"  {name} = alloca [{found.bytes} x i8], align 64")
+                self.em.allocas.append(f"  {name} = alloca [{found.bytes + SLACK} x i8], align 64")
             else:
                 self.em.allocas.append(f"  {name} = getelementptr i8, ptr %scratch, i64 {found.offset}")
             self._places[id(found)] = name
