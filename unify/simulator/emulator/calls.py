@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen.convert import cast, widened
+from unify.compiler.cpu.codegen.convert import cast
+from unify.compiler.cpu.codegen.debug import format_of, printf
 from unify.compiler.cpu.codegen.emitter import FLOATS, Val
-from unify.compiler.cpu.codegen.fault import string
 from unify.compiler.cpu.codegen.values import ELEMENTWISE, Unsupported
 
 from . import buffers
@@ -26,6 +27,8 @@ def call(p: Program, op: mlir.Operation) -> None:
         _scan(p, op, _SCANS[kind])
     elif kind == "triton_gather":
         _gather(p, op)
+    elif kind == "triton_print":
+        _print(p, op, p.functions[name])
     else:
         raise Unsupported(f"the library function {name}")
 
@@ -52,7 +55,6 @@ def _scan(p: Program, op: mlir.Operation, names: tuple[str, str]) -> None:
     target = _result(p, op)
     is_float = source.element in FLOATS
     join = ELEMENTWISE["arith." + names[0 if is_float else 1]]
-    typed = mlir.Operation("", operands=[], results=[])
     extent = source.shape[axis]
     assert isinstance(extent, int)
 
@@ -68,7 +70,7 @@ def _scan(p: Program, op: mlir.Operation, names: tuple[str, str]) -> None:
         with p.carrying(extent - 1, [first]) as body:
             index = body.counter
             index = p.em.assign(f"sub i64 {extent - 2}, {index}" if reverse else f"add i64 {index}, 1")
-            total = join(p, typed, [body.carried[0], buffers.load(p, source, place(source, index))])
+            total = join(p, op, [body.carried[0], buffers.load(p, source, place(source, index))])
             buffers.store(p, total, target, place(target, index))
             body.next = [total]
 
@@ -76,7 +78,7 @@ def _scan(p: Program, op: mlir.Operation, names: tuple[str, str]) -> None:
         _each(p, [n for i, n in enumerate(source.shape) if i != axis], [], along)
 
 
-def _each(p: Program, shape, at, body) -> None:  # type: ignore[no-untyped-def]
+def _each(p: Program, shape: Sequence[Size], at: list[Size], body: Callable[[list[Size]], None]) -> None:
     """Calls body with the position, inside a loop for each axis."""
     if not shape:
         body(at)
@@ -99,3 +101,26 @@ def _gather(p: Program, op: mlir.Operation) -> None:
 
     with p.em.nest():
         _each(p, list(indices.shape), [], one)
+
+
+def _print(p: Program, op: mlir.Operation, declaration: mlir.Operation) -> None:
+    """Lines as on Triton's other targets: pid (x, y, z) idx (i, …) prefix (operand n) value. Integers count as signed:
+    the vendor's compiler does not hand on which they are."""
+    prefix, as_hex = declaration.string("prefix"), declaration.boolean("hex")
+    for i, operand in enumerate(op.operands):
+        which = f"(operand {i}) " if len(op.operands) > 1 else ""
+        bound = p.values[operand]
+        shape = list(bound.shape) if isinstance(bound, Buffer) else []
+        widths = [max(1, len(str(int(extent) - 1))) for extent in shape]
+
+        def line(at: list[Size], bound: Buffer | Val = bound, widths: list[int] = widths, which: str = which) -> None:
+            value = buffers.load(p, bound, buffers.offset_of(p, bound, at)) if isinstance(bound, Buffer) else bound
+            format_, shown = format_of(p, value, as_hex, True)
+            index = "idx (" + ", ".join(f"%{width}lld" for width in widths) + ")"
+            places = [Val("i64", 1, str(n)) for n in at]
+            printf(p, f"{index}{prefix}{which}{format_}\n", places, [shown])
+
+        with p.em.nest():
+            _each(p, shape, [], line)
+    if not op.operands:
+        printf(p, prefix + "\n", [], [])

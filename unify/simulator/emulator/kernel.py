@@ -45,9 +45,9 @@ def generate(module: mlir.Module, features: Features, strict: bool) -> Generated
         raise compile_error(function, "the emulator cannot run a kernel of several basic blocks")
     arguments = body.entry.arguments
     kinds = [_kind(function, a) for a in arguments]
-    for i, (argument, (element, pointee)) in enumerate(zip(arguments, kinds)):
-        bound = Val(element, 1, f"%arg{i}")
-        p.values[argument] = Buffer(f"%arg{i}", pointee, (mlir.DYNAMIC,), (1,)) if pointee else bound
+    names = _names(len(arguments))
+    for argument, name, (element, pointee) in zip(arguments, names, kinds):
+        p.values[argument] = Buffer(name, pointee, (mlir.DYNAMIC,), (1,)) if pointee else Val(element, 1, name)
     p.run_block(body.entry)
     offsets, grid = _offsets([element for element, _ in kinds[2:-_PLACES]])
     name = function.string("sym_name")
@@ -84,6 +84,11 @@ def _kind(function: mlir.Operation, argument: mlir.Value) -> tuple[str, str]:
         raise compile_error(function, f"the emulator cannot pass {problem.what}") from None
 
 
+def _names(count: int) -> list[str]:
+    """The last three as the CPU compiler calls them."""
+    return [*(f"%arg{i}" for i in range(count - 3)), "%pid0", "%pid1", "%pid2"]
+
+
 def _triton_name(type_: mlir.Type) -> str:
     if isinstance(type_, mlir.Buffer):
         return "*" + _triton_name(type_.element)
@@ -102,7 +107,7 @@ def _offsets(elements: list[str]) -> tuple[list[int], int]:
 
 
 def _module(p: Program, name: str, elements: list[str], offsets: list[int], grid: int) -> str:
-    formals = [f"{element} %arg{i}" for i, element in enumerate(elements)]
+    formals = [f"{element} {formal}" for element, formal in zip(elements, _names(len(elements)))]
     lines = [*p.em.globals, *p.em.declarations.values(), ""]
     lines += [
         f'define internal void @"{name}.program"({", ".join(formals)}, ptr noalias %scratch) alwaysinline #0 {{',

@@ -45,8 +45,9 @@ _PASSES = (
 )
 _TIMEOUT_S = 300
 _ERROR = re.compile(r"^(?P<place>(?P<file>[^\n]+?):(?P<line>\d+):\d+): error: (?P<what>.+)$", re.MULTILINE)
+_FOREIGN = re.compile(r"Dialect `\w+' not found for custom op '([\w.]+)'")
 # A hint to the vendor's own later passes. Its use keeps tensors alive that are otherwise folded away.
-_MARK = re.compile(r"^\s*annotation\.mark .*$", re.MULTILINE)
+_MARK = re.compile(r"^[ \t]*annotation\.mark .*$", re.MULTILINE)
 
 
 def to_buffers(linalg: str, tool: Path) -> str:
@@ -61,21 +62,39 @@ def to_buffers(linalg: str, tool: Path) -> str:
         except subprocess.TimeoutExpired:
             raise CompileError(f"emulator: {tool.name} was not done after {_TIMEOUT_S} s.") from None
         if done.returncode != 0:
-            raise _failure(done.stderr, tool, str(source))
+            raise _failure(done.stderr, tool, str(source), linalg)
     return done.stdout
 
 
-def _failure(stderr: str, tool: Path, source: str) -> CompileError:
+def _failure(stderr: str, tool: Path, source: str, linalg: str) -> CompileError:
     found = _ERROR.search(stderr)
     if found is None:
         reason = stderr.strip().splitlines()[:1] or ["it said nothing"]
         return CompileError(f"emulator: {tool.name} cannot prepare this kernel to run on the CPU: {reason[0]}")
-    what = found["what"]
-    foreign = re.search(r"Dialect `\w+' not found for custom op '([\w.]+)'", what)
+    what, file, line = found["what"], found["file"], int(found["line"])
+    foreign = _FOREIGN.search(what)
     if foreign is not None:
         what = f"the vendor's compiler left {foreign[1]} as it was, which no later stage knows"
-    if found["file"] == source:
-        return CompileError(f"emulator: line {found['line']} of the vendor's linalg text: {what}")
-    error = CompileError(f"{found['file']}:{found['line']}: {what}")
-    error.file, error.line, error.reason = found["file"], int(found["line"]), what
+    if file == source:
+        place = _place_of(linalg.splitlines()[line - 1 : line], linalg)
+        if place is None:
+            return CompileError(f"emulator: line {line} of the vendor's linalg text: {what}")
+        file, line = place
+    error = CompileError(f"{file}:{line}: {what}")
+    error.file, error.line, error.reason = file, line, what
     return error
+
+
+def _place_of(lines: list[str], linalg: str) -> tuple[str, int] | None:
+    """The kernel's file and line that a line of the vendor's text is about, if it says so."""
+    body = "".join(lines).rpartition("loc(")[2]
+    for _ in range(64):  # a location may name others: a call's, a variable's
+        direct = re.search(r'"([^"]+)":(\d+):\d+', body)
+        if direct is not None:
+            return direct[1], int(direct[2])
+        alias = re.search(r"#loc\d*", body)
+        named = re.search(rf"^{alias[0]} = loc\((.*)\)$", linalg, re.MULTILINE) if alias is not None else None
+        if named is None:
+            return None
+        body = named[1]
+    return None

@@ -91,7 +91,9 @@ class Program(Kernel):
         self.strict = strict
         self.memory = plan
         self.aliases = module.aliases
-        self.globals = {op.string("sym_name"): op for op in mlir.walk(module.operation) if op.name == "memref.global"}
+        top = module.operation.regions[0].entry.operations
+        self.globals = {op.string("sym_name"): op for op in top if op.name == "memref.global"}
+        self.functions = {op.string("sym_name"): op for op in top if op.name == "func.func"}
         self.exact: set[mlir.Operation] = set()  # products that lose nothing, and the sums that they go into
         self.lanes = features.vector_bytes // 4
         self._places: dict[int, str] = {}
