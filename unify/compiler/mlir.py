@@ -223,7 +223,7 @@ class Region:
 
 @dataclass(eq=False)
 class Module:
-    """aliases: texts of the attributes that the module names in front of it, as `#map`; locations are not among them."""
+    """aliases: the attributes that the module names in front of it, as `#map`, with their texts; no locations."""
 
     operation: Operation
     aliases: dict[str, str] = field(default_factory=dict)

@@ -177,7 +177,7 @@ def _paged(q, cache, table, lengths, out, columns, SIZE: tl.constexpr, D: tl.con
     length = tl.load(lengths + row)
     query = tl.load(q + row * D + dim)
     total, mass = tl.zeros((D,), tl.float32), 0.0
-    for i in range(0, (length + SIZE - 1) // SIZE):
+    for i in range((length + SIZE - 1) // SIZE):
         block = tl.load(table + row * columns + i)
         keys = tl.load(cache + block * SIZE * D + place[:, None] * D + dim[None, :])
         weight = tl.where(i * SIZE + place < length, tl.exp(tl.sum(keys * query[None, :], 1)), 0.0)

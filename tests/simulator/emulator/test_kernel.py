@@ -90,7 +90,9 @@ def build(body: str) -> None:
 
 
 def test_what_is_not_known_is_named_with_its_line() -> None:
-    with pytest.raises(un.errors.CompileError, match=r"moe\.py:17: the emulator cannot run hivm\.hir\.copy: no code") as error:
+    with pytest.raises(
+        un.errors.CompileError, match=r"moe\.py:17: the emulator cannot run hivm\.hir\.copy: no code"
+    ) as error:
         build('"hivm.hir.copy"(%a) : (memref<?xi8>) -> () loc("moe.py":17:3)')
     assert (error.value.file, error.value.line) == ("moe.py", 17)
 

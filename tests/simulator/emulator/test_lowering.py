@@ -40,7 +40,9 @@ def _program(folder: Path, body: str) -> Path:
 
 
 def test_a_tool_that_ends_without_a_word_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(un.errors.CompileError, match="opt cannot prepare this kernel to run on the CPU: it said nothing"):
+    with pytest.raises(
+        un.errors.CompileError, match="opt cannot prepare this kernel to run on the CPU: it said nothing"
+    ):
         to_buffers("module {}", _program(tmp_path, "exit 3"))
 
 

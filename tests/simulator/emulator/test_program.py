@@ -150,7 +150,11 @@ def _collisions(x, place, out, N: tl.constexpr):
 
 
 def test_lanes_that_add_to_one_place() -> None:
-    x, place, out = RNG.integers(0, 9, 64).astype(np.float32), RNG.integers(0, 5, 64).astype(np.int32), np.zeros(5, np.float32)
+    x, place, out = (
+        RNG.integers(0, 9, 64).astype(np.float32),
+        RNG.integers(0, 5, 64).astype(np.int32),
+        np.zeros(5, np.float32),
+    )
     emulate(_collisions, (1,), {"x": x, "place": place, "out": out}, N=64)
     np.testing.assert_array_equal(out, np.bincount(place, x, minlength=5).astype(np.float32))
 

@@ -1,4 +1,4 @@
-"""Loops and branches. What they hand on lies in slots, which LLVM turns into registers; temporaries are copied (memory.py)."""
+"""Loops and branches. What they hand on lies in slots, which LLVM makes registers of; temporaries are copied."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def select(p: Program, op: mlir.Operation) -> None:
         p.compute(op)
         return
     assert isinstance(b, Buffer)
-    em, condition = p.em, em_text(p, op.operands[0])
+    em, condition = p.em, p.em.text(p.value(op.operands[0]))
 
     def either(x: Size, y: Size) -> Size:
         return x if x == y else em.assign(f"select i1 {condition}, i64 {x}, i64 {y}")
@@ -207,7 +207,3 @@ def select(p: Program, op: mlir.Operation) -> None:
     p.values[op.results[0]] = Buffer(
         base, a.element, shape, strides, either(a.offset, b.offset), a.is_ours and b.is_ours
     )
-
-
-def em_text(p: Program, value: mlir.Value) -> str:
-    return p.em.text(p.value(value))

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from unify._errors import CompileError
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen.emitter import BYTES
+from unify.compiler.cpu.codegen.emitter import BYTES, Val
 from unify.compiler.cpu.codegen.values import Unsupported, compile_error, element_of
 from unify.compiler.cpu.processor import Features
 
 from . import calls, control, loops, memory, views
 from .buffers import SLACK, Buffer
-from .program import Program, Val
+from .program import Program
 
 _MODULES = (calls, control, loops, views)  # they fill the table of statements
 # triton-ascend 3.2.0, driver.py: ffts_addr, syncBlockLock, workspace, then the kernel's own arguments.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen.emitter import BYTES, Val
+from unify.compiler.cpu.codegen.emitter import Val
 from unify.compiler.cpu.codegen.values import ELEMENTWISE, Unsupported
 
 from . import buffers
@@ -194,7 +194,8 @@ def _merge_axes(nest: Nest) -> None:
         if before is None or not _is_one_walk(nest, before, axis):
             merged.append(axis)
             continue
-        assert isinstance(before.extent, int) and isinstance(axis.extent, int)
+        assert isinstance(before.extent, int)
+        assert isinstance(axis.extent, int)
         both = Axis(before.extent * axis.extent, axis.is_parallel, [*before.numbers, *axis.numbers])
         merged[-1] = both
         for access in nest.accesses:
@@ -229,7 +230,9 @@ def _write(p: Program, nest: Nest) -> None:
     rest = [a for a in parallel if a is not vector]
     if not reduced:
         with _outer(p, rest) as at:
-            _along(p, vector, p.lanes, 2, lambda index, lanes, count: _elements(p, nest, at, vector, index, lanes, count))
+            _along(
+                p, vector, p.lanes, 2, lambda index, lanes, count: _elements(p, nest, at, vector, index, lanes, count)
+            )
         return
     combining = _combining(p, nest) if can_vectorise and vector is None else None
     rows = _row_axis(nest, rest) if vector is not None else None

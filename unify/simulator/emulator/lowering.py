@@ -1,4 +1,4 @@
-"""The vendor's linalg text to loops over buffers, through the vendor's own passes: what is left for us to write code for.
+"""The vendor's linalg text to loops over buffers, through the vendor's own passes: what we write code for.
 
 Named operations become `linalg.generic`, elementwise ones melt into their only user, tensors become buffers.
 """

@@ -88,7 +88,9 @@ class _Search:
             return False
         known = all(inner.name in ELEMENTWISE for inner in block.operations[:-1])
         reads = any(block.arguments[-1] in inner.operands for inner in block.operations)
-        return known and not reads and self._is_parallel(op) and self._map(op, len(inputs)) == list(range(self._rank(op)))
+        return (
+            known and not reads and self._is_parallel(op) and self._map(op, len(inputs)) == list(range(self._rank(op)))
+        )
 
     def _consider(self, writer: mlir.Operation, readers: Sequence[tuple[mlir.Operation, int]]) -> None:
         body = writer.regions[0].entry.operations
@@ -106,7 +108,8 @@ class _Search:
     def _fits(self, writer: mlir.Operation, reader: mlir.Operation, number: int) -> bool:
         """Whether the reader goes through all elements once each, by axes that the writer has too."""
         source, target = buffer_type(segments(writer)[1][0]), buffer_type(segments(reader)[0][number])
-        assert source is not None and target is not None
+        assert source is not None
+        assert target is not None
         loops = self._map(reader, number)
         if loops is None or sorted(loops) != list(range(self._rank(reader))):
             return False

@@ -226,7 +226,7 @@ class _Planner:
     # ------------------------------------------------ one place for two
 
     def _coalesce(self) -> None:
-        """A loop takes over the place that its start lies in, or what an iteration makes is made in the loop's place."""
+        """A loop takes over the place of its start, or what an iteration makes is made in the loop's place."""
         for root in list(self.plan.places):
             if isinstance(root, Carry) and not root.is_spare:
                 self._take_start(root)

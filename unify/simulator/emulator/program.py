@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from unify.compiler import mlir
-from unify.compiler.cpu import codegen
 from unify.compiler.cpu.codegen.arith import constant_of, literal
 from unify.compiler.cpu.codegen.emitter import Emitter, LoopBody, Scope, Val
 from unify.compiler.cpu.codegen.values import ELEMENTWISE, Kernel, Unsupported, compile_error
@@ -42,7 +41,7 @@ class Writer(Emitter):
     may_contract = False
 
     def is_pure(self, text: str) -> bool:
-        return super().is_pure(text) or text.startswith("call ") and "@printf" not in text
+        return super().is_pure(text) or (text.startswith("call ") and "@printf" not in text)
 
     def assign(self, text: str) -> str:
         if not self.may_contract and text.startswith(("fadd contract", "fsub contract", "fmul contract")):
@@ -287,6 +286,3 @@ def apply(p: Program, op: mlir.Operation) -> None:
 
 def _vector(element: str, lanes: int) -> str:
     return element if lanes == 1 else f"<{lanes} x {element}>"
-
-
-__all__ = ["STATEMENT", "Program", "Statement", "codegen", "statement"]

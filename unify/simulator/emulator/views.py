@@ -90,7 +90,7 @@ def expand(p: Program, op: mlir.Operation) -> None:
     strides: list[Size] = []
     for axis, group in enumerate(_groups(op)):
         unknown = [a for a in group if type_.shape[a] == mlir.DYNAMIC]
-        if unknown and any(type_.shape[a] not in (1, mlir.DYNAMIC) for a in group) or len(unknown) > 1:
+        if len(unknown) > 1 or (unknown and any(type_.shape[a] not in (1, mlir.DYNAMIC) for a in group)):
             raise Unsupported("an axis split into parts of unknown size")
         step = source.strides[axis]
         parts: list[Size] = []
