@@ -170,6 +170,9 @@ TESTED_ELSEWHERE = {
     "unify/compiler/cpu/codegen/program.py": "compiler/cpu/test_control.py",
     "unify/compiler/cpu/codegen/scan.py": "compiler/cpu/test_reduce.py",
     "unify/compiler/cpu/codegen/values.py": "compiler/cpu/test_elementwise.py",
+    "unify/simulator/emulator/elements.py": "simulator/emulator/test_loops.py",
+    "unify/simulator/emulator/nests.py": "simulator/emulator/test_loops.py",
+    "unify/simulator/emulator/walks.py": "simulator/emulator/test_loops.py",
     "unify/triton/compiler.py": "triton/test_driver.py",
 }
 

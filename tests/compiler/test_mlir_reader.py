@@ -309,11 +309,24 @@ def test_strings_and_what_has_no_class() -> None:
     [
         "i1", "f8E4M3FN", "index", "!tt.ptr<f32>", "!tt.ptr<!tt.ptr<i8>>", "!tt.ptr<f32, 3>", "tensor<16x32xf32>",
         "tensor<4x!tt.ptr<bf16>>", "!tt.tensordesc<tensor<16x16xf32>>", "(i32, f32) -> ()", "() -> i32",
-        "(tensor<2xi1>) -> (i32, i32)",
+        "(tensor<2xi1>) -> (i32, i32)", "tensor<?x4xf32>", "memref<f32>", "memref<?xi8>", "memref<4x1x16xi1>",
+        "memref<?x128xf16, strided<[?, 1], offset: ?>>", "memref<64xf32, strided<[2]>>",
     ],
 )  # fmt: skip
 def test_types_read_and_print(type_: str) -> None:
     assert str(constant(type_)) == type_
+
+
+def test_a_buffer_knows_its_layout() -> None:
+    unknown = mlir.DYNAMIC
+    found = constant("memref<?x8xf16, strided<[?, 1], offset: ?>, #hivm.address_space<gm>>")
+    assert found == mlir.Buffer((unknown, 8), mlir.Scalar("f16"), (unknown, 1), unknown)
+    assert constant("memref<8xf16>") == mlir.Buffer((8,), mlir.Scalar("f16"))
+
+
+def test_attributes_that_a_module_names_in_front_are_kept() -> None:
+    text = '#map = affine_map<(d0) -> (d0)>\n"builtin.module"() ({\n}) : () -> () loc(#loc)\n#loc = loc(unknown)\n'
+    assert parse(text).aliases == {"#map": "affine_map<(d0) -> (d0)>"}
 
 
 def test_address_spaces_have_names_since_triton_3_9() -> None:

@@ -45,7 +45,32 @@ class Tensor:
     element: Type
 
     def __str__(self) -> str:
-        return f"tensor<{''.join(f'{extent}x' for extent in self.shape)}{self.element}>"
+        return f"tensor<{''.join(f'{_extent(extent)}x' for extent in self.shape)}{self.element}>"
+
+
+# In a shape, an offset or a stride: known only when the program runs.
+DYNAMIC = -(2**63)
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """MLIR's memref: elements in memory. No strides: row-major from its start."""
+
+    shape: tuple[int, ...]
+    element: Type
+    strides: tuple[int, ...] | None = None
+    offset: int = 0
+
+    def __str__(self) -> str:
+        layout = ""
+        if self.strides is not None:
+            offset = f", offset: {_extent(self.offset)}" if self.offset else ""
+            layout = f", strided<[{', '.join(map(_extent, self.strides))}]{offset}>"
+        return f"memref<{''.join(f'{_extent(extent)}x' for extent in self.shape)}{self.element}{layout}>"
+
+
+def _extent(value: int) -> str:
+    return "?" if value == DYNAMIC else str(value)
 
 
 @dataclass(frozen=True)
@@ -68,7 +93,7 @@ class Opaque:
         return self.text
 
 
-Type = Union[Scalar, Pointer, Tensor, Function, Opaque]  # noqa: UP007 - read before 3.10 knew `|` of forward names
+Type = Union[Scalar, Pointer, Tensor, Buffer, Function, Opaque]  # noqa: UP007 - read before 3.10 knew `|` of forward names
 
 # ---------------------------------------------------------------- attributes
 
@@ -114,6 +139,7 @@ Attribute = Union[  # noqa: UP007
     Scalar,
     Pointer,
     Tensor,
+    Buffer,
     Function,
     Opaque,
     str,
@@ -197,7 +223,10 @@ class Region:
 
 @dataclass(eq=False)
 class Module:
+    """aliases: the attributes that the module names in front of it, as `#map`, with their texts; no locations."""
+
     operation: Operation
+    aliases: dict[str, str] = field(default_factory=dict)
 
     @property
     def functions(self) -> list[Operation]:

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from unify._errors import CompileError
 
 from .mlir import (
+    DYNAMIC,
     Array,
     Attribute,
     Block,
+    Buffer,
     Dense,
     Function,
     Location,
@@ -42,7 +44,7 @@ _TOKEN = re.compile(
     | (?P<number>-?\d+(?![\dx]))
     | (?P<symbol>[@\#!]?[A-Za-z_][\w$.]*|@"[^"]*")
     | (?P<arrow>->)
-    | (?P<dimension>\d+x)
+    | (?P<dimension>(?:\d+|\?)x)
     | (?P<punctuation>[()<>{}\[\]:,=?*+|-])
     )""",
     re.VERBOSE,
@@ -124,7 +126,8 @@ class _Reader:
             self.text = self.text[: end.start()]
         else:  # aliases printed in front of the module
             self.text = re.sub(r"^#loc\d* = loc.*$", "", self.text, flags=re.MULTILINE)
-        # Other aliases (of loop hints, say) mean nothing here: they read as bare words where they are used.
+        # Other aliases (of maps and loop hints, say) read as bare words where they are used.
+        self.aliases = dict(re.findall(r"^(#(?!loc\d* )\w+) = (.*)$", self.text, re.MULTILINE))
         self.text = re.sub(r"^#(?!loc\d* )\w+ = .*$", "", self.text, flags=re.MULTILINE)
 
     def _resolve(self, body: str, depth: int = 0) -> Location:
@@ -181,6 +184,9 @@ class _Reader:
             if word == "tensor":
                 self._advance()
                 return self._tensor()
+            if word == "memref":
+                self._advance()
+                return self._buffer()
             if word == "!tt.ptr":
                 self._advance()
                 self._expect("<")
@@ -201,14 +207,41 @@ class _Reader:
 
     def _tensor(self) -> Type:
         self._expect("<")
-        shape = []
-        while self.kind == "dimension":
-            shape.append(int(self._take("dimension")[:-1]))
+        shape = self._shape()
         element = self._type()
         if self._accept(","):  # an encoding: no TTIR of ours has one, keep it out of the type
             self._attribute()
         self._expect(">")
         return Tensor(tuple(shape), element)
+
+    def _shape(self) -> list[int]:
+        shape = []
+        while self.kind == "dimension":
+            extent = self._take("dimension")[:-1]
+            shape.append(DYNAMIC if extent == "?" else int(extent))
+        return shape
+
+    def _buffer(self) -> Type:
+        self._expect("<")
+        shape, element = self._shape(), self._type()
+        strides, offset = None, 0
+        while self._accept(","):
+            if not self._accept("strided"):  # a memory space: all of it is one here
+                self._attribute()
+                continue
+            self._expect("<")
+            self._expect("[")
+            strides = tuple(self._extent() for _ in self._until("]"))
+            if self._accept(","):
+                self._expect("offset")
+                self._expect(":")
+                offset = self._extent()
+            self._expect(">")
+        self._expect(">")
+        return Buffer(tuple(shape), element, strides, offset)
+
+    def _extent(self) -> int:
+        return DYNAMIC if self._accept("?") else int(self._take("number"))
 
     def _types(self) -> list[Type]:
         if not self._accept("("):
@@ -318,7 +351,7 @@ class _Reader:
             self._fail(f"expected builtin.module, found {operation.name}")
         if self.kind != "end":
             self._fail("expected the end of the module's text")
-        return Module(operation)
+        return Module(operation, self.aliases)
 
     def _lookup(self, name: str, type_: Type | None = None) -> Value:
         for scope in reversed(self.scopes):

@@ -57,13 +57,12 @@ def print_(k: Kernel, op: mlir.Operation) -> None:
     """Lines as on Triton's other targets: pid (x, y, z) idx (i, …) prefix (operand n) value."""
     nest.settle(k, op.operands)
     nest.flush_all(k)
-    k.em.declare("@printf", "declare i32 @printf(ptr, ...)")
     signed = op.integers("isSigned") or ()
     for i, value in enumerate(op.operands):
         which = f"(operand {i}) " if len(op.operands) > 1 else ""
         _print_operand(k, op, value, which, not signed or bool(signed[i]))
     if not op.operands:
-        _printf(k, op.string("prefix") + "\n", [], [])
+        printf(k, op.string("prefix") + "\n", [], [])
 
 
 def _print_operand(k: Kernel, op: mlir.Operation, value: mlir.Value, which: str, signed: bool) -> None:
@@ -73,15 +72,16 @@ def _print_operand(k: Kernel, op: mlir.Operation, value: mlir.Value, which: str,
     def body(at: list[Index]) -> None:
         places = [k.number(index) for index in at]
         scalar = k.block(value, tuple(at), (1,) * len(shape))
-        format_, shown = _format(k, scalar, op.boolean("hex"), signed)
+        format_, shown = format_of(k, scalar, op.boolean("hex"), signed)
         idx = "idx (" + ", ".join(f"%{width}lld" for width in widths) + ")" if shape else "idx ()"
-        _printf(k, f"{idx}{op.string('prefix')}{which}{format_}\n", places, [shown])
+        printf(k, f"{idx}{op.string('prefix')}{which}{format_}\n", places, [shown])
 
     with k.em.nest():
         nest.for_each(k, [(extent, 1) for extent in shape], body, unrolled=1)
 
 
-def _format(k: Kernel, value: Val, as_hex: bool, signed: bool) -> tuple[str, Val]:
+def format_of(k: Kernel, value: Val, as_hex: bool, signed: bool) -> tuple[str, Val]:
+    """How printf shows a scalar, and what to give it."""
     if value.element == "ptr":
         return "%p", value
     if value.element in FLOATS:
@@ -93,7 +93,9 @@ def _format(k: Kernel, value: Val, as_hex: bool, signed: bool) -> tuple[str, Val
     return ("%lld" if signed else "%llu"), wide
 
 
-def _printf(k: Kernel, text: str, places: list[Val], values: list[Val]) -> None:
+def printf(k: Kernel, text: str, places: list[Val], values: list[Val]) -> None:
+    """Writes a line that begins with the program's place in the grid."""
+    k.em.declare("@printf", "declare i32 @printf(ptr, ...)")
     format_ = string(k, "pid (%d, %d, %d) " + text)
     arguments = ["i32 %pid0", "i32 %pid1", "i32 %pid2", *(k.em.typed(v) for v in [*places, *values])]
     k.em.line(f"call i32 (ptr, ...) @printf(ptr {format_}, {', '.join(arguments)})")

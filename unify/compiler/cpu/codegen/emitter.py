@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -95,7 +95,7 @@ class Emitter:
 
     def assign(self, text: str) -> str:
         """The name of what the instruction gives. A pure one is written once, in front of the loops that it ignores."""
-        if text.partition(" ")[0] not in _PURE:
+        if not self.is_pure(text):
             return self._written(text, self.scopes[-1])
         for scope in self.scopes:
             if text in scope.known:
@@ -104,6 +104,14 @@ class Emitter:
         scope = self.scopes[min(max(depth, self.floor), len(self.scopes) - 1)]
         scope.known[text] = name = self._written(text, scope)
         return name
+
+    def is_pure(self, text: str) -> bool:
+        """Whether an instruction may be moved in front of loops, and need be written once only."""
+        return text.partition(" ")[0] in _PURE
+
+    def enter(self, names: Iterable[str]) -> None:
+        """Tells that names are given in the innermost scope."""
+        self._depths.update(dict.fromkeys(names, len(self.scopes) - 1))
 
     def _written(self, text: str, scope: Scope) -> str:
         self._next += 1
@@ -288,7 +296,7 @@ class Emitter:
         self.scopes.append(scope)
         depth = len(self.scopes) - 1
         self.counters[counter] = Counter(depth, step, stop)
-        self._depths.update(dict.fromkeys([counter, *(phi.text or "" for phi in body.carried)], depth))
+        self.enter([counter, *(phi.text or "" for phi in body.carried)])
         yield body
         for value in body.next:
             self.text(value)

@@ -1,0 +1,148 @@
+"""Compiles a kernel with Triton's front end, the vendor's adapter and the emulator, and runs it on NumPy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import itertools
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+from unify._errors import TargetError
+from unify.compiler import mlir
+from unify.simulator import emulator
+from unify.simulator.section import HostKernel
+
+from ...compiler.cpu.harness import Compiled, compile_kernel
+
+_C = {
+    "i1": ctypes.c_int32, "i8": ctypes.c_int32, "i16": ctypes.c_int32, "i32": ctypes.c_int32, "i64": ctypes.c_int64,
+    "fp16": ctypes.c_float, "bf16": ctypes.c_float, "fp32": ctypes.c_float, "fp64": ctypes.c_double,
+}  # fmt: skip
+
+
+def tool(name: str) -> Path:
+    """One of the vendor's programs; the test is skipped where they are not installed."""
+    try:
+        toolchain = importlib.import_module("unify.compiler.toolchain")
+        return Path(toolchain.find("ascend"), name)
+    except (ImportError, TargetError) as problem:
+        pytest.skip(str(problem))
+
+
+def linalg(ttir: str) -> str:
+    """What the vendor's adapter makes of a module for the 910B."""
+    passes = [
+        "--discrete-mask-access-conversion=compile-on-910-95=False force-simt-template=False",
+        "--triton-to-annotation",
+        "--triton-to-unstructure=compile-on-910-95=False force-simt-template=False",
+        "--triton-to-hivm", "--triton-to-hfusion", "--triton-to-llvm", "--bubble-up-operation",
+        "--triton-to-linalg=global-kernel=false named-ops=True enable-nd2nz-on-vector=False "
+        "enable-select-analysis=False compile-on-910-95=False",
+    ]  # fmt: skip
+    # The vendor's MLIR is older: its arith.trunci has no flags.
+    text = re.sub(r'("arith.trunci"\(%\w+\)) <\{[^}]*\}>', r"\1", mlir.valid_text(ttir))
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder, "kernel.mlir"), Path(folder, "linalg.mlir")
+        source.write_text(text)
+        command = [str(tool("triton-adapter-opt")), str(source), *passes, "--mlir-print-debuginfo", "-o", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return out.read_text()
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (
+        ("args", ctypes.c_void_p), ("grid", ctypes.c_uint32 * 3), ("reserved", ctypes.c_uint32),
+        ("scratch", ctypes.c_void_p), ("fault", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+_counter = itertools.count()
+
+
+class Loaded:
+    """A host object, linked by LLVM."""
+
+    _jit: Any = None
+
+    def __init__(self, kernel: HostKernel) -> None:
+        self.kernel = kernel
+        if Loaded._jit is None:
+            llvm.initialize_native_target()
+            llvm.initialize_native_asmprinter()
+            llvm.load_library_permanently("libm.so.6")
+            llvm.load_library_permanently("libmvec.so.1")
+            machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
+            Loaded._jit = llvm.create_lljit_compiler(machine)
+        library = llvm.JITLibraryBuilder().add_object_img(kernel.object).add_current_process()
+        self._resources = library.export_symbol(kernel.name).link(Loaded._jit, f"emulated{next(_counter)}")
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
+        self._entry = prototype(self._resources[kernel.name])
+        # What temporaries hold at first is nobody's: 0xff is a NaN, and a large index.
+        self._scratch = np.full(kernel.scratch_bytes + 64, 0xFF, np.uint8)
+
+    def run(self, grid: tuple[int, ...], values: list[Any], blocks: range | None = None) -> None:
+        """Runs the whole grid, or some of its blocks, on this thread."""
+        full = (*grid, 1, 1, 1)[:3]
+        data = bytearray(self.kernel.args_bytes)
+        workspace = np.zeros(4096, np.uint8)
+        for offset in (8, 16):
+            data[offset : offset + 8] = bytes(ctypes.c_uint64(workspace.ctypes.data))
+        for value, (type_, offset) in zip(values, self.kernel.parameters, strict=True):
+            raw = ctypes.c_uint64(value.ctypes.data) if type_[0] == "*" else _C[type_](value)
+            data[offset : offset + ctypes.sizeof(raw)] = bytes(raw)
+        data[-12:] = np.array(full, np.int32).tobytes()
+        packed = (ctypes.c_char * len(data)).from_buffer(data)
+        blocks = blocks if blocks is not None else range(full[0] * full[1] * full[2])
+        scratch = (self._scratch.ctypes.data + 63) // 64 * 64
+        # The simulated device knows no grid of three axes: the arguments have it.
+        call = _Call(ctypes.addressof(packed), (ctypes.c_uint32 * 3)(len(blocks), 1, 1), 0, scratch, 0)
+        assert self._entry(ctypes.addressof(call), blocks.start, blocks.stop) == 0
+
+
+class Emulated(Loaded):
+    """A kernel of Triton through the vendor's adapter; beside it what the CPU target makes of it."""
+
+    def __init__(self, compiled: Compiled, strict: bool = True) -> None:
+        self.compiled, self.stages = compiled, dict[str, str]()
+        text = linalg(compiled.ttir)
+        super().__init__(emulator.build(text, tool("bishengir-opt"), strict=strict, stages=self.stages))
+
+    def launch(self, grid: tuple[int, ...], arguments: dict[str, Any], blocks: range | None = None) -> None:
+        self.run(grid, [arguments[name] for name, _, _ in self.compiled.image.parameters], blocks)
+
+
+def emulate(fn: Any, grid: tuple[int, ...], arguments: dict[str, Any], **constants: Any) -> Emulated:
+    """Compiles and runs once; arrays are changed in place."""
+    emulated = Emulated(compile_kernel(fn, arguments, constants))
+    emulated.launch(grid, arguments)
+    return emulated
+
+
+def compare(
+    fn: Any, grid: tuple[int, ...], arguments: dict[str, Any], rtol: float = 0, atol: float = 0,
+    types: dict[str, str] | None = None, **constants: Any,
+) -> None:  # fmt: skip
+    """Asserts that the emulator leaves in all arrays what the CPU target does."""
+    compiled = compile_kernel(fn, arguments, constants, types=types)
+    theirs = {name: v.copy() if isinstance(v, np.ndarray) else v for name, v in arguments.items()}
+    assert compiled.prepare(grid, theirs)() == 0
+    Emulated(compiled).launch(grid, arguments)
+    for name, value in arguments.items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_allclose(
+                _floats(value, types, name), _floats(theirs[name], types, name), rtol=rtol, atol=atol, err_msg=name
+            )
+
+
+def _floats(value: np.ndarray, types: dict[str, str] | None, name: str) -> np.ndarray:
+    is_bfloat = value.dtype == np.uint16 and (types or {}).get(name, "*bf16") == "*bf16"
+    return (value.astype(np.uint32) << 16).view(np.float32) if is_bfloat else value
