@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unify._errors import CompileError, TargetError
-from unify.compiler import ascend_facts, ascend_reasons, mlir, mlir_reader, parameters, persistent, toolchain
+from unify.compiler import ascend_facts, ascend_reasons, mlir_reader, parameters, persistent, toolchain
+from unify.compiler.ascend_text import vendor_text
 
 if TYPE_CHECKING:
+    from unify.compiler import mlir
     from unify.compiler.ascend_facts import Facts
     from unify.compiler.target import Binary, Options, Target
 
@@ -192,7 +194,7 @@ class _Job:
 def _to_linalg(job: _Job) -> str:
     """Triton's dialect to linalg. Flags: triton-ascend 3.2.0, compiler.py, ttir_to_linalg."""
     source, out = job.folder / "kernel.ttir.mlir", job.folder / "kernel.linalg.mlir"
-    source.write_text(_vendor_text(job.ttir))
+    source.write_text(vendor_text(job.ttir))
     is_950 = f"compile-on-910-95={job.chip.is_950}"
     flags = [
         f"--discrete-mask-access-conversion={is_950} force-simt-template=False",
@@ -235,12 +237,6 @@ def _to_hivm(job: _Job, linalg: str) -> Lowered:
     hivm = made.read_text()
     compiled = out.with_suffix(".o")
     return Lowered(linalg, hivm, ascend_facts.read(hivm, log), compiled.read_bytes() if compiled.exists() else None)
-
-
-def _vendor_text(ttir: str) -> str:
-    """The module as the vendor's MLIR reads it, whose arith.trunci has no flags yet (LLVM 19)."""
-    flags = r" <\{overflowFlags = #arith\.overflow<\w+>\}>"
-    return re.sub(rf'("arith\.trunci"\([^()]*\)){flags}', r"\1", mlir.valid_text(ttir))
 
 
 def _run(job: _Job, program: str, arguments: list[str]) -> tuple[str, str]:

@@ -203,6 +203,7 @@ def repetition_penalty_kernel(
         place = start + tl.arange(0, BLOCK)
         token = tl.load(ids + row * ids_row + place, mask=place < count, other=-1)
         inside = (token >= 0) & (token < vocabulary)
+        token = tl.where(inside, token, 0)  # where a chip reads what a mask leaves out
         value = tl.load(logits + row * logits_row + token, mask=inside, other=0.0).to(tl.float32)
         tl.store(out + row * out_row + token, tl.where(value < 0, value * penalty, value / penalty), mask=inside)
 

@@ -1,0 +1,66 @@
+"""What is written differently for the vendor's programs means the same: on the CPU it gives the same numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import triton.language as tl
+
+import unify as un
+from unify.compiler import Options, Specialization, Target, compile_ttir, mlir, to_ttir
+from unify.compiler.ascend_text import vendor_text
+
+
+@un.jit
+def high_kernel(a, b, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.umulhi(tl.load(a + i), tl.load(b + i)))
+
+
+@un.jit
+def single_kernel(a, b, out):
+    tl.store(out, tl.umulhi(tl.load(a), tl.load(b)))
+
+
+@un.jit
+def narrow_kernel(a, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(a + i).to(tl.int8))
+
+
+def text_of(kernel: un.Kernel, types: dict[str, str], **constants: int) -> str:
+    types = types | dict.fromkeys(constants, "constexpr")
+    return to_ttir(kernel, Specialization(types, constants), num_warps=4, num_stages=3, debug=False)
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_the_upper_half_of_a_product(unsigned: bool) -> None:
+    edges = np.array([0, 1, 2, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF], np.uint32)
+    random = np.random.default_rng(0).integers(0, 1 << 32, 192, np.uint32)
+    a = np.concatenate([np.repeat(edges, 8), random])
+    b = np.concatenate([np.tile(edges, 8), random[::-1]])
+    out = np.zeros_like(a)
+    element = "u32" if unsigned else "i32"
+    text = vendor_text(text_of(high_kernel, {"a": f"*{element}", "b": f"*{element}", "out": "*i32"}, BLOCK=256))
+    assert "mulhiui" not in text
+    binary = compile_ttir("high_kernel", text, Target("cpu"), Options())
+    un.Module.from_binary(binary, "cpu").function()[1](*(x.view(np.int32) for x in (a, b, out)))
+    un.synchronize("cpu")
+    np.testing.assert_array_equal(out, (a.astype(np.uint64) * b >> np.uint64(32)).astype(np.uint32))
+
+
+def test_a_scalar_has_an_upper_half_too() -> None:
+    text = vendor_text(text_of(single_kernel, {"a": "*i32", "b": "*i32", "out": "*i32"}))
+    a, b, out = np.array([-1], np.int32), np.array([-2], np.int32), np.zeros(1, np.int32)
+    binary = compile_ttir("single_kernel", text, Target("cpu"), Options())
+    un.Module.from_binary(binary, "cpu").function()[1](a, b, out)
+    un.synchronize("cpu")
+    assert int(out.view(np.uint32)[0]) == 0xFFFFFFFF * 0xFFFFFFFE >> 32
+
+
+def test_flags_that_an_older_mlir_does_not_know_are_left_out() -> None:
+    text = text_of(narrow_kernel, {"a": "*i32", "out": "*i8"}, BLOCK=16)
+    assert "trunci" in text
+    line = next(line for line in vendor_text(text).splitlines() if "trunci" in line)
+    assert "overflow" not in line
+    assert mlir.NO_LAYOUT not in vendor_text(text)
