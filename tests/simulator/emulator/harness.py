@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from unify._errors import TargetError
-from unify.compiler import mlir
+from unify.compiler import mlir, mlir_reader
+from unify.compiler.cpu import link
 from unify.simulator import emulator
+from unify.simulator.emulator.kernel import generate
 from unify.simulator.section import HostKernel
 
 from ...compiler.cpu.harness import Compiled, compile_kernel
@@ -118,6 +120,26 @@ class Emulated(Loaded):
 
     def launch(self, grid: tuple[int, ...], arguments: dict[str, Any], blocks: range | None = None) -> None:
         self.run(grid, [arguments[name] for name, _, _ in self.compiled.image.parameters], blocks)
+
+
+def written(body: str, out: np.ndarray, number: int) -> None:
+    """Runs a body that is written in MLIR, with %out (memref<?xi32>) and %n (i32): what no kernel of Triton has."""
+    places = ", ".join(f"%place{i}: i32" for i in range(6))
+    module = mlir_reader.parse(f"""
+#id = affine_map<(d0) -> (d0)>
+#none = affine_map<(d0) -> ()>
+"builtin.module"() ({{
+  "func.func"() <{{sym_name = "written"}}> ({{
+  ^bb0(%lock: memref<?xi8>, %work: memref<?xi8>, %out: memref<?xi32>, %n: i32, {places}):
+    {body}
+    "func.return"() : () -> ()
+  }}) {{SyncBlockLockArgIdx = 0 : i64, WorkspaceArgIdx = 1 : i64}} : () -> ()
+}}) : () -> ()
+""")
+    generated = generate(module, link.features(""), strict=True)
+    image = link.link(generated.text, link.features(""))
+    arguments = (generated.grid_offset + 12, generated.scratch_bytes, generated.parameters)
+    Loaded(HostKernel(generated.name, image, *arguments)).run((1,), [out, number])
 
 
 def emulate(fn: Any, grid: tuple[int, ...], arguments: dict[str, Any], **constants: Any) -> Emulated:

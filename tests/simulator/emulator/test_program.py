@@ -7,7 +7,7 @@ import pytest
 import triton
 import triton.language as tl
 
-from .harness import compare, emulate
+from .harness import compare, emulate, written
 
 RNG = np.random.default_rng(19)
 
@@ -105,6 +105,21 @@ def test_the_high_half_of_a_product_is_what_the_vendor_makes_of_it() -> None:
     emulate(_high, (1,), {"x": x, "y": y, "out": out}, N=64)
     # tl.umulhi is of unsigned numbers; triton-ascend 3.2.0 lowers it to arith.mulsi_extended, of signed ones.
     np.testing.assert_array_equal(out, (x.astype(np.int64) * y >> 32).astype(np.int32))
+
+
+@pytest.mark.parametrize("number", [-8, -7, -1, 0, 6, 7])
+@pytest.mark.parametrize("divisor", [3, -3, 7])
+def test_divisions_that_round_up_and_down(number: int, divisor: int) -> None:
+    out, places = np.zeros(3, np.int32), ""
+    operations = ["floordivsi", "ceildivsi", "ceildivui"]
+    for i, operation in enumerate(operations):
+        places += f"""
+    %at{i} = "arith.constant"() <{{value = {i} : index}}> : () -> index
+    %v{i} = "arith.{operation}"(%n, %by) : (i32, i32) -> i32
+    "memref.store"(%v{i}, %out, %at{i}) : (i32, memref<?xi32>, index) -> ()"""
+    written(f'%by = "arith.constant"() <{{value = {divisor} : i32}}> : () -> i32 {places}', out, number)
+    unsigned = -(-(number % 2**32) // (divisor % 2**32))
+    np.testing.assert_array_equal(out, [number // divisor, -(-number // divisor), np.int64(unsigned).astype(np.int32)])
 
 
 @triton.jit

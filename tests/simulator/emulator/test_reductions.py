@@ -7,7 +7,7 @@ import pytest
 import triton
 import triton.language as tl
 
-from .harness import Emulated, compare, compile_kernel, emulate
+from .harness import Emulated, compare, compile_kernel, emulate, written
 
 RNG = np.random.default_rng(7)
 
@@ -163,18 +163,28 @@ def test_a_product_of_bytes() -> None:
     np.testing.assert_array_equal(out, x.astype(np.int32) @ y.astype(np.int32))
 
 
-@triton.jit
-def _counted(x, out, n, N: tl.constexpr):
-    at = tl.arange(0, N)
-    value = tl.load(x + at)
-    tl.store(out, tl.sum(tl.where(value > n, n, 1), 0))
-    tl.store(out + 1, tl.sum(tl.zeros((N,), tl.int32) + n, 0) + n)
-
-
-def test_a_number_from_outside_keeps_its_value_behind_a_sum_of_it() -> None:
-    x, out = RNG.integers(-9, 9, 64).astype(np.int32), np.zeros(2, np.int32)
-    emulate(_counted, (1,), {"x": x, "out": out, "n": 3}, N=64)
-    np.testing.assert_array_equal(out, [np.where(x > 3, 3, 1).sum(), 65 * 3])
+def test_a_number_that_is_summed_itself_keeps_its_value() -> None:
+    out = np.zeros(2, np.int32)
+    body = """
+    %zero = "arith.constant"() <{value = 0 : index}> : () -> index
+    %one = "arith.constant"() <{value = 1 : index}> : () -> index
+    %nothing = "arith.constant"() <{value = 0 : i32}> : () -> i32
+    %x = "memref.alloc"() : () -> memref<64xi32>
+    %sum = "memref.alloc"() : () -> memref<i32>
+    "memref.store"(%nothing, %sum) : (i32, memref<i32>) -> ()
+    "linalg.generic"(%x, %sum) <{
+      indexing_maps = [#id, #none], iterator_types = [#linalg.iterator_type<reduction>],
+      operandSegmentSizes = array<i32: 1, 1>
+    }> ({
+    ^bb0(%in: i32, %old: i32):
+      %v = "arith.addi"(%n, %old) : (i32, i32) -> i32
+      "linalg.yield"(%v) : (i32) -> ()
+    }) : (memref<64xi32>, memref<i32>) -> ()
+    %total = "memref.load"(%sum) : (memref<i32>) -> i32
+    "memref.store"(%total, %out, %zero) : (i32, memref<?xi32>, index) -> ()
+    "memref.store"(%n, %out, %one) : (i32, memref<?xi32>, index) -> ()"""
+    written(body, out, 3)
+    np.testing.assert_array_equal(out, [192, 3])
 
 
 @triton.jit
