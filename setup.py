@@ -1,4 +1,4 @@
-"""Builds unify._core and the simulated driver; everything else about the distribution stands in pyproject.toml.
+"""Builds unify._core and the simulated drivers; everything else about the distribution stands in pyproject.toml.
 
 Needs a C++17 compiler and pybind11, and no vendor's toolkit: drivers are opened at run time.
 
@@ -24,16 +24,24 @@ def sources(*folders: str) -> list[str]:
     return sorted(str(path) for folder in folders for path in Path("csrc", folder).rglob("*.cpp"))
 
 
+def exports(front: str) -> str:
+    """What a simulated driver shows: the vendor's functions, and nothing of the C++ library under them."""
+    return f"csrc/simulator/{front}/exports.map"
+
+
 CORE = sources("core", "backends", "python")
-# A shared library of its own, opened in place of libcuda.so.1: it shares the loader of CPU code with the CPU backend.
-SIMULATED_CUDA = "unify.simulator.libunify_simulated_cuda"
-SIMULATOR = [
-    *sources("simulator"),
-    *(s for s in CORE if Path(s).name.startswith(("host_elf", "host_fault", "host_re"))),
-]
-SOURCES = sorted({*CORE, *SIMULATOR})
+# Shared libraries of their own, opened in place of a vendor's driver: each is a front, a folder of csrc/simulator/, and
+# what all fronts share. They share the loader of CPU code with the CPU backend.
+FRONTS = {"cuda": "unify.simulator.libunify_simulated_cuda"}
+SIMULATED = {
+    front: [
+        *(s for s in sources("simulator") if Path(s).parent.name in ("simulator", front)),
+        *(s for s in CORE if Path(s).name.startswith(("host_elf", "host_fault", "host_re"))),
+    ]
+    for front in FRONTS
+}
+SOURCES = sorted({*CORE, *(source for library in SIMULATED.values() for source in library)})
 HEADERS = sorted(str(path) for folder in ("csrc", "unify/include") for path in Path(folder).rglob("*.[hi]*"))
-EXPORTS = "csrc/simulator/exports.map"
 COMPILE = ["-O3", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wno-psabi"]
 LINK = ["-ldl", "-pthread"]
 
@@ -70,7 +78,7 @@ class BuildExtension(build_ext):
 
     def get_ext_filename(self, name: str) -> str:
         # No module of Python's: dlopen finds it by its plain name.
-        if name in (SIMULATED_CUDA, SIMULATED_CUDA.rpartition(".")[2]):
+        if any(name in (library, library.rpartition(".")[2]) for library in FRONTS.values()):
             return f"{name.replace('.', os.sep)}.so"
         return super().get_ext_filename(name)
 
@@ -92,15 +100,18 @@ setup(
             extra_link_args=LINK,
             depends=HEADERS,
         ),
-        Extension(
-            SIMULATED_CUDA,
-            SIMULATOR,
-            include_dirs=["unify/include", "csrc"],
-            language="c++",
-            extra_compile_args=["-std=c++17", *COMPILE],
-            # It stays for good: threads of its streams may run until the process ends.
-            extra_link_args=[*LINK, f"-Wl,--version-script={EXPORTS}", "-Wl,-z,nodelete"],
-            depends=[*HEADERS, EXPORTS],
+        *(
+            Extension(
+                FRONTS[front],
+                library,
+                include_dirs=["unify/include", "csrc"],
+                language="c++",
+                extra_compile_args=["-std=c++17", *COMPILE],
+                # It stays for good: threads of its streams may run until the process ends.
+                extra_link_args=[*LINK, f"-Wl,--version-script={exports(front)}", "-Wl,-z,nodelete"],
+                depends=[*HEADERS, exports(front)],
+            )
+            for front, library in SIMULATED.items()
         ),
     ],
     cmdclass={"build_ext": BuildExtension},

@@ -54,17 +54,17 @@ void pay_time(Lock& lock, const Context& context, uint64_t bytes) {
   if (bandwidth <= 0) return;
   const double seconds = static_cast<double>(bytes) / bandwidth;
   const auto until = Clock::now() + std::chrono::microseconds(static_cast<int64_t>(std::min(seconds, 1e6) * 1e6));
-  while (Clock::now() < until && result_of(context) == CUDA_SUCCESS) driver().progress.wait_until(lock, until);
+  while (Clock::now() < until && result_of(context) == kSuccess) driver().progress.wait_until(lock, until);
 }
 
 // Addresses are looked up when the copy runs: a graph may be launched after memory was freed.
-CUresult run(const Copy& copy, const Context& context, const std::vector<char>& staged, uint32_t wrong_bits) {
+Result run(const Copy& copy, const Context& context, const std::vector<char>& staged, uint32_t wrong_bits) {
   Pieces dst;
   Pieces src;
   Lock lock(driver().mutex);
   pay_time(lock, context, copy.width * copy.height);
-  if (result_of(context) != CUDA_SUCCESS) return CUDA_SUCCESS;
-  if (!resolve(copy, dst, src)) return CUDA_ERROR_ILLEGAL_ADDRESS;
+  if (result_of(context) != kSuccess) return kSuccess;
+  if (!resolve(copy, dst, src)) return kResults.illegal_address;
   if (!staged.empty()) src = {{nullptr, const_cast<char*>(staged.data()), staged.size()}};
   lock.unlock();
   move(dst, src);
@@ -72,7 +72,7 @@ CUresult run(const Copy& copy, const Context& context, const std::vector<char>& 
   lock.lock();  // the last reference to memory that was freed meanwhile is let go with the mutex
   dst.clear();
   src.clear();
-  return CUDA_SUCCESS;
+  return kSuccess;
 }
 
 std::vector<char> stage(const Copy& copy) {
@@ -91,27 +91,27 @@ void fill_pieces(const Pieces& pieces, uint32_t value) {
   }
 }
 
-CUresult run_fill(uint64_t address, uint32_t value, uint32_t width, uint64_t count) {
+Result run_fill(uint64_t address, uint32_t value, uint32_t width, uint64_t count) {
   Pieces pieces;
   Lock lock(driver().mutex);
-  if (!driver().memory.resolve(address, width * count, pieces)) return CUDA_ERROR_ILLEGAL_ADDRESS;
+  if (!driver().memory.resolve(address, width * count, pieces)) return kResults.illegal_address;
   lock.unlock();
   if (width == 1) fill_pieces<uint8_t>(pieces, value);
   if (width == 2) fill_pieces<uint16_t>(pieces, value);
   if (width == 4) fill_pieces<uint32_t>(pieces, value);
   lock.lock();
   pieces.clear();
-  return CUDA_SUCCESS;
+  return kSuccess;
 }
 
 }  // namespace
 
-CUresult submit_copy(Call& call, Stream& stream, const Copy& copy) {
-  if (copy.width == 0 || copy.height == 0) return CUDA_SUCCESS;
-  if (copy.height > 1 && (copy.dst_pitch < copy.width || copy.src_pitch < copy.width)) return CUDA_ERROR_INVALID_VALUE;
+Result submit_copy(Call& call, Stream& stream, const Copy& copy) {
+  if (copy.width == 0 || copy.height == 0) return kSuccess;
+  if (copy.height > 1 && (copy.dst_pitch < copy.width || copy.src_pitch < copy.width)) return kResults.invalid_value;
   Pieces dst;
   Pieces src;
-  if (!resolve(copy, dst, src)) return CUDA_ERROR_INVALID_VALUE;
+  if (!resolve(copy, dst, src)) return kResults.invalid_value;
   const bool is_captured = stream.capture != nullptr;
   const bool writes_pageable = is_pageable(dst);
   auto staged = std::make_shared<std::vector<char>>();
@@ -119,21 +119,21 @@ CUresult submit_copy(Call& call, Stream& stream, const Copy& copy) {
   const uint32_t wrong_bits = call.fault.kind == Fault::Kind::kCorrupt ? call.fault.bits : 0;
   Operation operation;
   operation.kind = OperationKind::kCopy;
-  operation.run = [copy, staged, wrong_bits, context = stream.context] {
+  operation.run = [copy, staged, wrong_bits, context = stream.context](Stream&) {
     return run(copy, *context, *staged, wrong_bits);
   };
-  if (const CUresult result = submit(call, stream, std::move(operation)); result != CUDA_SUCCESS) return result;
-  return writes_pageable && !is_captured ? wait_for_stream(call.lock, stream) : CUDA_SUCCESS;
+  if (const Result result = submit(call, stream, std::move(operation)); result != kSuccess) return result;
+  return writes_pageable && !is_captured ? wait_for_stream(call.lock, stream) : kSuccess;
 }
 
-CUresult submit_fill(Call& call, Stream& stream, uint64_t address, uint32_t value, uint32_t width, uint64_t count) {
-  if (count == 0) return CUDA_SUCCESS;
-  if (address % width != 0 || count > UINT64_MAX / width) return CUDA_ERROR_INVALID_VALUE;
+Result submit_fill(Call& call, Stream& stream, uint64_t address, uint32_t value, uint32_t width, uint64_t count) {
+  if (count == 0) return kSuccess;
+  if (address % width != 0 || count > UINT64_MAX / width) return kResults.invalid_value;
   Pieces pieces;
-  if (!driver().memory.resolve(address, width * count, pieces) || is_pageable(pieces)) return CUDA_ERROR_INVALID_VALUE;
+  if (!driver().memory.resolve(address, width * count, pieces) || is_pageable(pieces)) return kResults.invalid_value;
   Operation operation;
   operation.kind = OperationKind::kFill;
-  operation.run = [=] { return run_fill(address, value, width, count); };
+  operation.run = [=](Stream&) { return run_fill(address, value, width, count); };
   return submit(call, stream, std::move(operation));
 }
 

@@ -21,9 +21,9 @@ struct Copy {
 
 // Checks all addresses, then enqueues the copy. Host memory that the driver does not know is read before this returns,
 // and written before this returns; a copy that is captured does both when the graph runs.
-CUresult submit_copy(Call& call, Stream& stream, const Copy& copy);
+Result submit_copy(Call& call, Stream& stream, const Copy& copy);
 
 // Fills `count` values of `width` bytes from an address that devices can use.
-CUresult submit_fill(Call& call, Stream& stream, uint64_t address, uint32_t value, uint32_t width, uint64_t count);
+Result submit_fill(Call& call, Stream& stream, uint64_t address, uint32_t value, uint32_t width, uint64_t count);
 
 }  // namespace unify::simulator

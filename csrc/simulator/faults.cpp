@@ -2,23 +2,11 @@
 
 #include <cerrno>
 #include <cstdlib>
-#include <iterator>
+
+#include "front.h"
 
 namespace unify::simulator {
 namespace {
-
-struct Name {
-  const char* text;
-  CUresult result;
-};
-
-constexpr Name kResults[] = {
-#define RESULT(name, value, text) {#name, name},
-#include "cuda_results.inc"
-#undef RESULT
-    {"ecc", CUDA_ERROR_ECC_UNCORRECTABLE},
-    {"launch_failure", CUDA_ERROR_LAUNCH_FAILED},
-};
 
 bool read_fault(const std::string& text, Fault& out) {
   if (text == "lost") {
@@ -34,13 +22,9 @@ bool read_fault(const std::string& text, Fault& out) {
     out.bits = 1;
     return true;
   }
-  for (const Name& name : kResults) {
-    if (text != name.text) continue;
-    out.kind = Fault::Kind::kResult;
-    out.result = name.result;
-    return true;
-  }
-  return false;
+  if (!find_result(text, out.result)) return false;
+  out.kind = Fault::Kind::kResult;
+  return true;
 }
 
 bool read_number(const std::string& text, double& out) {
@@ -51,27 +35,6 @@ bool read_number(const std::string& text, double& out) {
 }
 
 }  // namespace
-
-bool is_sticky(CUresult result) noexcept {
-  switch (result) {
-    case CUDA_ERROR_ECC_UNCORRECTABLE:
-    case CUDA_ERROR_NVLINK_UNCORRECTABLE:
-    case CUDA_ERROR_CONTAINED:
-    case CUDA_ERROR_ILLEGAL_ADDRESS:
-    case CUDA_ERROR_LAUNCH_TIMEOUT:
-    case CUDA_ERROR_ASSERT:
-    case CUDA_ERROR_HARDWARE_STACK_ERROR:
-    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
-    case CUDA_ERROR_MISALIGNED_ADDRESS:
-    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
-    case CUDA_ERROR_INVALID_PC:
-    case CUDA_ERROR_LAUNCH_FAILED:
-    case CUDA_ERROR_TENSOR_MEMORY_LEAK:
-      return true;
-    default:
-      return false;
-  }
-}
 
 bool Faults::add(const std::string& plan, std::string& why) {
   const size_t first = plan.find(':');
@@ -90,8 +53,7 @@ bool Faults::add(const std::string& plan, std::string& why) {
   }
   const std::string what = plan.substr(second + 1);
   if (!read_fault(what, made.fault)) {
-    why = "in the plan '" + plan + "', '" + what +
-          "' is neither a CUresult nor one of lost, ecc, launch_failure, hang, corrupt";
+    why = "in the plan '" + plan + "', '" + what + "' is neither " + known_faults();
     return false;
   }
   if (made.call == "time") {

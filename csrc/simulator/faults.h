@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda_types.h"
+#include "result.h"
 
 namespace unify::simulator {
 
@@ -16,24 +16,20 @@ struct Fault {
   enum class Kind {
     kNone,
     kResult,   // the call, or the work that it enqueues, ends in `result`
-    kLost,     // the device has fallen off the bus
+    kLost,     // the device is gone
     kHang,     // the work stops until it is released
     kCorrupt,  // `bits` bits of the bytes copied are wrong
   };
   Kind kind = Kind::kNone;
-  CUresult result = CUDA_SUCCESS;
+  Result result = kSuccess;
   uint32_t bits = 0;
 };
-
-// Whether a result leaves its context unusable (CUDA driver API, CUresult: "the context must be destroyed",
-// "terminated and relaunched").
-bool is_sticky(CUresult result) noexcept;
 
 // The plans of one device. Used with the driver's mutex.
 class Faults {
  public:
   // "CALL:AFTER:WHAT": the call of that name ("*": any) that comes after AFTER others of it; "time:SECONDS:WHAT".
-  // WHAT: a CUresult by name, lost, ecc, launch_failure, hang, corrupt. False with `why` if it is not such a plan.
+  // WHAT: lost, hang, corrupt, or a result by its name (find_result). False with `why` if it is not such a plan.
   bool add(const std::string& plan, std::string& why);
   void clear() { plans_.clear(); }
   // What this call shall do; its plan is then used up.

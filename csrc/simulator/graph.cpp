@@ -43,9 +43,8 @@ bool GraphExec::is_of(const Context& context) const {
                      [&](const Node& node) { return node.operation.context.get() == &context; });
 }
 
-CUresult begin_capture(Stream& stream, CUstreamCaptureMode mode) {
-  if (stream.is_legacy) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-  if (stream.capture != nullptr) return CUDA_ERROR_ILLEGAL_STATE;
+Result begin_capture(Stream& stream, CaptureMode mode) {
+  if (stream.capture != nullptr) return kResults.capture_twice;
   auto capture = std::make_shared<Capture>();
   capture->mode = mode;
   capture->thread = std::this_thread::get_id();
@@ -53,25 +52,25 @@ CUresult begin_capture(Stream& stream, CUstreamCaptureMode mode) {
   capture->streams.push_back(&stream);
   stream.capture = capture;
   driver().captures.push_back(std::move(capture));
-  return CUDA_SUCCESS;
+  return kSuccess;
 }
 
-CUresult end_capture(Stream& stream, std::shared_ptr<Graph>& out) {
+Result end_capture(Stream& stream, std::shared_ptr<Graph>& out) {
   const std::shared_ptr<Capture> capture = stream.capture;
-  if (capture == nullptr) return CUDA_ERROR_ILLEGAL_STATE;
-  if (capture->origin != &stream) return CUDA_ERROR_STREAM_CAPTURE_UNMATCHED;
-  if (capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED && capture->thread != std::this_thread::get_id()) {
-    return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
+  if (capture == nullptr) return kResults.not_capturing;
+  if (capture->origin != &stream) return kResults.capture_of_another_stream;
+  if (capture->mode != CaptureMode::kRelaxed && capture->thread != std::this_thread::get_id()) {
+    return kResults.capture_of_another_thread;
   }
-  CUresult result = capture->is_invalid ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS;
-  if (result == CUDA_SUCCESS) {
+  Result result = capture->is_invalid ? kResults.capture_is_invalid : kSuccess;
+  if (result == kSuccess) {
     const std::vector<bool> is_reached = reached(*capture);
     if (!std::all_of(is_reached.begin(), is_reached.end(), [](bool each) { return each; })) {
-      result = CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
+      result = kResults.capture_is_not_joined;
     }
   }
   leave(*capture);
-  if (result == CUDA_SUCCESS) {
+  if (result == kSuccess) {
     out = std::make_shared<Graph>();
     out->nodes = std::move(capture->nodes);
   }
@@ -79,70 +78,58 @@ CUresult end_capture(Stream& stream, std::shared_ptr<Graph>& out) {
   return result;
 }
 
-CUresult capture(Stream& stream, Operation operation) {
+Result capture(Stream& stream, Operation operation) {
   Capture& capture = *stream.capture;
-  if (capture.is_invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+  if (capture.is_invalid) return kResults.capture_is_invalid;
   capture.nodes.push_back({std::move(operation), stream.frontier});
   stream.frontier = {capture.nodes.size() - 1};
-  return CUDA_SUCCESS;
+  return kSuccess;
 }
 
-CUresult capture_record(Stream& stream, Event& event) {
-  if (stream.capture->is_invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+Result capture_record(Stream& stream, Event& event) {
+  if (stream.capture->is_invalid) return kResults.capture_is_invalid;
   event.capture = stream.capture;
   event.frontier = stream.frontier;
   event.mark = nullptr;
-  return CUDA_SUCCESS;
+  return kSuccess;
 }
 
-CUresult capture_wait(Stream& stream, const Event& event) {
-  if (event.capture == nullptr) return invalidate(*stream.capture, CUDA_ERROR_STREAM_CAPTURE_ISOLATION);
+Result capture_wait(Stream& stream, const Event& event) {
+  if (event.capture == nullptr) return invalidate(*stream.capture, kResults.capture_depends_on_others);
   if (stream.capture == nullptr) {
     // An event of a capture that is over holds no work that could be waited for.
-    if (event.capture->is_over) return CUDA_ERROR_CAPTURED_EVENT;
-    if (event.capture->is_invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    if (stream.is_legacy) return invalidate(*event.capture, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
+    if (event.capture->is_over) return kResults.event_is_captured;
+    if (event.capture->is_invalid) return kResults.capture_is_invalid;
     stream.capture = event.capture;
     stream.capture->streams.push_back(&stream);
   } else if (stream.capture != event.capture) {
-    if (!event.capture->is_over) invalidate(*event.capture, CUDA_SUCCESS);
+    if (!event.capture->is_over) invalidate(*event.capture, kSuccess);
     return invalidate(*stream.capture,
-                      event.capture->is_over ? CUDA_ERROR_STREAM_CAPTURE_ISOLATION : CUDA_ERROR_STREAM_CAPTURE_MERGE);
+                      event.capture->is_over ? kResults.capture_depends_on_others : kResults.captures_would_merge);
   }
-  if (stream.capture->is_invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+  if (stream.capture->is_invalid) return kResults.capture_is_invalid;
   join(stream.frontier, event.frontier);
-  return CUDA_SUCCESS;
+  return kSuccess;
 }
 
-CUresult check_implicit_order(const Stream& stream) {
-  if (!stream.is_legacy) return CUDA_SUCCESS;
-  for (const auto& other : stream.context->streams) {
-    if (other->is_blocking && other->capture != nullptr) {
-      return invalidate(*other->capture, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
-    }
-  }
-  return CUDA_SUCCESS;
-}
+thread_local CaptureMode thread_capture_mode = CaptureMode::kGlobal;
 
-thread_local CUstreamCaptureMode thread_capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
-
-CUresult check_unsafe() {
-  if (thread_capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_SUCCESS;
+Result check_unsafe() {
+  if (thread_capture_mode == CaptureMode::kRelaxed) return kSuccess;
   bool is_forbidden = false;
   for (const auto& capture : driver().captures) {
     const bool is_own = capture->thread == std::this_thread::get_id();
-    const bool forbids =
-        is_own ? capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED
-               : capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL && thread_capture_mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
+    const bool forbids = is_own ? capture->mode != CaptureMode::kRelaxed
+                                : capture->mode == CaptureMode::kGlobal && thread_capture_mode == CaptureMode::kGlobal;
     if (forbids) {
       capture->is_invalid = true;
       is_forbidden = true;
     }
   }
-  return is_forbidden ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
+  return is_forbidden ? kResults.capture_forbids : kSuccess;
 }
 
-CUresult invalidate(Capture& capture, CUresult result) {
+Result invalidate(Capture& capture, Result result) {
   capture.is_invalid = true;
   return result;
 }
@@ -170,24 +157,23 @@ void leave_capture(Stream& stream) {
   all.erase(std::remove(all.begin(), all.end(), &stream), all.end());
 }
 
-CUresult run_nodes(const Nodes& nodes) {
-  for (const Node& node : nodes) run_operation(node.operation);
-  return CUDA_SUCCESS;
+Result run_nodes(Stream& stream, const Nodes& nodes) {
+  for (const Node& node : nodes) run_operation(stream, node.operation);
+  return kSuccess;
 }
 
-CUgraphExecUpdateResult update(GraphExec& exec, const Graph& graph) {
-  const Nodes& before = *exec.nodes;
-  if (before.size() != graph.nodes.size()) return CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED;
-  for (size_t i = 0; i < before.size(); ++i) {
-    const Operation& old = before[i].operation;
-    const Operation& now = graph.nodes[i].operation;
-    if (before[i].after != graph.nodes[i].after) return CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED;
-    if (old.kind != now.kind) return CU_GRAPH_EXEC_UPDATE_ERROR_NODE_TYPE_CHANGED;
-    if (old.context != now.context) return CU_GRAPH_EXEC_UPDATE_ERROR_UNSUPPORTED_FUNCTION_CHANGE;
-    if (old.is_cooperative != now.is_cooperative) return CU_GRAPH_EXEC_UPDATE_ERROR_ATTRIBUTES_CHANGED;
+Result launch(Call& call, Stream& stream, GraphExec& exec) {
+  Operation operation;
+  operation.kind = OperationKind::kGraph;
+  operation.run = [nodes = exec.nodes](Stream& on) { return run_nodes(on, *nodes); };
+  std::vector<MarkPtr> after;
+  if (exec.last != nullptr && !exec.last->is_done) after.push_back(exec.last);
+  const bool is_captured = stream.capture != nullptr;
+  if (const Result result = submit(call, stream, std::move(operation), std::move(after)); result != kSuccess) {
+    return result;
   }
-  exec.nodes = std::make_shared<const Nodes>(graph.nodes);
-  return CU_GRAPH_EXEC_UPDATE_SUCCESS;
+  if (!is_captured) exec.last = stream.tail;
+  return kSuccess;
 }
 
 }  // namespace unify::simulator

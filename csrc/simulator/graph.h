@@ -9,6 +9,12 @@
 
 namespace unify::simulator {
 
+// Which calls that might not be safe a capture forbids: of all threads, of its own one, or none. As every vendor
+// numbers them.
+enum class CaptureMode : int { kGlobal = 0, kThreadLocal = 1, kRelaxed = 2 };
+
+struct Call;
+
 struct Node {
   Operation operation;
   std::vector<size_t> after;  // nodes before it, sorted
@@ -25,9 +31,9 @@ struct GraphExec {
   [[nodiscard]] bool is_of(const Context& context) const;
 };
 
-// From cuStreamBeginCapture to cuStreamEndCapture, over all streams that joined by events.
+// From its begin to its end, over all streams that joined by events.
 struct Capture {
-  CUstreamCaptureMode mode;
+  CaptureMode mode;
   std::thread::id thread;
   Stream* origin;
   bool is_invalid = false;
@@ -36,33 +42,31 @@ struct Capture {
   Nodes nodes;
 };
 
-CUresult begin_capture(Stream& stream, CUstreamCaptureMode mode);
+Result begin_capture(Stream& stream, CaptureMode mode);
 // The graph is null when the capture had become invalid.
-CUresult end_capture(Stream& stream, std::shared_ptr<Graph>& out);
+Result end_capture(Stream& stream, std::shared_ptr<Graph>& out);
 
 // Appends an operation to the capture of a stream.
-CUresult capture(Stream& stream, Operation operation);
-CUresult capture_record(Stream& stream, Event& event);
+Result capture(Stream& stream, Operation operation);
+Result capture_record(Stream& stream, Event& event);
 // `is_capturing` streams, and streams that join by waiting.
-CUresult capture_wait(Stream& stream, const Event& event);
+Result capture_wait(Stream& stream, const Event& event);
 
-// Whether enqueueing here would tie the legacy default stream to a stream that captures.
-CUresult check_implicit_order(const Stream& stream);
 // What a call answers that might not be safe during a capture: it makes invalid the captures that forbid it
-// (cuThreadExchangeStreamCaptureMode lists the rules; every thread is in the default mode here).
-extern thread_local CUstreamCaptureMode thread_capture_mode;
-CUresult check_unsafe();
+// (cuThreadExchangeStreamCaptureMode lists the rules).
+extern thread_local CaptureMode thread_capture_mode;
+Result check_unsafe();
 // A call on a stream or context that a capture forbids in any mode.
-CUresult invalidate(Capture& capture, CUresult result);
+Result invalidate(Capture& capture, Result result);
 void invalidate_captures_of(const Context& context);
 
 // A stream that goes away takes its capture with it.
 void leave_capture(Stream& stream);
 
 // Runs all nodes, one after another. Without the mutex.
-CUresult run_nodes(const Nodes& nodes);
+Result run_nodes(Stream& stream, const Nodes& nodes);
 
-// Puts the nodes of `graph` in place of those of `exec` if it differs in parameters only.
-CUgraphExecUpdateResult update(GraphExec& exec, const Graph& graph);
+// Appends all nodes to a stream, as one piece of work.
+Result launch(Call& call, Stream& stream, GraphExec& exec);
 
 }  // namespace unify::simulator

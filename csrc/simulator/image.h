@@ -1,5 +1,8 @@
-// Reads what cuModuleLoadDataEx is given: an ELF file for CUDA with a kernel for this machine's CPU inside.
+// What a simulated chip runs in place of the vendor's code: a section of the vendor's ELF file with a kernel for this
+// machine's CPU inside.
 #pragma once
+
+#include <elf.h>
 
 #include <cstdint>
 #include <memory>
@@ -7,17 +10,16 @@
 #include <vector>
 
 #include "backends/host_elf.h"
-#include "cuda_types.h"
 
 namespace unify::simulator {
 
-// The section .nv.unify.host, little endian: this header, `parameters` times HostParameter, `name_bytes` of name, zeros
-// up to `header_bytes` (a multiple of 64), `object_bytes` of a relocatable object (unify/host_kernel.h).
+// Such a section, little endian: this header, `parameters` times HostParameter, `name_bytes` of name, zeros up to
+// `header_bytes` (a multiple of 64), `object_bytes` of a relocatable object (unify/host_kernel.h).
 struct HostHeader {
   char magic[8];  // "UNIFYHST"
   uint32_t version;
   uint32_t header_bytes;
-  uint32_t args_bytes;  // of the C struct that the object reads: the first part of CUDA's parameters
+  uint32_t args_bytes;  // of the C struct that the object reads: the first part of the vendor's parameters
   uint32_t parameters;
   uint64_t scratch_bytes;
   uint64_t object_bytes;
@@ -43,12 +45,22 @@ struct KernelImage {
   std::vector<HostParameter> parameters;
   std::shared_ptr<host::LoadedObject> object;
   void* entry = nullptr;
-  int registers = 0;     // of a thread, by the section .nv.info
-  int shared_bytes = 0;  // that the kernel always has, by the section .nv.shared.<name>
 };
 
-// CUDA_SUCCESS with the kernels; CUDA_ERROR_INVALID_IMAGE for what is no image or a damaged one;
-// CUDA_ERROR_NO_BINARY_FOR_GPU for what this chip cannot run. `why` is for the simulator's own message.
-CUresult read_image(const void* image, int capability, std::vector<KernelImage>& out, std::string& why);
+// Reads the content of such a section. False with `why` if it is damaged.
+bool read_host_section(const uint8_t* content, uint64_t bytes, KernelImage& out, std::string& why);
+
+// An ELF64 file whose sections lie inside of it.
+struct ElfFile {
+  const uint8_t* image = nullptr;
+  uint64_t bytes = 0;
+  Elf64_Ehdr header{};
+  std::vector<Elf64_Shdr> sections;
+  [[nodiscard]] std::string name(const Elf64_Shdr& section) const;
+};
+
+// How long a file is as far as its header tells: the end of its tables. 0 if it is no such file.
+uint64_t end_of(const Elf64_Ehdr& header);
+bool read_elf(const uint8_t* image, uint64_t bytes, ElfFile& out);
 
 }  // namespace unify::simulator

@@ -1,53 +1,29 @@
-// Modules, their functions, and launches.
+// Modules, their functions, and kernels that run.
 #pragma once
 
+#include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "device.h"
 #include "image.h"
-#include "stream.h"
+#include "result.h"
 
 namespace unify::simulator {
 
-struct Function;
+// A front's own functions may know more of themselves.
+struct Function {
+  std::shared_ptr<Context> context;
+  KernelImage kernel;
+};
 
 struct Module {
   std::shared_ptr<Context> context;
   std::vector<std::shared_ptr<Function>> functions;
-  std::vector<CUfunction> handles;
+  std::vector<uintptr_t> handles;
 };
 
-struct Function {
-  std::shared_ptr<Context> context;
-  KernelImage kernel;
-  int max_dynamic_shared = 49152;  // cuFuncSetAttribute raises it up to what the chip has
-  bool allows_large_clusters = false;
-  int carveout = -1;
-  int scheduling = 0;
-  [[nodiscard]] int max_threads() const;
-};
-
-// What a launch asks for, read from CUlaunchConfig and its attributes.
-struct LaunchShape {
-  unsigned grid[3];
-  unsigned block[3];
-  unsigned cluster[3] = {1, 1, 1};
-  unsigned shared_bytes = 0;
-  bool is_cooperative = false;
-};
-
-CUresult read_attribute(const Function& function, CUfunction_attribute attribute, int& out);
-CUresult write_attribute(Function& function, CUfunction_attribute attribute, int value);
-
-// What the chip does not take, by its limits and the function's.
-CUresult read_shape(const CUlaunchConfig& config, const Function& function, LaunchShape& out);
-
-// The parameters in one buffer. CUDA_ERROR_INVALID_VALUE if they are too few or in no known form.
-CUresult pack_parameters(const Function& function, void** parameters, void** extra, std::vector<char>& out);
-
-// The work of a launch. Runs all programs on the thread that calls it.
-Operation make_launch(const std::shared_ptr<Function>& function, const LaunchShape& shape, std::vector<char> args);
+// Runs all programs of a grid on the thread that calls it, with the arguments as the kernel's C struct has them.
+Result run_kernel(const Function& function, const uint32_t (&grid)[3], std::vector<char> args);
 
 }  // namespace unify::simulator

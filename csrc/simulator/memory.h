@@ -8,8 +8,6 @@
 #include <memory>
 #include <vector>
 
-#include "cuda_types.h"
-
 namespace unify::simulator {
 
 constexpr size_t kPage = 4096;
@@ -70,7 +68,7 @@ struct Range {
   RangeKind kind = RangeKind::kDevice;
   uint64_t address = 0;
   uint64_t bytes = 0;
-  uint64_t asked_bytes = 0;  // what cuMemGetAddressRange answers
+  uint64_t asked_bytes = 0;  // without what rounding added
   char* alias = nullptr;
   int device = -1;              // whose memory it is; -1: the host's
   const void* owner = nullptr;  // the context that frees it when it is reset, or null
@@ -100,7 +98,7 @@ class Memory {
   // Cuts [address, address + bytes) into pieces. False if a part of it belongs to the driver and is not in use.
   bool resolve(uint64_t address, uint64_t bytes, std::vector<Piece>& out) const;
 
-  // Addresses for mappings to come: cuMemAddressReserve.
+  // Addresses for mappings to come.
   uint64_t reserve(uint64_t bytes, uint64_t alignment);
   bool unreserve(uint64_t address, uint64_t bytes);  // false: not reserved so, or mapped
   [[nodiscard]] bool is_reserved(uint64_t address, uint64_t bytes) const;
@@ -113,7 +111,7 @@ class Memory {
   void begin_kernel(int device);
   void end_kernel(int device);
   void close(int device);
-  // Device `from` may use what cuMemAlloc gives on `to`, or no longer.
+  // Device `from` may use what is allocated on `to`, or no longer.
   void set_peer(int from, int to, bool is_enabled);
   [[nodiscard]] bool is_peer(int from, int to) const { return (peers_[to] >> from & 1U) != 0; }
   // Whether kernels of the device may use an address.

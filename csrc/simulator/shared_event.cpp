@@ -80,9 +80,9 @@ std::shared_ptr<SharedEvent> make_shared_event() {
   return event;
 }
 
-std::shared_ptr<SharedEvent> import_event(const CUipcEventHandle& handle) {
+std::shared_ptr<SharedEvent> import_event(const char (&handle)[kHandleBytes]) {
   SharedFile shared;
-  if (!read_handle(handle.reserved, kEventMagic, shared)) return nullptr;
+  if (!read_handle(handle, kEventMagic, shared)) return nullptr;
   const int file = open_shared(shared, kPage);
   if (file < 0) return nullptr;
   auto event = map(file);
@@ -93,39 +93,49 @@ std::shared_ptr<SharedEvent> import_event(const CUipcEventHandle& handle) {
   return event;
 }
 
-void export_event(const SharedEvent& event, CUipcEventHandle& out) {
-  write_handle(out.reserved, kEventMagic, {event.owner, event.owner_file, 0, 0, kPage});
+void export_event(const SharedEvent& event, char (&out)[kHandleBytes]) {
+  write_handle(out, kEventMagic, {event.owner, event.owner_file, 0, 0, kPage});
 }
 
 bool is_shared_done(const SharedEvent& event) { return event.counters->done.load() >= event.counters->recorded.load(); }
 
-std::function<CUresult()> record_shared(const std::shared_ptr<SharedEvent>& event) {
+Run record_shared(const std::shared_ptr<SharedEvent>& event) {
   event->counters->recorder = getpid();
   const uint64_t number = event->counters->recorded.fetch_add(1) + 1;
-  return [event, number] {
+  return [event, number](Stream&) {
     uint64_t before = event->counters->done.load();
     while (before < number && !event->counters->done.compare_exchange_weak(before, number)) {
     }
-    return CUDA_SUCCESS;
+    return kSuccess;
   };
 }
 
-std::function<CUresult()> wait_for_shared(const std::shared_ptr<SharedEvent>& event, std::shared_ptr<Context> context) {
-  const uint64_t number = event->counters->recorded.load();
-  return [event, number, context = std::move(context)] {
-    // The other process has no way to wake this one.
-    for (int looks = 1; event->counters->done.load() < number; ++looks) {
-      {
-        const Lock lock(driver().mutex);
-        if (result_of(*context) != CUDA_SUCCESS) break;
-      }
-      if (looks % kLooks == 0 && !is_running(event->counters->recorder) && event->counters->done.load() < number) {
-        return CUDA_ERROR_UNKNOWN;
-      }
-      nanosleep(&kPause, nullptr);
+namespace {
+
+Result wait_for_number(const SharedEvent& event, uint64_t number, const Context& context) {
+  // The other process has no way to wake this one.
+  for (int looks = 1; event.counters->done.load() < number; ++looks) {
+    {
+      const Lock lock(driver().mutex);
+      if (result_of(context) != kSuccess) break;
     }
-    return CUDA_SUCCESS;
-  };
+    if (looks % kLooks == 0 && !is_running(event.counters->recorder) && event.counters->done.load() < number) {
+      return kResults.peer_is_gone;
+    }
+    nanosleep(&kPause, nullptr);
+  }
+  return kSuccess;
+}
+
+}  // namespace
+
+Run wait_for_shared(const std::shared_ptr<SharedEvent>& event, std::shared_ptr<Context> context) {
+  const uint64_t number = event->counters->recorded.load();
+  return [event, number, context = std::move(context)](Stream&) { return wait_for_number(*event, number, *context); };
+}
+
+Result wait_on_host(const SharedEvent& event, const Context& context) {
+  return wait_for_number(event, event.counters->recorded.load(), context);
 }
 
 }  // namespace unify::simulator

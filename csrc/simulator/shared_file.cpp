@@ -9,15 +9,15 @@
 
 namespace unify::simulator {
 
-static_assert(sizeof(SharedFile) + 8 <= CU_IPC_HANDLE_SIZE, "fits into a handle");
+static_assert(sizeof(SharedFile) + 8 <= kHandleBytes, "fits into a handle");
 
-void write_handle(char (&handle)[CU_IPC_HANDLE_SIZE], const char (&magic)[8], const SharedFile& shared) {
+void write_handle(char (&handle)[kHandleBytes], const char (&magic)[8], const SharedFile& shared) {
   std::memset(handle, 0, sizeof handle);
   std::memcpy(handle, magic, sizeof magic);
   std::memcpy(handle + sizeof magic, &shared, sizeof shared);
 }
 
-bool read_handle(const char (&handle)[CU_IPC_HANDLE_SIZE], const char (&magic)[8], SharedFile& out) {
+bool read_handle(const char (&handle)[kHandleBytes], const char (&magic)[8], SharedFile& out) {
   if (std::memcmp(handle, magic, sizeof magic) != 0) return false;
   std::memcpy(&out, handle + sizeof magic, sizeof out);
   return out.process > 0 && out.file >= 0;

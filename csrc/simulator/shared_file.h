@@ -1,11 +1,12 @@
 // What an interprocess handle holds: a memory file of another process, and which part of it is meant.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
-#include "cuda_types.h"
-
 namespace unify::simulator {
+
+constexpr size_t kHandleBytes = 64;
 
 struct SharedFile {
   int64_t process = 0;
@@ -15,9 +16,9 @@ struct SharedFile {
   uint64_t bytes = 0;
 };
 
-void write_handle(char (&handle)[CU_IPC_HANDLE_SIZE], const char (&magic)[8], const SharedFile& shared);
+void write_handle(char (&handle)[kHandleBytes], const char (&magic)[8], const SharedFile& shared);
 // False if it is no handle of this kind.
-bool read_handle(const char (&handle)[CU_IPC_HANDLE_SIZE], const char (&magic)[8], SharedFile& out);
+bool read_handle(const char (&handle)[kHandleBytes], const char (&magic)[8], SharedFile& out);
 
 // A descriptor of this process for the file, or -1: it is gone, shorter than that, or another user's.
 int open_shared(const SharedFile& shared, uint64_t least_bytes);

@@ -4,7 +4,6 @@
 
 #include "driver.h"
 #include "graph.h"
-#include "kernel.h"
 
 namespace unify::simulator {
 namespace {
@@ -14,10 +13,7 @@ constexpr uint64_t kMostMemory = uint64_t{1} << 40;
 
 thread_local std::string last_error;
 
-int fail(std::string why) {
-  last_error = std::move(why);
-  return -1;
-}
+bool is_usable() { return !is_forked() && !is_ending() && !is_in_host_call(); }
 
 bool is_in_use(const Driver& state) {
   for (const auto& device : state.devices) {
@@ -29,12 +25,12 @@ bool is_in_use(const Driver& state) {
 // Runs `work(device)` with the mutex, unless this process has no driver any more.
 template <typename Work>
 auto with_device(int number, Work&& work) -> decltype(work(std::declval<Device&>())) {
-  if (availability(false) != CUDA_SUCCESS) return fail("the driver is not usable here: in a fork, or at the end");
+  if (!is_usable()) return fail_with("the driver is not usable here: in a fork, or at the end");
   const Lock lock(driver().mutex);
   make_devices();
   Device* device = find_device(number);
   if (device == nullptr) {
-    return fail("no device " + std::to_string(number) + "; there are " + std::to_string(driver().devices.size()));
+    return fail_with("no device " + std::to_string(number) + "; there are " + std::to_string(driver().devices.size()));
   }
   return work(*device);
 }
@@ -76,39 +72,41 @@ int64_t count(const Device& device, const char* what) {
     for (const auto& [handle, block] : state.blocks) found += block->arena.device() == device.index ? 1 : 0;
     return found;
   }
-  return fail(std::string("nothing is counted as '") + what + "'");
+  return fail_with(std::string("nothing is counted as '") + what + "'");
 }
 
 }  // namespace
-}  // namespace unify::simulator
 
-using namespace unify::simulator;
+int fail_with(std::string why) {
+  last_error = std::move(why);
+  return -1;
+}
 
-UNIFY_SIMULATOR_EXPORT int unify_simulator_configure(int count, int capability, uint64_t memory_bytes,
-                                                     const char* name) {
-  if (availability(false) != CUDA_SUCCESS) return fail("the driver is not usable here: in a fork, or at the end");
-  if (count < 0 || count > kMaxDevices) {
-    return fail("count is " + std::to_string(count) + "; 0 to " + std::to_string(kMaxDevices) +
-                " devices are possible");
+int configure(const Settings& settings) {
+  if (!is_usable()) return fail_with("the driver is not usable here: in a fork, or at the end");
+  if (settings.count < 0 || settings.count > kMaxDevices) {
+    return fail_with("count is " + std::to_string(settings.count) + "; 0 to " + std::to_string(kMaxDevices) +
+                     " devices are possible");
   }
-  if (find_chip(capability) == nullptr) {
-    return fail("no chip has compute capability " + std::to_string(capability) + "; known: " + known_capabilities());
-  }
-  if (memory_bytes < kLeastMemory || memory_bytes > kMostMemory) {
-    return fail("memory_bytes is " + std::to_string(memory_bytes) + "; 4 MiB to 1 TiB are possible");
+  if (settings.memory_bytes < kLeastMemory || settings.memory_bytes > kMostMemory) {
+    return fail_with("memory_bytes is " + std::to_string(settings.memory_bytes) + "; 4 MiB to 1 TiB are possible");
   }
   Driver& state = driver();
   const Lock lock(state.mutex);
-  if (is_in_use(state)) return fail("a context is retained: configure before the first device is opened");
-  state.settings = {count, capability, memory_bytes, name == nullptr ? "" : name};
+  if (is_in_use(state)) return fail_with("a context is retained: configure before the first device is opened");
+  state.settings = settings;
   retire_devices();
   return 0;
 }
 
+}  // namespace unify::simulator
+
+using namespace unify::simulator;
+
 UNIFY_SIMULATOR_EXPORT int unify_simulator_fail(int device, const char* plan) {
   return with_device(device, [plan](Device& found) {
     std::string why;
-    return found.faults.add(plan == nullptr ? "" : plan, why) ? 0 : fail(why);
+    return found.faults.add(plan == nullptr ? "" : plan, why) ? 0 : fail_with(why);
   });
 }
 
@@ -132,7 +130,7 @@ UNIFY_SIMULATOR_EXPORT int unify_simulator_release(int device) {
 
 UNIFY_SIMULATOR_EXPORT int unify_simulator_slow(int device, double bytes_per_second) {
   return with_device(device, [bytes_per_second](Device& found) {
-    if (!(bytes_per_second >= 0)) return fail("bytes_per_second is not a number from 0");
+    if (!(bytes_per_second >= 0)) return fail_with("bytes_per_second is not a number from 0");
     found.faults.copy_bytes_per_second = bytes_per_second;
     return 0;
   });
@@ -141,7 +139,7 @@ UNIFY_SIMULATOR_EXPORT int unify_simulator_slow(int device, double bytes_per_sec
 UNIFY_SIMULATOR_EXPORT int64_t unify_simulator_live(int device, const char* what) {
   int64_t found = -1;
   with_device(device, [&](Device& each) {
-    found = what == nullptr ? fail("nothing was asked for") : count(each, what);
+    found = what == nullptr ? fail_with("nothing was asked for") : count(each, what);
     return 0;
   });
   return found;

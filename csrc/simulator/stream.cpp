@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "driver.h"
+#include "front.h"
 
 namespace unify::simulator {
 namespace {
@@ -20,7 +21,7 @@ bool is_done(const MarkPtr& mark) { return mark->is_done; }
 // Waits for others; no longer than the context lives.
 void wait_for_others(Lock& lock, const Work& work) {
   const Context& context = *work.operation.context;
-  while (result_of(context) == CUDA_SUCCESS && !std::all_of(work.after.begin(), work.after.end(), is_done)) {
+  while (result_of(context) == kSuccess && !std::all_of(work.after.begin(), work.after.end(), is_done)) {
     driver().progress.wait_until(lock, Clock::now() + kTick);
   }
 }
@@ -39,7 +40,7 @@ void* serve(void* parameter) {
       stream.queue.pop_front();
       stream.running = work.operation.kind;
       lock.unlock();
-      run_operation(work.operation);
+      run_operation(stream, work.operation);
       lock.lock();
       stream.running = OperationKind::kEmpty;
       work.done->when = std::chrono::steady_clock::now();
@@ -70,70 +71,54 @@ bool start_thread(const std::shared_ptr<Stream>& stream) {
   return true;
 }
 
-void add_tail(std::vector<MarkPtr>& after, const Stream& stream) {
-  if (!stream.tail->is_done) after.push_back(stream.tail);
-}
-
-// What the legacy default stream waits for, and what waits for it (CUDA driver API, "Stream synchronization behavior").
-void add_implicit_order(std::vector<MarkPtr>& after, const Stream& stream) {
-  const Context& context = *stream.context;
-  if (stream.is_legacy) {
-    for (const auto& other : context.streams) {
-      if (other->is_blocking && other.get() != &stream) add_tail(after, *other);
-    }
-  } else if (stream.is_blocking && context.legacy != nullptr) {
-    add_tail(after, *context.legacy);
-  }
-}
-
 }  // namespace
 
-bool enqueue(Stream& stream, Operation operation, std::vector<MarkPtr> after) {
+Result enqueue(Stream& stream, Operation operation, std::vector<MarkPtr> after) {
+  if (const Result result = order_implicitly(stream, after); result != kSuccess) return result;
   if (!stream.has_thread) {
     const auto& all = stream.context->streams;
     const auto self = std::find_if(all.begin(), all.end(), [&](const auto& each) { return each.get() == &stream; });
-    if (self == all.end() || !start_thread(*self)) return false;
+    if (self == all.end() || !start_thread(*self)) return kResults.out_of_memory;
   }
-  add_implicit_order(after, stream);
   stream.tail = std::make_shared<Mark>();
   stream.queue.push_back({std::move(operation), std::move(after), stream.tail});
   stream.arrived.notify_one();
-  return true;
+  return kSuccess;
 }
 
-void run_operation(const Operation& operation) {
+void run_operation(Stream& stream, const Operation& operation) {
   if (operation.run == nullptr) return;
   {
     const Lock lock(driver().mutex);
     apply_due_faults(*operation.context->device);
-    if (result_of(*operation.context) != CUDA_SUCCESS) return;
+    if (!may_run(stream, operation)) return;
   }
-  const CUresult result = operation.run();
-  if (result != CUDA_SUCCESS) {
+  const Result result = operation.run(stream);
+  if (result != kSuccess) {
     const Lock lock(driver().mutex);
-    end_context(*operation.context, result);
+    fail_work(stream, operation, result);
   }
 }
 
-CUresult wait_for(Lock& lock, const MarkPtr& mark, const Context& context) {
-  while (!mark->is_done && result_of(context) == CUDA_SUCCESS) {
+Result wait_for(Lock& lock, const MarkPtr& mark, const Context& context) {
+  while (!mark->is_done && result_of(context) == kSuccess) {
     driver().progress.wait_until(lock, Clock::now() + kTick);
     apply_due_faults(*context.device);
   }
   return result_of(context);
 }
 
-CUresult wait_for_stream(Lock& lock, Stream& stream) {
+Result wait_for_stream(Lock& lock, Stream& stream) {
   const std::shared_ptr<Context> context = stream.context;  // the stream may be destroyed meanwhile
   const MarkPtr tail = stream.tail;
   return wait_for(lock, tail, *context);
 }
 
-CUresult wait_for_context(Lock& lock, Context& context) {
+Result wait_for_context(Lock& lock, Context& context) {
   std::vector<MarkPtr> tails;
   for (const auto& stream : context.streams) tails.push_back(stream->tail);
   for (const MarkPtr& tail : tails) {
-    if (const CUresult result = wait_for(lock, tail, context); result != CUDA_SUCCESS) return result;
+    if (const Result result = wait_for(lock, tail, context); result != kSuccess) return result;
   }
   return result_of(context);
 }
@@ -161,12 +146,12 @@ void drain(Lock& lock, const std::vector<std::shared_ptr<Stream>>& streams) {
 
 bool is_in_host_call() noexcept { return in_host_call; }
 
-std::function<CUresult()> call_host(CUhostFn function, void* data) {
-  return [function, data] {
+Run call_host(void (*function)(void*), void* data) {
+  return [function, data](Stream&) {
     in_host_call = true;
     function(data);
     in_host_call = false;
-    return CUDA_SUCCESS;
+    return kSuccess;
   };
 }
 

@@ -2,7 +2,7 @@
 // except the work itself, which runs without it.
 #pragma once
 
-#include <array>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -11,14 +11,15 @@
 #include <mutex>
 #include <vector>
 
-#include "cuda_types.h"
 #include "faults.h"
+#include "result.h"
 
 namespace unify::simulator {
 
 struct Context;
 struct Capture;
 struct SharedEvent;
+struct Stream;
 using Lock = std::unique_lock<std::mutex>;
 
 // The end of one piece of work. Everybody who waits for that work holds one.
@@ -30,11 +31,14 @@ using MarkPtr = std::shared_ptr<Mark>;
 
 enum class OperationKind { kEmpty, kKernel, kCopy, kFill, kHostCall, kGraph };
 
+// Work itself: runs without the driver's mutex, on the stream given, as often as a graph is launched.
+using Run = std::function<Result(Stream& stream)>;
+
 // Work as a stream runs it and as a graph keeps it.
 struct Operation {
   OperationKind kind = OperationKind::kEmpty;
-  std::shared_ptr<Context> context;  // dies with what `run` returns, if that is no success
-  std::function<CUresult()> run;     // without the driver's mutex; as often as a graph is launched
+  std::shared_ptr<Context> context;
+  Run run;
   bool is_cooperative = false;
 };
 
@@ -46,9 +50,9 @@ struct Work {
 
 struct Stream {
   std::shared_ptr<Context> context;
-  CUstream handle = nullptr;
-  bool is_blocking = true;  // orders itself with the legacy default stream
-  bool is_legacy = false;
+  uintptr_t handle = 0;      // 0: a default stream
+  bool is_blocking = false;  // CUDA: orders itself with the legacy default stream
+  bool is_legacy = false;    // CUDA: it is that
   int priority = 0;
   std::deque<Work> queue;
   OperationKind running = OperationKind::kEmpty;
@@ -69,19 +73,19 @@ struct Event {
   std::shared_ptr<SharedEvent> shared;  // of several processes
 };
 
-// Appends work to a stream. False if no thread could be started for it.
-bool enqueue(Stream& stream, Operation operation, std::vector<MarkPtr> after = {});
+// Appends work to a stream.
+Result enqueue(Stream& stream, Operation operation, std::vector<MarkPtr> after = {});
 
-// Runs an operation unless its context is over, and ends the context if it fails. Called without the mutex.
-void run_operation(const Operation& operation);
+// Runs an operation on a stream, if the front's rules let it run. Called without the mutex.
+void run_operation(Stream& stream, const Operation& operation);
 
 // Waits until the mark is done or its context is over. Returns what the context then answers to calls.
-CUresult wait_for(Lock& lock, const MarkPtr& mark, const Context& context);
+Result wait_for(Lock& lock, const MarkPtr& mark, const Context& context);
 
 // Waits for the stream's work so far.
-CUresult wait_for_stream(Lock& lock, Stream& stream);
+Result wait_for_stream(Lock& lock, Stream& stream);
 // Waits for the work so far of every stream of the context.
-CUresult wait_for_context(Lock& lock, Context& context);
+Result wait_for_context(Lock& lock, Context& context);
 
 [[nodiscard]] bool is_idle(const Stream& stream);
 
@@ -92,9 +96,9 @@ void close_stream(Stream& stream);
 // is waited for: it may wait for the caller.
 void drain(Lock& lock, const std::vector<std::shared_ptr<Stream>>& streams);
 
-// Whether this thread runs a function given to cuLaunchHostFunc.
+// Whether this thread runs a function of the user's, as work of a stream.
 bool is_in_host_call() noexcept;
-// An operation's work that calls the user's function.
-std::function<CUresult()> call_host(CUhostFn function, void* data);
+// Work that calls such a function.
+Run call_host(void (*function)(void*), void* data);
 
 }  // namespace unify::simulator

@@ -30,9 +30,9 @@ def build_program(folder: Path, flags: list[str]) -> Path:
 def build_library(folder: Path, flags: list[str]) -> Path:
     """Returns the simulated driver, with the files that setup.py takes for it."""
     folder.mkdir(parents=True, exist_ok=True)
-    shared = [
-        path for prefix in ("host_elf", "host_fault", "host_re") for path in ROOT.glob(f"csrc/backends/{prefix}*.cpp")
-    ]
+    patterns = ["csrc/simulator/*.cpp", "csrc/simulator/cuda/*.cpp"]
+    patterns += [f"csrc/backends/{prefix}*.cpp" for prefix in ("host_elf", "host_fault", "host_re")]
+    sources = [path for pattern in patterns for path in ROOT.glob(pattern)]
 
     def compile_one(source: Path) -> Path:
         output = folder / f"{source.stem}.o"
@@ -40,9 +40,9 @@ def build_library(folder: Path, flags: list[str]) -> Path:
         return output
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, [*ROOT.glob("csrc/simulator/*.cpp"), *shared]))
+        objects = list(pool.map(compile_one, sources))
     library = folder / "libunify_simulated_cuda.so"
-    exports = "-Wl,--version-script=csrc/simulator/exports.map"
+    exports = "-Wl,--version-script=csrc/simulator/cuda/exports.map"
     command = [*compiler(), *flags, "-shared", *objects, "-o", library, "-ldl", "-pthread", "-Wl,-z,nodelete", exports]
     subprocess.run(command, cwd=ROOT, check=True)
     return library

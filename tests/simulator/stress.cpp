@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "simulator/cuda_types.h"
+#include "simulator/cuda/cuda_types.h"
 
 #define CHECK(condition)                                                             \
   do {                                                                               \

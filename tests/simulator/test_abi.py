@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SIMULATOR = ROOT / "csrc/simulator"
+SIMULATOR = ROOT / "csrc/simulator/cuda"
 STRUCTS = {
     "CUuuid": ["bytes"],
     "CUmemLocation": ["type", "id"],

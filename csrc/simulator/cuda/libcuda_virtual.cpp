@@ -1,8 +1,8 @@
 // The driver's functions for addresses and memory apart: cuMemAddressReserve, cuMemCreate, cuMemMap. They need no
 // context, and what they make outlives a reset of one.
-#include "driver.h"
-#include "graph.h"
+#include "calls.h"
 #include "libcuda.h"
+#include "simulator/graph.h"
 
 using namespace unify::simulator;
 
@@ -68,11 +68,11 @@ UNIFY_SIMULATOR_EXPORT CUresult cuMemAddressFree(CUdeviceptr address, size_t byt
 
 UNIFY_SIMULATOR_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle* out, size_t bytes,
                                             const CUmemAllocationProp* properties, unsigned long long flags) {
-  return with_driver("cuMemCreate", [&](Call& call) {
+  return with_driver("cuMemCreate", [&](Call& call) -> Result {
     Device* device = nullptr;
     if (out == nullptr || bytes == 0 || !is_aligned(bytes) || flags != 0) return CUDA_ERROR_INVALID_VALUE;
     if (const CUresult result = check(properties, device); result != CUDA_SUCCESS) return result;
-    if (const CUresult result = check_unsafe(); result != CUDA_SUCCESS) return result;
+    if (const Result result = check_unsafe(); result != CUDA_SUCCESS) return result;
     if (const Fault fault = device->faults.take(call.name); fault.kind == Fault::Kind::kResult) return fault.result;
     const uint64_t address = device->arena.take(bytes, kGranularity);
     if (address == 0) return CUDA_ERROR_OUT_OF_MEMORY;

@@ -1,25 +1,46 @@
 // The driver's functions for captures and graphs.
 #include <utility>
 
-#include "driver.h"
-#include "graph.h"
+#include "calls.h"
 #include "libcuda.h"
+#include "simulator/graph.h"
 
 using namespace unify::simulator;
 
+namespace {
+
+// Puts the nodes of `graph` in place of those of `exec` if it differs in parameters only.
+CUgraphExecUpdateResult update(GraphExec& exec, const Graph& graph) {
+  const Nodes& before = *exec.nodes;
+  if (before.size() != graph.nodes.size()) return CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED;
+  for (size_t i = 0; i < before.size(); ++i) {
+    const Operation& old = before[i].operation;
+    const Operation& now = graph.nodes[i].operation;
+    if (before[i].after != graph.nodes[i].after) return CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED;
+    if (old.kind != now.kind) return CU_GRAPH_EXEC_UPDATE_ERROR_NODE_TYPE_CHANGED;
+    if (old.context != now.context) return CU_GRAPH_EXEC_UPDATE_ERROR_UNSUPPORTED_FUNCTION_CHANGE;
+    if (old.is_cooperative != now.is_cooperative) return CU_GRAPH_EXEC_UPDATE_ERROR_ATTRIBUTES_CHANGED;
+  }
+  exec.nodes = std::make_shared<const Nodes>(graph.nodes);
+  return CU_GRAPH_EXEC_UPDATE_SUCCESS;
+}
+
+}  // namespace
+
 UNIFY_SIMULATOR_EXPORT CUresult cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode mode) {
-  return with_stream("cuStreamBeginCapture", handle, [&](Call&, Stream& stream) {
+  return with_stream("cuStreamBeginCapture", handle, [&](Call&, Stream& stream) -> Result {
     if (mode < CU_STREAM_CAPTURE_MODE_GLOBAL || mode > CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_ERROR_INVALID_VALUE;
-    return begin_capture(stream, mode);
+    if (stream.is_legacy) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    return begin_capture(stream, static_cast<CaptureMode>(mode));
   });
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuStreamEndCapture(CUstream handle, CUgraph* out) {
-  return with_stream("cuStreamEndCapture", handle, [&](Call&, Stream& stream) {
+  return with_stream("cuStreamEndCapture", handle, [&](Call&, Stream& stream) -> Result {
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
     *out = nullptr;
     std::shared_ptr<Graph> graph;
-    if (const CUresult result = end_capture(stream, graph); result != CUDA_SUCCESS) return result;
+    if (const Result result = end_capture(stream, graph); result != CUDA_SUCCESS) return result;
     *out = driver().graphs.add<CUgraph>(std::move(graph));
     return CUDA_SUCCESS;
   });
@@ -40,20 +61,21 @@ UNIFY_SIMULATOR_EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptur
     if (mode == nullptr || *mode < CU_STREAM_CAPTURE_MODE_GLOBAL || *mode > CU_STREAM_CAPTURE_MODE_RELAXED) {
       return CUDA_ERROR_INVALID_VALUE;
     }
-    *mode = std::exchange(thread_capture_mode, *mode);
+    const CaptureMode before = std::exchange(thread_capture_mode, static_cast<CaptureMode>(*mode));
+    *mode = static_cast<CUstreamCaptureMode>(before);
     return CUDA_SUCCESS;
   });
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph handle,
                                                             unsigned long long flags) {
-  return with_driver("cuGraphInstantiateWithFlags", [&](Call& call) {
+  return with_driver("cuGraphInstantiateWithFlags", [&](Call& call) -> Result {
     constexpr unsigned long long kKnown = 1 | 2 | 4 | 8;
     const std::shared_ptr<Graph> graph = driver().graphs.find(handle);
     if (out == nullptr || graph == nullptr || (flags & ~kKnown) != 0) return CUDA_ERROR_INVALID_VALUE;
     std::shared_ptr<Context> context = graph->nodes.empty() ? nullptr : graph->nodes.front().operation.context;
     if (context != nullptr) {
-      if (const CUresult result = admit(call, context); result != CUDA_SUCCESS) return result;
+      if (const Result result = admit(call, context); result != CUDA_SUCCESS) return result;
     }
     auto exec = std::make_shared<GraphExec>();
     exec->nodes = std::make_shared<const Nodes>(graph->nodes);
@@ -63,20 +85,10 @@ UNIFY_SIMULATOR_EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CU
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuGraphLaunch(CUgraphExec handle, CUstream stream_handle) {
-  return with_stream("cuGraphLaunch", stream_handle, [&](Call& call, Stream& stream) {
+  return with_stream("cuGraphLaunch", stream_handle, [&](Call& call, Stream& stream) -> Result {
     const std::shared_ptr<GraphExec> exec = driver().graph_execs.find(handle);
     if (exec == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    Operation operation;
-    operation.kind = OperationKind::kGraph;
-    operation.run = [nodes = exec->nodes] { return run_nodes(*nodes); };
-    std::vector<MarkPtr> after;
-    if (exec->last != nullptr && !exec->last->is_done) after.push_back(exec->last);
-    const bool is_captured = stream.capture != nullptr;
-    if (const CUresult result = submit(call, stream, std::move(operation), std::move(after)); result != CUDA_SUCCESS) {
-      return result;
-    }
-    if (!is_captured) exec->last = stream.tail;
-    return CUDA_SUCCESS;
+    return launch(call, stream, *exec);
   });
 }
 

@@ -4,11 +4,11 @@
 
 #include <cstring>
 
-#include "driver.h"
-#include "graph.h"
+#include "calls.h"
 #include "libcuda.h"
-#include "shared_event.h"
-#include "shared_file.h"
+#include "simulator/graph.h"
+#include "simulator/shared_event.h"
+#include "simulator/shared_file.h"
 
 using namespace unify::simulator;
 
@@ -95,14 +95,14 @@ UNIFY_SIMULATOR_EXPORT CUresult cuIpcGetMemHandle(CUipcMemHandle* out, CUdevicep
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuIpcOpenMemHandle_v2(CUdeviceptr* out, CUipcMemHandle handle, unsigned flags) {
-  return with_context("cuIpcOpenMemHandle", [&](Call& call) {
+  return with_context("cuIpcOpenMemHandle", [&](Call& call) -> Result {
     SharedFile shared;
     if (out == nullptr || flags != CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS) return CUDA_ERROR_INVALID_VALUE;
     if (!read_handle(handle.reserved, kMemoryMagic, shared) || shared.bytes == 0 || shared.offset % kPage != 0 ||
         shared.offset > INT64_MAX / 2 || shared.bytes > INT64_MAX / 2) {
       return CUDA_ERROR_INVALID_HANDLE;
     }
-    if (const CUresult result = check_unsafe(); result != CUDA_SUCCESS) return result;
+    if (const Result result = check_unsafe(); result != CUDA_SUCCESS) return result;
     if (shared.process == getpid()) return CUDA_ERROR_INVALID_CONTEXT;  // a handle is for other processes
     if (const auto opened = find_import(handle)) {
       ++opened->opened;
@@ -122,12 +122,12 @@ UNIFY_SIMULATOR_EXPORT CUresult cuIpcOpenMemHandle_v2(CUdeviceptr* out, CUipcMem
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuIpcCloseMemHandle(CUdeviceptr address) {
-  return with_context("cuIpcCloseMemHandle", [&](Call& call) {
+  return with_context("cuIpcCloseMemHandle", [&](Call& call) -> Result {
     const std::shared_ptr<Range> range = driver().memory.find(address);
     if (range == nullptr || range->kind != RangeKind::kImported || range->address != address) {
       return CUDA_ERROR_INVALID_VALUE;
     }
-    if (const CUresult result = wait_for_context(call.lock, *call.context); result != CUDA_SUCCESS) return result;
+    if (const Result result = wait_for_context(call.lock, *call.context); result != CUDA_SUCCESS) return result;
     if (range->opened == 0) return CUDA_ERROR_INVALID_VALUE;  // another thread was faster
     if (--range->opened == 0) driver().memory.remove(range);
     return CUDA_SUCCESS;
@@ -139,7 +139,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuIpcGetEventHandle(CUipcEventHandle* out, CUeve
     const std::shared_ptr<Event> event = driver().events.find(handle);
     if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
     if (out == nullptr || event->shared == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    export_event(*event->shared, *out);
+    export_event(*event->shared, out->reserved);
     return CUDA_SUCCESS;
   });
 }
@@ -150,7 +150,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuIpcOpenEventHandle(CUevent* out, CUipcEventHan
     auto event = std::make_shared<Event>();
     event->context = call.context;
     event->flags = CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS;
-    event->shared = import_event(handle);
+    event->shared = import_event(handle.reserved);
     if (event->shared == nullptr) return CUDA_ERROR_INVALID_HANDLE;
     *out = driver().events.add<CUevent>(std::move(event));
     return CUDA_SUCCESS;

@@ -4,9 +4,10 @@
 #include <cstring>
 #include <iterator>
 
-#include "driver.h"
-#include "graph.h"
+#include "calls.h"
+#include "chips.h"
 #include "libcuda.h"
+#include "simulator/graph.h"
 
 using namespace unify::simulator;
 
@@ -15,7 +16,7 @@ namespace {
 // A call on a device that needs no context: `work(call, device)`.
 template <typename Work>
 CUresult with_device(const char* name, CUdevice number, Work&& work) {
-  return with_driver(name, [&](Call& call) {
+  return with_driver(name, [&](Call& call) -> Result {
     Device* device = find_device(number);
     return device == nullptr ? CUDA_ERROR_INVALID_DEVICE : work(call, *device);
   });
@@ -90,7 +91,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGetName(char* name, int length, CUdevice
 UNIFY_SIMULATOR_EXPORT CUresult cuDeviceGetAttribute(int* out, CUdevice_attribute attribute, CUdevice number) {
   if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
   return with_device("cuDeviceGetAttribute", number, [&](Call&, const Device& device) {
-    const Chip& chip = device.chip;
+    const Chip& chip = chip_of(device);
     switch (static_cast<int>(attribute)) {
 #define ATTRIBUTE(name, number, value) \
   case number:                         \
@@ -180,11 +181,11 @@ UNIFY_SIMULATOR_EXPORT CUresult cuCtxSetCurrent(CUcontext context) {
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuCtxSynchronize() {
-  return with_context("cuCtxSynchronize", [&](Call& call) {
+  return with_context("cuCtxSynchronize", [&](Call& call) -> Result {
     for (const auto& stream : call.context->streams) {
       if (stream->capture != nullptr) return invalidate(*stream->capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     }
-    if (const CUresult result = check_unsafe(); result != CUDA_SUCCESS) return result;
+    if (const Result result = check_unsafe(); result != CUDA_SUCCESS) return result;
     return wait_for_context(call.lock, *call.context);
   });
 }

@@ -1,7 +1,7 @@
 // cuGetProcAddress, and the older forms of functions that take what the newer ones take.
 #include <cstring>
 
-#include "driver.h"
+#include "calls.h"
 #include "libcuda.h"
 
 using namespace unify::simulator;

@@ -1,8 +1,9 @@
 // The driver's functions that copy and fill.
 #include <algorithm>
 
-#include "copy.h"
+#include "calls.h"
 #include "libcuda.h"
+#include "simulator/copy.h"
 
 using namespace unify::simulator;
 
@@ -42,12 +43,12 @@ UNIFY_SIMULATOR_EXPORT CUresult cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, 
 
 UNIFY_SIMULATOR_EXPORT CUresult cuMemcpyPeerAsync(CUdeviceptr dst, CUcontext dst_context, CUdeviceptr src,
                                                   CUcontext src_context, size_t bytes, CUstream handle) {
-  return with_stream("cuMemcpyPeerAsync", handle, [&](Call& call, Stream& stream) {
+  return with_stream("cuMemcpyPeerAsync", handle, [&](Call& call, Stream& stream) -> Result {
     for (const CUcontext context : {dst_context, src_context}) {
       const Device* device = find_device(context);
       if (device == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
       if (device->context == nullptr) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
-      if (const CUresult result = result_of(*device->context); result != CUDA_SUCCESS) return result;
+      if (const Result result = result_of(*device->context); result != CUDA_SUCCESS) return result;
     }
     if (bytes > 0 && (!is_known(dst) || !is_known(src))) return CUDA_ERROR_INVALID_VALUE;
     return submit_copy(call, stream, {dst, bytes, src, bytes, bytes, 1});
@@ -55,7 +56,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuMemcpyPeerAsync(CUdeviceptr dst, CUcontext dst
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D* wanted, CUstream handle) {
-  return with_stream("cuMemcpy2DAsync", handle, [&](Call& call, Stream& stream) {
+  return with_stream("cuMemcpy2DAsync", handle, [&](Call& call, Stream& stream) -> Result {
     if (wanted == nullptr) return CUDA_ERROR_INVALID_VALUE;
     const CUDA_MEMCPY2D& w = *wanted;
     if (w.WidthInBytes == 0 || w.Height == 0) return CUDA_SUCCESS;

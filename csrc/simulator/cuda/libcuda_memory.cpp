@@ -1,9 +1,9 @@
 // The driver's functions that allocate memory.
 #include <sys/mman.h>
 
-#include "driver.h"
-#include "graph.h"
+#include "calls.h"
 #include "libcuda.h"
+#include "simulator/graph.h"
 
 using namespace unify::simulator;
 
@@ -28,11 +28,11 @@ std::shared_ptr<Range> host_range(RangeKind kind, const Call& call, size_t bytes
 
 // Frees what begins at an address. Work of the context that may use it ends first, as on a chip.
 template <typename Predicate>
-CUresult release(Call& call, uint64_t address, Predicate&& is_meant) {
-  if (const CUresult result = check_unsafe(); result != CUDA_SUCCESS) return result;
+Result release(Call& call, uint64_t address, Predicate&& is_meant) {
+  if (const Result result = check_unsafe(); result != CUDA_SUCCESS) return result;
   std::shared_ptr<Range> range = driver().memory.find(address);
   if (range == nullptr || range->address != address || !is_meant(*range)) return CUDA_ERROR_INVALID_VALUE;
-  if (const CUresult result = wait_for_context(call.lock, *call.context); result != CUDA_SUCCESS) return result;
+  if (const Result result = wait_for_context(call.lock, *call.context); result != CUDA_SUCCESS) return result;
   // Another thread may have been faster.
   if (driver().memory.find(address) != range) return CUDA_ERROR_INVALID_VALUE;
   driver().memory.remove(range);
@@ -42,9 +42,9 @@ CUresult release(Call& call, uint64_t address, Predicate&& is_meant) {
 }  // namespace
 
 UNIFY_SIMULATOR_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr* out, size_t bytes) {
-  return with_context("cuMemAlloc", [&](Call& call) {
+  return with_context("cuMemAlloc", [&](Call& call) -> Result {
     if (out == nullptr || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
-    if (const CUresult result = check_unsafe(); result != CUDA_SUCCESS) return result;
+    if (const Result result = check_unsafe(); result != CUDA_SUCCESS) return result;
     Device& device = *call.context->device;
     const uint64_t all = round_up(bytes, kPage);
     const uint64_t address = all < bytes ? 0 : device.arena.take(all, bytes >= kGranularity ? kGranularity : kPage);
@@ -65,7 +65,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr* out, size_t bytes) {
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuMemFree_v2(CUdeviceptr address) {
-  return with_context("cuMemFree", [&](Call& call) {
+  return with_context("cuMemFree", [&](Call& call) -> Result {
     if (address == 0) return CUDA_SUCCESS;
     return release(call, address, [](const Range& range) {
       return range.kind == RangeKind::kDevice || range.kind == RangeKind::kManaged;
@@ -74,10 +74,10 @@ UNIFY_SIMULATOR_EXPORT CUresult cuMemFree_v2(CUdeviceptr address) {
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuMemHostAlloc(void** out, size_t bytes, unsigned flags) {
-  return with_context("cuMemHostAlloc", [&](Call& call) {
+  return with_context("cuMemHostAlloc", [&](Call& call) -> Result {
     constexpr unsigned kKnown = CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_WRITECOMBINED;
     if (out == nullptr || bytes == 0 || (flags & ~kKnown) != 0) return CUDA_ERROR_INVALID_VALUE;
-    if (const CUresult result = check_unsafe(); result != CUDA_SUCCESS) return result;
+    if (const Result result = check_unsafe(); result != CUDA_SUCCESS) return result;
     const auto range = host_range(RangeKind::kPinned, call, bytes);
     if (range == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
     driver().memory.add(range);
@@ -87,7 +87,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuMemHostAlloc(void** out, size_t bytes, unsigne
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuMemFreeHost(void* memory) {
-  return with_context("cuMemFreeHost", [&](Call& call) {
+  return with_context("cuMemFreeHost", [&](Call& call) -> Result {
     if (memory == nullptr) return CUDA_ERROR_INVALID_VALUE;
     return release(call, reinterpret_cast<uintptr_t>(memory),
                    [](const Range& range) { return range.kind == RangeKind::kPinned && !range.is_borrowed; });
@@ -95,11 +95,11 @@ UNIFY_SIMULATOR_EXPORT CUresult cuMemFreeHost(void* memory) {
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuMemHostRegister_v2(void* memory, size_t bytes, unsigned flags) {
-  return with_context("cuMemHostRegister", [&](Call& call) {
+  return with_context("cuMemHostRegister", [&](Call& call) -> Result {
     constexpr unsigned kKnown = CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP;
     const auto address = reinterpret_cast<uintptr_t>(memory);
     if (memory == nullptr || bytes == 0 || (flags & ~kKnown) != 0) return CUDA_ERROR_INVALID_VALUE;
-    if (const CUresult result = check_unsafe(); result != CUDA_SUCCESS) return result;
+    if (const Result result = check_unsafe(); result != CUDA_SUCCESS) return result;
     if (driver().memory.is_mapped(address, bytes)) return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
     auto range = std::make_shared<Range>();
     range->kind = RangeKind::kPinned;
@@ -115,20 +115,20 @@ UNIFY_SIMULATOR_EXPORT CUresult cuMemHostRegister_v2(void* memory, size_t bytes,
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuMemHostUnregister(void* memory) {
-  return with_context("cuMemHostUnregister", [&](Call& call) {
+  return with_context("cuMemHostUnregister", [&](Call& call) -> Result {
     if (memory == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    const CUresult result =
+    const Result result =
         release(call, reinterpret_cast<uintptr_t>(memory), [](const Range& range) { return range.is_borrowed; });
     return result == CUDA_ERROR_INVALID_VALUE ? CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED : result;
   });
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuMemAllocManaged(CUdeviceptr* out, size_t bytes, unsigned flags) {
-  return with_context("cuMemAllocManaged", [&](Call& call) {
+  return with_context("cuMemAllocManaged", [&](Call& call) -> Result {
     if (out == nullptr || bytes == 0 || (flags != CU_MEM_ATTACH_GLOBAL && flags != CU_MEM_ATTACH_HOST)) {
       return CUDA_ERROR_INVALID_VALUE;
     }
-    if (const CUresult result = check_unsafe(); result != CUDA_SUCCESS) return result;
+    if (const Result result = check_unsafe(); result != CUDA_SUCCESS) return result;
     const auto range = host_range(RangeKind::kManaged, call, bytes);
     if (range == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
     driver().memory.add(range);
