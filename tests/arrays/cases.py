@@ -6,52 +6,15 @@ Each case closes a stream by a host call that waits, enqueues, and looks at what
 from __future__ import annotations
 
 import gc
-import json
-import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import stand_in
-import triton.language as tl
+from harness import DEVICE, ZEROS, case, double, launch, made, main, values
 
 import unify as un
 from unify import ops
-
-un.simulate("cuda:90", count=2)
-CASES: dict[str, Callable[[], None]] = {}
-DEVICE = un.device("cuda:0")
-
-
-def case(function: Callable[[], None]) -> Callable[[], None]:
-    CASES[function.__name__] = function
-    return function
-
-
-@un.jit
-def double(x, out, n, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + i, 2 * tl.load(x + i, mask=i < n), mask=i < n)
-
-
-def launch(x: Any, out: Any, **options: Any) -> None:
-    double[(1,)](x, out, 4, BLOCK=16, **options)
-
-
-def values(array: Any) -> list[float]:
-    return [float(value) for value in array.numpy()]
-
-
-def made(*libraries: Callable[[], stand_in.Library]) -> Iterator[stand_in.Library]:
-    """One after the other: two of a name cannot be imported at once."""
-    for make in libraries:
-        yield make()
-
-
-ZEROS = [0.0] * 4
 
 
 @case
@@ -358,31 +321,6 @@ def memory_waits_for_the_stream_of_a_consumer_that_is_known_and_keeps_it() -> No
 
 
 @case
-def a_graph_that_a_library_records_takes_our_work_in() -> None:
-    for library in made(stand_in.torch, stand_in.torch_by_table, stand_in.cupy):
-        x, out, ours = library.array([1.0] * 4), library.array(ZEROS), un.zeros(4, device=DEVICE)
-        weight = library.array([2.0] * 4)
-        launch(x, out)
-        normal = ops.rms_norm(library.array([[3.0] * 4]), weight)
-        DEVICE.synchronize()
-        rows = library.array([[3.0] * 4])
-        with library.stream.captured() as launches:
-            launch(x, out)
-            launch(out, ours)
-            temporary = un.asarray(x).copy()
-            result = ops.rms_norm(rows, weight)
-        del temporary
-        library.stream.fill(x, 5)
-        launches[0]()
-        library.stream.synchronize()
-        assert values(out) == [10] * 4, values(out)
-        assert ours.tolist() == [20] * 4
-        assert result.numpy().tolist() == normal.numpy().tolist()
-        launch(x, ours)  # as ever
-        assert values(x) == [5] * 4
-
-
-@case
 def arrays_of_two_devices_are_refused() -> None:
     torch = stand_in.torch()
     x = torch.array(ZEROS)
@@ -408,23 +346,6 @@ def a_graph_records_kernels_with_foreign_arrays() -> None:
     graph.launch()
     DEVICE.synchronize()
     assert values(out) == [10] * 4
-
-
-def main() -> None:
-    failures = {}
-    for name in sys.argv[1:] or CASES:
-        began = time.perf_counter()
-        try:
-            CASES[name]()
-            failures[name] = ""
-        except BaseException:
-            failures[name] = traceback.format_exc()
-        for gate in stand_in.gates:
-            gate.set()
-        stand_in.gates.clear()
-        took = time.perf_counter() - began
-        print(f"{took:6.2f} s  {name}: {'FAILED' if failures[name] else 'passed'}", file=sys.stderr, flush=True)
-    print(json.dumps(failures))
 
 
 if __name__ == "__main__":
