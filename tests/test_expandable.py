@@ -81,6 +81,28 @@ whole = un.empty(250 * MIB, un.uint8, device)
     )
 
 
+def test_addresses_stay_mapped_under_work_of_the_default_stream(root: Path) -> None:
+    run(
+        root,
+        """
+import threading
+gate, stream, other = threading.Event(), un.Stream(device), un.Stream(device)
+x = un.empty(40 * MIB, un.uint8, device, stream=stream)
+stream.synchronize()
+del stream
+un.memory_statistics(device)  # ends what nobody holds any more
+device.current_stream.host_call(lambda: gate.wait(60) and None)
+x.fill_(1)
+del x
+threading.Timer(0.2, gate.set).start()
+y = un.full(230 * MIB, 2, un.uint8, device, stream=other)  # more than there is beside x
+assert gate.is_set()
+device.synchronize()
+assert (y.numpy() == 2).all()
+""",
+    )
+
+
 def test_a_reset_frees_the_chip(root: Path) -> None:
     run(
         root,

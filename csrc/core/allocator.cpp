@@ -77,10 +77,16 @@ std::string reason_of(const Device& device, unify_status status) {
 
 // Whether a stream has nothing left to do, so that its free blocks can go to others.
 bool Allocator::State::is_dry(uint32_t stream) {
-  const auto found = streams.find(stream);
-  if (found == streams.end()) return true;  // retired
-  const std::shared_ptr<Stream> other = found->second.lock();
-  if (other == nullptr) return false;  // about to end, when it is dry
+  std::shared_ptr<Stream> other;
+  if (stream == 0) {  // blocks follow it that were another's, which has ended
+    other = device.made_default_stream();
+    if (other == nullptr) return true;
+  } else {
+    const auto found = streams.find(stream);
+    if (found == streams.end()) return true;  // retired
+    other = found->second.lock();
+    if (other == nullptr) return false;  // about to end, when it is dry
+  }
   return other->recording() == nullptr && other->is_dry();
 }
 

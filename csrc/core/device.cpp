@@ -19,9 +19,10 @@
 namespace unify {
 
 struct Device::Private {
-  std::mutex stream_mutex;  // of default_stream_
-  std::mutex mutex;         // of what follows
-  std::string cause;        // of the fault or loss
+  std::mutex making_mutex;    // for making the default stream
+  std::mutex default_mutex;   // of default_stream_
+  std::mutex mutex;           // of what follows
+  std::string cause;          // of the fault or loss
   std::shared_mutex calls;
   std::mutex streams_mutex;
   std::set<Stream*> streams;  // all that have a handle, also those whose end waits for their work
@@ -87,12 +88,18 @@ std::vector<std::pair<std::string, std::string>> Device::capabilities() const {
 }
 
 std::shared_ptr<Stream> Device::default_stream() {
-  const std::lock_guard<std::mutex> lock(private_->stream_mutex);
-  // One that was made while a reset began is as old as those before it.
-  if (default_stream_ == nullptr || default_stream_->generation() != generation()) {
-    default_stream_ = Stream::create(shared_from_this(), 0, nullptr, true);
-  }
-  return default_stream_;
+  if (std::shared_ptr<Stream> made = made_default_stream()) return made;
+  const std::lock_guard<std::mutex> making(private_->making_mutex);
+  if (std::shared_ptr<Stream> made = made_default_stream()) return made;
+  std::shared_ptr<Stream> made = Stream::create(shared_from_this(), 0, nullptr, true);
+  const std::lock_guard<std::mutex> lock(private_->default_mutex);
+  return default_stream_ = std::move(made);
+}
+
+// One that was made while a reset began is as old as those before it.
+std::shared_ptr<Stream> Device::made_default_stream() const {
+  const std::lock_guard<std::mutex> lock(private_->default_mutex);
+  return default_stream_ != nullptr && default_stream_->generation() == generation() ? default_stream_ : nullptr;
 }
 
 std::shared_ptr<Stream> Device::chosen_stream() const {

@@ -46,6 +46,8 @@ class Device : public std::enable_shared_from_this<Device> {
   // The stream that work goes to when nobody names one. Made at its first use, and anew after a reset: who uses it
   // holds it meanwhile.
   std::shared_ptr<Stream> default_stream();
+  // The same, or null before that first use. Calls no backend, and waits for nobody who does.
+  [[nodiscard]] std::shared_ptr<Stream> made_default_stream() const;
   // The calling thread's: what `with stream:` set, or the default stream.
   std::shared_ptr<Stream> current_stream();
   // The same, or null where it would be the default stream.
