@@ -52,6 +52,7 @@ struct Allocator::State {
   void settle();  // what was given back: freed, or waiting for the streams that used it
   void settle(Block* block);
   void collect();
+  [[nodiscard]] bool is_any_on_its_way() const noexcept;
   void free_unused();
   void free_segment(const Segment& segment) noexcept;
   void shrink(const Segment& segment, const std::function<bool(const Block*)>& is_idle);
@@ -210,6 +211,14 @@ void Allocator::State::collect() {
     block->pool->release(block);
     it = waiting.erase(it);
   }
+}
+
+// Whether to wait for streams may bring memory: not where another library records one, perhaps this very thread.
+bool Allocator::State::is_any_on_its_way() const noexcept {
+  const auto is_held_up = [](const Mark& mark) { return mark.is_held_up(); };
+  return std::any_of(waiting.begin(), waiting.end(), [&](const Block* block) {
+    return std::none_of(block->waits_for.begin(), block->waits_for.end(), is_held_up);
+  });
 }
 
 void Allocator::State::free_segment(const Segment& segment) noexcept {
@@ -374,7 +383,7 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
     block = state.take_trimmed(pool, rounded, stream.id(), own);
   }
   // Then wait for what is in use by streams: of this device, and what waits for another one, a little at a time.
-  for (bool is_first = true; block == nullptr && (is_first || !state.waiting.empty()); is_first = false) {
+  for (bool is_first = true; block == nullptr && (is_first || state.is_any_on_its_way()); is_first = false) {
     lock.unlock();
     if (!is_first || records_natively(stream)) {
       std::this_thread::sleep_for(std::chrono::microseconds(50));

@@ -59,6 +59,10 @@ void EventPool::forget() noexcept {
 Mark::Mark(Stream& stream) : device_(&stream.device()), generation_(device_->generation()), stream_(stream.id()) {
   // One that the backend records ran dry before; what a reset ended counts as dry.
   if (records_natively(stream) || stream.is_dry()) return;
+  if (!stream.can_be_asked()) {  // an event would become a part of another library's graph
+    unmarked_ = stream.shared_from_this();
+    return;
+  }
   const unify_status status = device_->events().mark(stream, &event_);
   if (status == UNIFY_OK) return;
   event_ = nullptr;
@@ -94,6 +98,8 @@ bool Mark::has_passed() noexcept {
   release();
   return true;
 }
+
+bool Mark::is_held_up() const noexcept { return unmarked_ != nullptr && !unmarked_->can_be_asked(); }
 
 unify_status Mark::hold_back(Stream& stream) const noexcept {
   if (event_ == nullptr || generation_ != device_->generation()) return UNIFY_OK;

@@ -47,6 +47,8 @@ class Mark {
 
   [[nodiscard]] bool is_of_nothing() const noexcept { return event_ == nullptr && unmarked_ == nullptr; }
   [[nodiscard]] bool has_passed() noexcept;  // asks, never waits
+  // Whether it cannot pass before another library ends a recording.
+  [[nodiscard]] bool is_held_up() const noexcept;
   // Later work of `stream` waits for it. The caller holds its mutex.
   [[nodiscard]] unify_status hold_back(Stream& stream) const noexcept;
 
@@ -56,7 +58,7 @@ class Mark {
   unify_event event_ = nullptr;
   uint32_t generation_ = 0;
   uint32_t stream_ = 0;
-  std::shared_ptr<Stream> unmarked_;  // no event could be recorded: asked itself
+  std::shared_ptr<Stream> unmarked_;  // no event can be recorded: asked itself
 };
 
 class Event : public std::enable_shared_from_this<Event> {

@@ -143,6 +143,7 @@ std::unique_lock<std::mutex> lock_to_record(Stream& stream) {
   for (;;) {
     std::unique_lock<std::mutex> lock(stream.mutex());
     if (table.capture_begin == nullptr || stream.recording() != nullptr || stream.is_dry()) return lock;
+    if (!stream.can_be_asked()) throw_graph(stream, "its owner records a graph on it. Record this one before or after.");
     lock.unlock();  // a host call on the stream may use it
     stream.wait_for_work("waiting for work before a recording");
   }

@@ -109,10 +109,21 @@ std::string stream_name(uint32_t id) { return id == 0 ? "default stream" : "stre
 bool Stream::is_dry() noexcept {
   if (generation_ != device_->generation()) return true;
   const unify_status status = device_->table().stream_query(handle_);
-  if (status == UNIFY_NOT_READY) return false;
-  if (status == UNIFY_UNSUPPORTED && is_wrapped_) return true;  // what its owner records is not enqueued
-  if (status != UNIFY_OK) device_->failures().note(id_, status, "asking the stream");
-  return true;
+  switch (status) {
+    case UNIFY_OK:
+      return true;
+    case UNIFY_NOT_READY:
+    case UNIFY_UNSUPPORTED:  // work from before its owner's recording may still run
+      return false;
+    default:
+      device_->failures().note(id_, status, "asking the stream");
+      return status != UNIFY_INVALID_ARGUMENT;  // the question was refused; else its work has ended so
+  }
+}
+
+bool Stream::can_be_asked() noexcept {
+  return !is_wrapped_ || generation_ != device_->generation() ||
+         device_->table().stream_query(handle_) != UNIFY_UNSUPPORTED;
 }
 
 bool Stream::is_recorded_elsewhere() {

@@ -58,9 +58,12 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   void keep_alive(std::shared_ptr<void> owner);
   void keep_alive_locked(std::shared_ptr<void> owner);  // the caller holds the mutex
 
-  // Whether it has run dry, for the core itself: a failure is kept for the user's next call. Not while the backend
-  // records it. The caller holds what a reset waits for: its mutex, the allocator's, or the device's call().
+  // Whether it is known to have run dry, for the core itself: a failure is kept for the user's next call. Not while the
+  // backend records it for us; while another library has it recorded nobody knows. The caller holds what a reset waits
+  // for: its mutex, the allocator's, or the device's call().
   [[nodiscard]] bool is_dry() noexcept;
+  // Whether it can be asked and marked: not while another library has it recorded. The caller as for is_dry().
+  [[nodiscard]] bool can_be_asked() noexcept;
   // Whether nothing of ours is in use there. The caller holds the device's call().
   [[nodiscard]] bool is_passed() noexcept;
 

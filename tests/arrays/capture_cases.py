@@ -71,5 +71,42 @@ def a_graph_that_a_library_records_takes_our_work_in() -> None:
         assert values(x) == [5] * 4
 
 
+@case
+def work_from_before_a_capture_still_holds_its_memory() -> None:
+    for count in (1, 1 << 20):  # of a segment that others use, and one of its own
+        foreign, stream = wrapped()
+        x = un.zeros((4, count), un.uint8, DEVICE)
+        DEVICE.synchronize()
+        address = x.address
+        gate = foreign.hold()
+        x.fill_(1, stream=stream)
+        with foreign.captured(2):
+            del x
+            gc.collect()
+            y = un.empty((4, count), un.uint8, DEVICE)
+            assert y.address != address
+        gate.set()
+        foreign.synchronize()
+        wait_until(lambda a=address, n=count: un.empty((4, n), un.uint8, DEVICE).address == a)  # type: ignore[misc]
+
+
+@case
+def running_out_of_memory_ends_while_a_capture_holds_some() -> None:
+    foreign, stream = wrapped()
+    settle()
+    un.trim_memory(DEVICE)
+    x = un.zeros(100 * MIB, un.uint8, DEVICE)
+    DEVICE.synchronize()
+    x.fill_(1, stream=stream)
+    un.set_memory_limit(un.memory_statistics(DEVICE).reserved_bytes + MIB, DEVICE)
+    try:
+        with foreign.captured(2):
+            del x
+            with pytest.raises(un.OutOfMemory):
+                un.empty(100 * MIB, un.uint8, DEVICE)
+    finally:
+        un.set_memory_limit(0, DEVICE)
+
+
 if __name__ == "__main__":
     main()
