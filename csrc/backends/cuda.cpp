@@ -152,15 +152,13 @@ unify_status device_synchronize(unify_device handle) {
   }
   for (const std::shared_ptr<Stream>& stream : streams) {
     const uint64_t last = stream->last_enqueued.load();
-    bool is_recording = false;
+    bool can_wait = false;
     const unify_status status = run(device, [&] {
-      int capture = CU_STREAM_CAPTURE_STATUS_NONE;
-      const CUresult code = driver.cuStreamIsCapturing(stream->handle, &capture);
-      is_recording = capture != CU_STREAM_CAPTURE_STATUS_NONE;
-      return code != CUDA_SUCCESS || is_recording ? code : driver.cuStreamSynchronize(stream->handle);
+      const CUresult code = find_capture(*stream, can_wait);
+      return code == CUDA_SUCCESS && can_wait ? driver.cuStreamSynchronize(stream->handle) : code;
     });
     if (status != UNIFY_OK) return status;
-    if (!is_recording) note_proven(*stream, last);
+    if (can_wait) note_proven(*stream, last);
   }
   return status_of(&device, device.fault.load());
 }

@@ -132,6 +132,10 @@ unify_status run(Device& device, Call call, uint64_t operation = 0) {
   return status_of(&device, entered.result() != CUDA_SUCCESS ? entered.result() : call(), operation);
 }
 
+// Whether a stream can be asked and waited for without breaking a capture: not one that is captured, nor the legacy
+// stream while one is that orders itself with it. In the device's context.
+CUresult find_capture(const Stream& stream, bool& out_can_wait);
+
 // Remembers that an operation stands on the stream. One call on a stream at a time.
 inline void note_enqueued(Stream& stream, uint64_t operation) noexcept {
   stream.last_enqueued.store(operation);

@@ -51,6 +51,13 @@ Stream::~Stream() {
   driver.cuStreamDestroy(handle);
 }
 
+CUresult find_capture(const Stream& stream, bool& out_can_wait) {
+  int capture = CU_STREAM_CAPTURE_STATUS_NONE;
+  const CUresult code = driver.cuStreamIsCapturing(stream.handle, &capture);
+  out_can_wait = code == CUDA_SUCCESS && capture == CU_STREAM_CAPTURE_STATUS_NONE;
+  return code == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT ? CUDA_SUCCESS : code;
+}
+
 namespace {
 
 unify_status stream_create(unify_device handle, unify_stream_args* args, unify_stream* out) {
@@ -103,15 +110,14 @@ unify_status wait_or_ask(Stream& stream, Ask ask) {
 
 unify_status stream_synchronize(unify_stream stream) { return wait_or_ask(*of(stream), driver.cuStreamSynchronize); }
 
-// To ask a stream that is being captured would break the capture.
 unify_status stream_query(unify_stream handle) {
   Stream& stream = *of(handle);
   if (stream.is_owned) return wait_or_ask(stream, driver.cuStreamQuery);
-  int capture = CU_STREAM_CAPTURE_STATUS_NONE;
-  const unify_status status = run(*stream.device, [&] { return driver.cuStreamIsCapturing(stream.handle, &capture); });
+  bool can_ask = false;
+  const unify_status status = run(*stream.device, [&] { return find_capture(stream, can_ask); });
   if (status != UNIFY_OK) return status;
-  if (capture == CU_STREAM_CAPTURE_STATUS_NONE) return wait_or_ask(stream, driver.cuStreamQuery);
-  return refuse(UNIFY_UNSUPPORTED, "the stream's owner is recording it");
+  if (can_ask) return wait_or_ask(stream, driver.cuStreamQuery);
+  return refuse(UNIFY_UNSUPPORTED, "another library records the stream, or one that orders itself with it");
 }
 
 unify_status stream_wait_event(unify_stream handle, unify_event event) {

@@ -62,7 +62,8 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   // backend records it for us; while another library has it recorded nobody knows. The caller holds what a reset waits
   // for: its mutex, the allocator's, or the device's call().
   [[nodiscard]] bool is_dry() noexcept;
-  // Whether it can be asked and marked: not while another library has it recorded. The caller as for is_dry().
+  // Whether it can be asked and marked: not while another library has it recorded, or a stream beside it that forbids
+  // it. The caller as for is_dry().
   [[nodiscard]] bool can_be_asked() noexcept;
   // Whether nothing of ours is in use there. The caller holds the device's call().
   [[nodiscard]] bool is_passed() noexcept;

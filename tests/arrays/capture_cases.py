@@ -108,5 +108,30 @@ def running_out_of_memory_ends_while_a_capture_holds_some() -> None:
         un.set_memory_limit(0, DEVICE)
 
 
+@case
+def the_legacy_stream_is_left_alone_while_a_stream_that_blocks_is_captured() -> None:
+    foreign = stand_in.ForeignStream(flags=0)  # as CuPy makes them
+    legacy = un.Stream.from_native(0, DEVICE)
+    x = un.zeros(4 * MIB, un.uint8, DEVICE)
+    DEVICE.synchronize()
+    gate = stand_in.hold(legacy)
+    x.fill_(1, stream=legacy)
+    with foreign.captured(2) as graph:
+        del x
+        gc.collect()
+        y = un.empty(4 * MIB, un.uint8, DEVICE)
+        y.fill_(2)
+        DEVICE.current_stream.synchronize()
+        with pytest.raises(un.InvalidArgument, match="legacy stream"):
+            y.fill_(3, stream=legacy)
+        gate.set()
+        DEVICE.synchronize()
+    graph.launch()
+    foreign.synchronize()
+    legacy.synchronize()
+    assert set(y.numpy().tolist()) == {2}
+    DEVICE.synchronize()
+
+
 if __name__ == "__main__":
     main()

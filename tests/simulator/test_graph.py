@@ -263,3 +263,14 @@ def test_a_graph_of_freed_memory_faults_when_it_runs(driver: Driver) -> None:
     driver.cuMemFree(data)
     driver.cuGraphLaunch(executable, stream)
     assert driver.result("cuStreamSynchronize", stream) == "CUDA_ERROR_ILLEGAL_ADDRESS"
+
+
+def test_the_legacy_stream_cannot_be_asked_beside_a_capture_that_would_be_its_own(driver: Driver) -> None:
+    blocking, status = driver.stream(0), ctypes.c_int()
+    driver.cuStreamBeginCapture(blocking, RELAXED)
+    for legacy in (0, 1):
+        answer = driver.result("cuStreamIsCapturing", legacy, ctypes.byref(status))
+        assert answer == "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT"
+    end(driver, blocking)  # CUDA driver API, cuStreamIsCapturing: the capture is not invalidated
+    driver.cuStreamIsCapturing(0, ctypes.byref(status))
+    assert status.value == 0

@@ -47,8 +47,9 @@ UNIFY_SIMULATOR_EXPORT CUresult cuStreamEndCapture(CUstream handle, CUgraph* out
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* out) {
-  return with_stream("cuStreamIsCapturing", handle, [&](Call&, const Stream& stream) {
+  return with_stream("cuStreamIsCapturing", handle, [&](Call&, const Stream& stream) -> Result {
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    if (is_tied_to_capture(stream)) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
     *out = stream.capture == nullptr    ? CU_STREAM_CAPTURE_STATUS_NONE
            : stream.capture->is_invalid ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
                                         : CU_STREAM_CAPTURE_STATUS_ACTIVE;

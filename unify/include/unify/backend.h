@@ -418,8 +418,9 @@ typedef struct unify_backend {
      Order:   at once.
      Memory:  as stream_synchronize when it does not answer NOT_READY.
      Threads: any.
-     Errors:  NOT_READY; UNSUPPORTED for a wrapped stream that its owner records; what stream_synchronize would return,
-              which it does not end: asking loses no failure. */
+     Errors:  NOT_READY; UNSUPPORTED for a wrapped stream while its owner records it, or another stream that forbids
+              to ask this one; what stream_synchronize would return, which it does not end: asking loses no
+              failure. */
   unify_status (*stream_query)(unify_stream stream);
 
   /* Makes later work of a stream wait for an event's last record, also of another device of this backend.
