@@ -110,6 +110,8 @@ void CallStream::decide(Device& device, const std::shared_ptr<Stream>& librarys)
   } else if (std::shared_ptr<Stream> chosen = device.chosen_stream()) {
     stream_ = std::move(chosen);
     is_named_ = true;
+  } else if (librarys != nullptr && is_per_thread(device, librarys->native())) {
+    stream_ = device.current_stream();
   } else {
     stream_ = librarys;
   }

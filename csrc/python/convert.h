@@ -67,6 +67,9 @@ void set_default_device(std::shared_ptr<Device> device);
 std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device);
 // owner: an object that the vendor's stream may end with, to be kept as long as ours is; or null.
 std::shared_ptr<Stream> foreign_stream(Device& device, uintptr_t native, PyObject* owner = nullptr);
+// Whether it is CUDA's per-thread stream: one handle, and another stream on each thread. Its thread can order it before
+// or after other work; work of ours has no place there, since any thread may come to look after its memory.
+bool is_per_thread(const Device& device, const void* native) noexcept;
 
 // Later work of `stream` comes after what `earlier` holds now; waits on the host between backends.
 void order_after(Stream& stream, Stream& earlier);

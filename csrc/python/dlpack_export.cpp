@@ -211,6 +211,7 @@ int table_stream(int32_t type, int32_t id, void** out_stream) {
 
 void hand_over(const Tensor& tensor, Stream& consumer) {
   order_after(consumer, *tensor.device().current_stream());
+  if (is_per_thread(consumer.device(), consumer.native())) return;  // ordered, and no more, as for whom nobody knows
   without_gil([&] { tensor.storage->used_on(consumer); });
 }
 

@@ -5,11 +5,14 @@ Each case closes a stream by a host call that waits, enqueues, and looks at what
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
+import pytest
 import stand_in
 from harness import DEVICE, ZEROS, case, double, launch, made, main, values
 
@@ -318,6 +321,90 @@ def memory_waits_for_the_stream_of_a_consumer_that_is_known_and_keeps_it() -> No
         latest = time.monotonic() + 60
         while un.empty(1000, device=DEVICE).address != address:  # once that stream has passed
             assert time.monotonic() < latest
+
+
+def on_a_thread(function: Callable[[], None]) -> None:
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+@case
+def the_per_thread_stream_is_no_place_for_work() -> None:
+    x = un.zeros(4, device=DEVICE)
+    stream = stand_in.ThreadsStream()
+    for use in (
+        lambda: un.Stream.from_native(2, DEVICE),
+        lambda: un.Stream.from_native(stream, DEVICE),
+        lambda: x.fill_(1, stream=stream),
+        lambda: launch(x, x, stream=2),
+        lambda: un.empty(4, device=DEVICE, stream=stream),
+    ):
+        with pytest.raises(un.InvalidArgument, match="per-thread"):
+            use()
+
+
+@case
+def work_with_arrays_on_the_per_thread_stream_comes_between_that_streams() -> None:
+    @on_a_thread
+    def check() -> None:
+        cupy = stand_in.cupy()
+        x, out, later = cupy.array(ZEROS), cupy.array(ZEROS), cupy.array(ZEROS)
+        launch(x, out)
+        with cupy.on(stand_in.ThreadsStream()) as stream:
+            gate = stream.hold()
+            stream.fill(x, 3)
+            launch(x, out)
+            assert not DEVICE.current_stream.is_idle
+            gate.set()
+            DEVICE.synchronize()
+            ours = stand_in.hold(DEVICE.current_stream)
+            stream.fill(x, 4)
+            launch(x, out)
+            stream.copy(later, out)
+            assert not stream.is_idle()
+            ours.set()
+            assert values(later) == [8] * 4
+            named = un.Stream(DEVICE)
+            gate = stream.hold()
+            stream.fill(x, 5)
+            launch(x, out, stream=named)
+            assert not named.is_idle
+            gate.set()
+            named.synchronize()
+            assert values(out) == [10] * 4
+
+
+@case
+def tensors_go_to_the_per_thread_stream_in_order() -> None:
+    @on_a_thread
+    def check() -> None:
+        stream = stand_in.ThreadsStream()
+        x, later = un.zeros(4, device=DEVICE), un.zeros(4, device=DEVICE)
+        DEVICE.synchronize()
+        ours = stand_in.hold(DEVICE.current_stream)
+        x.fill_(3)
+        x.__dlpack__(stream=2)
+        stream.copy(stand_in.InterfaceArray(later, None), stand_in.InterfaceArray(x, None))
+        assert not stream.is_idle()
+        ours.set()
+        stream.synchronize()
+        assert later.tolist() == [3] * 4
+        gate = stream.hold()
+        DEVICE.current_stream.wait(2)
+        assert not DEVICE.current_stream.is_idle
+        gate.set()
+        DEVICE.synchronize()
 
 
 @case
