@@ -50,6 +50,7 @@ struct Stream : std::enable_shared_from_this<Stream> {
   Device* device = nullptr;
   CUstream handle = nullptr;
   bool is_owned = true;
+  std::atomic<bool> is_drawn_in{false};  // it waited for work that another library captured, if ever
   // Operations enqueued since the stream was last known to have run dry without failure: 0 if none.
   std::atomic<uint64_t> first_unproven{0};
   std::atomic<uint64_t> last_enqueued{0};

@@ -112,7 +112,7 @@ unify_status stream_synchronize(unify_stream stream) { return wait_or_ask(*of(st
 
 unify_status stream_query(unify_stream handle) {
   Stream& stream = *of(handle);
-  if (stream.is_owned) return wait_or_ask(stream, driver.cuStreamQuery);
+  if (stream.is_owned && !stream.is_drawn_in.load()) return wait_or_ask(stream, driver.cuStreamQuery);
   bool can_ask = false;
   const unify_status status = run(*stream.device, [&] { return find_capture(stream, can_ask); });
   if (status != UNIFY_OK) return status;
@@ -122,7 +122,14 @@ unify_status stream_query(unify_stream handle) {
 
 unify_status stream_wait_event(unify_stream handle, unify_event event) {
   Stream& stream = *of(handle);
-  return run(*stream.device, [&] { return driver.cuStreamWaitEvent(stream.handle, of(event)->handle, 0); });
+  return run(*stream.device, [&] {
+    const CUresult code = driver.cuStreamWaitEvent(stream.handle, of(event)->handle, 0);
+    if (code != CUDA_SUCCESS || !stream.is_owned || stream.is_drawn_in.load()) return code;
+    int capture = CU_STREAM_CAPTURE_STATUS_NONE;
+    driver.cuStreamIsCapturing(stream.handle, &capture);
+    if (capture != CU_STREAM_CAPTURE_STATUS_NONE) stream.is_drawn_in = true;
+    return code;
+  });
 }
 
 unify_status host_call(unify_stream handle, unify_host_function function, void* user) {

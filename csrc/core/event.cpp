@@ -158,6 +158,7 @@ void Event::record(Stream& stream) {
                                        "processes. Record it after the graph's launch.");
   }
   is_of_graph_ = stream.recording() != nullptr;
+  is_of_other_graph_ = !is_of_graph_ && stream.is_recorded_elsewhere_locked();
   recording_.reset();
   time_.reset();
   if (is_of_graph_) {
@@ -187,7 +188,10 @@ bool Event::is_of_graph() {
 }
 
 void Event::require_no_graph(const char* what) {
-  if (!is_of_graph()) return;
+  {
+    const std::lock_guard<std::mutex> mark(mutex_);
+    if (!is_of_graph_ && !is_of_other_graph_) return;
+  }
   throw Error(ErrorKind::kGraph, device_->name() + ": " + what +
                                      " an event that was recorded into a graph: it marks nothing outside of it. "
                                      "Record another event after the graph's launch.");

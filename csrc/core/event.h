@@ -100,7 +100,8 @@ class Event : public std::enable_shared_from_this<Event> {
   std::shared_ptr<void> import_;  // of another process's, else null
   std::mutex mutex_;  // of what follows, and of calls of the backend that move or read the mark; after a stream's
   bool is_of_graph_ = false;            // the last record became part of a graph,
-  std::weak_ptr<Recording> recording_;  // of this one
+  std::weak_ptr<Recording> recording_;  // of this one,
+  bool is_of_other_graph_ = false;      // or of one that another library records
   HostTime time_;                       // of the last record, where the backend tells no times
 };
 

@@ -72,6 +72,7 @@ std::shared_ptr<Stream> Stream::create(const std::shared_ptr<Device>& device, in
   check(*device, nullptr, device->table().stream_create(device->handle(), &args, &stream->handle_), "making a stream");
   stream->native_ = args.native;
   stream->is_wrapped_ = native != nullptr;
+  stream->may_be_recorded_elsewhere_ = stream->is_wrapped_;
   stream->id_ = is_default ? 0 : next_id.fetch_add(1, std::memory_order_relaxed);
   device->add_stream(*stream);
   name_traced_stream(stream->handle_, stream->name());
@@ -122,15 +123,17 @@ bool Stream::is_dry() noexcept {
 }
 
 bool Stream::can_be_asked() noexcept {
-  return !is_wrapped_ || generation_ != device_->generation() ||
+  return !may_be_recorded_elsewhere_.load(std::memory_order_relaxed) || generation_ != device_->generation() ||
          device_->table().stream_query(handle_) != UNIFY_UNSUPPORTED;
 }
 
 bool Stream::is_recorded_elsewhere() {
-  if (!is_wrapped_) return false;
+  if (!may_be_recorded_elsewhere_.load(std::memory_order_relaxed)) return false;
   const auto call = device_->call();
-  return generation_ == device_->generation() && device_->table().stream_query(handle_) == UNIFY_UNSUPPORTED;
+  return is_recorded_elsewhere_locked();
 }
+
+bool Stream::is_recorded_elsewhere_locked() noexcept { return !can_be_asked(); }
 
 void Stream::require_not_recording(const char* what) const {
   if (recording() == nullptr) return;
@@ -206,6 +209,7 @@ void Stream::wait(Event& event) {
   }
   device_->operations().push({device_->operations().next_number(), Operation::Kind::kWait, id_, nullptr, {}, 0});
   check(*device_, this, device_->table().stream_wait_event(handle_, event.handle()), "waiting for an event");
+  if (event.is_of_other_graph_) may_be_recorded_elsewhere_ = true;  // it is drawn in
   event.used_on(*this);
 }
 

@@ -76,9 +76,11 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   [[nodiscard]] bool needs_owner() const noexcept { return is_wrapped_ && native_owner_ == nullptr; }
   void hold(std::shared_ptr<void> native_owner) { native_owner_ = std::move(native_owner); }
 
-  // Whether another library records a graph on this stream of its own. What is enqueued becomes a part of it, and who
-  // launches the graph keeps its memory, as with the library's own work.
+  // Whether another library records a graph on this stream, its own or one that waited for it. What is enqueued becomes
+  // a part of it, and who launches the graph keeps its memory, as with the library's own work.
   [[nodiscard]] bool is_recorded_elsewhere();
+  // The same; the caller holds what a reset waits for.
+  [[nodiscard]] bool is_recorded_elsewhere_locked() noexcept;
   // What is being recorded on this stream, or null. Launches and copies go there in place of the backend.
   [[nodiscard]] Recording* recording() const noexcept { return recording_.load(std::memory_order_acquire); }
   void set_recording(Recording* recording) noexcept { recording_.store(recording, std::memory_order_release); }
@@ -95,6 +97,7 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   void* native_ = nullptr;
   std::shared_ptr<void> native_owner_;
   bool is_wrapped_ = false;
+  std::atomic<bool> may_be_recorded_elsewhere_{false};
   std::atomic<Recording*> recording_{nullptr};
   uint32_t id_ = 0;
   uint32_t generation_ = 0;  // of the device when it was made

@@ -71,8 +71,9 @@ std::shared_ptr<Stream> foreign_stream(Device& device, uintptr_t native, PyObjec
 // or after other work; work of ours has no place there, since any thread may come to look after its memory.
 bool is_per_thread(const Device& device, const void* native) noexcept;
 
-// Later work of `stream` comes after what `earlier` holds now; waits on the host between backends.
-void order_after(Stream& stream, Stream& earlier);
+// Later work of `stream` comes after what `earlier` holds now; waits on the host between backends. Does nothing between
+// a graph that another library records and what is outside of it, unless the user asked for it.
+void order_after(Stream& stream, Stream& earlier, bool is_asked_for = false);
 
 using PyDevice = py::class_<Device, std::shared_ptr<Device>>;
 

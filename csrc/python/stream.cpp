@@ -92,15 +92,17 @@ void wait(Stream& stream, const py::handle other) {
     return;
   }
   if (py::isinstance<Stream>(other)) {
-    order_after(stream, other.cast<Stream&>());
+    order_after(stream, other.cast<Stream&>(), true);
     return;
   }
   // A stream of another library is one of the same device, CUDA's per-thread one too.
   uintptr_t address = 0;
   const bool is_per_threads = native_address(other, &address) &&
                               is_per_thread(stream.device(), reinterpret_cast<const void*>(address));
-  order_after(stream, is_per_threads ? *foreign_stream(stream.device(), address)
-                                     : *stream_from_object(other.ptr(), stream.device()));
+  order_after(stream,
+              is_per_threads ? *foreign_stream(stream.device(), address)
+                             : *stream_from_object(other.ptr(), stream.device()),
+              true);
 }
 
 // Runs a Python callable on a thread of the backend. What it raises cannot reach the caller: it is printed, as
@@ -178,11 +180,11 @@ std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device) {
                   text_of(object) + ".");
 }
 
-void order_after(Stream& stream, Stream& earlier) {
+void order_after(Stream& stream, Stream& earlier, bool is_asked_for) {
   if (&stream == &earlier) return;
   without_gil([&] {
     // A graph of another library's cannot come after work outside of it, nor that after its recording.
-    if (stream.is_recorded_elsewhere() || earlier.is_recorded_elsewhere()) return;
+    if (!is_asked_for && stream.is_recorded_elsewhere() != earlier.is_recorded_elsewhere()) return;
     if (&stream.device().backend() == &earlier.device().backend()) {
       stream.wait(earlier);
     } else {

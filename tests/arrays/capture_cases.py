@@ -109,6 +109,78 @@ def running_out_of_memory_ends_while_a_capture_holds_some() -> None:
 
 
 @case
+def both_streams_of_one_capture_are_ordered_by_wait() -> None:
+    (first, a), (second, b) = wrapped(), wrapped()
+    x, y = un.zeros(4, device=DEVICE), un.zeros(4, device=DEVICE)
+    launch(x, y)
+    DEVICE.synchronize()
+    with first.captured() as graph:
+        stand_in.order(second.ptr, first.ptr)  # the library forks
+        x.fill_(1, stream=b)
+        a.wait(b)
+        launch(x, y, stream=a)
+    graph.launch()
+    first.synchronize()
+    assert y.tolist() == [2] * 4
+
+
+@case
+def both_streams_of_one_capture_are_ordered_by_what_uses_arrays_on_both() -> None:
+    torch, cupy = stand_in.torch(), stand_in.cupy()
+    x, out = torch.array(ZEROS), cupy.array(ZEROS)
+    launch(x, out)
+    DEVICE.synchronize()
+    with torch.stream.captured() as graph:
+        stand_in.order(cupy.stream.ptr, torch.stream.ptr)
+        cupy.stream.fill(out, 9)
+        torch.stream.fill(x, 1)
+        launch(x, out)  # joins, or the capture could not end
+    graph.launch()
+    torch.stream.synchronize()
+    assert values(out) == [2] * 4
+
+
+@case
+def a_stream_of_ours_that_waits_for_a_captured_one_is_drawn_in() -> None:
+    foreign, stream = wrapped()
+    ours, x, y = un.Stream(DEVICE), un.zeros(4, device=DEVICE), un.zeros(4, device=DEVICE)
+    launch(x, y)
+    DEVICE.synchronize()
+    with foreign.captured() as graph:
+        x.fill_(2, stream=stream)
+        ours.wait(stream)
+        launch(x, y, stream=ours)
+        temporary = un.full(4, 3.0, device=DEVICE, stream=ours)
+        x.copy_(temporary, stream=ours)
+        del temporary
+        settle()
+        stream.wait(ours.record())
+    assert (x.tolist(), y.tolist()) == ([0] * 4, [0] * 4)
+    graph.launch()
+    foreign.synchronize()
+    assert (x.tolist(), y.tolist()) == ([3] * 4, [4] * 4)
+    x.fill_(7, stream=ours)  # as ever
+    ours.synchronize()
+    assert x.tolist() == [7] * 4
+
+
+@case
+def work_outside_of_a_capture_has_no_order_with_it() -> None:
+    for library in made(stand_in.torch, stand_in.cupy):
+        x, ours = library.array([1.0] * 4), un.zeros(4, device=DEVICE)
+        launch(x, ours)
+        DEVICE.synchronize()
+        with library.stream.captured() as graph:
+            launch(x, ours)  # our current stream is not drawn in
+            ours.fill_(9)
+            DEVICE.current_stream.synchronize()
+        assert ours.tolist() == [9] * 4
+        graph.launch()
+        library.stream.synchronize()
+        assert ours.tolist() == [2] * 4
+
+
+@case
 def the_legacy_stream_is_left_alone_while_a_stream_that_blocks_is_captured() -> None:
     foreign = stand_in.ForeignStream(flags=0)  # as CuPy makes them
     legacy = un.Stream.from_native(0, DEVICE)

@@ -418,8 +418,8 @@ typedef struct unify_backend {
      Order:   at once.
      Memory:  as stream_synchronize when it does not answer NOT_READY.
      Threads: any.
-     Errors:  NOT_READY; UNSUPPORTED for a wrapped stream while its owner records it, or another stream that forbids
-              to ask this one; what stream_synchronize would return, which it does not end: asking loses no
+     Errors:  NOT_READY; UNSUPPORTED while another library records the stream (one that was wrapped, or waited for an
+              event of such a one) or forbids to ask it by recording another stream; what stream_synchronize would return, which it does not end: asking loses no
               failure. */
   unify_status (*stream_query)(unify_stream stream);
 
