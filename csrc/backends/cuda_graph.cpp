@@ -56,8 +56,7 @@ unify_status capture_update(unify_stream handle, unify_graph target, unify_graph
 }
 
 unify_status graph_launch(unify_graph handle, unify_stream stream) {
-  Graph& graph = *of(handle);
-  return run(*graph.device, [&] { return driver.cuGraphLaunch(graph.exec, of(stream)->handle); });
+  return enqueue(*of(stream), [&] { return driver.cuGraphLaunch(of(handle)->exec, of(stream)->handle); });
 }
 
 unify_status graph_destroy(unify_graph handle) {

@@ -323,6 +323,50 @@ def memory_waits_for_the_stream_of_a_consumer_that_is_known_and_keeps_it() -> No
             assert time.monotonic() < latest
 
 
+@case
+def a_stream_that_ended_after_its_work_is_not_asked_any_more() -> None:
+    for library in made(stand_in.torch, stand_in.torch_by_table):  # torch knows of ExternalStreams that others end
+        x, kept = library.array([1.0] * 4), un.zeros(4, device=DEVICE)
+        external = stand_in.ForeignStream()
+        with library.on(external):
+            kept.copy_(x)
+            made_there = un.asarray(x, copy=True)
+            result = ops.rms_norm(library.array([[1.0] * 4]), x)
+        external.synchronize()
+        DEVICE.synchronize()
+        del external, made_there, result
+        stand_in.endless[:] = [stream for stream in stand_in.endless if stream is library.stream]
+        gc.collect()
+        for _ in range(2):
+            un.empty(4096, device=DEVICE)
+            un.trim_memory(DEVICE)
+            DEVICE.current_stream.synchronize()
+            DEVICE.synchronize()
+            kept = un.zeros(4, device=DEVICE)
+
+
+@case
+def a_device_waits_for_work_of_ours_on_a_librarys_stream() -> None:
+    library = stand_in.cupy()
+    x, out = library.array([1.0] * 4), un.zeros(4, device=DEVICE)
+    stream = un.Stream.from_native(library.stream, DEVICE)
+    done: list[int] = []
+    with un.Graph.capture(device=DEVICE) as graph:
+        out.fill_(3)
+    for enqueue in (
+        lambda: launch(x, out),
+        lambda: stream.host_call(lambda: done.append(1)),
+        lambda: graph.launch(stream),
+    ):
+        gate = library.stream.hold()
+        enqueue()
+        threading.Timer(0.05, gate.set).start()
+        DEVICE.synchronize()
+        assert gate.is_set()
+        assert library.stream.is_idle()
+    assert done == [1]
+
+
 def on_a_thread(function: Callable[[], None]) -> None:
     raised: list[BaseException] = []
 
