@@ -37,8 +37,8 @@ def random_view(ndim):
 """
 
 
-def run(python: Run, code: str) -> None:
-    finished = python("-c", PRELUDE + code)
+def run(python: Run, code: str, prelude: str = PRELUDE) -> None:
+    finished = python("-c", prelude + code)
     assert finished.returncode == 0, finished.stderr
 
 
@@ -140,3 +140,19 @@ order = (6, 5, 4, 3, 2, 1, 0)
 np.testing.assert_array_equal(x.permute(*order).contiguous().numpy(), array.transpose(order))
 """
     run(python, code)
+
+
+def test_rows_further_apart_than_the_chips_copies_reach(python: Run) -> None:
+    code = """
+x = un.empty((3, (2 << 30) + 4096), un.uint8, device, stream=stream)
+part = x[:, 8:24]
+part.copy_(un.asarray(np.arange(48, dtype=np.uint8).reshape(3, 16), device=device, copy=True))
+assert part.copy().tolist() == np.arange(48).reshape(3, 16).tolist()
+with un.Graph.capture(stream) as graph:
+    out = part.copy(stream=stream)
+part.fill_(7, stream=stream)
+graph.launch(stream)
+stream.synchronize()
+assert (out.numpy() == 7).all()
+"""
+    run(python, code, PRELUDE.replace("1 << 30", "16 << 30"))

@@ -160,6 +160,11 @@ unify_status copy(unify_stream handle, const unify_copy_args* args) {
 
 unify_status copy_rows(unify_stream handle, const unify_copy_rows_args* args) {
   Stream& stream = *of(handle);
+  int most_pitch = 0;
+  driver.cuDeviceGetAttribute(&most_pitch, CU_DEVICE_ATTRIBUTE_MAX_PITCH, stream.device->id);
+  if (std::max(args->src_pitch, args->dst_pitch) > static_cast<size_t>(most_pitch)) {
+    return refuse(UNIFY_UNSUPPORTED, "rows lie at most " + std::to_string(most_pitch) + " bytes apart");
+  }
   CUDA_MEMCPY2D rows{};  // the driver finds out where addresses lie, a peer's as well
   rows.srcMemoryType = args->src_device == nullptr ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_UNIFIED;
   rows.srcHost = reinterpret_cast<const void*>(args->src);

@@ -79,20 +79,29 @@ void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<F
   for (size_t i = 0; i < foreign_count; ++i) recording.owners.push_back(foreign[i]);
 }
 
-void record_copy(Recording& recording, Stream& stream, const unify_copy_args& args) {
+namespace {
+
+template <typename Args>
+unify_status record_by(unify_status (*unify_backend::*entry)(unify_stream, const Args*), Recording& recording,
+                       Stream& stream, const Args& args) {
   const std::lock_guard<std::mutex> lock(recording.mutex);
   if (recording.is_native) {
-    check(stream.device(), &stream, stream.device().table().copy(stream.handle(), &args), "recording a copy");
+    const unify_status status = (stream.device().table().*entry)(stream.handle(), &args);
+    if (status == UNIFY_UNSUPPORTED) return status;
+    check(stream.device(), &stream, status, "recording a copy");
   }
   recording.nodes.emplace_back(args);
+  return UNIFY_OK;
 }
 
-void record_copy_rows(Recording& recording, Stream& stream, const unify_copy_rows_args& args) {
-  const std::lock_guard<std::mutex> lock(recording.mutex);
-  if (recording.is_native) {
-    check(stream.device(), &stream, stream.device().table().copy_rows(stream.handle(), &args), "recording a copy");
-  }
-  recording.nodes.emplace_back(args);
+}  // namespace
+
+unify_status record_copy(Recording& recording, Stream& stream, const unify_copy_args& args) {
+  return record_by(&unify_backend::copy, recording, stream, args);
+}
+
+unify_status record_copy_rows(Recording& recording, Stream& stream, const unify_copy_rows_args& args) {
+  return record_by(&unify_backend::copy_rows, recording, stream, args);
 }
 
 bool record_fill(Recording& recording, Stream& stream, const unify_fill_args& args) {

@@ -19,11 +19,11 @@ class Storage;
 class Stream;
 
 // What a stream that records does with work in place of enqueuing it. The caller holds the stream's mutex. A fill that
-// the backend has not (false) is recorded as a copy.
+// the backend has not (false) is recorded as a copy. Of copies UNIFY_OK, or UNIFY_UNSUPPORTED and nothing was recorded.
 void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<Function>& function,
                    const unify_launch_args& args, std::shared_ptr<void>* foreign, size_t foreign_count);
-void record_copy(Recording& recording, Stream& stream, const unify_copy_args& args);
-void record_copy_rows(Recording& recording, Stream& stream, const unify_copy_rows_args& args);
+[[nodiscard]] unify_status record_copy(Recording& recording, Stream& stream, const unify_copy_args& args);
+[[nodiscard]] unify_status record_copy_rows(Recording& recording, Stream& stream, const unify_copy_rows_args& args);
 [[nodiscard]] bool record_fill(Recording& recording, Stream& stream, const unify_fill_args& args);
 void record_host_call(Recording& recording, Stream& stream, std::function<void()> function);
 std::weak_ptr<Recording> record_event(Recording& recording, Stream& stream, const std::shared_ptr<Event>& event);

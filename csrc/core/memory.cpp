@@ -17,10 +17,11 @@
 namespace unify {
 namespace {
 
-// Records a copy, or enqueues it by an entry of the backend's table.
+// Records a copy, or enqueues it by an entry of the backend's table. What is recorded throws what is wrong, but for
+// UNSUPPORTED.
 template <typename Args>
 unify_status enqueue(Stream& stream, Args& args, const Place& dst, const Place& src, size_t bytes,
-                     void (*record)(Recording&, Stream&, const Args&),
+                     unify_status (*record)(Recording&, Stream&, const Args&),
                      unify_status (*unify_backend::*entry)(unify_stream, const Args*)) {
   Device& device = stream.device();
   args.struct_size = sizeof args;
@@ -33,8 +34,7 @@ unify_status enqueue(Stream& stream, Args& args, const Place& dst, const Place& 
   const std::lock_guard<std::mutex> lock(stream.mutex());
   stream.require_current();
   if (stream.recording() != nullptr) {
-    record(*stream.recording(), stream, args);
-    return UNIFY_OK;
+    return record(*stream.recording(), stream, args);
   }
   const TraceScope span(stream, "copy");
   return (device.table().*entry)(stream.handle(), &args);

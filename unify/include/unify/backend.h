@@ -604,7 +604,7 @@ typedef struct unify_backend {
      Order:   as copy.
      Memory:  as copy, for all rows and what lies between them.
      Threads: as copy.
-     Errors:  as copy. */
+     Errors:  as copy; UNSUPPORTED at once for rows too far apart: the core then copies them otherwise. */
   unify_status (*copy_rows)(unify_stream stream, const unify_copy_rows_args* args);
 
   /* optional. Ends recording as capture_end does, and makes a graph of before do what was recorded, in place, where the
