@@ -103,6 +103,25 @@ assert (y.numpy() == 2).all()
     )
 
 
+def test_idle_memory_that_can_be_cut_is_taken_before_more_is_asked_for(root: Path) -> None:
+    run(
+        root,
+        """
+from unify import _core
+_core.set_expandable_segments(False)
+ordinary = un.empty(40 * MIB, un.uint8, device)
+_core.set_expandable_segments(True)
+expandable = un.empty(64 * MIB, un.uint8, device)
+inside = range(expandable.address, expandable.address + 64 * MIB)
+del ordinary, expandable
+before = un.memory_statistics(device).reserved_bytes
+held = un.empty(12 * MIB, un.uint8, device)  # the ordinary one is kept for a request of its size
+assert held.address in inside
+assert un.memory_statistics(device).reserved_bytes == before
+""",
+    )
+
+
 def test_a_reset_frees_the_chip(root: Path) -> None:
     run(
         root,

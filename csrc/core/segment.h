@@ -74,6 +74,7 @@ struct Segment {
     size_t least = 0;  // of memory that a block needs here, free neighbours of its stream counted
     size_t most = 0;
   };
+  // For a block that is larger than any free one here.
   [[nodiscard]] std::optional<Gap> find_gap(size_t bytes) const;
 };
 
