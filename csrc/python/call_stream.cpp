@@ -117,9 +117,11 @@ void CallStream::decide(Device& device, const std::shared_ptr<Stream>& librarys)
   }
 }
 
-void CallStream::add(std::shared_ptr<Stream> other) {
-  if (other == stream_ || std::find(others_.begin(), others_.end(), other) != others_.end()) return;
-  order_after(*stream_, *other);
+void CallStream::add(std::shared_ptr<Stream> other) { add(std::move(other), *stream_); }
+
+void CallStream::add(std::shared_ptr<Stream> other, Stream& on) {
+  if (other.get() == &on || std::find(others_.begin(), others_.end(), other) != others_.end()) return;
+  order_after(on, *other);
   others_.push_back(std::move(other));
 }
 
@@ -142,13 +144,8 @@ std::shared_ptr<Stream> CallStream::stream_of(Device& device) {
 }
 
 void CallStream::take_work_of(Device& device, uintptr_t native) {
-  const std::shared_ptr<Stream> on = stream_of(device);
-  std::shared_ptr<Stream> other = foreign_stream(device, native);
-  if (stream_ == nullptr) {
-    order_after(*on, *other);
-  } else {
-    add(std::move(other));
-  }
+  const std::shared_ptr<Stream> on = stream_of(device);  // our current one, which comes before another that is found yet
+  add(foreign_stream(device, native), *on);
 }
 
 std::shared_ptr<Stream> CallStream::begin(bool uses_ours) {

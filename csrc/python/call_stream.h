@@ -54,6 +54,7 @@ class CallStream {
  private:
   void decide(Device& device, const std::shared_ptr<Stream>& librarys);
   void add(std::shared_ptr<Stream> other);
+  void add(std::shared_ptr<Stream> other, Stream& on);
   PyObject* named_ = nullptr;
   Device* device_ = nullptr;
   std::shared_ptr<Stream> stream_;  // null: not decided

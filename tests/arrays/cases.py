@@ -268,6 +268,25 @@ def the_stream_of_a_cuda_array_interface_comes_first() -> None:
 
 
 @case
+def the_stream_of_a_cuda_array_interface_goes_on_after() -> None:
+    for others in (stand_in.torch, None):  # on torch's stream, or on ours
+        foreign, x, later = stand_in.ForeignStream(), un.zeros(4, device=DEVICE), un.zeros(4, device=DEVICE)
+        y = others().array([1.0] * 4) if others else un.ones(4, device=DEVICE)
+        array = stand_in.InterfaceArray(x, foreign.ptr)
+        launch(y, array)
+        DEVICE.synchronize()
+        x.fill_(0)
+        DEVICE.synchronize()
+        gate = y.library.stream.hold() if others else stand_in.hold(DEVICE.current_stream)
+        launch(y, array)
+        foreign.copy(stand_in.InterfaceArray(later, None), array)
+        assert not foreign.is_idle()
+        gate.set()
+        foreign.synchronize()
+        assert later.tolist() == [2] * 4, later.tolist()
+
+
+@case
 def an_interface_array_is_on_the_device_that_it_says() -> None:
     x = un.ones(4, device="cuda:1")
     un.synchronize("cuda:1")
