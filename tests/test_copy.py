@@ -156,3 +156,33 @@ stream.synchronize()
 assert (out.numpy() == 7).all()
 """
     run(python, code, PRELUDE.replace("1 << 30", "16 << 30"))
+
+
+def test_a_copy_that_the_host_waits_for_is_refused_before_it_is_recorded(python: Run) -> None:
+    code = """
+x = un.zeros((64, 64), un.float32, device)
+ones = np.ones((64, 64), np.float32)
+on_host = un.zeros((64, 64))
+device.synchronize()
+for copy in (
+    lambda: x.copy_(ones),
+    lambda: x.T.copy_(ones.astype(np.float64)),
+    lambda: on_host.copy_(x),
+    lambda: x.numpy(),
+    lambda: x.to(un.int32),  # which no kernel does: by way of the host
+):
+    with un.Graph.capture(device=device) as graph:
+        try:
+            copy()
+        except un.errors.GraphError as error:
+            assert "stream" in str(error), error
+        else:
+            raise SystemExit("it was recorded")
+    assert repr(graph) == "unify.Graph(empty)", graph
+with un.Graph.capture(stream) as graph:
+    x.copy_(ones, stream=stream)  # whoever names the stream sees to it
+graph.launch(stream)
+stream.synchronize()
+assert (x.numpy() == 1).all()
+"""
+    run(python, code)

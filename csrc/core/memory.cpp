@@ -103,6 +103,7 @@ void copy(Stream& stream, Place dst, Place src, size_t bytes) {
   }
   // Two devices with no way between them: through the host. The source's part is waited for, since its stream is
   // another one.
+  stream.require_not_recorded("copy by way of the host, which waits for the stream,");
   const bool is_incoming = src.device != nullptr && src.device != &device;
   Device& other = is_incoming ? *src.device : *dst.device;
   const std::shared_ptr<Storage> staging = allocate_pinned(stream.device_ptr(), bytes);

@@ -141,11 +141,18 @@ void Stream::require_not_recording(const char* what) const {
                                      " while the stream records a graph. End the recording first.");
 }
 
+void Stream::require_not_recorded(const char* what) {
+  require_not_recording(what);
+  if (!is_recorded_elsewhere()) return;
+  throw Error(ErrorKind::kGraph, device_->name() + ", " + name() + ": cannot " + what +
+                                     " while another library records a graph on the stream. Do it before or after.");
+}
+
 void Stream::require_current() const { device_->require_generation(generation_, "this stream"); }
 
 void Stream::synchronize(double timeout_s) {
   reclaim();
-  require_not_recording("wait");
+  require_not_recorded("wait");
   device_->require_usable();
   if (timeout_s >= 0) {
     poll_until(timeout_s, device_->name(), name(), [this] { return query(); });
@@ -178,7 +185,7 @@ void Stream::wait_for_work(const char* what) {
 }
 
 bool Stream::query() {
-  require_not_recording("ask");
+  require_not_recorded("ask");
   const auto call = device_->call();
   require_current();
   const unify_status status = device_->table().stream_query(handle_);

@@ -45,6 +45,8 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   [[nodiscard]] uint32_t generation() const noexcept { return generation_; }
   // Throws GraphError: "cannot `what` while …".
   void require_not_recording(const char* what) const;
+  // The same, while another library records it too. Before what waits for the stream, or takes its time over the host.
+  void require_not_recorded(const char* what);
 
   // Waits for everything enqueued so far, at most `timeout_s` (negative: for ever; else polls, throws Timeout).
   void synchronize(double timeout_s = -1);

@@ -222,6 +222,8 @@ void copy_apart(const std::shared_ptr<Stream>& stream, const Tensor& dst, const 
 void copy_ordered(const Tensor& dst, const Tensor& src, PyObject* stream) {
   const std::shared_ptr<Stream> on = stream_for(dst, src, stream);
   if (&dst.device() == &src.device()) return copy_on_one_device(on, dst, src);
+  const bool waits = &dst.device().backend() != &src.device().backend() && !is_given(stream);
+  if (waits) without_gil([&] { on->require_not_recorded("wait for the copy, as is done without stream=,"); });
   const std::shared_ptr<Stream> dst_stream = dst.device().current_stream();
   const std::shared_ptr<Stream> src_stream = src.device().current_stream();
   order_after(*on, *src_stream);
@@ -230,7 +232,7 @@ void copy_ordered(const Tensor& dst, const Tensor& src, PyObject* stream) {
   if (&dst.device().backend() == &src.device().backend()) {
     order_after(*dst_stream, *on);
     order_after(*src_stream, *on);
-  } else if (!is_given(stream)) {
+  } else if (waits) {
     without_gil([&] { on->synchronize(); });
   }
 }

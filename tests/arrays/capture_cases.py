@@ -205,5 +205,22 @@ def the_legacy_stream_is_left_alone_while_a_stream_that_blocks_is_captured() -> 
     DEVICE.synchronize()
 
 
+@case
+def a_copy_that_the_host_would_have_to_wait_for_is_refused_before_it_is_captured() -> None:
+    foreign, stream = wrapped()
+    x = un.zeros(4, device=DEVICE)
+    DEVICE.synchronize()
+    with foreign.captured() as graph, stream:
+        with pytest.raises(un.errors.GraphError, match="stream="):
+            x.copy_(np.ones(4, np.float32))
+        with pytest.raises(un.errors.GraphError, match="stream="):
+            x.numpy()
+        with pytest.raises(un.errors.GraphError, match="stream="):
+            x.to("cpu")
+    graph.launch()
+    foreign.synchronize()
+    assert x.tolist() == [0] * 4
+
+
 if __name__ == "__main__":
     main()
