@@ -94,7 +94,7 @@ std::shared_ptr<SharedEvent> import_event(const char (&handle)[kHandleBytes]) {
 }
 
 void export_event(const SharedEvent& event, char (&out)[kHandleBytes]) {
-  write_handle(out, kEventMagic, {event.owner, event.owner_file, 0, 0, kPage});
+  write_handle(out, kEventMagic, {event.owner, event.owner_file, 0, 0, kPage, 0, 0}, event.file);
 }
 
 bool is_shared_done(const SharedEvent& event) { return event.counters->done.load() >= event.counters->recorded.load(); }
