@@ -26,6 +26,12 @@ struct Device::Private {
   std::shared_mutex calls;
   std::mutex streams_mutex;
   std::set<Stream*> streams;  // all that have a handle, also those whose end waits for their work
+  struct Kept {
+    int priority;
+    unify_stream handle;
+    void* native;
+  };
+  std::vector<Kept> kept;  // of the device's generation
 };
 
 namespace {
@@ -64,6 +70,7 @@ Device::Device(const Backend& backend, uint32_t index, const std::string& option
 
 Device::~Device() {
   default_stream_.reset();
+  for (const Private::Kept& kept : private_->kept) (void)table_->stream_destroy(kept.handle);
   allocator_.reset();
   events_.reset();
   table_->device_close(handle_);
@@ -187,6 +194,27 @@ void Device::remove_stream(Stream& stream) noexcept {
   private_->streams.erase(&stream);
 }
 
+bool Device::keep_stream(int priority, unify_stream handle, void* native) noexcept {
+  const std::lock_guard<std::mutex> lock(private_->streams_mutex);
+  try {
+    private_->kept.push_back({priority, handle, native});
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  return true;
+}
+
+bool Device::take_kept_stream(int priority, unify_stream* out_handle, void** out_native) noexcept {
+  const std::lock_guard<std::mutex> lock(private_->streams_mutex);
+  auto& kept = private_->kept;
+  const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto& each) { return each.priority == priority; });
+  if (found == kept.end()) return false;
+  *out_handle = found->handle;
+  *out_native = found->native;
+  kept.erase(found);
+  return true;
+}
+
 Device::Work Device::mark_work() {
   Work work;
   std::vector<std::shared_ptr<Stream>> streams;
@@ -278,6 +306,7 @@ std::vector<Device::Turn> Device::take_turns() {
   {
     const std::lock_guard<std::mutex> lock(private_->streams_mutex);
     streams.swap(private_->streams);
+    private_->kept.clear();
     for (Stream* stream : streams) {
       if (std::shared_ptr<Stream> held = stream->weak_from_this().lock()) turns.push_back({std::move(held), {}});
     }

@@ -71,6 +71,10 @@ class Device : public std::enable_shared_from_this<Device> {
   [[nodiscard]] std::shared_ptr<Stream> stream_over(const void* native);
   void add_stream(Stream& stream);
   void remove_stream(Stream& stream) noexcept;
+  // Handles of streams whose vendor's stream must outlive them, for later ones of the same priority. The caller holds
+  // the device's call().
+  [[nodiscard]] bool keep_stream(int priority, unify_stream handle, void* native) noexcept;  // false: no memory
+  [[nodiscard]] bool take_kept_stream(int priority, unify_stream* out_handle, void** out_native) noexcept;
   // Marks behind the work of all streams so far, also of those that nobody holds any more.
   struct Work {
     std::vector<Mark> marks;

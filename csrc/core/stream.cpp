@@ -69,7 +69,12 @@ std::shared_ptr<Stream> Stream::create(const std::shared_ptr<Device>& device, in
   args.native = native;
   const auto call = device->call();
   stream->generation_ = device->generation();
-  check(*device, nullptr, device->table().stream_create(device->handle(), &args, &stream->handle_), "making a stream");
+  if (native != nullptr || is_default || !device->take_kept_stream(priority, &stream->handle_, &args.native)) {
+    check(*device, nullptr, device->table().stream_create(device->handle(), &args, &stream->handle_),
+          "making a stream");
+  } else {
+    stream->is_native_kept_ = true;
+  }
   stream->native_ = args.native;
   stream->is_wrapped_ = native != nullptr;
   stream->may_be_recorded_elsewhere_ = stream->is_wrapped_;
@@ -89,7 +94,8 @@ bool Stream::end() noexcept {
     if (!is_passed()) return false;
     device_->allocator().retire(*this);
     held_->entries.clear();
-    const unify_status status = device_->table().stream_destroy(handle_);
+    const bool is_kept = is_native_kept_ && device_->keep_stream(priority_, handle_, native_);
+    const unify_status status = is_kept ? UNIFY_OK : device_->table().stream_destroy(handle_);
     if (status != UNIFY_OK) device_->failures().note(id_, status, "the end of the stream");
     device_->failures().stream_ended(id_);
   }

@@ -73,6 +73,10 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   // As synchronize(), and nothing else: recording or not. `what` for, in words.
   void wait_for_work(const char* what);
 
+  // Another library was told of the vendor's stream, and may use it as long as it likes: it does not end with this, and
+  // serves later streams of ours.
+  void keep_native() noexcept { is_native_kept_ = !is_wrapped_; }
+
   // Keeps what the vendor's stream ends with until this is destroyed; one is enough, and none if it is our own. The
   // caller holds what orders such calls.
   [[nodiscard]] bool needs_owner() const noexcept { return is_wrapped_ && native_owner_ == nullptr; }
@@ -99,6 +103,7 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   void* native_ = nullptr;
   std::shared_ptr<void> native_owner_;
   bool is_wrapped_ = false;
+  std::atomic<bool> is_native_kept_{false};
   std::atomic<bool> may_be_recorded_elsewhere_{false};
   std::atomic<Recording*> recording_{nullptr};
   uint32_t id_ = 0;

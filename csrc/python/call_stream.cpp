@@ -94,6 +94,7 @@ std::shared_ptr<Stream> stream_of_library(PyObject* array, const DLPackExchangeA
 void record_use(PyObject* array, Stream& stream) {
   const Library* library = library_of(Py_TYPE(array), stream.device());
   if (library == nullptr || library->record_use.is_none() || stream.recording() != nullptr) return;
+  stream.keep_native();
   library->record_use(py::handle(array), reinterpret_cast<uintptr_t>(stream.native()),
                       stream.device().info().dlpack_id);
 }

@@ -386,6 +386,25 @@ def a_device_waits_for_work_of_ours_on_a_librarys_stream() -> None:
     assert done == [1]
 
 
+@case
+def a_stream_that_torch_was_told_of_never_ends() -> None:
+    torch = stand_in.torch()
+    x, out = torch.array([1.0] * 4), torch.array(ZEROS)
+    natives = set()
+    for _ in range(3):
+        named = un.Stream(DEVICE, priority=-1)
+        launch(x, out, stream=named)
+        named.synchronize()
+        natives.add(native := named.native)
+        assert torch.recorded[-1] == (out.memory.address, native)
+        del named
+        gc.collect()
+        un.memory_statistics(DEVICE)  # ends what nobody holds any more
+        # As torch does when the memory is let go of.
+        assert stand_in.driver._library.cuStreamQuery(ctypes.c_void_p(native)) == 0
+    assert len(natives) == 1  # it is used again
+
+
 def on_a_thread(function: Callable[[], None]) -> None:
     raised: list[BaseException] = []
 
