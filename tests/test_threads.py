@@ -263,3 +263,38 @@ def test_a_daemon_thread_inside_does_not_end_the_process_when_the_interpreter_is
     for _ in range(4):
         ended = python(program)
         assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_stream_is_wrapped_while_the_device_is_reset_and_its_work_needs_the_interpreter(python: Run) -> None:
+    run(
+        python,
+        """
+import sys, time
+un.simulate("cuda:90")
+device = un.device("cuda:0")
+s, x = un.Stream(device), un.zeros(10, device=device)
+device.synchronize()
+s.host_call(gate)
+reached.wait(30)
+
+def read():  # holds the stream until the gate opens
+    try:
+        x.to("cpu", stream=s)
+    except un.Error:
+        pass
+
+def reset():
+    device.reset()
+
+threads = [threading.Thread(target=work) for work in (read, reset)]
+for thread in threads:
+    thread.start()
+    time.sleep(0.2)  # until it waits, of which nothing tells
+threading.Timer(0.2, opened.set).start()
+for use in (lambda: un.Stream.from_native(1, device), lambda: device.current_stream):
+    use()
+assert opened.is_set()
+for thread in threads:
+    thread.join()
+""",
+    )

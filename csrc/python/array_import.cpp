@@ -121,7 +121,7 @@ const DLPackExchangeAPI* table_of(PyTypeObject* type) {
 class Consumer {
  public:
   Consumer(CallStream* call, Device& device) : call_(call != nullptr ? *call : own_) {
-    if (call == nullptr) own_ = CallStream(device.current_stream());
+    if (call == nullptr) own_ = CallStream(current_stream(device));
   }
   CallStream* operator->() { return &call_; }
 

@@ -112,7 +112,7 @@ void CallStream::decide(Device& device, const std::shared_ptr<Stream>& librarys)
     stream_ = std::move(chosen);
     is_named_ = true;
   } else if (librarys != nullptr && is_per_thread(device, librarys->native())) {
-    stream_ = device.current_stream();
+    stream_ = current_stream(device);
   } else {
     stream_ = librarys;
   }
@@ -141,7 +141,7 @@ std::shared_ptr<Stream> CallStream::stream_of(Device& device) {
   if (stream_ == nullptr) decide(device, nullptr);
   device_ = &device;
   uses_ours_ = uses_ours_ || stream_ == nullptr;
-  return stream_ == nullptr ? device.current_stream() : stream_;
+  return stream_ == nullptr ? current_stream(device) : stream_;
 }
 
 void CallStream::take_work_of(Device& device, uintptr_t native) {
@@ -150,8 +150,8 @@ void CallStream::take_work_of(Device& device, uintptr_t native) {
 }
 
 std::shared_ptr<Stream> CallStream::begin(bool uses_ours) {
-  if (stream_ == nullptr) return stream_ = device_->current_stream();
-  if (!is_named_ && (uses_ours || uses_ours_)) add(device_->current_stream());
+  if (stream_ == nullptr) return stream_ = current_stream(*device_);
+  if (!is_named_ && (uses_ours || uses_ours_)) add(current_stream(*device_));
   return stream_;
 }
 
@@ -162,7 +162,7 @@ void CallStream::end() {
 
 void CallStream::end_for_ours() {
   end();
-  if (!is_named_) order_after(*device_->current_stream(), *stream_);
+  if (!is_named_) order_after(*current_stream(*device_), *stream_);
 }
 
 namespace {

@@ -62,6 +62,8 @@ PyObject* device_object(const std::shared_ptr<Device>& device);  // borrowed
 std::shared_ptr<Device> device_from_object(PyObject* object);
 void set_default_device(std::shared_ptr<Device> device);
 
+// The device's current stream for this thread. Made, if need be, without the GIL.
+std::shared_ptr<Stream> current_stream(Device& device);
 // From a Stream, None for the current one, or a foreign stream: __cuda_stream__, .native, .cuda_stream,
 // .npu_stream, .ptr, or an address. Throws DeviceMismatchError for a stream of another device.
 std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device);

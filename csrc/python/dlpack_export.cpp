@@ -79,7 +79,7 @@ void hand_over_to(const Tensor& tensor, uintptr_t native) {
   })));
   const std::shared_ptr<Stream> consumer = foreign_stream(device, native, owner.is_none() ? nullptr : owner.ptr());
   if (consumer->needs_owner()) {
-    order_after(*consumer, *device.current_stream());
+    order_after(*consumer, *current_stream(device));
   } else {
     hand_over(tensor, *consumer);
   }
@@ -88,7 +88,7 @@ void hand_over_to(const Tensor& tensor, uintptr_t native) {
 // Makes the data ready for the consumer's stream: array API standard, __dlpack__, argument `stream`.
 void make_ready(const Tensor& tensor, PyObject* stream) {
   Device& device = tensor.device();
-  const std::shared_ptr<Stream> ours = device.current_stream();
+  const std::shared_ptr<Stream> ours = current_stream(device);
   const int32_t type = device.info().dlpack_type;
   if (!is_given(stream)) {
     if (type == kDLCUDA) {
@@ -219,13 +219,13 @@ int table_borrow(void* object, DLTensor* out) {
 
 int table_stream(int32_t type, int32_t id, void** out_stream) {
   return guarded_status(
-      [&] { *out_stream = type == kDLCPU ? nullptr : device_from_dlpack(type, id)->current_stream()->native(); });
+      [&] { *out_stream = type == kDLCPU ? nullptr : current_stream(*device_from_dlpack(type, id))->native(); });
 }
 
 }  // namespace
 
 void hand_over(const Tensor& tensor, Stream& consumer) {
-  order_after(consumer, *tensor.device().current_stream());
+  order_after(consumer, *current_stream(tensor.device()));
   if (is_per_thread(consumer.device(), consumer.native())) return;  // ordered, and no more, as for whom nobody knows
   without_gil([&] { tensor.storage->used_on(consumer); });
 }

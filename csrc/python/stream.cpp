@@ -138,6 +138,12 @@ py::tuple cuda_stream(const Stream& stream) {
 
 }  // namespace
 
+std::shared_ptr<Stream> current_stream(Device& device) {
+  if (std::shared_ptr<Stream> chosen = device.chosen_stream()) return chosen;
+  if (std::shared_ptr<Stream> made = device.made_default_stream()) return made;
+  return without_gil([&] { return device.default_stream(); });
+}
+
 bool is_per_thread(const Device& device, const void* native) noexcept {
   return device.info().dlpack_type == 2 && reinterpret_cast<uintptr_t>(native) == 2;  // cudaStreamPerThread
 }
@@ -148,13 +154,20 @@ std::shared_ptr<Stream> foreign_stream(Device& device, uintptr_t native, PyObjec
   auto* const handle = reinterpret_cast<void*>(native);
   // One of ours that came back, or a wrapped one that somebody holds: two over one handle would end separately.
   std::shared_ptr<Stream> stream = device.stream_over(handle);
-  if (stream == nullptr) stream = Stream::create(device.shared_from_this(), 0, handle);
+  if (stream == nullptr) {
+    stream = without_gil([&] {
+      static std::mutex wrapping;  // two threads that come with one stream
+      const std::lock_guard<std::mutex> lock(wrapping);
+      std::shared_ptr<Stream> others = device.stream_over(handle);
+      return others != nullptr ? others : Stream::create(device.shared_from_this(), 0, handle);
+    });
+  }
   if (owner != nullptr && stream->needs_owner()) stream->hold(python_owner(owner));
   return stream;
 }
 
 std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device) {
-  if (object == nullptr || object == Py_None) return device.current_stream();
+  if (object == nullptr || object == Py_None) return current_stream(device);
   const py::handle handle(object);
   if (py::isinstance<Stream>(handle)) {
     auto stream = handle.cast<std::shared_ptr<Stream>>();
