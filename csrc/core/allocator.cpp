@@ -52,6 +52,8 @@ struct Allocator::State {
   void settle();  // what was given back: freed, or waiting for the streams that used it
   void settle(Block* block);
   void collect();
+  template <typename Question>
+  [[nodiscard]] bool ask(const Mark& mark, Question question) const noexcept;
   [[nodiscard]] bool is_any_on_its_way() const noexcept;
   void free_unused();
   void free_segment(const Segment& segment) noexcept;
@@ -195,13 +197,22 @@ void Allocator::State::settle(Block* block) {
   }
 }
 
+// Our mutex holds back a reset of our device; another's, while one is under way, is asked later.
+template <typename Question>
+bool Allocator::State::ask(const Mark& mark, Question question) const noexcept {
+  if (mark.device() == nullptr || mark.device() == &device) return question();
+  const auto call = mark.device()->try_call();
+  return call.owns_lock() && question();
+}
+
 // Frees what every stream has passed.
 void Allocator::State::collect() {
   settle();
   for (auto it = waiting.begin(); it != waiting.end();) {
     Block* block = *it;
     auto& waits = block->waits_for;
-    while (!waits.empty() && waits.back().has_passed()) waits.pop_back();
+    const auto has_last_passed = [&] { return ask(waits.back(), [&] { return waits.back().has_passed(); }); };
+    while (!waits.empty() && has_last_passed()) waits.pop_back();
     if (!waits.empty()) {
       ++it;
       continue;
@@ -215,7 +226,7 @@ void Allocator::State::collect() {
 
 // Whether to wait for streams may bring memory: not where another library records one, perhaps this very thread.
 bool Allocator::State::is_any_on_its_way() const noexcept {
-  const auto is_held_up = [](const Mark& mark) { return mark.is_held_up(); };
+  const auto is_held_up = [&](const Mark& mark) { return ask(mark, [&] { return mark.is_held_up(); }); };
   return std::any_of(waiting.begin(), waiting.end(), [&](const Block* block) {
     return std::none_of(block->waits_for.begin(), block->waits_for.end(), is_held_up);
   });

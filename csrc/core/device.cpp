@@ -135,6 +135,10 @@ std::shared_lock<std::shared_mutex> Device::call() const {
   return std::shared_lock<std::shared_mutex>(private_->calls);
 }
 
+std::shared_lock<std::shared_mutex> Device::try_call() const {
+  return std::shared_lock<std::shared_mutex>(private_->calls, std::try_to_lock);
+}
+
 void Device::synchronize() {
   reclaim();
   require_usable();

@@ -63,6 +63,8 @@ class Device : public std::enable_shared_from_this<Device> {
   // Held around calls of the backend that happen under neither a stream's nor the allocator's mutex: a reset waits for
   // all three. Taken before them.
   [[nodiscard]] std::shared_lock<std::shared_mutex> call() const;
+  // The same without waiting for a reset under way: owns nothing then.
+  [[nodiscard]] std::shared_lock<std::shared_mutex> try_call() const;
 
   // Whether the backend repeats a value of this many bytes. Asked once, by a fill of memory that nobody uses.
   [[nodiscard]] bool takes_fill(uint32_t value_bytes);

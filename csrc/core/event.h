@@ -45,6 +45,7 @@ class Mark {
   Mark(Mark&& other) noexcept { *this = std::move(other); }
   Mark& operator=(Mark&& other) noexcept;
 
+  [[nodiscard]] Device* device() const noexcept { return device_; }  // null: of nothing
   [[nodiscard]] bool is_of_nothing() const noexcept { return event_ == nullptr && unmarked_ == nullptr; }
   [[nodiscard]] bool has_passed() noexcept;  // asks, never waits
   // Whether it cannot pass before another library ends a recording.
