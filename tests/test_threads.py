@@ -298,3 +298,32 @@ for thread in threads:
     thread.join()
 """,
     )
+
+
+def test_what_was_dropped_ends_by_itself_though_the_interpreter_once_took_no_call(python: Run) -> None:
+    run(
+        python,
+        """
+import ctypes, itertools, operator, time, weakref
+add, sleep = ctypes.pythonapi.Py_AddPendingCall, ctypes.CDLL(None).usleep
+nothing = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(lambda _: 0)
+lock = threading.Lock()
+lock.acquire()
+
+def call():
+    lock.acquire()
+
+s, other = un.Stream("cpu"), un.Stream("cpu")
+s.host_call(call)
+alive = weakref.ref(call)
+del call
+# In one go in C, so that the interpreter comes to no call meanwhile: its list is full when the host call ends.
+steps = [map(add, [nothing] * 100, [None] * 100), map(operator.methodcaller("release"), [lock]), map(sleep, [500000])]
+assert -1 in list(itertools.chain(*steps))
+del other
+latest = time.monotonic() + 30
+while alive() is not None:
+    assert time.monotonic() < latest
+    time.sleep(0.01)
+""",
+    )
