@@ -152,13 +152,14 @@ void Event::record(Stream& stream) {
   stream.require_current();
   const std::lock_guard<std::mutex> mark(mutex_);
   require_current();
-  if (is_shared() && stream.recording() != nullptr) {
+  const bool is_of_other_graph = stream.recording() == nullptr && stream.is_recorded_elsewhere_locked();
+  if (is_shared() && (stream.recording() != nullptr || is_of_other_graph)) {
     throw Error(ErrorKind::kGraph, device_->name() + ", " + stream.name() +
                                        ": cannot record a shared event into a graph: it would mark nothing for other "
                                        "processes. Record it after the graph's launch.");
   }
   is_of_graph_ = stream.recording() != nullptr;
-  is_of_other_graph_ = !is_of_graph_ && stream.is_recorded_elsewhere_locked();
+  is_of_other_graph_ = is_of_other_graph;
   recording_.reset();
   time_.reset();
   if (is_of_graph_) {

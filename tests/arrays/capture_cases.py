@@ -206,6 +206,19 @@ def the_legacy_stream_is_left_alone_while_a_stream_that_blocks_is_captured() -> 
 
 
 @case
+def a_shared_event_is_not_captured() -> None:
+    foreign, stream = wrapped()
+    event = un.Event(DEVICE, shared=True)
+    with foreign.captured() as graph:
+        with pytest.raises(un.errors.GraphError, match="cannot record a shared event into a graph"):
+            event.record(stream)
+    graph.launch()
+    foreign.synchronize()
+    event.record(stream)
+    event.synchronize()
+
+
+@case
 def a_copy_that_the_host_would_have_to_wait_for_is_refused_before_it_is_captured() -> None:
     foreign, stream = wrapped()
     x = un.zeros(4, device=DEVICE)
