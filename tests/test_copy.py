@@ -186,3 +186,15 @@ stream.synchronize()
 assert (x.numpy() == 1).all()
 """
     run(python, code)
+
+
+def test_without_triton_copies_go_through_the_host(python: Run) -> None:
+    code = """
+import sys
+assert not any(name.partition(".")[0] == "triton" for name in sys.modules)
+sys.modules["triton"] = None  # as if it was not installed
+x = un.asarray(np.arange(12, dtype=np.float32).reshape(3, 4), device=device, copy=True)
+assert x.T.contiguous().tolist() == np.arange(12).reshape(3, 4).T.tolist()
+assert x.to(un.float16).tolist() == np.arange(12).reshape(3, 4).tolist()
+"""
+    run(python, code, PRELUDE.replace("from unify import _copy", ""))

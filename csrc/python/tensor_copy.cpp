@@ -59,8 +59,16 @@ std::shared_ptr<Stream> stream_for(const Tensor& dst, const Tensor& src, PyObjec
   return stream_from_object(stream, dst.device());
 }
 
+// Kernels are Triton's, which need not be installed.
+bool has_kernels() {
+  static int known = -1;  // guarded by the GIL
+  if (known < 0) known = py::module_::import("importlib.util").attr("find_spec")("triton").is_none() ? 0 : 1;
+  return known == 1;
+}
+
 // By a kernel, where the device has a compiler, and one for such dtypes.
 bool copy_by_kernel(const std::shared_ptr<Stream>& stream, const Tensor& dst, const Tensor& src) {
+  if (!has_kernels()) return false;
   static PyObject* slot = nullptr;
   PyObject* function = python_function(slot, "unify._copy", "copy_strided");
   auto [to, from] = folded_views(dst, src);
