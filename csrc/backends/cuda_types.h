@@ -19,6 +19,7 @@ using CUgraph = struct CUgraph_st*;
 using CUgraphExec = struct CUgraphExec_st*;
 using CUarray = struct CUarray_st*;
 using CUgraphNode = struct CUgraphNode_st*;
+using CUuserObject = struct CUuserObject_st*;
 using CUmemGenericAllocationHandle = unsigned long long;
 using CUhostFn = void (*)(void*);
 
@@ -105,6 +106,7 @@ enum : CUresult {
   CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED = 704,
   CUDA_ERROR_CONTEXT_IS_DESTROYED = 709,
   CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED = 713,
+  CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901,
   CUDA_ERROR_STREAM_CAPTURE_IMPLICIT = 906,
   CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE = 910,
 };
@@ -137,6 +139,8 @@ enum : int {
   CU_EVENT_INTERPROCESS = 4,
   CU_STREAM_CAPTURE_MODE_RELAXED = 2,
   CU_STREAM_CAPTURE_STATUS_NONE = 0,
+  CU_USER_OBJECT_NO_DESTRUCTOR_SYNC = 1,
+  CU_GRAPH_USER_OBJECT_MOVE = 1,
 
   CU_MEMHOSTREGISTER_PORTABLE = 1,
   CU_MEM_ATTACH_GLOBAL = 1,

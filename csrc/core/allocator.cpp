@@ -376,22 +376,27 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
   state.device.require_usable();
   if (bytes == 0) return std::make_shared<Storage>(stream.device_ptr(), 0, 0, std::shared_ptr<void>());
   const size_t rounded = Pool::rounded(bytes, state.device.info().alignment);
+  // For a graph of another library, which runs whenever and wherever that pleases, nothing is ready by the stream's
+  // order.
+  const uint32_t id = stream.goes_into_other_graph() ? Block::kNoStream : stream.id();
   std::unique_lock<std::mutex> lock(state.mutex);
   state.refusal.clear();
   if (bytes > SIZE_MAX / 2) state.throw_out_of_memory(bytes, stream);  // rounding overflowed
   stream.require_current();
   state.collect();
-  if (state.streams.find(stream.id()) == state.streams.end()) state.streams[stream.id()] = stream.weak_from_this();
+  if (id != Block::kNoStream && state.streams.find(id) == state.streams.end()) {
+    state.streams[id] = stream.weak_from_this();
+  }
   std::shared_ptr<Pool> own;
   if (!state.recording.empty()) {
     const auto found = state.recording.find(stream.id());
     if (found != state.recording.end()) own = found->second;
   }
   Pool& pool = own != nullptr ? *own : state.common;
-  Block* block = state.take(pool, rounded, stream.id(), own);
+  Block* block = state.take(pool, rounded, id, own);
   if (block == nullptr) {
     ++state.statistics.trims;
-    block = state.take_trimmed(pool, rounded, stream.id(), own);
+    block = state.take_trimmed(pool, rounded, id, own);
   }
   // Then wait for what is in use by streams: of this device, and what waits for another one, a little at a time.
   for (bool is_first = true; block == nullptr && (is_first || state.is_any_on_its_way()); is_first = false) {
@@ -403,7 +408,7 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
     }
     reclaim();
     lock.lock();
-    block = state.take_trimmed(pool, rounded, stream.id(), own);
+    block = state.take_trimmed(pool, rounded, id, own);
   }
   if (block == nullptr) state.throw_out_of_memory(bytes, stream);
   pool.split(block, rounded);

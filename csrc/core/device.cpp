@@ -19,10 +19,10 @@
 namespace unify {
 
 struct Device::Private {
-  std::mutex making_mutex;    // for making the default stream
-  std::mutex default_mutex;   // of default_stream_
-  std::mutex mutex;           // of what follows
-  std::string cause;          // of the fault or loss
+  std::mutex making_mutex;   // for making the default stream
+  std::mutex default_mutex;  // of default_stream_
+  std::mutex mutex;          // of what follows
+  std::string cause;         // of the fault or loss
   std::shared_mutex calls;
   std::mutex streams_mutex;
   std::set<Stream*> streams;  // all that have a handle, also those whose end waits for their work
@@ -211,7 +211,8 @@ bool Device::keep_stream(int priority, unify_stream handle, void* native) noexce
 bool Device::take_kept_stream(int priority, unify_stream* out_handle, void** out_native) noexcept {
   const std::lock_guard<std::mutex> lock(private_->streams_mutex);
   auto& kept = private_->kept;
-  const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto& each) { return each.priority == priority; });
+  const auto found =
+      std::find_if(kept.begin(), kept.end(), [&](const auto& each) { return each.priority == priority; });
   if (found == kept.end()) return false;
   *out_handle = found->handle;
   *out_native = found->native;

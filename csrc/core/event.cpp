@@ -152,7 +152,7 @@ void Event::record(Stream& stream) {
   stream.require_current();
   const std::lock_guard<std::mutex> mark(mutex_);
   require_current();
-  const bool is_of_other_graph = stream.recording() == nullptr && stream.is_recorded_elsewhere_locked();
+  const bool is_of_other_graph = stream.goes_into_other_graph_locked(false);
   if (is_shared() && (stream.recording() != nullptr || is_of_other_graph)) {
     throw Error(ErrorKind::kGraph, device_->name() + ", " + stream.name() +
                                        ": cannot record a shared event into a graph: it would mark nothing for other "

@@ -56,13 +56,12 @@ namespace {
   throw Error(ErrorKind::kGraph, stream.device().name() + ", " + stream.name() + ": " + what);
 }
 
-// A recorded host call, on the stream's thread.
-void call_on_stream(void* user) {
-  const InHostCall inside;
-  (*static_cast<const std::function<void()>*>(user))();
-}
-
 }  // namespace
+
+void call_on_stream(void* function) {
+  const InHostCall inside;
+  (*static_cast<const std::function<void()>*>(function))();
+}
 
 void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<Function>& function,
                    const unify_launch_args& args, std::shared_ptr<void>* foreign, size_t foreign_count) {
@@ -152,7 +151,8 @@ std::unique_lock<std::mutex> lock_to_record(Stream& stream) {
   for (;;) {
     std::unique_lock<std::mutex> lock(stream.mutex());
     if (table.capture_begin == nullptr || stream.recording() != nullptr || stream.is_dry()) return lock;
-    if (!stream.can_be_asked()) throw_graph(stream, "its owner records a graph on it. Record this one before or after.");
+    if (!stream.can_be_asked())
+      throw_graph(stream, "its owner records a graph on it. Record this one before or after.");
     lock.unlock();  // a host call on the stream may use it
     stream.wait_for_work("waiting for work before a recording");
   }
@@ -209,7 +209,7 @@ struct Graph::Private : Reclaimable {
   void stop_recording() noexcept;
   void require_launchable(const Stream& stream) const;
   void note_launch(Stream& stream);
-  bool launch(Stream& stream);  // false: it was recorded again
+  bool launch(Stream& stream, const std::shared_ptr<Private>& self);  // false: it was recorded again
   void launch_natively(Stream& stream, std::shared_ptr<Private>& out_earlier);
   void replay(Stream& stream, std::unique_lock<std::mutex>& turn, std::shared_ptr<Private>& out_earlier);
   unify_status replay_nodes(Stream& stream, std::unique_lock<std::mutex>& turn, std::unique_lock<std::mutex>& lock);
@@ -391,14 +391,15 @@ void Graph::launch(Stream& stream) {
   for (;;) {
     const std::shared_ptr<Private> now = current();
     now->require_launchable(stream);
-    if (now->launch(stream)) return;  // else it was recorded again meanwhile
+    if (now->launch(stream, now)) return;  // else it was recorded again meanwhile
   }
 }
 
-bool Graph::Private::launch(Stream& stream) {
+bool Graph::Private::launch(Stream& stream, const std::shared_ptr<Private>& self) {
   std::shared_ptr<Private> earlier;  // ends outside of the locks
   std::unique_lock<std::mutex> turn(launching);
   if (is_superseded) return false;
+  if (stream.goes_into_other_graph()) stream.keep_alive(self);
   if (native != nullptr) {
     launch_natively(stream, earlier);
   } else {

@@ -26,6 +26,8 @@ void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<F
 [[nodiscard]] unify_status record_copy_rows(Recording& recording, Stream& stream, const unify_copy_rows_args& args);
 [[nodiscard]] bool record_fill(Recording& recording, Stream& stream, const unify_fill_args& args);
 void record_host_call(Recording& recording, Stream& stream, std::function<void()> function);
+// A host call of a graph, on the stream's thread; `function` is a std::function<void()> that the graph keeps.
+void call_on_stream(void* function);
 std::weak_ptr<Recording> record_event(Recording& recording, Stream& stream, const std::shared_ptr<Event>& event);
 // Locks a stream that is to record. One that the backend records has run dry by then: it can be neither asked nor
 // waited for while it records, and memory that it used before may be let go meanwhile.

@@ -36,6 +36,7 @@ unify_status enqueue(Stream& stream, Args& args, const Place& dst, const Place& 
   if (stream.recording() != nullptr) {
     return record(*stream.recording(), stream, args);
   }
+  (void)stream.goes_into_other_graph_locked();  // or throws
   const TraceScope span(stream, "copy");
   return (device.table().*entry)(stream.handle(), &args);
 }
@@ -164,6 +165,7 @@ bool enqueue_fill(Stream& stream, unify_fill_args& args) {
   const std::lock_guard<std::mutex> lock(stream.mutex());
   stream.require_current();
   if (stream.recording() != nullptr) return record_fill(*stream.recording(), stream, args);
+  (void)stream.goes_into_other_graph_locked();  // or throws
   const TraceScope span(stream, "fill");
   const unify_status status = device.table().fill(stream.handle(), &args);
   if (status == UNIFY_UNSUPPORTED) return false;

@@ -79,6 +79,8 @@ struct Segment {
 };
 
 struct Block {
+  // In place of a stream's id: of what a graph of another library uses, in no stream's order.
+  static constexpr uint32_t kNoStream = UINT32_MAX;
   Segment* segment = nullptr;
   Pool* pool = nullptr;
   unify_address address = 0;

@@ -50,6 +50,14 @@ struct HostCall : Reclaimable {
   std::function<void()> function;
 };
 
+// Owners of what another library's graph uses. That lets go of it on a thread which must not call the backend.
+struct KeptByGraph : Reclaimable {
+  explicit KeptByGraph(std::vector<std::shared_ptr<void>> kept) : owners(std::move(kept)) {}
+  bool end() noexcept override { return true; }
+  static void release(void* self) { reclaim_later(static_cast<KeptByGraph*>(self)); }
+  std::vector<std::shared_ptr<void>> owners;
+};
+
 }  // namespace
 
 std::shared_ptr<Stream> Stream::create(const std::shared_ptr<Device>& device, int priority, void* native,
@@ -139,7 +147,43 @@ bool Stream::is_recorded_elsewhere() {
   return is_recorded_elsewhere_locked();
 }
 
-bool Stream::is_recorded_elsewhere_locked() noexcept { return !can_be_asked(); }
+bool Stream::is_recorded_elsewhere_locked() noexcept { return ask_for_recorder() == UNIFY_OK; }
+
+bool Stream::goes_into_other_graph() {
+  if (!may_be_recorded_elsewhere_.load(std::memory_order_relaxed)) return false;
+  const auto call = device_->call();
+  return goes_into_other_graph_locked();
+}
+
+bool Stream::goes_into_other_graph_locked(bool uses_memory) {
+  const unify_status status = ask_for_recorder();
+  if (status == UNIFY_INVALID_ARGUMENT) return false;
+  check(*device_, this, status, "work beside what another library records");
+  if (uses_memory && device_->table().capture_keep == nullptr) {
+    throw Error(ErrorKind::kGraph, device_->name() + ", " + name() +
+                                       ": another library records a graph on the stream, for which this backend keeps "
+                                       "no memory. Record the work by unify.Graph.capture, or enqueue it outside.");
+  }
+  return true;
+}
+
+// What capture_keep answers to the question.
+unify_status Stream::ask_for_recorder() noexcept {
+  if (!may_be_recorded_elsewhere_.load(std::memory_order_relaxed) || recording() != nullptr ||
+      generation_ != device_->generation()) {
+    return UNIFY_INVALID_ARGUMENT;
+  }
+  const unify_backend& table = device_->table();
+  if (table.capture_keep != nullptr) return table.capture_keep(handle_, nullptr, nullptr);
+  return can_be_asked() ? UNIFY_INVALID_ARGUMENT : UNIFY_OK;
+}
+
+void Stream::keep_in_other_graph(std::vector<std::shared_ptr<void>> owners) {
+  auto kept = std::make_unique<KeptByGraph>(std::move(owners));
+  check(*device_, this, device_->table().capture_keep(handle_, KeptByGraph::release, kept.get()),
+        "keeping what another library's graph uses");
+  (void)kept.release();
+}
 
 void Stream::require_not_recording(const char* what) const {
   if (recording() == nullptr) return;
@@ -149,7 +193,10 @@ void Stream::require_not_recording(const char* what) const {
 
 void Stream::require_not_recorded(const char* what) {
   require_not_recording(what);
-  if (!is_recorded_elsewhere()) return;
+  if (is_recorded_elsewhere()) throw_recorded_elsewhere(what);
+}
+
+void Stream::throw_recorded_elsewhere(const char* what) const {
   throw Error(ErrorKind::kGraph, device_->name() + ", " + name() + ": cannot " + what +
                                      " while another library records a graph on the stream. Do it before or after.");
 }
@@ -220,6 +267,7 @@ void Stream::wait(Event& event) {
     record_outside_wait(*recording(), *this, event.shared_from_this());
     return;
   }
+  (void)goes_into_other_graph_locked(false);  // or throws, before anything is broken
   device_->operations().push({device_->operations().next_number(), Operation::Kind::kWait, id_, nullptr, {}, 0});
   check(*device_, this, device_->table().stream_wait_event(handle_, event.handle()), "waiting for an event");
   if (event.is_of_other_graph_) may_be_recorded_elsewhere_ = true;  // it is drawn in
@@ -241,6 +289,13 @@ void Stream::host_call(std::function<void()> function) {
   require_current();
   if (recording_ != nullptr) {
     record_host_call(*recording_, *this, std::move(function));
+    return;
+  }
+  if (goes_into_other_graph_locked()) {
+    if (table.host_call == nullptr) throw_recorded_elsewhere("call the host, for which this backend waits,");
+    const auto owned = std::make_shared<std::function<void()>>(std::move(function));
+    keep_in_other_graph({owned});
+    check(*device_, this, table.host_call(handle_, call_on_stream, owned.get()), "recording a host call");
     return;
   }
   device_->operations().push({device_->operations().next_number(), Operation::Kind::kHostCall, id_, nullptr, {}, 0});
@@ -265,6 +320,7 @@ void Stream::keep_alive_locked(std::shared_ptr<void> owner) {
     record_keep(*recording_, std::move(owner));
     return;
   }
+  if (goes_into_other_graph_locked()) return keep_in_other_graph({std::move(owner)});
   Mark mark(*this);
   held_->let_go();
   if (mark.is_of_nothing()) return;

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "reclaim.h"
 
@@ -56,7 +57,8 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   void wait(Stream& other);    // later work waits for everything that `other` holds now
   void host_call(std::function<void()> function);
 
-  // Keeps `owner` alive until everything enqueued so far has run. For memory that the allocator does not own.
+  // Keeps `owner` alive until everything enqueued so far has run, or as long as the graph may run that it became a part
+  // of. For memory that the allocator does not own.
   void keep_alive(std::shared_ptr<void> owner);
   void keep_alive_locked(std::shared_ptr<void> owner);  // the caller holds the mutex
 
@@ -83,10 +85,16 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   void hold(std::shared_ptr<void> native_owner) { native_owner_ = std::move(native_owner); }
 
   // Whether another library records a graph on this stream, its own or one that waited for it. What is enqueued becomes
-  // a part of it, and who launches the graph keeps its memory, as with the library's own work.
+  // a part of that graph.
   [[nodiscard]] bool is_recorded_elsewhere();
   // The same; the caller holds what a reset waits for.
   [[nodiscard]] bool is_recorded_elsewhere_locked() noexcept;
+  // The same for work that is about to be enqueued. Throws where there is no place for it: as long as another stream is
+  // recorded, or, of work that uses memory, in a graph for which the backend keeps none.
+  [[nodiscard]] bool goes_into_other_graph();
+  [[nodiscard]] bool goes_into_other_graph_locked(bool uses_memory = true);
+  // Keeps `owners` as long as that graph, and all that is made of it, may run. The caller as above.
+  void keep_in_other_graph(std::vector<std::shared_ptr<void>> owners);
   // What is being recorded on this stream, or null. Launches and copies go there in place of the backend.
   [[nodiscard]] Recording* recording() const noexcept { return recording_.load(std::memory_order_acquire); }
   void set_recording(Recording* recording) noexcept { recording_.store(recording, std::memory_order_release); }
@@ -98,6 +106,8 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
 
  private:
   Stream() = default;
+  unify_status ask_for_recorder() noexcept;
+  [[noreturn]] void throw_recorded_elsewhere(const char* what) const;
   std::shared_ptr<Device> device_;
   unify_stream handle_ = nullptr;
   void* native_ = nullptr;

@@ -337,8 +337,7 @@ Value member(const py::dict& interface, const char* name) {
     } catch (const py::cast_error&) {  // said below
     }
   }
-  throw Error(ErrorKind::kInvalidArgument,
-              std::string("array: its interface has no '") + name + "' as it has to be.");
+  throw Error(ErrorKind::kInvalidArgument, std::string("array: its interface has no '") + name + "' as it has to be.");
 }
 
 ImportedArray from_interface(PyObject* object, const py::dict& interface, const std::shared_ptr<Device>& device) {

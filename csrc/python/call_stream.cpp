@@ -145,7 +145,8 @@ std::shared_ptr<Stream> CallStream::stream_of(Device& device) {
 }
 
 void CallStream::take_work_of(Device& device, uintptr_t native) {
-  const std::shared_ptr<Stream> on = stream_of(device);  // our current one, which comes before another that is found yet
+  const std::shared_ptr<Stream> on =
+      stream_of(device);  // our current one, which comes before another that is found yet
   add(foreign_stream(device, native), *on);
 }
 

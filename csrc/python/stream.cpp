@@ -97,12 +97,12 @@ void wait(Stream& stream, const py::handle other) {
   }
   // A stream of another library is one of the same device, CUDA's per-thread one too.
   uintptr_t address = 0;
-  const bool is_per_threads = native_address(other, &address) &&
-                              is_per_thread(stream.device(), reinterpret_cast<const void*>(address));
-  order_after(stream,
-              is_per_threads ? *foreign_stream(stream.device(), address)
-                             : *stream_from_object(other.ptr(), stream.device()),
-              true);
+  const bool is_per_threads =
+      native_address(other, &address) && is_per_thread(stream.device(), reinterpret_cast<const void*>(address));
+  order_after(
+      stream,
+      is_per_threads ? *foreign_stream(stream.device(), address) : *stream_from_object(other.ptr(), stream.device()),
+      true);
 }
 
 // Runs a Python callable on a thread of the backend. What it raises cannot reach the caller: it is printed, as

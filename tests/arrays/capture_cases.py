@@ -72,6 +72,137 @@ def a_graph_that_a_library_records_takes_our_work_in() -> None:
 
 
 @case
+def a_host_call_runs_at_each_launch_of_the_graph_and_ends_with_it() -> None:
+    foreign, stream = wrapped()
+    calls = []
+
+    def call() -> None:
+        calls.append(1)
+
+    alive = weakref.ref(call)
+    with foreign.captured() as graph:
+        stream.host_call(call)
+    del call
+    for count in range(1, 4):
+        assert alive() is not None
+        graph.launch()
+        foreign.synchronize()
+        settle()
+        assert len(calls) == count
+    graph.destroy()
+    wait_until(lambda: alive() is None)
+
+
+@case
+def memory_of_an_operators_own_lives_as_long_as_the_graph() -> None:
+    foreign, stream = wrapped()
+    random = np.random.default_rng(0)
+
+    def some(*shape: int) -> un.Tensor:
+        return un.asarray(random.standard_normal(shape).astype(np.float32), device=DEVICE, copy=True)
+
+    query, keys, values_ = some(1, 2, 32), some(4, 16, 2, 32), some(4, 16, 2, 32)
+    table = un.asarray(np.arange(4, dtype=np.int32)[None], device=DEVICE, copy=True)
+    lengths = un.asarray(np.array([60], np.int32), device=DEVICE, copy=True)
+    with stream:
+        wanted = ops.paged_attention(query, keys, values_, table, lengths, splits=4)
+    stream.synchronize()
+    before = allocated()
+    with foreign.captured() as graph, stream:
+        out = ops.paged_attention(query, keys, values_, table, lengths, splits=4)
+    settle()
+    with stream:
+        mine = [un.zeros(256, un.float32, DEVICE) for _ in range(8)]  # would get what the graph still writes to
+    stream.synchronize()
+    graph.launch()
+    foreign.synchronize()
+    np.testing.assert_array_equal(out.numpy(), wanted.numpy())
+    assert not any(tensor.numpy().any() for tensor in mine)
+    graph.destroy()
+    del mine, out
+    wait_until(lambda: allocated() == before)
+
+
+@case
+def what_copies_and_fills_stage_lives_as_long_as_the_graph() -> None:
+    foreign, stream = wrapped()
+    x, wide = un.zeros(MIB, un.float32, DEVICE), un.zeros(MIB, un.int64, DEVICE)
+    x[1:].copy_(x[:-1], stream=stream)  # compiles
+    stream.synchronize()
+    before = allocated()
+    with foreign.captured() as graph:
+        x[1:].copy_(x[:-1], stream=stream)  # they overlap: by way of memory of the core's
+        wide.fill_(5 << 40, stream=stream)  # no fill has eight bytes: a copy of filled memory
+    kept = allocated() - before
+    assert kept >= 4 * (MIB - 1), kept
+    with stream:
+        mine = un.full(MIB, 9.0, un.float32, DEVICE)
+    x.copy_(np.arange(MIB, dtype=np.float32))
+    DEVICE.synchronize()
+    graph.launch()
+    foreign.synchronize()
+    assert (mine.numpy() == 9).all()
+    assert x[:3].tolist() == [0, 0, 1]
+    assert (wide.numpy() == 5 << 40).all()
+    graph.destroy()
+    del mine
+    wait_until(lambda: allocated() == before)
+
+
+@case
+def tensors_and_arrays_live_as_long_as_the_graph() -> None:
+    foreign, stream = wrapped()
+    cupy = stand_in.cupy()
+    x, array, out = un.ones(4, device=DEVICE), cupy.array([3.0] * 4), un.zeros(4, device=DEVICE)
+    launch(x, out, stream=stream)  # compiles
+    settle()
+    before = allocated()
+    with foreign.captured() as graph:
+        launch(x, out, stream=stream)
+        launch(array, out, stream=stream)
+    del x, array
+    assert allocated() == before
+    filled = [un.full(4, 100.0, device=DEVICE) for _ in range(4)]
+    graph.launch()
+    foreign.synchronize()
+    assert out.tolist() == [6] * 4
+    graph.destroy()
+    del filled
+    wait_until(lambda: allocated() < before)
+
+
+@case
+def a_module_lives_as_long_as_the_graph() -> None:
+    foreign, stream = wrapped()
+    x, out = un.ones(4, device=DEVICE), un.zeros(4, device=DEVICE)
+    launch(x, out)
+    function = un.Module.from_binary(double.binaries[0], DEVICE).function()
+    with foreign.captured() as graph:
+        function[(1,)](x, out, 4, stream=stream)
+    del function
+    settle()
+    out.fill_(0)
+    DEVICE.synchronize()
+    graph.launch()
+    foreign.synchronize()
+    assert out.tolist() == [2] * 4
+
+
+@case
+def a_capture_that_fails_lets_go_of_what_it_took() -> None:
+    foreign, stream = wrapped()
+    x, out = un.ones(MIB, device=DEVICE), un.zeros(4, device=DEVICE)
+    launch(x, out, stream=stream)
+    stream.synchronize()
+    before = allocated()
+    with pytest.raises(AssertionError, match="cuStreamEndCapture"), foreign.captured():
+        launch(x, out, stream=stream)
+        del x
+        assert stand_in.driver._library.cuStreamSynchronize(ctypes.c_void_p(foreign.ptr)) != 0
+    wait_until(lambda: allocated() <= before - 4 * MIB)
+
+
+@case
 def work_from_before_a_capture_still_holds_its_memory() -> None:
     for count in (1, 1 << 20):  # of a segment that others use, and one of its own
         foreign, stream = wrapped()
@@ -88,6 +219,22 @@ def work_from_before_a_capture_still_holds_its_memory() -> None:
         gate.set()
         foreign.synchronize()
         wait_until(lambda a=address, n=count: un.empty((4, n), un.uint8, DEVICE).address == a)  # type: ignore[misc]
+
+
+@case
+def free_memory_of_a_stream_is_nobody_elses_while_it_is_captured() -> None:
+    foreign, stream = wrapped()
+    x = un.empty(40 * MIB, un.uint8, DEVICE, stream=stream)
+    address = x.address
+    gate = foreign.hold()
+    x.fill_(1, stream=stream)
+    del x
+    with foreign.captured(2):
+        y = un.empty(40 * MIB, un.uint8, DEVICE)
+        z = un.empty(40 * MIB, un.uint8, DEVICE, stream=stream)  # runs with the graph, whenever that is
+        assert address not in (y.address, z.address)
+    gate.set()
+    foreign.synchronize()
 
 
 @case
@@ -194,7 +341,7 @@ def the_legacy_stream_is_left_alone_while_a_stream_that_blocks_is_captured() -> 
         y = un.empty(4 * MIB, un.uint8, DEVICE)
         y.fill_(2)
         DEVICE.current_stream.synchronize()
-        with pytest.raises(un.InvalidArgument, match="legacy stream"):
+        with pytest.raises(un.errors.UnsupportedError, match="legacy stream"):
             y.fill_(3, stream=legacy)
         gate.set()
         DEVICE.synchronize()
