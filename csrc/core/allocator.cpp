@@ -17,10 +17,10 @@
 #include "error.h"
 #include "event.h"
 #include "failures.h"
-#include "graph.h"
 #include "leaks.h"
 #include "pool.h"
 #include "reclaim.h"
+#include "recording.h"
 #include "stream.h"
 
 namespace unify {
@@ -63,20 +63,6 @@ struct Allocator::State {
   void note_taken(Block* block, size_t requested, const std::shared_ptr<Pool>& keeps);
   [[noreturn]] void throw_out_of_memory(size_t bytes, const Stream& stream);
 };
-
-namespace {
-
-// The backend's words for what it has just refused, or nothing.
-std::string reason_of(const Device& device, unify_status status) {
-  unify_error native{};
-  native.struct_size = sizeof native;
-  device.table().last_error(&native);
-  if (native.status != status || native.message == nullptr) return {};
-  if (native.native_name == nullptr) return native.message;
-  return std::string(native.message) + " (" + native.native_name + ", " + std::to_string(native.native_code) + ")";
-}
-
-}  // namespace
 
 // Whether a stream has nothing left to do, so that its free blocks can go to others.
 bool Allocator::State::is_dry(uint32_t stream) {
@@ -315,21 +301,15 @@ void Allocator::State::throw_out_of_memory(size_t bytes, const Stream& stream) {
   uint64_t free_bytes = 0;
   uint64_t total_bytes = 0;
   (void)device.table().memory_info(device.handle(), &free_bytes, &total_bytes);
-  uint64_t idle = 0;
-  size_t largest = 0;
-  for (const Segment& segment : common.segments) {
-    for (const Block* block = segment.first; block != nullptr; block = block->next) {
-      if (!block->is_free) continue;
-      idle += block->bytes;
-      largest = std::max(largest, block->bytes);
-    }
-  }
+  const Pool::Idle idle = common.idle();
   std::string text = device.name() + ", " + stream.name() + ": " + format_bytes(bytes) + " asked, " +
                      format_bytes(free_bytes) + " free of " + format_bytes(total_bytes) + "; unify holds " +
                      format_bytes(statistics.reserved_bytes) + ", " + format_bytes(statistics.allocated_bytes) +
                      " of it in use";
   if (statistics.waiting_bytes > 0) text += ", " + format_bytes(statistics.waiting_bytes) + " by unfinished work";
-  if (idle > 0) text += "; " + format_bytes(idle) + " lie idle between, in pieces of at most " + format_bytes(largest);
+  if (idle.bytes > 0) {
+    text += "; " + format_bytes(idle.bytes) + " lie idle between, in pieces of at most " + format_bytes(idle.largest);
+  }
   if (!refusal.empty()) text += "; its backend says: " + refusal;
   text += ".";
   if (limit != 0) text += " set_memory_limit allows " + format_bytes(limit) + ".";

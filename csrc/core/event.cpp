@@ -3,10 +3,10 @@
 #include "device.h"
 #include "error.h"
 #include "failures.h"
-#include "graph.h"
 #include "launch.h"
 #include "leaks.h"
 #include "poll.h"
+#include "recording.h"
 #include "sharing.h"
 #include "stream.h"
 

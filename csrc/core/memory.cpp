@@ -7,10 +7,10 @@
 #include "device.h"
 #include "error.h"
 #include "failures.h"
-#include "graph.h"
 #include "launch.h"
 #include "leaks.h"
 #include "reclaim.h"
+#include "recording.h"
 #include "stream.h"
 #include "trace.h"
 

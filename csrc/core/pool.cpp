@@ -128,6 +128,18 @@ void Pool::join(Block* left, Block* right) {
   release(right);
 }
 
+Pool::Idle Pool::idle() const {
+  Idle idle;
+  for (const Segment& segment : segments) {
+    for (const Block* block = segment.first; block != nullptr; block = block->next) {
+      if (!block->is_free) continue;
+      idle.bytes += block->bytes;
+      idle.largest = std::max(idle.largest, block->bytes);
+    }
+  }
+  return idle;
+}
+
 void Pool::split(Block* block, size_t bytes) {
   if (block->bytes - bytes >= (bytes <= kSmall ? kGranule : kSplitRest)) insert(cut(block, bytes));
 }

@@ -2,8 +2,8 @@
 
 #include "allocator.h"
 #include "device.h"
-#include "graph.h"
 #include "leaks.h"
+#include "recording.h"
 #include "stream.h"
 
 namespace unify {

@@ -9,11 +9,11 @@
 #include "error.h"
 #include "event.h"
 #include "failures.h"
-#include "graph.h"
 #include "launch.h"
 #include "layers/layer.h"
 #include "leaks.h"
 #include "poll.h"
+#include "recording.h"
 
 namespace unify {
 
