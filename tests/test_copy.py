@@ -37,8 +37,8 @@ def random_view(ndim):
 """
 
 
-def run(python: Run, code: str) -> None:
-    finished = python("-c", PRELUDE + code)
+def run(python: Run, code: str, prelude: str = PRELUDE) -> None:
+    finished = python("-c", prelude + code)
     assert finished.returncode == 0, finished.stderr
 
 
@@ -140,3 +140,61 @@ order = (6, 5, 4, 3, 2, 1, 0)
 np.testing.assert_array_equal(x.permute(*order).contiguous().numpy(), array.transpose(order))
 """
     run(python, code)
+
+
+def test_rows_further_apart_than_the_chips_copies_reach(python: Run) -> None:
+    code = """
+x = un.empty((3, (2 << 30) + 4096), un.uint8, device, stream=stream)
+part = x[:, 8:24]
+part.copy_(un.asarray(np.arange(48, dtype=np.uint8).reshape(3, 16), device=device, copy=True))
+assert part.copy().tolist() == np.arange(48).reshape(3, 16).tolist()
+with un.Graph.capture(stream) as graph:
+    out = part.copy(stream=stream)
+part.fill_(7, stream=stream)
+graph.launch(stream)
+stream.synchronize()
+assert (out.numpy() == 7).all()
+"""
+    run(python, code, PRELUDE.replace("1 << 30", "16 << 30"))
+
+
+def test_a_copy_that_the_host_waits_for_is_refused_before_it_is_recorded(python: Run) -> None:
+    code = """
+x = un.zeros((64, 64), un.float32, device)
+ones = np.ones((64, 64), np.float32)
+on_host = un.zeros((64, 64))
+device.synchronize()
+for copy in (
+    lambda: x.copy_(ones),
+    lambda: x.T.copy_(ones.astype(np.float64)),
+    lambda: on_host.copy_(x),
+    lambda: x.numpy(),
+    lambda: x.to(un.int32),  # which no kernel does: by way of the host
+):
+    with un.Graph.capture(device=device) as graph:
+        try:
+            copy()
+        except un.errors.GraphError as error:
+            assert "stream" in str(error), error
+        else:
+            raise SystemExit("it was recorded")
+    assert repr(graph) == "unify.Graph(empty)", graph
+with un.Graph.capture(stream) as graph:
+    x.copy_(ones, stream=stream)  # whoever names the stream sees to it
+graph.launch(stream)
+stream.synchronize()
+assert (x.numpy() == 1).all()
+"""
+    run(python, code)
+
+
+def test_without_triton_copies_go_through_the_host(python: Run) -> None:
+    code = """
+import sys
+assert not any(name.partition(".")[0] == "triton" for name in sys.modules)
+sys.modules["triton"] = None  # as if it was not installed
+x = un.asarray(np.arange(12, dtype=np.float32).reshape(3, 4), device=device, copy=True)
+assert x.T.contiguous().tolist() == np.arange(12).reshape(3, 4).T.tolist()
+assert x.to(un.float16).tolist() == np.arange(12).reshape(3, 4).tolist()
+"""
+    run(python, code, PRELUDE.replace("from unify import _copy", ""))

@@ -309,3 +309,25 @@ def test_a_language_model_says_the_same_as_on_the_cpu(python: Run) -> None:
     assert answers[0]["token_ids"] == answers[1]["token_ids"]
     assert [answer["device"] for answer in answers] == ["cpu", "cuda:0"]
     assert "Paris" in answers[1]["text"]
+
+
+def test_a_token_of_another_container_may_have_the_number_of_this_process(program) -> None:
+    child = """
+    import sys
+    import unify as un
+    un.simulate("cuda:90")
+    x = un.full(4, 7, un.int32, "cuda:0")
+    print(x.share().hex(), flush=True)
+    sys.stdin.readline()
+    """
+    code = f"""
+    import os, struct, subprocess, textwrap
+    command = [sys.executable, "-c", textwrap.dedent({child!r})]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        token = bytes.fromhex(other.stdout.readline())
+        place = token.index(struct.pack("<i", other.pid))  # as each container counts processes of its own
+        token = token[:place] + struct.pack("<i", os.getpid()) + token[place + 4:]
+        print(un.Tensor.from_shared(token).tolist())
+        other.communicate("end\\n")
+    """
+    assert program(code) == "[7, 7, 7, 7]\n"

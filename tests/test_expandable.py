@@ -81,6 +81,47 @@ whole = un.empty(250 * MIB, un.uint8, device)
     )
 
 
+def test_addresses_stay_mapped_under_work_of_the_default_stream(root: Path) -> None:
+    run(
+        root,
+        """
+import threading
+gate, stream, other = threading.Event(), un.Stream(device), un.Stream(device)
+x = un.empty(40 * MIB, un.uint8, device, stream=stream)
+stream.synchronize()
+del stream
+un.memory_statistics(device)  # ends what nobody holds any more
+device.current_stream.host_call(lambda: gate.wait(60) and None)
+x.fill_(1)
+del x
+threading.Timer(0.2, gate.set).start()
+y = un.full(230 * MIB, 2, un.uint8, device, stream=other)  # more than there is beside x
+assert gate.is_set()
+device.synchronize()
+assert (y.numpy() == 2).all()
+""",
+    )
+
+
+def test_idle_memory_that_can_be_cut_is_taken_before_more_is_asked_for(root: Path) -> None:
+    run(
+        root,
+        """
+from unify import _core
+_core.set_expandable_segments(False)
+ordinary = un.empty(40 * MIB, un.uint8, device)
+_core.set_expandable_segments(True)
+expandable = un.empty(64 * MIB, un.uint8, device)
+inside = range(expandable.address, expandable.address + 64 * MIB)
+del ordinary, expandable
+before = un.memory_statistics(device).reserved_bytes
+held = un.empty(12 * MIB, un.uint8, device)  # the ordinary one is kept for a request of its size
+assert held.address in inside
+assert un.memory_statistics(device).reserved_bytes == before
+""",
+    )
+
+
 def test_a_reset_frees_the_chip(root: Path) -> None:
     run(
         root,

@@ -8,6 +8,8 @@ import pytest
 
 import unify as un
 
+from .conftest import Run
+
 
 def test_statistics_are_a_record_that_cannot_be_changed() -> None:
     statistics = un.memory_statistics("cpu")
@@ -60,3 +62,40 @@ def test_running_out_says_why_the_backend_gave_nothing() -> None:
     finally:
         un.set_memory_limit(0, "cpu")
     assert "backend says" not in str(raised.value)
+
+
+STREAM_ENDS = """
+import gc, threading
+import numpy as np
+import unify as un
+
+un.simulate("cuda:90")
+device = un.device("cuda:0")
+
+def of_a_stream_that_ended(bytes):
+    stream = un.Stream(device)
+    x = un.empty(bytes, un.uint8, device, stream=stream)
+    stream.synchronize()
+    del stream
+    un.memory_statistics(device)  # ends what nobody holds any more
+    return x
+
+gate = threading.Event()
+other = un.Stream(device)
+"""
+
+
+def test_memory_of_a_stream_that_ended_waits_for_work_of_the_default_stream(python: Run) -> None:
+    code = """
+x = of_a_stream_that_ended(4 << 20)  # a segment of its own: any dry stream's may be taken
+device.current_stream.host_call(lambda: gate.wait(60) and None)
+x.fill_(1)
+del x
+y = un.full(4 << 20, 2, un.uint8, device, stream=other)
+other.synchronize()
+gate.set()
+device.synchronize()
+assert (y.numpy() == 2).all()
+"""
+    finished = python("-c", STREAM_ENDS + code)
+    assert finished.returncode == 0, finished.stderr

@@ -142,7 +142,8 @@ def test_a_file_that_is_not_there_is_a_broken_backend(tmp_path: Path) -> None:
 
 def test_a_backend_of_version_1_0_is_asked_for_nothing_that_was_appended(tmp_path: Path, python: Run) -> None:
     older = "table.struct_size = offsetof(unify_backend, copy_rows), table.abi_minor = 0;"
-    poison = "table.copy_rows = (void*)abort, table.capture_update = (void*)abort;"  # behind its end
+    names = ("copy_rows", "capture_update", "capture_keep")  # behind its end
+    poison = "".join(f"table.{name} = (void*)abort;" for name in names)
     library = changed(tmp_path, older + poison, "older")
     code = """
 import numpy as np, unify as un

@@ -263,3 +263,67 @@ def test_a_daemon_thread_inside_does_not_end_the_process_when_the_interpreter_is
     for _ in range(4):
         ended = python(program)
         assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_stream_is_wrapped_while_the_device_is_reset_and_its_work_needs_the_interpreter(python: Run) -> None:
+    run(
+        python,
+        """
+import sys, time
+un.simulate("cuda:90")
+device = un.device("cuda:0")
+s, x = un.Stream(device), un.zeros(10, device=device)
+device.synchronize()
+s.host_call(gate)
+reached.wait(30)
+
+def read():  # holds the stream until the gate opens
+    try:
+        x.to("cpu", stream=s)
+    except un.Error:
+        pass
+
+def reset():
+    device.reset()
+
+threads = [threading.Thread(target=work) for work in (read, reset)]
+for thread in threads:
+    thread.start()
+    time.sleep(0.2)  # until it waits, of which nothing tells
+threading.Timer(0.2, opened.set).start()
+for use in (lambda: un.Stream.from_native(1, device), lambda: device.current_stream):
+    use()
+assert opened.is_set()
+for thread in threads:
+    thread.join()
+""",
+    )
+
+
+def test_what_was_dropped_ends_by_itself_though_the_interpreter_once_took_no_call(python: Run) -> None:
+    run(
+        python,
+        """
+import ctypes, itertools, operator, time, weakref
+add, sleep = ctypes.pythonapi.Py_AddPendingCall, ctypes.CDLL(None).usleep
+nothing = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(lambda _: 0)
+lock = threading.Lock()
+lock.acquire()
+
+def call():
+    lock.acquire()
+
+s, other = un.Stream("cpu"), un.Stream("cpu")
+s.host_call(call)
+alive = weakref.ref(call)
+del call
+# In one go in C, so that the interpreter comes to no call meanwhile: its list is full when the host call ends.
+steps = [map(add, [nothing] * 100, [None] * 100), map(operator.methodcaller("release"), [lock]), map(sleep, [500000])]
+assert -1 in list(itertools.chain(*steps))
+del other
+latest = time.monotonic() + 30
+while alive() is not None:
+    assert time.monotonic() < latest
+    time.sleep(0.01)
+""",
+    )

@@ -142,7 +142,8 @@ unify_status device_info(unify_device handle, unify_device_info* out) {
   return UNIFY_OK;
 }
 
-// Stream by stream: cuCtxSynchronize would end the recordings of other threads.
+// Stream by stream: cuCtxSynchronize would end the recordings of other threads. Of streams that are others' only where
+// work of ours may be left: they may have ended since.
 unify_status device_synchronize(unify_device handle) {
   Device& device = *of(handle);
   std::vector<std::shared_ptr<Stream>> streams;
@@ -151,16 +152,18 @@ unify_status device_synchronize(unify_device handle) {
     streams.assign(device.streams.begin(), device.streams.end());
   }
   for (const std::shared_ptr<Stream>& stream : streams) {
-    const uint64_t last = stream->last_enqueued.load();
-    bool is_recording = false;
+    if (!stream->is_owned && stream->is_proven()) continue;
+    const Held held(*stream);
+    bool can_wait = false;
     const unify_status status = run(device, [&] {
-      int capture = CU_STREAM_CAPTURE_STATUS_NONE;
-      const CUresult code = driver.cuStreamIsCapturing(stream->handle, &capture);
-      is_recording = capture != CU_STREAM_CAPTURE_STATUS_NONE;
-      return code != CUDA_SUCCESS || is_recording ? code : driver.cuStreamSynchronize(stream->handle);
+      const CUresult code = find_capture(*stream, can_wait);
+      return code == CUDA_SUCCESS && can_wait ? driver.cuStreamSynchronize(stream->handle) : code;
     });
-    if (status != UNIFY_OK) return status;
-    if (!is_recording) note_proven(*stream, last);
+    if (status != UNIFY_OK) {
+      if (!stream->is_owned) note_proven(*stream, held);  // its end is told once
+      return status;
+    }
+    if (can_wait) note_proven(*stream, held);
   }
   return status_of(&device, device.fault.load());
 }

@@ -106,7 +106,6 @@ unsigned set_attributes(const unify_launch_args& args, CUlaunchAttribute (&attri
 unify_status launch(unify_stream handle, unify_function f, const unify_launch_args* args) {
   Stream& stream = *of(handle);
   Function& function = *of(f);
-  note_enqueued(stream, args->operation);
   const bool has_block = args->block[0] != 0;
   CUlaunchConfig config{};
   config.gridDimX = args->grid[0];
@@ -123,8 +122,8 @@ unify_status launch(unify_stream handle, unify_function f, const unify_launch_ar
   size_t bytes = args->args_bytes;
   void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<void*>(args->args), CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes,
                    CU_LAUNCH_PARAM_END};
-  return run(
-      *stream.device,
+  return enqueue(
+      stream,
       [&] {
         CUresult code = allow_shared(function, args->shared_bytes);
         const unsigned cluster = args->cluster[0] * args->cluster[1] * args->cluster[2];

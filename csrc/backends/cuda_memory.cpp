@@ -146,9 +146,8 @@ bool is_between_devices(unify_device dst, unify_device src) {
 
 unify_status copy(unify_stream handle, const unify_copy_args* args) {
   Stream& stream = *of(handle);
-  note_enqueued(stream, args->operation);
-  return run(
-      *stream.device,
+  return enqueue(
+      stream,
       [&] {
         if (is_between_devices(args->dst_device, args->src_device)) {
           return driver.cuMemcpyPeerAsync(args->dst, of(args->dst_device)->context, args->src,
@@ -161,7 +160,11 @@ unify_status copy(unify_stream handle, const unify_copy_args* args) {
 
 unify_status copy_rows(unify_stream handle, const unify_copy_rows_args* args) {
   Stream& stream = *of(handle);
-  note_enqueued(stream, args->operation);
+  int most_pitch = 0;
+  driver.cuDeviceGetAttribute(&most_pitch, CU_DEVICE_ATTRIBUTE_MAX_PITCH, stream.device->id);
+  if (std::max(args->src_pitch, args->dst_pitch) > static_cast<size_t>(most_pitch)) {
+    return refuse(UNIFY_UNSUPPORTED, "rows lie at most " + std::to_string(most_pitch) + " bytes apart");
+  }
   CUDA_MEMCPY2D rows{};  // the driver finds out where addresses lie, a peer's as well
   rows.srcMemoryType = args->src_device == nullptr ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_UNIFIED;
   rows.srcHost = reinterpret_cast<const void*>(args->src);
@@ -173,14 +176,13 @@ unify_status copy_rows(unify_stream handle, const unify_copy_rows_args* args) {
   rows.dstPitch = args->dst_pitch;
   rows.WidthInBytes = args->bytes;
   rows.Height = args->rows;
-  return run(*stream.device, [&] { return driver.cuMemcpy2DAsync(&rows, stream.handle); }, args->operation);
+  return enqueue(stream, [&] { return driver.cuMemcpy2DAsync(&rows, stream.handle); }, args->operation);
 }
 
 unify_status fill(unify_stream handle, const unify_fill_args* args) {
   Stream& stream = *of(handle);
-  note_enqueued(stream, args->operation);
-  return run(
-      *stream.device,
+  return enqueue(
+      stream,
       [&] {
         switch (args->value_bytes) {
           case 1:

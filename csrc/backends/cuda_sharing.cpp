@@ -1,4 +1,5 @@
 // Memory of other devices, and memory and events of other processes.
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "cuda_backend.h"
@@ -19,22 +20,35 @@ unify_status peer_access(unify_device handle, unify_device peer, uint32_t enable
   });
 }
 
-// What travels: the driver's handle, and who made it, since CUDA does not open a handle in its own process.
+// What travels: the driver's handle, and who made it, since CUDA does not open a handle in its own process. Two
+// containers may give processes of theirs one number.
 struct Token {
   char magic[8];
   uint32_t kind;
   int32_t process;
+  uint64_t mark;
   char handle[64];
 };
 static_assert(sizeof(Token) <= sizeof(unify_ipc_args::token));
 static_assert(sizeof(CUipcMemHandle) == sizeof(Token::handle) && sizeof(CUipcEventHandle) == sizeof(Token::handle));
-constexpr char kMagic[8] = {'U', 'N', 'I', 'F', 'Y', 'C', 'U', '1'};
+constexpr char kMagic[8] = {'U', 'N', 'I', 'F', 'Y', 'C', 'U', '2'};
+
+// Random; a child of a fork has its parent's, and another number.
+uint64_t mark_of_process() {
+  static const uint64_t mark = [] {
+    uint64_t random = 0;
+    if (getrandom(&random, sizeof random, 0) != sizeof random) random = 0;
+    return random;
+  }();
+  return mark;
+}
 
 unify_status ipc_export(unify_device handle, unify_ipc_args* args) {
   Token token{};
   std::memcpy(token.magic, kMagic, sizeof kMagic);
   token.kind = args->kind;
   token.process = getpid();
+  token.mark = mark_of_process();
   const unify_status status = run(*of(handle), [&] {
     if (args->kind == UNIFY_IPC_EVENT) {
       return driver.cuIpcGetEventHandle(reinterpret_cast<CUipcEventHandle*>(token.handle), of(args->event)->handle);
@@ -60,7 +74,9 @@ unify_status ipc_import(unify_device handle, unify_ipc_args* args) {
   if (std::memcmp(token.magic, kMagic, sizeof kMagic) != 0 || token.kind != static_cast<uint32_t>(args->kind)) {
     return refuse(UNIFY_INVALID_ARGUMENT, "this is no token of a CUDA device's memory or event");
   }
-  if (token.process == getpid()) return refuse(UNIFY_INVALID_ARGUMENT, "the token was made by this same process");
+  if (token.process == getpid() && token.mark == mark_of_process()) {
+    return refuse(UNIFY_INVALID_ARGUMENT, "the token was made by this same process");
+  }
   if (args->kind == UNIFY_IPC_MEMORY) {
     CUdeviceptr address = 0;
     const unify_status status = run(device, [&] {

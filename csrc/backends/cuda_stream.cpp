@@ -51,6 +51,13 @@ Stream::~Stream() {
   driver.cuStreamDestroy(handle);
 }
 
+CUresult find_capture(const Stream& stream, bool& out_can_wait) {
+  int capture = CU_STREAM_CAPTURE_STATUS_NONE;
+  const CUresult code = driver.cuStreamIsCapturing(stream.handle, &capture);
+  out_can_wait = code == CUDA_SUCCESS && capture == CU_STREAM_CAPTURE_STATUS_NONE;
+  return code == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT ? CUDA_SUCCESS : code;
+}
+
 namespace {
 
 unify_status stream_create(unify_device handle, unify_stream_args* args, unify_stream* out) {
@@ -95,28 +102,44 @@ unify_status stream_destroy(unify_stream handle) {
 
 template <typename Ask>
 unify_status wait_or_ask(Stream& stream, Ask ask) {
-  const uint64_t last = stream.last_enqueued.load(std::memory_order_relaxed);
+  const Held held(stream);
   const unify_status status = run(*stream.device, [&] { return ask(stream.handle); });
-  if (status == UNIFY_OK) note_proven(stream, last);
+  if (status == UNIFY_OK) note_proven(stream, held);
   return status;
 }
 
 unify_status stream_synchronize(unify_stream stream) { return wait_or_ask(*of(stream), driver.cuStreamSynchronize); }
 
-// To ask a stream that is being captured would break the capture.
+// What its owner has destroyed runs dry all the same, and has, where no work of ours was left.
+bool has_ended(const Stream& stream, CUresult code) {
+  return code == CUDA_ERROR_INVALID_HANDLE && !stream.is_owned && stream.is_proven();
+}
+
 unify_status stream_query(unify_stream handle) {
   Stream& stream = *of(handle);
-  if (stream.is_owned) return wait_or_ask(stream, driver.cuStreamQuery);
-  int capture = CU_STREAM_CAPTURE_STATUS_NONE;
-  const unify_status status = run(*stream.device, [&] { return driver.cuStreamIsCapturing(stream.handle, &capture); });
-  if (status != UNIFY_OK) return status;
-  if (capture == CU_STREAM_CAPTURE_STATUS_NONE) return wait_or_ask(stream, driver.cuStreamQuery);
-  return refuse(UNIFY_UNSUPPORTED, "the stream's owner is recording it");
+  if (stream.is_owned && !stream.is_drawn_in.load()) return wait_or_ask(stream, driver.cuStreamQuery);
+  bool can_ask = false;
+  bool is_over = false;
+  const unify_status status = run(*stream.device, [&] {
+    const CUresult code = find_capture(stream, can_ask);
+    is_over = has_ended(stream, code);
+    return is_over ? CUDA_SUCCESS : code;
+  });
+  if (status != UNIFY_OK || is_over) return status;
+  if (can_ask) return wait_or_ask(stream, driver.cuStreamQuery);
+  return refuse(UNIFY_UNSUPPORTED, "another library records the stream, or one that orders itself with it");
 }
 
 unify_status stream_wait_event(unify_stream handle, unify_event event) {
   Stream& stream = *of(handle);
-  return run(*stream.device, [&] { return driver.cuStreamWaitEvent(stream.handle, of(event)->handle, 0); });
+  return run(*stream.device, [&] {
+    const CUresult code = driver.cuStreamWaitEvent(stream.handle, of(event)->handle, 0);
+    if (code != CUDA_SUCCESS || !stream.is_owned || stream.is_drawn_in.load()) return code;
+    int capture = CU_STREAM_CAPTURE_STATUS_NONE;
+    driver.cuStreamIsCapturing(stream.handle, &capture);
+    if (capture != CU_STREAM_CAPTURE_STATUS_NONE) stream.is_drawn_in = true;
+    return code;
+  });
 }
 
 unify_status host_call(unify_stream handle, unify_host_function function, void* user) {
@@ -133,7 +156,7 @@ unify_status host_call(unify_stream handle, unify_host_function function, void* 
     const std::lock_guard<std::mutex> lock(device.mutex);
     device.host_calls.push_back(call);
   }
-  status = run(device, [&] { return driver.cuLaunchHostFunc(stream.handle, HostCall::run, call); });
+  status = enqueue(stream, [&] { return driver.cuLaunchHostFunc(stream.handle, HostCall::run, call); });
   if (status == UNIFY_OK) return status;
   const std::lock_guard<std::mutex> lock(device.mutex);
   const auto found = std::find(device.host_calls.begin(), device.host_calls.end(), call);

@@ -17,10 +17,10 @@
 #include "error.h"
 #include "event.h"
 #include "failures.h"
-#include "graph.h"
 #include "leaks.h"
 #include "pool.h"
 #include "reclaim.h"
+#include "recording.h"
 #include "stream.h"
 
 namespace unify {
@@ -52,6 +52,9 @@ struct Allocator::State {
   void settle();  // what was given back: freed, or waiting for the streams that used it
   void settle(Block* block);
   void collect();
+  template <typename Question>
+  [[nodiscard]] bool ask(const Mark& mark, Question question) const noexcept;
+  [[nodiscard]] bool is_any_on_its_way() const noexcept;
   void free_unused();
   void free_segment(const Segment& segment) noexcept;
   void shrink(const Segment& segment, const std::function<bool(const Block*)>& is_idle);
@@ -61,26 +64,18 @@ struct Allocator::State {
   [[noreturn]] void throw_out_of_memory(size_t bytes, const Stream& stream);
 };
 
-namespace {
-
-// The backend's words for what it has just refused, or nothing.
-std::string reason_of(const Device& device, unify_status status) {
-  unify_error native{};
-  native.struct_size = sizeof native;
-  device.table().last_error(&native);
-  if (native.status != status || native.message == nullptr) return {};
-  if (native.native_name == nullptr) return native.message;
-  return std::string(native.message) + " (" + native.native_name + ", " + std::to_string(native.native_code) + ")";
-}
-
-}  // namespace
-
 // Whether a stream has nothing left to do, so that its free blocks can go to others.
 bool Allocator::State::is_dry(uint32_t stream) {
-  const auto found = streams.find(stream);
-  if (found == streams.end()) return true;  // retired
-  const std::shared_ptr<Stream> other = found->second.lock();
-  if (other == nullptr) return false;  // about to end, when it is dry
+  std::shared_ptr<Stream> other;
+  if (stream == 0) {  // blocks follow it that were another's, which has ended
+    other = device.made_default_stream();
+    if (other == nullptr) return true;
+  } else {
+    const auto found = streams.find(stream);
+    if (found == streams.end()) return true;  // retired
+    other = found->second.lock();
+    if (other == nullptr) return false;  // about to end, when it is dry
+  }
   return other->recording() == nullptr && other->is_dry();
 }
 
@@ -188,13 +183,22 @@ void Allocator::State::settle(Block* block) {
   }
 }
 
+// Our mutex holds back a reset of our device; another's, while one is under way, is asked later.
+template <typename Question>
+bool Allocator::State::ask(const Mark& mark, Question question) const noexcept {
+  if (mark.device() == nullptr || mark.device() == &device) return question();
+  const auto call = mark.device()->try_call();
+  return call.owns_lock() && question();
+}
+
 // Frees what every stream has passed.
 void Allocator::State::collect() {
   settle();
   for (auto it = waiting.begin(); it != waiting.end();) {
     Block* block = *it;
     auto& waits = block->waits_for;
-    while (!waits.empty() && waits.back().has_passed()) waits.pop_back();
+    const auto has_last_passed = [&] { return ask(waits.back(), [&] { return waits.back().has_passed(); }); };
+    while (!waits.empty() && has_last_passed()) waits.pop_back();
     if (!waits.empty()) {
       ++it;
       continue;
@@ -204,6 +208,14 @@ void Allocator::State::collect() {
     block->pool->release(block);
     it = waiting.erase(it);
   }
+}
+
+// Whether to wait for streams may bring memory: not where another library records one, perhaps this very thread.
+bool Allocator::State::is_any_on_its_way() const noexcept {
+  const auto is_held_up = [&](const Mark& mark) { return ask(mark, [&] { return mark.is_held_up(); }); };
+  return std::any_of(waiting.begin(), waiting.end(), [&](const Block* block) {
+    return std::none_of(block->waits_for.begin(), block->waits_for.end(), is_held_up);
+  });
 }
 
 void Allocator::State::free_segment(const Segment& segment) noexcept {
@@ -289,21 +301,15 @@ void Allocator::State::throw_out_of_memory(size_t bytes, const Stream& stream) {
   uint64_t free_bytes = 0;
   uint64_t total_bytes = 0;
   (void)device.table().memory_info(device.handle(), &free_bytes, &total_bytes);
-  uint64_t idle = 0;
-  size_t largest = 0;
-  for (const Segment& segment : common.segments) {
-    for (const Block* block = segment.first; block != nullptr; block = block->next) {
-      if (!block->is_free) continue;
-      idle += block->bytes;
-      largest = std::max(largest, block->bytes);
-    }
-  }
+  const Pool::Idle idle = common.idle();
   std::string text = device.name() + ", " + stream.name() + ": " + format_bytes(bytes) + " asked, " +
                      format_bytes(free_bytes) + " free of " + format_bytes(total_bytes) + "; unify holds " +
                      format_bytes(statistics.reserved_bytes) + ", " + format_bytes(statistics.allocated_bytes) +
                      " of it in use";
   if (statistics.waiting_bytes > 0) text += ", " + format_bytes(statistics.waiting_bytes) + " by unfinished work";
-  if (idle > 0) text += "; " + format_bytes(idle) + " lie idle between, in pieces of at most " + format_bytes(largest);
+  if (idle.bytes > 0) {
+    text += "; " + format_bytes(idle.bytes) + " lie idle between, in pieces of at most " + format_bytes(idle.largest);
+  }
   if (!refusal.empty()) text += "; its backend says: " + refusal;
   text += ".";
   if (limit != 0) text += " set_memory_limit allows " + format_bytes(limit) + ".";
@@ -350,25 +356,30 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
   state.device.require_usable();
   if (bytes == 0) return std::make_shared<Storage>(stream.device_ptr(), 0, 0, std::shared_ptr<void>());
   const size_t rounded = Pool::rounded(bytes, state.device.info().alignment);
+  // For a graph of another library, which runs whenever and wherever that pleases, nothing is ready by the stream's
+  // order.
+  const uint32_t id = stream.goes_into_other_graph() ? Block::kNoStream : stream.id();
   std::unique_lock<std::mutex> lock(state.mutex);
   state.refusal.clear();
   if (bytes > SIZE_MAX / 2) state.throw_out_of_memory(bytes, stream);  // rounding overflowed
   stream.require_current();
   state.collect();
-  if (state.streams.find(stream.id()) == state.streams.end()) state.streams[stream.id()] = stream.weak_from_this();
+  if (id != Block::kNoStream && state.streams.find(id) == state.streams.end()) {
+    state.streams[id] = stream.weak_from_this();
+  }
   std::shared_ptr<Pool> own;
   if (!state.recording.empty()) {
     const auto found = state.recording.find(stream.id());
     if (found != state.recording.end()) own = found->second;
   }
   Pool& pool = own != nullptr ? *own : state.common;
-  Block* block = state.take(pool, rounded, stream.id(), own);
+  Block* block = state.take(pool, rounded, id, own);
   if (block == nullptr) {
     ++state.statistics.trims;
-    block = state.take_trimmed(pool, rounded, stream.id(), own);
+    block = state.take_trimmed(pool, rounded, id, own);
   }
   // Then wait for what is in use by streams: of this device, and what waits for another one, a little at a time.
-  for (bool is_first = true; block == nullptr && (is_first || !state.waiting.empty()); is_first = false) {
+  for (bool is_first = true; block == nullptr && (is_first || state.is_any_on_its_way()); is_first = false) {
     lock.unlock();
     if (!is_first || records_natively(stream)) {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
@@ -377,7 +388,7 @@ std::shared_ptr<Storage> Allocator::allocate(size_t bytes, Stream& stream) {
     }
     reclaim();
     lock.lock();
-    block = state.take_trimmed(pool, rounded, stream.id(), own);
+    block = state.take_trimmed(pool, rounded, id, own);
   }
   if (block == nullptr) state.throw_out_of_memory(bytes, stream);
   pool.split(block, rounded);

@@ -19,12 +19,19 @@
 namespace unify {
 
 struct Device::Private {
-  std::mutex stream_mutex;  // of default_stream_
-  std::mutex mutex;         // of what follows
-  std::string cause;        // of the fault or loss
+  std::mutex making_mutex;   // for making the default stream
+  std::mutex default_mutex;  // of default_stream_
+  std::mutex mutex;          // of what follows
+  std::string cause;         // of the fault or loss
   std::shared_mutex calls;
   std::mutex streams_mutex;
   std::set<Stream*> streams;  // all that have a handle, also those whose end waits for their work
+  struct Kept {
+    int priority;
+    unify_stream handle;
+    void* native;
+  };
+  std::vector<Kept> kept;  // of the device's generation
 };
 
 namespace {
@@ -63,6 +70,7 @@ Device::Device(const Backend& backend, uint32_t index, const std::string& option
 
 Device::~Device() {
   default_stream_.reset();
+  for (const Private::Kept& kept : private_->kept) (void)table_->stream_destroy(kept.handle);
   allocator_.reset();
   events_.reset();
   table_->device_close(handle_);
@@ -87,12 +95,18 @@ std::vector<std::pair<std::string, std::string>> Device::capabilities() const {
 }
 
 std::shared_ptr<Stream> Device::default_stream() {
-  const std::lock_guard<std::mutex> lock(private_->stream_mutex);
-  // One that was made while a reset began is as old as those before it.
-  if (default_stream_ == nullptr || default_stream_->generation() != generation()) {
-    default_stream_ = Stream::create(shared_from_this(), 0, nullptr, true);
-  }
-  return default_stream_;
+  if (std::shared_ptr<Stream> made = made_default_stream()) return made;
+  const std::lock_guard<std::mutex> making(private_->making_mutex);
+  if (std::shared_ptr<Stream> made = made_default_stream()) return made;
+  std::shared_ptr<Stream> made = Stream::create(shared_from_this(), 0, nullptr, true);
+  const std::lock_guard<std::mutex> lock(private_->default_mutex);
+  return default_stream_ = std::move(made);
+}
+
+// One that was made while a reset began is as old as those before it.
+std::shared_ptr<Stream> Device::made_default_stream() const {
+  const std::lock_guard<std::mutex> lock(private_->default_mutex);
+  return default_stream_ != nullptr && default_stream_->generation() == generation() ? default_stream_ : nullptr;
 }
 
 std::shared_ptr<Stream> Device::chosen_stream() const {
@@ -119,6 +133,10 @@ std::shared_ptr<Stream> Device::set_current_stream(std::shared_ptr<Stream> strea
 
 std::shared_lock<std::shared_mutex> Device::call() const {
   return std::shared_lock<std::shared_mutex>(private_->calls);
+}
+
+std::shared_lock<std::shared_mutex> Device::try_call() const {
+  return std::shared_lock<std::shared_mutex>(private_->calls, std::try_to_lock);
 }
 
 void Device::synchronize() {
@@ -178,6 +196,28 @@ void Device::add_stream(Stream& stream) {
 void Device::remove_stream(Stream& stream) noexcept {
   const std::lock_guard<std::mutex> lock(private_->streams_mutex);
   private_->streams.erase(&stream);
+}
+
+bool Device::keep_stream(int priority, unify_stream handle, void* native) noexcept {
+  const std::lock_guard<std::mutex> lock(private_->streams_mutex);
+  try {
+    private_->kept.push_back({priority, handle, native});
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+  return true;
+}
+
+bool Device::take_kept_stream(int priority, unify_stream* out_handle, void** out_native) noexcept {
+  const std::lock_guard<std::mutex> lock(private_->streams_mutex);
+  auto& kept = private_->kept;
+  const auto found =
+      std::find_if(kept.begin(), kept.end(), [&](const auto& each) { return each.priority == priority; });
+  if (found == kept.end()) return false;
+  *out_handle = found->handle;
+  *out_native = found->native;
+  kept.erase(found);
+  return true;
 }
 
 Device::Work Device::mark_work() {
@@ -271,6 +311,7 @@ std::vector<Device::Turn> Device::take_turns() {
   {
     const std::lock_guard<std::mutex> lock(private_->streams_mutex);
     streams.swap(private_->streams);
+    private_->kept.clear();
     for (Stream* stream : streams) {
       if (std::shared_ptr<Stream> held = stream->weak_from_this().lock()) turns.push_back({std::move(held), {}});
     }

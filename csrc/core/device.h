@@ -46,6 +46,8 @@ class Device : public std::enable_shared_from_this<Device> {
   // The stream that work goes to when nobody names one. Made at its first use, and anew after a reset: who uses it
   // holds it meanwhile.
   std::shared_ptr<Stream> default_stream();
+  // The same, or null before that first use. Calls no backend, and waits for nobody who does.
+  [[nodiscard]] std::shared_ptr<Stream> made_default_stream() const;
   // The calling thread's: what `with stream:` set, or the default stream.
   std::shared_ptr<Stream> current_stream();
   // The same, or null where it would be the default stream.
@@ -61,6 +63,8 @@ class Device : public std::enable_shared_from_this<Device> {
   // Held around calls of the backend that happen under neither a stream's nor the allocator's mutex: a reset waits for
   // all three. Taken before them.
   [[nodiscard]] std::shared_lock<std::shared_mutex> call() const;
+  // The same without waiting for a reset under way: owns nothing then.
+  [[nodiscard]] std::shared_lock<std::shared_mutex> try_call() const;
 
   // Whether the backend repeats a value of this many bytes. Asked once, by a fill of memory that nobody uses.
   [[nodiscard]] bool takes_fill(uint32_t value_bytes);
@@ -69,6 +73,10 @@ class Device : public std::enable_shared_from_this<Device> {
   [[nodiscard]] std::shared_ptr<Stream> stream_over(const void* native);
   void add_stream(Stream& stream);
   void remove_stream(Stream& stream) noexcept;
+  // Handles of streams whose vendor's stream must outlive them, for later ones of the same priority. The caller holds
+  // the device's call().
+  [[nodiscard]] bool keep_stream(int priority, unify_stream handle, void* native) noexcept;  // false: no memory
+  [[nodiscard]] bool take_kept_stream(int priority, unify_stream* out_handle, void** out_native) noexcept;
   // Marks behind the work of all streams so far, also of those that nobody holds any more.
   struct Work {
     std::vector<Mark> marks;

@@ -116,6 +116,15 @@ void throw_status(Device& device, const Stream* stream, unify_status status, con
   throw error;
 }
 
+std::string reason_of(const Device& device, unify_status status) {
+  unify_error native{};
+  native.struct_size = sizeof native;
+  device.table().last_error(&native);
+  if (native.status != status || native.message == nullptr) return {};
+  if (native.native_name == nullptr) return native.message;
+  return std::string(native.message) + " (" + native.native_name + ", " + std::to_string(native.native_code) + ")";
+}
+
 std::string format_bytes(uint64_t bytes) {
   constexpr std::array<const char*, 5> kUnits = {"bytes", "KiB", "MiB", "GiB", "TiB"};
   auto value = static_cast<double>(bytes);

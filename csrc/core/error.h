@@ -61,6 +61,9 @@ inline void check(Device& device, const Stream* stream, unify_status status, con
   if (status != UNIFY_OK) throw_status(device, stream, status, what);
 }
 
+// The backend's own words for what it has just refused, or nothing.
+std::string reason_of(const Device& device, unify_status status);
+
 // "12.5 MiB" for people.
 std::string format_bytes(uint64_t bytes);
 

@@ -3,10 +3,10 @@
 #include "device.h"
 #include "error.h"
 #include "failures.h"
-#include "graph.h"
 #include "launch.h"
 #include "leaks.h"
 #include "poll.h"
+#include "recording.h"
 #include "sharing.h"
 #include "stream.h"
 
@@ -59,6 +59,10 @@ void EventPool::forget() noexcept {
 Mark::Mark(Stream& stream) : device_(&stream.device()), generation_(device_->generation()), stream_(stream.id()) {
   // One that the backend records ran dry before; what a reset ended counts as dry.
   if (records_natively(stream) || stream.is_dry()) return;
+  if (!stream.can_be_asked()) {  // an event would become a part of another library's graph
+    unmarked_ = stream.shared_from_this();
+    return;
+  }
   const unify_status status = device_->events().mark(stream, &event_);
   if (status == UNIFY_OK) return;
   event_ = nullptr;
@@ -94,6 +98,8 @@ bool Mark::has_passed() noexcept {
   release();
   return true;
 }
+
+bool Mark::is_held_up() const noexcept { return unmarked_ != nullptr && !unmarked_->can_be_asked(); }
 
 unify_status Mark::hold_back(Stream& stream) const noexcept {
   if (event_ == nullptr || generation_ != device_->generation()) return UNIFY_OK;
@@ -146,12 +152,14 @@ void Event::record(Stream& stream) {
   stream.require_current();
   const std::lock_guard<std::mutex> mark(mutex_);
   require_current();
-  if (is_shared() && stream.recording() != nullptr) {
+  const bool is_of_other_graph = stream.goes_into_other_graph_locked(false);
+  if (is_shared() && (stream.recording() != nullptr || is_of_other_graph)) {
     throw Error(ErrorKind::kGraph, device_->name() + ", " + stream.name() +
                                        ": cannot record a shared event into a graph: it would mark nothing for other "
                                        "processes. Record it after the graph's launch.");
   }
   is_of_graph_ = stream.recording() != nullptr;
+  is_of_other_graph_ = is_of_other_graph;
   recording_.reset();
   time_.reset();
   if (is_of_graph_) {
@@ -181,7 +189,10 @@ bool Event::is_of_graph() {
 }
 
 void Event::require_no_graph(const char* what) {
-  if (!is_of_graph()) return;
+  {
+    const std::lock_guard<std::mutex> mark(mutex_);
+    if (!is_of_graph_ && !is_of_other_graph_) return;
+  }
   throw Error(ErrorKind::kGraph, device_->name() + ": " + what +
                                      " an event that was recorded into a graph: it marks nothing outside of it. "
                                      "Record another event after the graph's launch.");

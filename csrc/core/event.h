@@ -45,8 +45,11 @@ class Mark {
   Mark(Mark&& other) noexcept { *this = std::move(other); }
   Mark& operator=(Mark&& other) noexcept;
 
+  [[nodiscard]] Device* device() const noexcept { return device_; }  // null: of nothing
   [[nodiscard]] bool is_of_nothing() const noexcept { return event_ == nullptr && unmarked_ == nullptr; }
   [[nodiscard]] bool has_passed() noexcept;  // asks, never waits
+  // Whether it cannot pass before another library ends a recording.
+  [[nodiscard]] bool is_held_up() const noexcept;
   // Later work of `stream` waits for it. The caller holds its mutex.
   [[nodiscard]] unify_status hold_back(Stream& stream) const noexcept;
 
@@ -56,7 +59,7 @@ class Mark {
   unify_event event_ = nullptr;
   uint32_t generation_ = 0;
   uint32_t stream_ = 0;
-  std::shared_ptr<Stream> unmarked_;  // no event could be recorded: asked itself
+  std::shared_ptr<Stream> unmarked_;  // no event can be recorded: asked itself
 };
 
 class Event : public std::enable_shared_from_this<Event> {
@@ -98,7 +101,8 @@ class Event : public std::enable_shared_from_this<Event> {
   std::shared_ptr<void> import_;  // of another process's, else null
   std::mutex mutex_;  // of what follows, and of calls of the backend that move or read the mark; after a stream's
   bool is_of_graph_ = false;            // the last record became part of a graph,
-  std::weak_ptr<Recording> recording_;  // of this one
+  std::weak_ptr<Recording> recording_;  // of this one,
+  bool is_of_other_graph_ = false;      // or of one that another library records
   HostTime time_;                       // of the last record, where the backend tells no times
 };
 

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <cstring>
 #include <exception>
 #include <map>
 #include <mutex>
@@ -16,167 +14,16 @@
 #include "error.h"
 #include "event.h"
 #include "failures.h"
+#include "launch.h"
 #include "leaks.h"
 #include "module.h"
 #include "reclaim.h"
+#include "recording.h"
 #include "sizes_text.h"
 #include "stream.h"
 #include "trace.h"
 
 namespace unify {
-
-// What was enqueued while recording, in that order: one valid order of the whole graph, since what another stream
-// did before an event was enqueued before it. So the emulated replay needs one stream and no events.
-class Recording : public std::enable_shared_from_this<Recording> {
- public:
-  struct Launch {
-    std::shared_ptr<Function> function;
-    unify_launch_args args;
-    size_t offset;  // of its arguments in `packed`
-  };
-  using Node = std::variant<Launch, unify_copy_args, unify_copy_rows_args, unify_fill_args, std::function<void()>>;
-
-  explicit Recording(bool is_native) : is_native(is_native) {}
-
-  const bool is_native;
-  std::atomic<const void*> pool{nullptr};  // of its allocations
-  std::mutex mutex;  // of what follows: several streams record at once. Taken after a stream's and an event's
-  bool is_open = true;
-  std::vector<Node> nodes;
-  std::vector<char> packed;
-  std::vector<std::shared_ptr<void>> owners;
-  std::vector<std::shared_ptr<void>> used_by_branches;  // until the end of the recording
-  std::vector<std::shared_ptr<Stream>> streams;         // all that record, the first one first
-  std::vector<std::pair<std::shared_ptr<Stream>, std::shared_ptr<Event>>> outside_waits;  // made up for at the end
-};
-
-namespace {
-
-[[noreturn]] void throw_graph(const Stream& stream, const std::string& what) {
-  throw Error(ErrorKind::kGraph, stream.device().name() + ", " + stream.name() + ": " + what);
-}
-
-// A recorded host call, on the stream's thread.
-void call_on_stream(void* user) {
-  const InHostCall inside;
-  (*static_cast<const std::function<void()>*>(user))();
-}
-
-}  // namespace
-
-void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<Function>& function,
-                   const unify_launch_args& args, std::shared_ptr<void>* foreign, size_t foreign_count) {
-  const std::lock_guard<std::mutex> lock(recording.mutex);
-  if (recording.is_native) {
-    check(stream.device(), &stream, stream.device().table().launch(stream.handle(), function->handle, &args),
-          "recording a launch");
-  }
-  constexpr size_t kAlignment = 16;
-  const size_t offset = (recording.packed.size() + kAlignment - 1) / kAlignment * kAlignment;
-  recording.packed.resize(offset + args.args_bytes);
-  if (args.args_bytes > 0) std::memcpy(recording.packed.data() + offset, args.args, args.args_bytes);
-  recording.nodes.emplace_back(Recording::Launch{function, args, offset});
-  for (size_t i = 0; i < foreign_count; ++i) recording.owners.push_back(foreign[i]);
-}
-
-void record_copy(Recording& recording, Stream& stream, const unify_copy_args& args) {
-  const std::lock_guard<std::mutex> lock(recording.mutex);
-  if (recording.is_native) {
-    check(stream.device(), &stream, stream.device().table().copy(stream.handle(), &args), "recording a copy");
-  }
-  recording.nodes.emplace_back(args);
-}
-
-void record_copy_rows(Recording& recording, Stream& stream, const unify_copy_rows_args& args) {
-  const std::lock_guard<std::mutex> lock(recording.mutex);
-  if (recording.is_native) {
-    check(stream.device(), &stream, stream.device().table().copy_rows(stream.handle(), &args), "recording a copy");
-  }
-  recording.nodes.emplace_back(args);
-}
-
-bool record_fill(Recording& recording, Stream& stream, const unify_fill_args& args) {
-  const std::lock_guard<std::mutex> lock(recording.mutex);
-  if (recording.is_native) {
-    const unify_status status = stream.device().table().fill(stream.handle(), &args);
-    if (status == UNIFY_UNSUPPORTED) return false;
-    check(stream.device(), &stream, status, "recording a fill");
-  }
-  recording.nodes.emplace_back(args);
-  return true;
-}
-
-void record_host_call(Recording& recording, Stream& stream, std::function<void()> function) {
-  const std::lock_guard<std::mutex> lock(recording.mutex);
-  recording.nodes.emplace_back(std::move(function));
-  if (!recording.is_native) return;
-  const unify_backend& table = stream.device().table();
-  if (table.host_call == nullptr) throw_graph(stream, "this backend records no host calls.");
-  // The graph owns the function and may run it often.
-  auto owned = std::make_shared<std::function<void()>>(std::get<std::function<void()>>(recording.nodes.back()));
-  recording.owners.push_back(owned);
-  check(stream.device(), &stream, table.host_call(stream.handle(), call_on_stream, owned.get()),
-        "recording a host call");
-}
-
-std::weak_ptr<Recording> record_event(Recording& recording, Stream& stream, const std::shared_ptr<Event>& event) {
-  const std::lock_guard<std::mutex> lock(recording.mutex);
-  if (recording.is_native) {
-    check(stream.device(), &stream, stream.device().table().event_record(event->handle(), stream.handle()),
-          "recording an event");
-  }
-  recording.owners.push_back(event);
-  return recording.weak_from_this();
-}
-
-void record_use(Recording& recording, const Stream& stream, std::shared_ptr<Storage> storage) {
-  const std::lock_guard<std::mutex> lock(recording.mutex);
-  if (storage->pool() == nullptr || storage->pool() != recording.pool) {
-    recording.owners.push_back(std::move(storage));
-  } else if (!storage->is_of(stream)) {
-    recording.used_by_branches.push_back(std::move(storage));
-  }
-}
-
-std::unique_lock<std::mutex> lock_to_record(Stream& stream) {
-  const unify_backend& table = stream.device().table();
-  for (;;) {
-    std::unique_lock<std::mutex> lock(stream.mutex());
-    if (table.capture_begin == nullptr || stream.recording() != nullptr || stream.is_dry()) return lock;
-    lock.unlock();  // a host call on the stream may use it
-    stream.wait_for_work("waiting for work before a recording");
-  }
-}
-
-void join_recording(const std::shared_ptr<Recording>& recording, Stream& stream, unify_event event) {
-  if (recording == nullptr) throw_graph(stream, "it cannot wait for an event of a graph that is gone.");
-  const std::lock_guard<std::mutex> lock(recording->mutex);
-  if (!recording->is_open) throw_graph(stream, "it cannot wait for an event of a graph that was recorded already.");
-  const bool is_new = stream.recording() != recording.get();
-  if (is_new && stream.recording() != nullptr) throw_graph(stream, "it records another graph already.");
-  const unify_backend& table = stream.device().table();
-  if (recording->is_native) {
-    check(stream.device(), &stream, table.stream_wait_event(stream.handle(), event), "recording a wait");
-  }
-  if (!is_new) return;
-  stream.set_recording(recording.get());
-  recording->streams.push_back(stream.shared_from_this());
-}
-
-void record_outside_wait(Recording& recording, Stream& stream, std::shared_ptr<Event> event) {
-  const std::lock_guard<std::mutex> lock(recording.mutex);
-  recording.outside_waits.emplace_back(stream.shared_from_this(), std::move(event));
-}
-
-void record_keep(Recording& recording, std::shared_ptr<void> owner) {
-  const std::lock_guard<std::mutex> lock(recording.mutex);
-  recording.owners.push_back(std::move(owner));
-}
-
-bool records_natively(const Stream& stream) noexcept {
-  const Recording* recording = stream.recording();
-  return recording != nullptr && recording->is_native;
-}
 
 struct Graph::Private : Reclaimable {
   std::shared_ptr<Device> device;
@@ -199,7 +46,7 @@ struct Graph::Private : Reclaimable {
   void stop_recording() noexcept;
   void require_launchable(const Stream& stream) const;
   void note_launch(Stream& stream);
-  bool launch(Stream& stream);  // false: it was recorded again
+  bool launch(Stream& stream, const std::shared_ptr<Private>& self);  // false: it was recorded again
   void launch_natively(Stream& stream, std::shared_ptr<Private>& out_earlier);
   void replay(Stream& stream, std::unique_lock<std::mutex>& turn, std::shared_ptr<Private>& out_earlier);
   unify_status replay_nodes(Stream& stream, std::unique_lock<std::mutex>& turn, std::unique_lock<std::mutex>& lock);
@@ -381,14 +228,15 @@ void Graph::launch(Stream& stream) {
   for (;;) {
     const std::shared_ptr<Private> now = current();
     now->require_launchable(stream);
-    if (now->launch(stream)) return;  // else it was recorded again meanwhile
+    if (now->launch(stream, now)) return;  // else it was recorded again meanwhile
   }
 }
 
-bool Graph::Private::launch(Stream& stream) {
+bool Graph::Private::launch(Stream& stream, const std::shared_ptr<Private>& self) {
   std::shared_ptr<Private> earlier;  // ends outside of the locks
   std::unique_lock<std::mutex> turn(launching);
   if (is_superseded) return false;
+  if (stream.goes_into_other_graph()) stream.keep_alive(self);
   if (native != nullptr) {
     launch_natively(stream, earlier);
   } else {

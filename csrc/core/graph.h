@@ -1,46 +1,14 @@
 // Graphs: work recorded once, replayed often. Native where the backend has graphs, else a recorded list.
 #pragma once
 
-#include <unify/backend.h>
-
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
 
-#include "launch.h"
-
 namespace unify {
 
 class Device;
-class Event;
-class Recording;
-class Storage;
 class Stream;
-
-// What a stream that records does with work in place of enqueuing it. The caller holds the stream's mutex. A fill that
-// the backend has not (false) is recorded as a copy.
-void record_launch(Recording& recording, Stream& stream, const std::shared_ptr<Function>& function,
-                   const unify_launch_args& args, std::shared_ptr<void>* foreign, size_t foreign_count);
-void record_copy(Recording& recording, Stream& stream, const unify_copy_args& args);
-void record_copy_rows(Recording& recording, Stream& stream, const unify_copy_rows_args& args);
-[[nodiscard]] bool record_fill(Recording& recording, Stream& stream, const unify_fill_args& args);
-void record_host_call(Recording& recording, Stream& stream, std::function<void()> function);
-std::weak_ptr<Recording> record_event(Recording& recording, Stream& stream, const std::shared_ptr<Event>& event);
-// Locks a stream that is to record. One that the backend records has run dry by then: it can be neither asked nor
-// waited for while it records, and memory that it used before may be let go meanwhile.
-[[nodiscard]] std::unique_lock<std::mutex> lock_to_record(Stream& stream);
-// Work of `stream` after a wait for an event of a recording belongs to the recording too. Throws GraphError when that
-// has ended, or is gone (null).
-void join_recording(const std::shared_ptr<Recording>& recording, Stream& stream, unify_event event);
-// Whatever runs on `stream` after the recording comes after `event`, which is none of the recording's.
-void record_outside_wait(Recording& recording, Stream& stream, std::shared_ptr<Event> event);
-void record_keep(Recording& recording, std::shared_ptr<void> owner);
-// Keeps what `stream` uses: as long as the graph, but memory of the graph's own pool only until the recording ends, so
-// that nothing is put there which another branch of the graph still uses.
-void record_use(Recording& recording, const Stream& stream, std::shared_ptr<Storage> storage);
-// Whether the backend records what this stream is given: it must not be asked or waited for meanwhile.
-[[nodiscard]] bool records_natively(const Stream& stream) noexcept;
 
 class Graph {
  public:

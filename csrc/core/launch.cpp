@@ -7,8 +7,8 @@
 #include "allocator.h"
 #include "device.h"
 #include "error.h"
-#include "graph.h"
 #include "module.h"
+#include "recording.h"
 #include "sizes_text.h"
 #include "stream.h"
 #include "trace.h"
@@ -95,9 +95,10 @@ bool launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
   if (&function->module->device() != &device) {
     throw_bad_launch(device, *function, "it was loaded on " + function->module->device().name() + ".");
   }
+  const bool is_elsewhere = stream.goes_into_other_graph();
   for (size_t i = 0; i < touched_count; ++i) {  // blocks only, which may be noted before
     touched[i]->require_current();
-    touched[i]->used_on(stream);
+    if (!is_elsewhere) touched[i]->used_on(stream);
   }
   unify_launch_args launch_args{};
   launch_args.struct_size = sizeof launch_args;
@@ -116,10 +117,16 @@ bool launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
     record_launch(*stream.recording(), stream, function, launch_args, foreign, foreign_count);
     return true;
   }
+  if (is_elsewhere) {
+    std::vector<std::shared_ptr<void>> owners(foreign, foreign + foreign_count);
+    for (size_t i = 0; i < touched_count; ++i) owners.push_back(touched[i]->shared_from_this());
+    owners.push_back(function);
+    stream.keep_in_other_graph(std::move(owners));
+  }
   const TraceScope span(stream, function->label);
   const unify_status status = device.table().launch(stream.handle(), function->handle, &launch_args);
   if (status != UNIFY_OK) throw_status(device, &stream, status, std::string("launch of ") + function->label);
-  for (size_t i = 0; i < foreign_count; ++i) {
+  for (size_t i = 0; i < foreign_count && !is_elsewhere; ++i) {
     if (foreign[i] != nullptr) stream.keep_alive_locked(std::move(foreign[i]));
   }
   return true;

@@ -22,7 +22,8 @@ using Grid = std::array<uint32_t, 3>;
 
 // Enqueues `function` on `stream`, in the shape given or, if null, its own. `args` is the packed struct; `touched` are
 // the storages that its pointers point into: each is noted as used on the stream. `foreign` keeps memory alive that no
-// allocator owns; it is dropped at once where the stream is already idle again. Recorded if the stream records. A grid
+// allocator owns; it is dropped at once where the stream is already idle again. A graph that another library records
+// keeps all of it, and the function. Recorded if the stream records. A grid
 // with a 0 launches nothing. Throws InvalidArgument for sizes beyond the device's, naming both; Unsupported for a shape
 // that the backend is too old for. may_record: false when the caller knows of more owners; then false is returned, and
 // nothing done, if it records.

@@ -7,20 +7,21 @@
 #include "device.h"
 #include "error.h"
 #include "failures.h"
-#include "graph.h"
 #include "launch.h"
 #include "leaks.h"
 #include "reclaim.h"
+#include "recording.h"
 #include "stream.h"
 #include "trace.h"
 
 namespace unify {
 namespace {
 
-// Records a copy, or enqueues it by an entry of the backend's table.
+// Records a copy, or enqueues it by an entry of the backend's table. What is recorded throws what is wrong, but for
+// UNSUPPORTED.
 template <typename Args>
 unify_status enqueue(Stream& stream, Args& args, const Place& dst, const Place& src, size_t bytes,
-                     void (*record)(Recording&, Stream&, const Args&),
+                     unify_status (*record)(Recording&, Stream&, const Args&),
                      unify_status (*unify_backend::*entry)(unify_stream, const Args*)) {
   Device& device = stream.device();
   args.struct_size = sizeof args;
@@ -33,9 +34,9 @@ unify_status enqueue(Stream& stream, Args& args, const Place& dst, const Place& 
   const std::lock_guard<std::mutex> lock(stream.mutex());
   stream.require_current();
   if (stream.recording() != nullptr) {
-    record(*stream.recording(), stream, args);
-    return UNIFY_OK;
+    return record(*stream.recording(), stream, args);
   }
+  (void)stream.goes_into_other_graph_locked();  // or throws
   const TraceScope span(stream, "copy");
   return (device.table().*entry)(stream.handle(), &args);
 }
@@ -103,6 +104,7 @@ void copy(Stream& stream, Place dst, Place src, size_t bytes) {
   }
   // Two devices with no way between them: through the host. The source's part is waited for, since its stream is
   // another one.
+  stream.require_not_recorded("copy by way of the host, which waits for the stream,");
   const bool is_incoming = src.device != nullptr && src.device != &device;
   Device& other = is_incoming ? *src.device : *dst.device;
   const std::shared_ptr<Storage> staging = allocate_pinned(stream.device_ptr(), bytes);
@@ -163,6 +165,7 @@ bool enqueue_fill(Stream& stream, unify_fill_args& args) {
   const std::lock_guard<std::mutex> lock(stream.mutex());
   stream.require_current();
   if (stream.recording() != nullptr) return record_fill(*stream.recording(), stream, args);
+  (void)stream.goes_into_other_graph_locked();  // or throws
   const TraceScope span(stream, "fill");
   const unify_status status = device.table().fill(stream.handle(), &args);
   if (status == UNIFY_UNSUPPORTED) return false;

@@ -41,12 +41,14 @@ Block* Pool::find(size_t bytes, uint32_t stream, Choice choice) {
   if (blocks == free.end()) return nullptr;
   Block key{};
   key.bytes = bytes;
-  auto best = blocks->second.lower_bound(&key);
-  if (choice == Choice::kSegment) best = std::find_if(best, blocks->second.end(), is_whole_segment);
+  const auto is_fitting = [&](const Block* block) {
+    if (choice == Choice::kSegment && !is_whole_segment(block)) return false;
+    const bool may_split = choice == Choice::kLastResort || (choice == Choice::kAny && block->segment->is_expandable());
+    return may_split || !is_far_too_large(block, bytes);
+  };
+  const auto best = std::find_if(blocks->second.lower_bound(&key), blocks->second.end(), is_fitting);
   if (best == blocks->second.end()) return nullptr;
   Block* block = *best;
-  const bool may_split = choice == Choice::kLastResort || (choice == Choice::kAny && block->segment->is_expandable());
-  if (!may_split && is_far_too_large(block, bytes)) return nullptr;
   blocks->second.erase(best);
   return block;
 }
@@ -124,6 +126,18 @@ void Pool::join(Block* left, Block* right) {
   erase(right);
   right->stream = left->stream.load();
   release(right);
+}
+
+Pool::Idle Pool::idle() const {
+  Idle idle;
+  for (const Segment& segment : segments) {
+    for (const Block* block = segment.first; block != nullptr; block = block->next) {
+      if (!block->is_free) continue;
+      idle.bytes += block->bytes;
+      idle.largest = std::max(idle.largest, block->bytes);
+    }
+  }
+  return idle;
 }
 
 void Pool::split(Block* block, size_t bytes) {

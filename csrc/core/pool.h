@@ -46,6 +46,11 @@ struct Pool {
   void release(Block* block);                                              // to the free ones, merged with neighbours
   static bool are_adjacent(const Block* left, const Block* right) { return left->end() == right->address; }
   void join(Block* left, Block* right);  // free neighbours, of one stream from now on
+  struct Idle {
+    size_t bytes = 0;
+    size_t largest = 0;  // block
+  };
+  [[nodiscard]] Idle idle() const;  // what is free
 
   // Expandable segments of a stream: a gap where one can grow for a block, if there is any; what grew, as a block on no
   // list; and what a free block loses.

@@ -5,7 +5,7 @@ namespace {
 
 LetGoList<Reclaimable> let_go;  // trivially destroyed: things are let go of until the process ends
 std::atomic<bool> was_hook_told{false};
-std::atomic<void (*)()> told_hook{nullptr};
+std::atomic<bool (*)()> told_hook{nullptr};
 thread_local int host_calls = 0;
 
 // Once over the list. Whether something ended.
@@ -29,7 +29,8 @@ bool end_once() noexcept {
 void reclaim_later(Reclaimable* thing) noexcept {
   let_go.add(thing);
   const auto hook = told_hook.load(std::memory_order_acquire);
-  if (hook != nullptr && !was_hook_told.exchange(true, std::memory_order_acq_rel)) hook();
+  if (hook == nullptr || was_hook_told.exchange(true, std::memory_order_acq_rel)) return;
+  if (!hook()) was_hook_told.store(false, std::memory_order_release);
 }
 
 void reclaim() noexcept {
@@ -40,7 +41,7 @@ void reclaim() noexcept {
   }
 }
 
-void set_reclaim_hook(void (*hook)()) noexcept { told_hook.store(hook, std::memory_order_release); }
+void set_reclaim_hook(bool (*hook)()) noexcept { told_hook.store(hook, std::memory_order_release); }
 
 InHostCall::InHostCall() noexcept { ++host_calls; }
 InHostCall::~InHostCall() { --host_calls; }

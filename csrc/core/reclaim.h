@@ -58,7 +58,8 @@ std::shared_ptr<T> reclaimed(T* thing) {
 void reclaim() noexcept;
 
 // Is told when the list has something on it, on any thread: for a caller of reclaim() when nobody uses the core again.
-void set_reclaim_hook(void (*hook)()) noexcept;
+// False: it sees to no such call now, and is to be told again.
+void set_reclaim_hook(bool (*hook)()) noexcept;
 
 // While one lives, the calling thread is a stream's own: reclaim() does nothing.
 class InHostCall {

@@ -74,10 +74,13 @@ struct Segment {
     size_t least = 0;  // of memory that a block needs here, free neighbours of its stream counted
     size_t most = 0;
   };
+  // For a block that is larger than any free one here.
   [[nodiscard]] std::optional<Gap> find_gap(size_t bytes) const;
 };
 
 struct Block {
+  // In place of a stream's id: of what a graph of another library uses, in no stream's order.
+  static constexpr uint32_t kNoStream = UINT32_MAX;
   Segment* segment = nullptr;
   Pool* pool = nullptr;
   unify_address address = 0;

@@ -2,8 +2,8 @@
 
 #include "allocator.h"
 #include "device.h"
-#include "graph.h"
 #include "leaks.h"
+#include "recording.h"
 #include "stream.h"
 
 namespace unify {
@@ -36,6 +36,8 @@ std::optional<MemoryRange> Storage::segment() const {
 void Storage::used_on(Stream& stream) {
   if (Recording* recording = stream.recording()) {
     record_use(*recording, stream, shared_from_this());
+  } else if (stream.is_recorded_elsewhere()) {
+    stream.keep_alive(shared_from_this());
   } else if (block_ != nullptr) {
     device_->allocator().note_use(block_, stream);
   } else if (owner_ != nullptr) {

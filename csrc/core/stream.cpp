@@ -9,11 +9,11 @@
 #include "error.h"
 #include "event.h"
 #include "failures.h"
-#include "graph.h"
 #include "launch.h"
 #include "layers/layer.h"
 #include "leaks.h"
 #include "poll.h"
+#include "recording.h"
 
 namespace unify {
 
@@ -50,6 +50,14 @@ struct HostCall : Reclaimable {
   std::function<void()> function;
 };
 
+// Owners of what another library's graph uses. That lets go of it on a thread which must not call the backend.
+struct KeptByGraph : Reclaimable {
+  explicit KeptByGraph(std::vector<std::shared_ptr<void>> kept) : owners(std::move(kept)) {}
+  bool end() noexcept override { return true; }
+  static void release(void* self) { reclaim_later(static_cast<KeptByGraph*>(self)); }
+  std::vector<std::shared_ptr<void>> owners;
+};
+
 }  // namespace
 
 std::shared_ptr<Stream> Stream::create(const std::shared_ptr<Device>& device, int priority, void* native,
@@ -69,9 +77,15 @@ std::shared_ptr<Stream> Stream::create(const std::shared_ptr<Device>& device, in
   args.native = native;
   const auto call = device->call();
   stream->generation_ = device->generation();
-  check(*device, nullptr, device->table().stream_create(device->handle(), &args, &stream->handle_), "making a stream");
+  if (native != nullptr || is_default || !device->take_kept_stream(priority, &stream->handle_, &args.native)) {
+    check(*device, nullptr, device->table().stream_create(device->handle(), &args, &stream->handle_),
+          "making a stream");
+  } else {
+    stream->is_native_kept_ = true;
+  }
   stream->native_ = args.native;
   stream->is_wrapped_ = native != nullptr;
+  stream->may_be_recorded_elsewhere_ = stream->is_wrapped_;
   stream->id_ = is_default ? 0 : next_id.fetch_add(1, std::memory_order_relaxed);
   device->add_stream(*stream);
   name_traced_stream(stream->handle_, stream->name());
@@ -88,7 +102,8 @@ bool Stream::end() noexcept {
     if (!is_passed()) return false;
     device_->allocator().retire(*this);
     held_->entries.clear();
-    const unify_status status = device_->table().stream_destroy(handle_);
+    const bool is_kept = is_native_kept_ && device_->keep_stream(priority_, handle_, native_);
+    const unify_status status = is_kept ? UNIFY_OK : device_->table().stream_destroy(handle_);
     if (status != UNIFY_OK) device_->failures().note(id_, status, "the end of the stream");
     device_->failures().stream_ended(id_);
   }
@@ -109,16 +124,65 @@ std::string stream_name(uint32_t id) { return id == 0 ? "default stream" : "stre
 bool Stream::is_dry() noexcept {
   if (generation_ != device_->generation()) return true;
   const unify_status status = device_->table().stream_query(handle_);
-  if (status == UNIFY_NOT_READY) return false;
-  if (status == UNIFY_UNSUPPORTED && is_wrapped_) return true;  // what its owner records is not enqueued
-  if (status != UNIFY_OK) device_->failures().note(id_, status, "asking the stream");
-  return true;
+  switch (status) {
+    case UNIFY_OK:
+      return true;
+    case UNIFY_NOT_READY:
+    case UNIFY_UNSUPPORTED:  // work from before its owner's recording may still run
+      return false;
+    default:
+      device_->failures().note(id_, status, "asking the stream");
+      return status != UNIFY_INVALID_ARGUMENT;  // the question was refused; else its work has ended so
+  }
+}
+
+bool Stream::can_be_asked() noexcept {
+  return !may_be_recorded_elsewhere_.load(std::memory_order_relaxed) || generation_ != device_->generation() ||
+         device_->table().stream_query(handle_) != UNIFY_UNSUPPORTED;
 }
 
 bool Stream::is_recorded_elsewhere() {
-  if (!is_wrapped_) return false;
+  if (!may_be_recorded_elsewhere_.load(std::memory_order_relaxed)) return false;
   const auto call = device_->call();
-  return generation_ == device_->generation() && device_->table().stream_query(handle_) == UNIFY_UNSUPPORTED;
+  return is_recorded_elsewhere_locked();
+}
+
+bool Stream::is_recorded_elsewhere_locked() noexcept { return ask_for_recorder() == UNIFY_OK; }
+
+bool Stream::goes_into_other_graph() {
+  if (!may_be_recorded_elsewhere_.load(std::memory_order_relaxed)) return false;
+  const auto call = device_->call();
+  return goes_into_other_graph_locked();
+}
+
+bool Stream::goes_into_other_graph_locked(bool uses_memory) {
+  const unify_status status = ask_for_recorder();
+  if (status == UNIFY_INVALID_ARGUMENT) return false;
+  check(*device_, this, status, "work beside what another library records");
+  if (uses_memory && device_->table().capture_keep == nullptr) {
+    throw Error(ErrorKind::kGraph, device_->name() + ", " + name() +
+                                       ": another library records a graph on the stream, for which this backend keeps "
+                                       "no memory. Record the work by unify.Graph.capture, or enqueue it outside.");
+  }
+  return true;
+}
+
+// What capture_keep answers to the question.
+unify_status Stream::ask_for_recorder() noexcept {
+  if (!may_be_recorded_elsewhere_.load(std::memory_order_relaxed) || recording() != nullptr ||
+      generation_ != device_->generation()) {
+    return UNIFY_INVALID_ARGUMENT;
+  }
+  const unify_backend& table = device_->table();
+  if (table.capture_keep != nullptr) return table.capture_keep(handle_, nullptr, nullptr);
+  return can_be_asked() ? UNIFY_INVALID_ARGUMENT : UNIFY_OK;
+}
+
+void Stream::keep_in_other_graph(std::vector<std::shared_ptr<void>> owners) {
+  auto kept = std::make_unique<KeptByGraph>(std::move(owners));
+  check(*device_, this, device_->table().capture_keep(handle_, KeptByGraph::release, kept.get()),
+        "keeping what another library's graph uses");
+  (void)kept.release();
 }
 
 void Stream::require_not_recording(const char* what) const {
@@ -127,11 +191,21 @@ void Stream::require_not_recording(const char* what) const {
                                      " while the stream records a graph. End the recording first.");
 }
 
+void Stream::require_not_recorded(const char* what) {
+  require_not_recording(what);
+  if (is_recorded_elsewhere()) throw_recorded_elsewhere(what);
+}
+
+void Stream::throw_recorded_elsewhere(const char* what) const {
+  throw Error(ErrorKind::kGraph, device_->name() + ", " + name() + ": cannot " + what +
+                                     " while another library records a graph on the stream. Do it before or after.");
+}
+
 void Stream::require_current() const { device_->require_generation(generation_, "this stream"); }
 
 void Stream::synchronize(double timeout_s) {
   reclaim();
-  require_not_recording("wait");
+  require_not_recorded("wait");
   device_->require_usable();
   if (timeout_s >= 0) {
     poll_until(timeout_s, device_->name(), name(), [this] { return query(); });
@@ -164,7 +238,7 @@ void Stream::wait_for_work(const char* what) {
 }
 
 bool Stream::query() {
-  require_not_recording("ask");
+  require_not_recorded("ask");
   const auto call = device_->call();
   require_current();
   const unify_status status = device_->table().stream_query(handle_);
@@ -193,8 +267,10 @@ void Stream::wait(Event& event) {
     record_outside_wait(*recording(), *this, event.shared_from_this());
     return;
   }
+  (void)goes_into_other_graph_locked(false);  // or throws, before anything is broken
   device_->operations().push({device_->operations().next_number(), Operation::Kind::kWait, id_, nullptr, {}, 0});
   check(*device_, this, device_->table().stream_wait_event(handle_, event.handle()), "waiting for an event");
+  if (event.is_of_other_graph_) may_be_recorded_elsewhere_ = true;  // it is drawn in
   event.used_on(*this);
 }
 
@@ -213,6 +289,13 @@ void Stream::host_call(std::function<void()> function) {
   require_current();
   if (recording_ != nullptr) {
     record_host_call(*recording_, *this, std::move(function));
+    return;
+  }
+  if (goes_into_other_graph_locked()) {
+    if (table.host_call == nullptr) throw_recorded_elsewhere("call the host, for which this backend waits,");
+    const auto owned = std::make_shared<std::function<void()>>(std::move(function));
+    keep_in_other_graph({owned});
+    check(*device_, this, table.host_call(handle_, call_on_stream, owned.get()), "recording a host call");
     return;
   }
   device_->operations().push({device_->operations().next_number(), Operation::Kind::kHostCall, id_, nullptr, {}, 0});
@@ -237,6 +320,7 @@ void Stream::keep_alive_locked(std::shared_ptr<void> owner) {
     record_keep(*recording_, std::move(owner));
     return;
   }
+  if (goes_into_other_graph_locked()) return keep_in_other_graph({std::move(owner)});
   Mark mark(*this);
   held_->let_go();
   if (mark.is_of_nothing()) return;

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "reclaim.h"
 
@@ -45,6 +46,8 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   [[nodiscard]] uint32_t generation() const noexcept { return generation_; }
   // Throws GraphError: "cannot `what` while …".
   void require_not_recording(const char* what) const;
+  // The same, while another library records it too. Before what waits for the stream, or takes its time over the host.
+  void require_not_recorded(const char* what);
 
   // Waits for everything enqueued so far, at most `timeout_s` (negative: for ever; else polls, throws Timeout).
   void synchronize(double timeout_s = -1);
@@ -54,27 +57,44 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   void wait(Stream& other);    // later work waits for everything that `other` holds now
   void host_call(std::function<void()> function);
 
-  // Keeps `owner` alive until everything enqueued so far has run. For memory that the allocator does not own.
+  // Keeps `owner` alive until everything enqueued so far has run, or as long as the graph may run that it became a part
+  // of. For memory that the allocator does not own.
   void keep_alive(std::shared_ptr<void> owner);
   void keep_alive_locked(std::shared_ptr<void> owner);  // the caller holds the mutex
 
-  // Whether it has run dry, for the core itself: a failure is kept for the user's next call. Not while the backend
-  // records it. The caller holds what a reset waits for: its mutex, the allocator's, or the device's call().
+  // Whether it is known to have run dry, for the core itself: a failure is kept for the user's next call. Not while the
+  // backend records it for us; while another library has it recorded nobody knows. The caller holds what a reset waits
+  // for: its mutex, the allocator's, or the device's call().
   [[nodiscard]] bool is_dry() noexcept;
+  // Whether it can be asked and marked: not while another library has it recorded, or a stream beside it that forbids
+  // it. The caller as for is_dry().
+  [[nodiscard]] bool can_be_asked() noexcept;
   // Whether nothing of ours is in use there. The caller holds the device's call().
   [[nodiscard]] bool is_passed() noexcept;
 
   // As synchronize(), and nothing else: recording or not. `what` for, in words.
   void wait_for_work(const char* what);
 
+  // Another library was told of the vendor's stream, and may use it as long as it likes: it does not end with this, and
+  // serves later streams of ours.
+  void keep_native() noexcept { is_native_kept_ = !is_wrapped_; }
+
   // Keeps what the vendor's stream ends with until this is destroyed; one is enough, and none if it is our own. The
   // caller holds what orders such calls.
   [[nodiscard]] bool needs_owner() const noexcept { return is_wrapped_ && native_owner_ == nullptr; }
   void hold(std::shared_ptr<void> native_owner) { native_owner_ = std::move(native_owner); }
 
-  // Whether another library records a graph on this stream of its own. What is enqueued becomes a part of it, and who
-  // launches the graph keeps its memory, as with the library's own work.
+  // Whether another library records a graph on this stream, its own or one that waited for it. What is enqueued becomes
+  // a part of that graph.
   [[nodiscard]] bool is_recorded_elsewhere();
+  // The same; the caller holds what a reset waits for.
+  [[nodiscard]] bool is_recorded_elsewhere_locked() noexcept;
+  // The same for work that is about to be enqueued. Throws where there is no place for it: as long as another stream is
+  // recorded, or, of work that uses memory, in a graph for which the backend keeps none.
+  [[nodiscard]] bool goes_into_other_graph();
+  [[nodiscard]] bool goes_into_other_graph_locked(bool uses_memory = true);
+  // Keeps `owners` as long as that graph, and all that is made of it, may run. The caller as above.
+  void keep_in_other_graph(std::vector<std::shared_ptr<void>> owners);
   // What is being recorded on this stream, or null. Launches and copies go there in place of the backend.
   [[nodiscard]] Recording* recording() const noexcept { return recording_.load(std::memory_order_acquire); }
   void set_recording(Recording* recording) noexcept { recording_.store(recording, std::memory_order_release); }
@@ -86,11 +106,15 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
 
  private:
   Stream() = default;
+  unify_status ask_for_recorder() noexcept;
+  [[noreturn]] void throw_recorded_elsewhere(const char* what) const;
   std::shared_ptr<Device> device_;
   unify_stream handle_ = nullptr;
   void* native_ = nullptr;
   std::shared_ptr<void> native_owner_;
   bool is_wrapped_ = false;
+  std::atomic<bool> is_native_kept_{false};
+  std::atomic<bool> may_be_recorded_elsewhere_{false};
   std::atomic<Recording*> recording_{nullptr};
   uint32_t id_ = 0;
   uint32_t generation_ = 0;  // of the device when it was made

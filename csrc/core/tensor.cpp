@@ -179,6 +179,7 @@ Tensor on_host(Stream& stream, const Tensor& tensor, bool with_contents) {
 // Between memory that the host cannot see, strided or of two dtypes: on host copies of what lies between first and
 // last element. What lies in the gaps is read and written back as it was, in the order of the stream.
 void copy_through_host(Stream& stream, const Tensor& dst, const Tensor& src) {
+  stream.require_not_recorded("copy by way of the host, which waits for the stream,");
   const Tensor values = src.device().is_host_visible() ? src : on_host(stream, src, true);
   if (dst.device().is_host_visible()) {
     copy_on_host(stream, dst, values);

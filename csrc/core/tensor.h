@@ -42,8 +42,9 @@ struct Slice {
 };  // per axis, already normalised
 Tensor slice(const Tensor& tensor, const std::vector<Slice>& slices);
 
-// dst[...] = src, with broadcasting, casting and any strides, across devices: enqueued on `stream`. Strided and
-// casting copies on host-visible memory run in the core; elsewhere through a contiguous staging copy.
+// dst[...] = src, with broadcasting, casting and any strides, across devices: enqueued on `stream`. Strided and casting
+// copies on host-visible memory run in the core. Elsewhere one call of the backend makes them (copy_directly), or they
+// go by way of the host, which waits: whoever has a kernel for them asks copy_directly first, and launches it.
 void copy_into(Stream& stream, const Tensor& dst, const Tensor& src);
 // The same, if no staging copy is needed; else false, and nothing was done.
 [[nodiscard]] bool copy_directly(Stream& stream, const Tensor& dst, const Tensor& src);

@@ -1,8 +1,12 @@
 // Other libraries' arrays as tensors, zero-copy. Tried in the order of cost: our own type, DLPack's C table
 // (torch ≥ 2.10, …), the buffer protocol (NumPy), DLPack by method, the two array interfaces.
+#include <pybind11/stl.h>
+
 #include <cstring>
 #include <memory>
+#include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "../core/registry.h"
@@ -117,7 +121,7 @@ const DLPackExchangeAPI* table_of(PyTypeObject* type) {
 class Consumer {
  public:
   Consumer(CallStream* call, Device& device) : call_(call != nullptr ? *call : own_) {
-    if (call == nullptr) own_ = CallStream(device.current_stream());
+    if (call == nullptr) own_ = CallStream(current_stream(device));
   }
   CallStream* operator->() { return &call_; }
 
@@ -317,36 +321,49 @@ ImportedArray from_dlpack_method(PyObject* object, CallStream* call) {
 
 // ---- __array_interface__ and __cuda_array_interface__
 
-ImportedArray from_interface(PyObject* object, const py::dict& interface, const std::shared_ptr<Device>& device) {
-  const auto type = interface["typestr"].cast<std::string>();
-  const auto shape = interface["shape"].cast<py::tuple>();
-  const auto data = interface["data"].cast<py::tuple>();
-  ImportedArray imported{{}, data[1].cast<bool>()};
-  Tensor& tensor = imported.tensor;
-  const char kind = type.size() < 3 ? '?' : type[1];
-  const int width = type.size() < 3 ? 0 : std::stoi(type.substr(2));
+// A type as NumPy writes it, the order of bytes, the kind and the bytes of an element: "<f4".
+bool dtype_from_typestr(const std::string& type, DType* out_dtype) {
+  if (type.size() != 3 || type[0] == '>' || type[2] < '1' || type[2] > '8') return false;  // ours have up to 8 bytes
+  const char kind = type[1];
   const uint8_t code = kind == 'b' ? 6 : kind == 'i' ? 0 : kind == 'u' ? 1 : kind == 'f' ? 2 : 255;
-  if (type[0] == '>' || !dtype_from_dlpack(code, static_cast<uint8_t>(width * 8), &tensor.dtype)) {
-    throw_no_dtype("'" + type + "'");
+  return dtype_from_dlpack(code, static_cast<uint8_t>((type[2] - '0') * 8), out_dtype);
+}
+
+template <typename Value>
+Value member(const py::dict& interface, const char* name) {
+  if (interface.contains(name)) {
+    try {
+      return interface[name].cast<Value>();
+    } catch (const py::cast_error&) {  // said below
+    }
   }
-  if (shape.size() > kMaxDims) throw_many_axes(static_cast<int64_t>(shape.size()));
-  std::vector<int64_t> lengths;
-  for (const py::handle length : shape) lengths.push_back(length.cast<int64_t>());
+  throw Error(ErrorKind::kInvalidArgument, std::string("array: its interface has no '") + name + "' as it has to be.");
+}
+
+ImportedArray from_interface(PyObject* object, const py::dict& interface, const std::shared_ptr<Device>& device) {
+  const auto type = member<std::string>(interface, "typestr");
+  const auto lengths = member<std::vector<int64_t>>(interface, "shape");
+  const auto [address, is_readonly] = member<std::pair<uint64_t, bool>>(interface, "data");
+  ImportedArray imported{{}, is_readonly};
+  Tensor& tensor = imported.tensor;
+  if (!dtype_from_typestr(type, &tensor.dtype)) throw_no_dtype("'" + type + "'");
+  if (lengths.size() > kMaxDims) throw_many_axes(static_cast<int64_t>(lengths.size()));
   set_contiguous(tensor, lengths);
   if (interface.contains("strides") && !interface["strides"].is_none()) {
-    const auto strides = interface["strides"].cast<py::tuple>();
-    if (strides.size() != shape.size()) {
-      throw Error(ErrorKind::kShape, "array: its interface has " + std::to_string(shape.size()) + " lengths and " +
+    const auto strides = member<std::vector<int64_t>>(interface, "strides");
+    if (strides.size() != lengths.size()) {
+      throw Error(ErrorKind::kShape, "array: its interface has " + std::to_string(lengths.size()) + " lengths and " +
                                          std::to_string(strides.size()) + " strides.");
     }
+    const auto width = static_cast<int64_t>(itemsize(tensor.dtype));
     for (size_t i = 0; i < strides.size(); ++i) {
-      const auto step = strides[i].cast<int64_t>();
+      const int64_t step = strides[i];
       if (step % width != 0)
         throw Error(ErrorKind::kLayout, "array: strides are no multiples of its elements. Copy it first.");
       tensor.strides[i] = step / width;
     }
   }
-  attach_storage(tensor, device, data[0].cast<unify_address>(), python_owner(object));
+  attach_storage(tensor, device, address, python_owner(object));
   return imported;
 }
 

@@ -94,6 +94,7 @@ std::shared_ptr<Stream> stream_of_library(PyObject* array, const DLPackExchangeA
 void record_use(PyObject* array, Stream& stream) {
   const Library* library = library_of(Py_TYPE(array), stream.device());
   if (library == nullptr || library->record_use.is_none() || stream.recording() != nullptr) return;
+  stream.keep_native();
   library->record_use(py::handle(array), reinterpret_cast<uintptr_t>(stream.native()),
                       stream.device().info().dlpack_id);
 }
@@ -110,14 +111,18 @@ void CallStream::decide(Device& device, const std::shared_ptr<Stream>& librarys)
   } else if (std::shared_ptr<Stream> chosen = device.chosen_stream()) {
     stream_ = std::move(chosen);
     is_named_ = true;
+  } else if (librarys != nullptr && is_per_thread(device, librarys->native())) {
+    stream_ = current_stream(device);
   } else {
     stream_ = librarys;
   }
 }
 
-void CallStream::add(std::shared_ptr<Stream> other) {
-  if (other == stream_ || std::find(others_.begin(), others_.end(), other) != others_.end()) return;
-  order_after(*stream_, *other);
+void CallStream::add(std::shared_ptr<Stream> other) { add(std::move(other), *stream_); }
+
+void CallStream::add(std::shared_ptr<Stream> other, Stream& on) {
+  if (other.get() == &on || std::find(others_.begin(), others_.end(), other) != others_.end()) return;
+  order_after(on, *other);
   others_.push_back(std::move(other));
 }
 
@@ -136,22 +141,18 @@ std::shared_ptr<Stream> CallStream::stream_of(Device& device) {
   if (stream_ == nullptr) decide(device, nullptr);
   device_ = &device;
   uses_ours_ = uses_ours_ || stream_ == nullptr;
-  return stream_ == nullptr ? device.current_stream() : stream_;
+  return stream_ == nullptr ? current_stream(device) : stream_;
 }
 
 void CallStream::take_work_of(Device& device, uintptr_t native) {
-  const std::shared_ptr<Stream> on = stream_of(device);
-  std::shared_ptr<Stream> other = foreign_stream(device, native);
-  if (stream_ == nullptr) {
-    order_after(*on, *other);
-  } else {
-    add(std::move(other));
-  }
+  const std::shared_ptr<Stream> on =
+      stream_of(device);  // our current one, which comes before another that is found yet
+  add(foreign_stream(device, native), *on);
 }
 
 std::shared_ptr<Stream> CallStream::begin(bool uses_ours) {
-  if (stream_ == nullptr) return stream_ = device_->current_stream();
-  if (!is_named_ && (uses_ours || uses_ours_)) add(device_->current_stream());
+  if (stream_ == nullptr) return stream_ = current_stream(*device_);
+  if (!is_named_ && (uses_ours || uses_ours_)) add(current_stream(*device_));
   return stream_;
 }
 
@@ -162,7 +163,7 @@ void CallStream::end() {
 
 void CallStream::end_for_ours() {
   end();
-  if (!is_named_) order_after(*device_->current_stream(), *stream_);
+  if (!is_named_) order_after(*current_stream(*device_), *stream_);
 }
 
 namespace {

@@ -4,6 +4,8 @@
 // works on that of its first such array. The current streams of the other arrays' libraries, and ours where a tensor
 // of ours takes part, come before the work, and go on after it: each by an event, none where they are the same.
 //
+// Where that library works on CUDA's per-thread stream, the work goes to our current stream instead.
+//
 // A caller names a stream by `stream=` or `with stream:`. The work is there then, after what the libraries' streams
 // hold; what comes after it is the caller's to order. The libraries are told that their memory is in use there.
 #pragma once
@@ -52,6 +54,7 @@ class CallStream {
  private:
   void decide(Device& device, const std::shared_ptr<Stream>& librarys);
   void add(std::shared_ptr<Stream> other);
+  void add(std::shared_ptr<Stream> other, Stream& on);
   PyObject* named_ = nullptr;
   Device* device_ = nullptr;
   std::shared_ptr<Stream> stream_;  // null: not decided

@@ -62,14 +62,20 @@ PyObject* device_object(const std::shared_ptr<Device>& device);  // borrowed
 std::shared_ptr<Device> device_from_object(PyObject* object);
 void set_default_device(std::shared_ptr<Device> device);
 
+// The device's current stream for this thread. Made, if need be, without the GIL.
+std::shared_ptr<Stream> current_stream(Device& device);
 // From a Stream, None for the current one, or a foreign stream: __cuda_stream__, .native, .cuda_stream,
 // .npu_stream, .ptr, or an address. Throws DeviceMismatchError for a stream of another device.
 std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device);
 // owner: an object that the vendor's stream may end with, to be kept as long as ours is; or null.
 std::shared_ptr<Stream> foreign_stream(Device& device, uintptr_t native, PyObject* owner = nullptr);
+// Whether it is CUDA's per-thread stream: one handle, and another stream on each thread. Its thread can order it before
+// or after other work; work of ours has no place there, since any thread may come to look after its memory.
+bool is_per_thread(const Device& device, const void* native) noexcept;
 
-// Later work of `stream` comes after what `earlier` holds now; waits on the host between backends.
-void order_after(Stream& stream, Stream& earlier);
+// Later work of `stream` comes after what `earlier` holds now; waits on the host between backends. Does nothing between
+// a graph that another library records and what is outside of it, unless the user asked for it.
+void order_after(Stream& stream, Stream& earlier, bool is_asked_for = false);
 
 using PyDevice = py::class_<Device, std::shared_ptr<Device>>;
 

@@ -232,7 +232,7 @@ void bind_device(py::module_& module) {
           "default_stream", [](Device& d) { return d.default_stream(); },
           "The stream that work goes to when nobody names one.")
       .def_property_readonly(
-          "current_stream", [](Device& d) { return d.current_stream(); },
+          "current_stream", [](Device& d) { return current_stream(d); },
           "The calling thread's: what `with stream:` set, or the default stream.")
       .def_property_readonly(
           "recent_operations", [](Device& d) { return d.operations().recent(); },

@@ -1,6 +1,10 @@
 // Tensors as DLPack: __dlpack__, __dlpack_device__, and the C table that other libraries' C++ code calls.
+#include <array>
+#include <climits>
 #include <cstring>
 #include <memory>
+#include <string>
+#include <utility>
 
 #include "../core/registry.h"
 #include "arguments.h"
@@ -75,7 +79,7 @@ void hand_over_to(const Tensor& tensor, uintptr_t native) {
   })));
   const std::shared_ptr<Stream> consumer = foreign_stream(device, native, owner.is_none() ? nullptr : owner.ptr());
   if (consumer->needs_owner()) {
-    order_after(*consumer, *device.current_stream());
+    order_after(*consumer, *current_stream(device));
   } else {
     hand_over(tensor, *consumer);
   }
@@ -84,7 +88,7 @@ void hand_over_to(const Tensor& tensor, uintptr_t native) {
 // Makes the data ready for the consumer's stream: array API standard, __dlpack__, argument `stream`.
 void make_ready(const Tensor& tensor, PyObject* stream) {
   Device& device = tensor.device();
-  const std::shared_ptr<Stream> ours = device.current_stream();
+  const std::shared_ptr<Stream> ours = current_stream(device);
   const int32_t type = device.info().dlpack_type;
   if (!is_given(stream)) {
     if (type == kDLCUDA) {
@@ -108,10 +112,23 @@ void make_ready(const Tensor& tensor, PyObject* stream) {
   }
 }
 
+// An argument that is a pair of small numbers.
+std::pair<int, int> pair_of(PyObject* object, const char* name) {
+  std::array<int, 2> numbers{};
+  bool is_pair = PySequence_Check(object) != 0 && PySequence_Size(object) == 2;
+  for (size_t i = 0; i < numbers.size() && is_pair; ++i) {
+    const auto item = py::reinterpret_steal<py::object>(PySequence_GetItem(object, static_cast<Py_ssize_t>(i)));
+    const long number = item && PyIndex_Check(item.ptr()) != 0 ? PyLong_AsLong(item.ptr()) : -1;
+    is_pair = number >= 0 && number <= INT_MAX;
+    numbers.at(i) = static_cast<int>(number);
+  }
+  PyErr_Clear();
+  if (!is_pair) throw_type_error(std::string("__dlpack__: ") + name + " is a pair of numbers, not " + text_of(object));
+  return {numbers[0], numbers[1]};
+}
+
 bool takes_versioned(PyObject* max_version) {
-  if (!is_given(max_version)) return false;
-  const auto major = py::reinterpret_steal<py::object>(require(PySequence_GetItem(max_version, 0)));
-  return PyLong_AsLong(major.ptr()) >= 1;
+  return is_given(max_version) && pair_of(max_version, "max_version").first >= 1;
 }
 
 [[noreturn]] void throw_buffer_error(const std::string& message) {
@@ -126,9 +143,7 @@ PyObject* dlpack(PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyObje
     const Tensor& tensor = tensor_of(self);
     std::shared_ptr<Device> target = tensor.storage->device_ptr();
     if (is_given(dl_device)) {
-      int type = 0;
-      int id = 0;
-      if (PyArg_ParseTuple(dl_device, "ii", &type, &id) == 0) throw_python();
+      const auto [type, id] = pair_of(dl_device, "dl_device");
       target = device_from_dlpack(type, id);
     }
     const bool must_copy = is_true(copy) || target.get() != &tensor.device();
@@ -204,13 +219,14 @@ int table_borrow(void* object, DLTensor* out) {
 
 int table_stream(int32_t type, int32_t id, void** out_stream) {
   return guarded_status(
-      [&] { *out_stream = type == kDLCPU ? nullptr : device_from_dlpack(type, id)->current_stream()->native(); });
+      [&] { *out_stream = type == kDLCPU ? nullptr : current_stream(*device_from_dlpack(type, id))->native(); });
 }
 
 }  // namespace
 
 void hand_over(const Tensor& tensor, Stream& consumer) {
-  order_after(consumer, *tensor.device().current_stream());
+  order_after(consumer, *current_stream(tensor.device()));
+  if (is_per_thread(consumer.device(), consumer.native())) return;  // ordered, and no more, as for whom nobody knows
   without_gil([&] { tensor.storage->used_on(consumer); });
 }
 

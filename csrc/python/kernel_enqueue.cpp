@@ -115,12 +115,6 @@ void bring_scratch(Call& call, const Function& function, const Grid& grid, Strea
   if (scratch.programs != 0) programs = std::min<uint64_t>(programs, scratch.programs);
   uint64_t bytes = 0;
   if (__builtin_mul_overflow(programs, scratch.bytes, &bytes)) bytes = UINT64_MAX;
-  if (without_gil([&] { return stream.is_recorded_elsewhere(); })) {
-    throw Error(ErrorKind::kGraph,
-                "kernel " + text_of(call.kernel_name) +
-                    ": it takes memory of its own at each launch, which a graph that another library "
-                    "records cannot keep. Record it by unify.Graph.capture, or launch it outside.");
-  }
   std::shared_ptr<Storage> memory = without_gil([&] { return stream.device().allocator().allocate(bytes, stream); });
   put(packed + scratch.offset, memory->address());
   call.foreign.push_back(std::move(memory));

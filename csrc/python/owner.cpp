@@ -28,29 +28,34 @@ ReleasedList& released() {
   return *list;
 }
 
+std::atomic<bool> is_interpreter_told{false};
+
 int release_from_interpreter(void*) {
+  is_interpreter_told.store(false);
   without_gil(reclaim);
   release_owners();
   return 0;
 }
 
-// The interpreter's main thread empties the lists soon, also when nobody calls unify again.
-void call_interpreter() {
-  if (!is_interpreter_over()) Py_AddPendingCall(release_from_interpreter, nullptr);
+// The interpreter's main thread empties the lists soon, also when nobody calls unify again. False where it takes no
+// more calls now: the next thing that is let go of asks again.
+bool call_interpreter() {
+  if (is_interpreter_over() || is_interpreter_told.exchange(true)) return true;
+  if (Py_AddPendingCall(release_from_interpreter, nullptr) == 0) return true;
+  is_interpreter_told.store(false);
+  return false;
 }
 
 void let_go(Released entry) noexcept {
   ReleasedList& list = released();
-  bool was_empty;
   try {
     const std::lock_guard<std::mutex> lock(list.mutex);
-    was_empty = list.entries.empty();
     list.entries.push_back(entry);
     list.is_empty.store(false, std::memory_order_release);
   } catch (...) {
     return;  // no memory for the list: leaking one object is the lesser evil
   }
-  if (was_empty) call_interpreter();
+  call_interpreter();
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ namespace {
 PyObject* share_method(PyObject* self, PyObject*) {
   return guarded([self] {
     const Tensor& tensor = *tensor_from_pyobject(self);
-    const std::shared_ptr<Stream> stream = tensor.device().current_stream();
+    const std::shared_ptr<Stream> stream = current_stream(tensor.device());
     const std::string token = without_gil([&] { return share(tensor, *stream); });
     release_owners();
     return bytes_of_token(token).release().ptr();

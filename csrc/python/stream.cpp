@@ -60,6 +60,25 @@ void synchronize(Stream& stream, const std::optional<double> timeout_s) {
   release_owners();
 }
 
+// The address of a vendor's stream, or false when `object` is no stream that we know.
+bool native_address(const py::handle object, uintptr_t* out_address) {
+  if (PyLong_Check(object.ptr())) {
+    *out_address = object.cast<uintptr_t>();
+    return true;
+  }
+  if (py::hasattr(object, "__cuda_stream__")) {  // cuda.core's protocol: (version, address)
+    const auto answer = object.attr("__cuda_stream__")().cast<py::tuple>();
+    *out_address = answer[1].cast<uintptr_t>();
+    return true;
+  }
+  for (const char* name : {"native", "cuda_stream", "npu_stream", "ptr"}) {
+    if (!py::hasattr(object, name)) continue;
+    *out_address = py::int_(object.attr(name)).cast<uintptr_t>();
+    return true;
+  }
+  return false;
+}
+
 void wait(Stream& stream, const py::handle other) {
   if (py::isinstance<Event>(other)) {
     Event& event = other.cast<Event&>();
@@ -73,11 +92,17 @@ void wait(Stream& stream, const py::handle other) {
     return;
   }
   if (py::isinstance<Stream>(other)) {
-    order_after(stream, other.cast<Stream&>());
+    order_after(stream, other.cast<Stream&>(), true);
     return;
   }
-  // A stream of another library is one of the same device.
-  order_after(stream, *stream_from_object(other.ptr(), stream.device()));
+  // A stream of another library is one of the same device, CUDA's per-thread one too.
+  uintptr_t address = 0;
+  const bool is_per_threads =
+      native_address(other, &address) && is_per_thread(stream.device(), reinterpret_cast<const void*>(address));
+  order_after(
+      stream,
+      is_per_threads ? *foreign_stream(stream.device(), address) : *stream_from_object(other.ptr(), stream.device()),
+      true);
 }
 
 // Runs a Python callable on a thread of the backend. What it raises cannot reach the caller: it is printed, as
@@ -104,25 +129,6 @@ std::shared_ptr<Event> record(Stream& stream, const std::shared_ptr<Event>& give
   });
 }
 
-// The address of a vendor's stream, or false when `object` is no stream that we know.
-bool native_address(const py::handle object, uintptr_t* out_address) {
-  if (PyLong_Check(object.ptr())) {
-    *out_address = object.cast<uintptr_t>();
-    return true;
-  }
-  if (py::hasattr(object, "__cuda_stream__")) {  // cuda.core's protocol: (version, address)
-    const auto answer = object.attr("__cuda_stream__")().cast<py::tuple>();
-    *out_address = answer[1].cast<uintptr_t>();
-    return true;
-  }
-  for (const char* name : {"native", "cuda_stream", "npu_stream", "ptr"}) {
-    if (!py::hasattr(object, name)) continue;
-    *out_address = py::int_(object.attr(name)).cast<uintptr_t>();
-    return true;
-  }
-  return false;
-}
-
 py::tuple cuda_stream(const Stream& stream) {
   if (stream.device().info().dlpack_type != 2) {
     throw Error(ErrorKind::kUnsupported, stream.device().name() + " has no CUDA streams; use `.native`.");
@@ -132,19 +138,36 @@ py::tuple cuda_stream(const Stream& stream) {
 
 }  // namespace
 
+std::shared_ptr<Stream> current_stream(Device& device) {
+  if (std::shared_ptr<Stream> chosen = device.chosen_stream()) return chosen;
+  if (std::shared_ptr<Stream> made = device.made_default_stream()) return made;
+  return without_gil([&] { return device.default_stream(); });
+}
+
+bool is_per_thread(const Device& device, const void* native) noexcept {
+  return device.info().dlpack_type == 2 && reinterpret_cast<uintptr_t>(native) == 2;  // cudaStreamPerThread
+}
+
 std::shared_ptr<Stream> foreign_stream(Device& device, uintptr_t native, PyObject* owner) {
   // CUDA's legacy default stream is 0 to its users; 1 is the same stream by name (cudaStreamLegacy).
   if (native == 0 && device.info().dlpack_type == 2) native = 1;
   auto* const handle = reinterpret_cast<void*>(native);
   // One of ours that came back, or a wrapped one that somebody holds: two over one handle would end separately.
   std::shared_ptr<Stream> stream = device.stream_over(handle);
-  if (stream == nullptr) stream = Stream::create(device.shared_from_this(), 0, handle);
+  if (stream == nullptr) {
+    stream = without_gil([&] {
+      static std::mutex wrapping;  // two threads that come with one stream
+      const std::lock_guard<std::mutex> lock(wrapping);
+      std::shared_ptr<Stream> others = device.stream_over(handle);
+      return others != nullptr ? others : Stream::create(device.shared_from_this(), 0, handle);
+    });
+  }
   if (owner != nullptr && stream->needs_owner()) stream->hold(python_owner(owner));
   return stream;
 }
 
 std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device) {
-  if (object == nullptr || object == Py_None) return device.current_stream();
+  if (object == nullptr || object == Py_None) return current_stream(device);
   const py::handle handle(object);
   if (py::isinstance<Stream>(handle)) {
     auto stream = handle.cast<std::shared_ptr<Stream>>();
@@ -157,6 +180,11 @@ std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device) {
   }
   uintptr_t address = 0;
   if (native_address(handle, &address)) {
+    if (is_per_thread(device, reinterpret_cast<const void*>(address))) {
+      throw Error(ErrorKind::kInvalidArgument,
+                  "stream: 2 is CUDA's per-thread stream, which is another one on each thread, and no place for work "
+                  "whose memory any thread may look after. Use a stream of its own, and its wait(2).");
+    }
     return foreign_stream(device, address, PyLong_Check(object) != 0 ? nullptr : object);
   }
   throw Error(ErrorKind::kInvalidArgument,
@@ -165,11 +193,11 @@ std::shared_ptr<Stream> stream_from_object(PyObject* object, Device& device) {
                   text_of(object) + ".");
 }
 
-void order_after(Stream& stream, Stream& earlier) {
+void order_after(Stream& stream, Stream& earlier, bool is_asked_for) {
   if (&stream == &earlier) return;
   without_gil([&] {
     // A graph of another library's cannot come after work outside of it, nor that after its recording.
-    if (stream.is_recorded_elsewhere() || earlier.is_recorded_elsewhere()) return;
+    if (!is_asked_for && stream.is_recorded_elsewhere() != earlier.is_recorded_elsewhere()) return;
     if (&stream.device().backend() == &earlier.device().backend()) {
       stream.wait(earlier);
     } else {

@@ -116,7 +116,7 @@ PyObject* get_cuda_array_interface(PyObject* self, void*) {
       return nullptr;
     }
     py::dict result = array_interface(self);
-    const auto stream = reinterpret_cast<uintptr_t>(tensor.device().current_stream()->native());
+    const auto stream = reinterpret_cast<uintptr_t>(current_stream(tensor.device())->native());
     result["stream"] = stream == 0 ? uintptr_t{1} : stream;
     return result.release().ptr();
   });

@@ -52,15 +52,23 @@ Device& carrier(const Tensor& dst, const Tensor& src) {
 }
 
 std::shared_ptr<Stream> stream_for(const Tensor& dst, const Tensor& src, PyObject* stream) {
-  if (!is_given(stream)) return carrier(dst, src).current_stream();
+  if (!is_given(stream)) return current_stream(carrier(dst, src));
   if (py::isinstance<Stream>(stream) && &py::handle(stream).cast<Stream&>().device() == &src.device()) {
     return stream_from_object(stream, src.device());
   }
   return stream_from_object(stream, dst.device());
 }
 
+// Kernels are Triton's, which need not be installed.
+bool has_kernels() {
+  static int known = -1;  // guarded by the GIL
+  if (known < 0) known = py::module_::import("importlib.util").attr("find_spec")("triton").is_none() ? 0 : 1;
+  return known == 1;
+}
+
 // By a kernel, where the device has a compiler, and one for such dtypes.
 bool copy_by_kernel(const std::shared_ptr<Stream>& stream, const Tensor& dst, const Tensor& src) {
+  if (!has_kernels()) return false;
   static PyObject* slot = nullptr;
   PyObject* function = python_function(slot, "unify._copy", "copy_strided");
   auto [to, from] = folded_views(dst, src);
@@ -81,7 +89,7 @@ void copy_on_one_device(const std::shared_ptr<Stream>& stream, const Tensor& dst
 
 Tensor contiguous_copy(const Tensor& tensor, DType dtype, Device& device, PyObject* stream) {
   const std::shared_ptr<Stream> on =
-      &device == &tensor.device() && is_given(stream) ? stream_from_object(stream, device) : device.current_stream();
+      &device == &tensor.device() && is_given(stream) ? stream_from_object(stream, device) : current_stream(device);
   const Tensor result = without_gil([&] { return empty(*on, shape_of(tensor), dtype); });
   copy_ordered(result, tensor, stream);
   return result;
@@ -222,15 +230,17 @@ void copy_apart(const std::shared_ptr<Stream>& stream, const Tensor& dst, const 
 void copy_ordered(const Tensor& dst, const Tensor& src, PyObject* stream) {
   const std::shared_ptr<Stream> on = stream_for(dst, src, stream);
   if (&dst.device() == &src.device()) return copy_on_one_device(on, dst, src);
-  const std::shared_ptr<Stream> dst_stream = dst.device().current_stream();
-  const std::shared_ptr<Stream> src_stream = src.device().current_stream();
+  const bool waits = &dst.device().backend() != &src.device().backend() && !is_given(stream);
+  if (waits) without_gil([&] { on->require_not_recorded("wait for the copy, as is done without stream=,"); });
+  const std::shared_ptr<Stream> dst_stream = current_stream(dst.device());
+  const std::shared_ptr<Stream> src_stream = current_stream(src.device());
   order_after(*on, *src_stream);
   order_after(*on, *dst_stream);
   without_gil([&] { copy_into(*on, dst, src); });
   if (&dst.device().backend() == &src.device().backend()) {
     order_after(*dst_stream, *on);
     order_after(*src_stream, *on);
-  } else if (!is_given(stream)) {
+  } else if (waits) {
     without_gil([&] { on->synchronize(); });
   }
 }
@@ -238,7 +248,7 @@ void copy_ordered(const Tensor& dst, const Tensor& src, PyObject* stream) {
 Tensor host_tensor(const Tensor& tensor) {
   Device& device = tensor.device();
   if (device.is_host_visible()) {
-    const std::shared_ptr<Stream> stream = device.current_stream();
+    const std::shared_ptr<Stream> stream = current_stream(device);
     without_gil([&] { stream->synchronize(); });
     return tensor;
   }

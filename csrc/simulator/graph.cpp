@@ -17,6 +17,9 @@ void leave(Capture& capture) {
   auto& all = driver().captures;
   all.erase(std::remove_if(all.begin(), all.end(), [&](const auto& each) { return each.get() == &capture; }),
             all.end());
+  if (!capture.is_invalid) return;
+  driver().graphs.remove_if([&](const Graph& graph) { return &graph == capture.graph.get(); });
+  capture.graph.reset();
 }
 
 void join(std::vector<size_t>& frontier, const std::vector<size_t>& more) {
@@ -27,11 +30,12 @@ void join(std::vector<size_t>& frontier, const std::vector<size_t>& more) {
 
 // Which nodes the end of the origin stream comes after.
 std::vector<bool> reached(const Capture& capture) {
-  std::vector<bool> is_reached(capture.nodes.size());
+  const Nodes& nodes = capture.graph->nodes;
+  std::vector<bool> is_reached(nodes.size());
   for (const size_t node : capture.origin->frontier) is_reached[node] = true;
-  for (size_t i = capture.nodes.size(); i-- > 0;) {
+  for (size_t i = nodes.size(); i-- > 0;) {
     if (!is_reached[i]) continue;
-    for (const size_t before : capture.nodes[i].after) is_reached[before] = true;
+    for (const size_t before : nodes[i].after) is_reached[before] = true;
   }
   return is_reached;
 }
@@ -69,20 +73,18 @@ Result end_capture(Stream& stream, std::shared_ptr<Graph>& out) {
       result = kResults.capture_is_not_joined;
     }
   }
+  capture->is_invalid = result != kSuccess;
   leave(*capture);
-  if (result == kSuccess) {
-    out = std::make_shared<Graph>();
-    out->nodes = std::move(capture->nodes);
-  }
-  capture->nodes.clear();
+  out = std::move(capture->graph);
   return result;
 }
 
 Result capture(Stream& stream, Operation operation) {
   Capture& capture = *stream.capture;
   if (capture.is_invalid) return kResults.capture_is_invalid;
-  capture.nodes.push_back({std::move(operation), stream.frontier});
-  stream.frontier = {capture.nodes.size() - 1};
+  Nodes& nodes = capture.graph->nodes;
+  nodes.push_back({std::move(operation), stream.frontier});
+  stream.frontier = {nodes.size() - 1};
   return kSuccess;
 }
 
@@ -175,7 +177,7 @@ Result run_nodes(Stream& stream, const Nodes& nodes) {
 Result launch(Call& call, Stream& stream, GraphExec& exec) {
   Operation operation;
   operation.kind = OperationKind::kGraph;
-  operation.run = [nodes = exec.nodes](Stream& on) { return run_nodes(on, *nodes); };
+  operation.run = [nodes = exec.nodes, kept = exec.kept](Stream& on) { return run_nodes(on, *nodes); };
   std::vector<MarkPtr> after;
   if (exec.last != nullptr && !exec.last->is_done) after.push_back(exec.last);
   const bool is_captured = stream.capture != nullptr;

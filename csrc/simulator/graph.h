@@ -21,13 +21,18 @@ struct Node {
 };
 using Nodes = std::vector<Node>;
 
+// What a graph keeps for the program, until nothing keeps it any more.
+using Kept = std::vector<std::shared_ptr<void>>;
+
 struct Graph {
   Nodes nodes;  // in an order that respects `after`
+  Kept kept;
 };
 
 struct GraphExec {
   std::shared_ptr<const Nodes> nodes;  // an update replaces them; launches under way keep theirs
-  MarkPtr last;                        // a graph never runs beside itself
+  Kept kept;
+  MarkPtr last;  // a graph never runs beside itself
   [[nodiscard]] bool is_of(const Context& context) const;
 };
 
@@ -39,7 +44,7 @@ struct Capture {
   bool is_invalid = false;
   bool is_over = false;
   std::vector<Stream*> streams;
-  Nodes nodes;
+  std::shared_ptr<Graph> graph = std::make_shared<Graph>();  // null once it is over
 };
 
 Result begin_capture(Stream& stream, CaptureMode mode);

@@ -94,20 +94,24 @@ std::shared_ptr<SharedEvent> import_event(const char (&handle)[kHandleBytes]) {
 }
 
 void export_event(const SharedEvent& event, char (&out)[kHandleBytes]) {
-  write_handle(out, kEventMagic, {event.owner, event.owner_file, 0, 0, kPage});
+  write_handle(out, kEventMagic, {event.owner, event.owner_file, 0, 0, kPage, 0, 0}, event.file);
 }
 
 bool is_shared_done(const SharedEvent& event) { return event.counters->done.load() >= event.counters->recorded.load(); }
 
-Run record_shared(const std::shared_ptr<SharedEvent>& event) {
-  event->counters->recorder = getpid();
-  const uint64_t number = event->counters->recorded.fetch_add(1) + 1;
-  return [event, number](Stream&) {
+SharedRecord record_shared(const std::shared_ptr<SharedEvent>& event) {
+  const auto number = std::make_shared<uint64_t>(0);  // known before the work can run
+  const auto end = [event, number](Stream&) {
     uint64_t before = event->counters->done.load();
-    while (before < number && !event->counters->done.compare_exchange_weak(before, number)) {
+    while (before < *number && !event->counters->done.compare_exchange_weak(before, *number)) {
     }
     return kSuccess;
   };
+  const auto count = [event, number] {
+    event->counters->recorder = getpid();
+    *number = event->counters->recorded.fetch_add(1) + 1;
+  };
+  return {end, count};
 }
 
 namespace {

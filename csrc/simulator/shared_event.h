@@ -18,8 +18,12 @@ std::shared_ptr<SharedEvent> import_event(const char (&handle)[kHandleBytes]);
 void export_event(const SharedEvent& event, char (&out)[kHandleBytes]);
 
 [[nodiscard]] bool is_shared_done(const SharedEvent& event);
-// Counts a record at once; the work that this returns ends it.
-Run record_shared(const std::shared_ptr<SharedEvent>& event);
+// A record: the work that ends it, and what counts it once that was enqueued, with the mutex still held.
+struct SharedRecord {
+  Run run;
+  std::function<void()> count;
+};
+SharedRecord record_shared(const std::shared_ptr<SharedEvent>& event);
 // Work that waits for the records so far, no longer than the context lives. Fails if the process of the last of them
 // ends before it: what a chip does then is not documented.
 Run wait_for_shared(const std::shared_ptr<SharedEvent>& event, std::shared_ptr<Context> context);

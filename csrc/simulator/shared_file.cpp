@@ -11,7 +11,12 @@ namespace unify::simulator {
 
 static_assert(sizeof(SharedFile) + 8 <= kHandleBytes, "fits into a handle");
 
-void write_handle(char (&handle)[kHandleBytes], const char (&magic)[8], const SharedFile& shared) {
+void write_handle(char (&handle)[kHandleBytes], const char (&magic)[8], SharedFile shared, int file) {
+  struct stat status {};
+  if (fstat(file, &status) == 0) {
+    shared.volume = status.st_dev;
+    shared.number = status.st_ino;
+  }
   std::memset(handle, 0, sizeof handle);
   std::memcpy(handle, magic, sizeof magic);
   std::memcpy(handle + sizeof magic, &shared, sizeof shared);
@@ -29,11 +34,10 @@ int open_shared(const SharedFile& shared, uint64_t least_bytes) {
   const int file = open(path, O_RDWR | O_CLOEXEC);
   struct stat status {};
   if (file < 0) return -1;
-  if (fstat(file, &status) != 0 || status.st_size < 0 || static_cast<uint64_t>(status.st_size) < least_bytes) {
-    close(file);
-    return -1;
-  }
-  return file;
+  const bool is_same = fstat(file, &status) == 0 && status.st_dev == shared.volume && status.st_ino == shared.number;
+  if (is_same && status.st_size >= 0 && static_cast<uint64_t>(status.st_size) >= least_bytes) return file;
+  close(file);
+  return -1;
 }
 
 }  // namespace unify::simulator

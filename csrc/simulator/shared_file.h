@@ -14,13 +14,16 @@ struct SharedFile {
   int32_t device = 0;
   uint64_t offset = 0;
   uint64_t bytes = 0;
+  uint64_t volume = 0;  // which file it was, should the descriptor be another one's by now
+  uint64_t number = 0;
 };
 
-void write_handle(char (&handle)[kHandleBytes], const char (&magic)[8], const SharedFile& shared);
+// `file` is a descriptor of this process for it.
+void write_handle(char (&handle)[kHandleBytes], const char (&magic)[8], SharedFile shared, int file);
 // False if it is no handle of this kind.
 bool read_handle(const char (&handle)[kHandleBytes], const char (&magic)[8], SharedFile& out);
 
-// A descriptor of this process for the file, or -1: it is gone, shorter than that, or another user's.
+// A descriptor of this process for the file, or -1: it is gone, or another user's.
 int open_shared(const SharedFile& shared, uint64_t least_bytes);
 
 }  // namespace unify::simulator

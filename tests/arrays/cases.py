@@ -5,53 +5,19 @@ Each case closes a stream by a host call that waits, enqueues, and looks at what
 
 from __future__ import annotations
 
+import ctypes
 import gc
-import json
-import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
+import pytest
 import stand_in
-import triton.language as tl
+from harness import DEVICE, ZEROS, case, double, launch, made, main, values
 
 import unify as un
 from unify import ops
-
-un.simulate("cuda:90", count=2)
-CASES: dict[str, Callable[[], None]] = {}
-DEVICE = un.device("cuda:0")
-
-
-def case(function: Callable[[], None]) -> Callable[[], None]:
-    CASES[function.__name__] = function
-    return function
-
-
-@un.jit
-def double(x, out, n, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + i, 2 * tl.load(x + i, mask=i < n), mask=i < n)
-
-
-def launch(x: Any, out: Any, **options: Any) -> None:
-    double[(1,)](x, out, 4, BLOCK=16, **options)
-
-
-def values(array: Any) -> list[float]:
-    return [float(value) for value in array.numpy()]
-
-
-def made(*libraries: Callable[[], stand_in.Library]) -> Iterator[stand_in.Library]:
-    """One after the other: two of a name cannot be imported at once."""
-    for make in libraries:
-        yield make()
-
-
-ZEROS = [0.0] * 4
 
 
 @case
@@ -302,6 +268,25 @@ def the_stream_of_a_cuda_array_interface_comes_first() -> None:
 
 
 @case
+def the_stream_of_a_cuda_array_interface_goes_on_after() -> None:
+    for others in (stand_in.torch, None):  # on torch's stream, or on ours
+        foreign, x, later = stand_in.ForeignStream(), un.zeros(4, device=DEVICE), un.zeros(4, device=DEVICE)
+        y = others().array([1.0] * 4) if others else un.ones(4, device=DEVICE)
+        array = stand_in.InterfaceArray(x, foreign.ptr)
+        launch(y, array)
+        DEVICE.synchronize()
+        x.fill_(0)
+        DEVICE.synchronize()
+        gate = y.library.stream.hold() if others else stand_in.hold(DEVICE.current_stream)
+        launch(y, array)
+        foreign.copy(stand_in.InterfaceArray(later, None), array)
+        assert not foreign.is_idle()
+        gate.set()
+        foreign.synchronize()
+        assert later.tolist() == [2] * 4, later.tolist()
+
+
+@case
 def an_interface_array_is_on_the_device_that_it_says() -> None:
     x = un.ones(4, device="cuda:1")
     un.synchronize("cuda:1")
@@ -358,28 +343,150 @@ def memory_waits_for_the_stream_of_a_consumer_that_is_known_and_keeps_it() -> No
 
 
 @case
-def a_graph_that_a_library_records_takes_our_work_in() -> None:
-    for library in made(stand_in.torch, stand_in.torch_by_table, stand_in.cupy):
-        x, out, ours = library.array([1.0] * 4), library.array(ZEROS), un.zeros(4, device=DEVICE)
-        weight = library.array([2.0] * 4)
-        launch(x, out)
-        normal = ops.rms_norm(library.array([[3.0] * 4]), weight)
+def a_stream_that_ended_after_its_work_is_not_asked_any_more() -> None:
+    for library in made(stand_in.torch, stand_in.torch_by_table):  # torch knows of ExternalStreams that others end
+        x, kept = library.array([1.0] * 4), un.zeros(4, device=DEVICE)
+        external = stand_in.ForeignStream()
+        with library.on(external):
+            kept.copy_(x)
+            made_there = un.asarray(x, copy=True)
+            result = ops.rms_norm(library.array([[1.0] * 4]), x)
+        external.synchronize()
         DEVICE.synchronize()
-        rows = library.array([[3.0] * 4])
-        with library.stream.captured() as launches:
+        del external, made_there, result
+        stand_in.endless[:] = [stream for stream in stand_in.endless if stream is library.stream]
+        gc.collect()
+        for _ in range(2):
+            un.empty(4096, device=DEVICE)
+            un.trim_memory(DEVICE)
+            DEVICE.current_stream.synchronize()
+            DEVICE.synchronize()
+            kept = un.zeros(4, device=DEVICE)
+
+
+@case
+def a_device_waits_for_work_of_ours_on_a_librarys_stream() -> None:
+    library = stand_in.cupy()
+    x, out = library.array([1.0] * 4), un.zeros(4, device=DEVICE)
+    stream = un.Stream.from_native(library.stream, DEVICE)
+    done: list[int] = []
+    with un.Graph.capture(device=DEVICE) as graph:
+        out.fill_(3)
+    for enqueue in (
+        lambda: launch(x, out),
+        lambda: stream.host_call(lambda: done.append(1)),
+        lambda: graph.launch(stream),
+    ):
+        gate = library.stream.hold()
+        enqueue()
+        threading.Timer(0.05, gate.set).start()
+        DEVICE.synchronize()
+        assert gate.is_set()
+        assert library.stream.is_idle()
+    assert done == [1]
+
+
+@case
+def a_stream_that_torch_was_told_of_never_ends() -> None:
+    torch = stand_in.torch()
+    x, out = torch.array([1.0] * 4), torch.array(ZEROS)
+    natives = set()
+    for _ in range(3):
+        named = un.Stream(DEVICE, priority=-1)
+        launch(x, out, stream=named)
+        named.synchronize()
+        natives.add(native := named.native)
+        assert torch.recorded[-1] == (out.memory.address, native)
+        del named
+        gc.collect()
+        un.memory_statistics(DEVICE)  # ends what nobody holds any more
+        # As torch does when the memory is let go of.
+        assert stand_in.driver._library.cuStreamQuery(ctypes.c_void_p(native)) == 0
+    assert len(natives) == 1  # it is used again
+
+
+def on_a_thread(function: Callable[[], None]) -> None:
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+@case
+def the_per_thread_stream_is_no_place_for_work() -> None:
+    x = un.zeros(4, device=DEVICE)
+    stream = stand_in.ThreadsStream()
+    for use in (
+        lambda: un.Stream.from_native(2, DEVICE),
+        lambda: un.Stream.from_native(stream, DEVICE),
+        lambda: x.fill_(1, stream=stream),
+        lambda: launch(x, x, stream=2),
+        lambda: un.empty(4, device=DEVICE, stream=stream),
+    ):
+        with pytest.raises(un.InvalidArgument, match="per-thread"):
+            use()
+
+
+@case
+def work_with_arrays_on_the_per_thread_stream_comes_between_that_streams() -> None:
+    @on_a_thread
+    def check() -> None:
+        cupy = stand_in.cupy()
+        x, out, later = cupy.array(ZEROS), cupy.array(ZEROS), cupy.array(ZEROS)
+        launch(x, out)
+        with cupy.on(stand_in.ThreadsStream()) as stream:
+            gate = stream.hold()
+            stream.fill(x, 3)
             launch(x, out)
-            launch(out, ours)
-            temporary = un.asarray(x).copy()
-            result = ops.rms_norm(rows, weight)
-        del temporary
-        library.stream.fill(x, 5)
-        launches[0]()
-        library.stream.synchronize()
-        assert values(out) == [10] * 4, values(out)
-        assert ours.tolist() == [20] * 4
-        assert result.numpy().tolist() == normal.numpy().tolist()
-        launch(x, ours)  # as ever
-        assert values(x) == [5] * 4
+            assert not DEVICE.current_stream.is_idle
+            gate.set()
+            DEVICE.synchronize()
+            ours = stand_in.hold(DEVICE.current_stream)
+            stream.fill(x, 4)
+            launch(x, out)
+            stream.copy(later, out)
+            assert not stream.is_idle()
+            ours.set()
+            assert values(later) == [8] * 4
+            named = un.Stream(DEVICE)
+            gate = stream.hold()
+            stream.fill(x, 5)
+            launch(x, out, stream=named)
+            assert not named.is_idle
+            gate.set()
+            named.synchronize()
+            assert values(out) == [10] * 4
+
+
+@case
+def tensors_go_to_the_per_thread_stream_in_order() -> None:
+    @on_a_thread
+    def check() -> None:
+        stream = stand_in.ThreadsStream()
+        x, later = un.zeros(4, device=DEVICE), un.zeros(4, device=DEVICE)
+        DEVICE.synchronize()
+        ours = stand_in.hold(DEVICE.current_stream)
+        x.fill_(3)
+        x.__dlpack__(stream=2)
+        stream.copy(stand_in.InterfaceArray(later, None), stand_in.InterfaceArray(x, None))
+        assert not stream.is_idle()
+        ours.set()
+        stream.synchronize()
+        assert later.tolist() == [3] * 4
+        gate = stream.hold()
+        DEVICE.current_stream.wait(2)
+        assert not DEVICE.current_stream.is_idle
+        gate.set()
+        DEVICE.synchronize()
 
 
 @case
@@ -408,23 +515,6 @@ def a_graph_records_kernels_with_foreign_arrays() -> None:
     graph.launch()
     DEVICE.synchronize()
     assert values(out) == [10] * 4
-
-
-def main() -> None:
-    failures = {}
-    for name in sys.argv[1:] or CASES:
-        began = time.perf_counter()
-        try:
-            CASES[name]()
-            failures[name] = ""
-        except BaseException:
-            failures[name] = traceback.format_exc()
-        for gate in stand_in.gates:
-            gate.set()
-        stand_in.gates.clear()
-        took = time.perf_counter() - began
-        print(f"{took:6.2f} s  {name}: {'FAILED' if failures[name] else 'passed'}", file=sys.stderr, flush=True)
-    print(json.dumps(failures))
 
 
 if __name__ == "__main__":

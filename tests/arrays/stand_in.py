@@ -9,7 +9,7 @@ import ctypes
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -49,11 +49,11 @@ driver = Driver()
 class ForeignStream:
     """A library's stream object; the vendor's stream ends with it, as CuPy's does."""
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, index: int = 0, flags: int = 1) -> None:
         un.device(f"cuda:{index}")
         driver.enter(index)
         handle = ctypes.c_void_p()
-        driver.cuStreamCreateWithPriority(ctypes.byref(handle), 1, 0)
+        driver.cuStreamCreateWithPriority(ctypes.byref(handle), flags, 0)
         self.cuda_stream = self.ptr = handle.value or 0
 
     def __del__(self) -> None:
@@ -77,21 +77,49 @@ class ForeignStream:
         return event
 
     @contextmanager
-    def captured(self) -> Iterator[list[Callable[[], None]]]:
-        """As torch.cuda.graph: in the mode that lets nobody allocate or wait. Then holds what launches the graph."""
-        stream, launches = ctypes.c_void_p(self.ptr), list[Callable[[], None]]()
-        driver.cuStreamBeginCapture_v2(stream, 0)
-        yield launches
-        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
-        driver.cuStreamEndCapture(stream, ctypes.byref(graph))
-        driver.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_uint64(0))
-        launches.append(lambda: driver.cuGraphLaunch(executable, stream))
+    def captured(self, mode: int = 0) -> Iterator[ForeignGraph]:
+        """As torch.cuda.graph: by default in the mode that lets nobody allocate or wait."""
+        graph = ForeignGraph(self)
+        driver.cuStreamBeginCapture_v2(ctypes.c_void_p(self.ptr), mode)
+        yield graph
+        graph.instantiate()
 
     def synchronize(self) -> None:
         driver.cuStreamSynchronize(ctypes.c_void_p(self.ptr))
 
     def is_idle(self) -> bool:
         return bool(driver._library.cuStreamQuery(ctypes.c_void_p(self.ptr)) == 0)
+
+
+class ForeignGraph:
+    """What was captured; it can be launched once the capture is over."""
+
+    def __init__(self, stream: ForeignStream) -> None:
+        self.stream = stream
+        self.executable = ctypes.c_void_p()
+
+    def instantiate(self) -> None:
+        graph = ctypes.c_void_p()
+        driver.cuStreamEndCapture(ctypes.c_void_p(self.stream.ptr), ctypes.byref(graph))
+        driver.cuGraphInstantiateWithFlags(ctypes.byref(self.executable), graph, ctypes.c_uint64(0))
+        driver.cuGraphDestroy(graph)
+
+    def launch(self) -> None:
+        driver.cuGraphLaunch(self.executable, ctypes.c_void_p(self.stream.ptr))
+
+    def destroy(self) -> None:
+        driver.cuGraphExecDestroy(self.executable)
+
+
+class ThreadsStream(ForeignStream):
+    """CUDA's per-thread default stream, as CuPy gives it out: one handle, another stream on each thread."""
+
+    def __init__(self) -> None:
+        driver.enter(0)
+        self.cuda_stream = self.ptr = 2
+
+    def __del__(self) -> None:
+        """It never ends."""
 
 
 def gate() -> threading.Event:

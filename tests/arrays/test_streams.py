@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -10,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
-CASES = Path(__file__).with_name("cases.py")
-NAMES = re.findall(r"^@case\ndef (\w+)", CASES.read_text(), flags=re.MULTILINE)
+FILES = [Path(__file__).with_name(name) for name in ("cases.py", "capture_cases.py")]
+NAMES = [(file, name) for file in FILES for name in re.findall(r"^@case\ndef (\w+)", file.read_text(), re.MULTILINE)]
 
 
-@pytest.fixture(scope="module")
-def failures() -> dict[str, str]:
-    finished = subprocess.run([sys.executable, CASES], capture_output=True, text=True, timeout=300, check=False)
+@functools.cache
+def failures(file: Path) -> dict[str, str]:
+    finished = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=300, check=False)
     assert finished.returncode == 0, finished.stderr
     found: dict[str, str] = json.loads(finished.stdout.splitlines()[-1])
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_on_a_simulated_chip(name: str, failures: dict[str, str]) -> None:
-    assert failures[name] == "", failures[name]
+@pytest.mark.parametrize(("file", "name"), [pytest.param(*each, id=each[1]) for each in NAMES])
+def test_on_a_simulated_chip(file: Path, name: str) -> None:
+    failure = failures(file)[name]
+    assert failure == "", failure

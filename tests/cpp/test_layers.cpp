@@ -64,6 +64,7 @@ void test_every_function_that_was_appended_fails_on_demand() {
   const Opened cpu({[](unify_backend& table) {
                       table.copy_rows = [](unify_stream, const unify_copy_rows_args*) { return UNIFY_OK; };
                       table.capture_update = [](unify_stream, unify_graph, unify_graph*) { return UNIFY_OK; };
+                      table.capture_keep = [](unify_stream, unify_host_function, void*) { return UNIFY_OK; };
                     },
                     add_faults});
   const auto plan = [&](const char* what) { return cpu.table.device_set_option(cpu.device, "fail", what); };
@@ -74,6 +75,9 @@ void test_every_function_that_was_appended_fails_on_demand() {
   CHECK(cpu.table.copy_rows(stream, &rows) == UNIFY_OK);
   CHECK(cpu.table.copy_rows(stream, &rows) == UNIFY_TIMEOUT);
   CHECK(cpu.table.copy_rows(stream, &rows) == UNIFY_OK);
+  CHECK(plan("capture_keep:1:out_of_memory") == UNIFY_OK);
+  CHECK(cpu.table.capture_keep(stream, nullptr, nullptr) == UNIFY_OUT_OF_MEMORY);
+  CHECK(cpu.table.capture_keep(stream, nullptr, nullptr) == UNIFY_OK);
   CHECK(plan("copy:1:timeout") == UNIFY_OK);  // a word of its name
   CHECK(cpu.table.copy_rows(stream, &rows) == UNIFY_TIMEOUT);
 }

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <thread>
 
 #include "check.h"
 #include "core/allocator.h"
@@ -34,6 +35,31 @@ std::shared_ptr<Device> resettable() {
   return Registry::instance().device("resettable:0");
 }
 
+std::atomic<bool> is_resetting{false};
+std::atomic<bool> may_reset{false};
+std::atomic<bool> was_asked{false};
+
+// One whose reset waits until it may go on.
+const unify_backend* pausing_get(unify_backend_get_args* args) {
+  static const unify_backend resettable = *resettable_get(args);
+  static const unify_backend table = [] {
+    unify_backend made = resettable;
+    made.name = "pausing";
+    made.device_reset = [](unify_device device) {
+      is_resetting = true;
+      while (!may_reset) std::this_thread::yield();
+      is_resetting = false;
+      return resettable.device_reset(device);
+    };
+    made.event_query = [](unify_event event) {
+      if (is_resetting) was_asked = true;
+      return resettable.event_query(event);
+    };
+    return made;
+  }();
+  return &table;
+}
+
 void fill_on(Stream& stream) {
   const std::shared_ptr<Storage> block = stream.device().allocator().allocate(64, stream);
   fill(stream, {&stream.device(), block->address(), block.get()}, 1, 1, block->bytes());
@@ -59,6 +85,30 @@ void test_the_default_stream_is_made_anew_after_a_reset() {
   while_reset(device, [&] { fill_on(*device->default_stream()); });
   fill_on(*device->default_stream());
   device->synchronize();
+}
+
+void test_memory_asks_no_other_device_while_that_is_reset() {
+  Registry::instance().add_builtin("pausing", pausing_get);
+  const std::shared_ptr<Device> other = Registry::instance().device("pausing:0");
+  const std::shared_ptr<Device> device = resettable();
+  const std::shared_ptr<Stream> stream = Stream::create(device);
+  const std::shared_ptr<Stream> others = Stream::create(other);
+  std::shared_ptr<Storage> block = device->allocator().allocate(64, *stream);
+  others->host_call([] {
+    while (!may_reset) std::this_thread::yield();
+  });
+  block->used_on(*others);
+  const unify_address address = block->address();
+  block.reset();
+  CHECK(device->allocator().allocate(64, *stream)->address() != address);  // which waits for the other's work
+  in_threads(2, [&](size_t number) {
+    if (number == 0) return other->reset();
+    while (!is_resetting) std::this_thread::yield();
+    CHECK(device->allocator().allocate(64, *stream)->address() != address);
+    may_reset = true;
+  });
+  CHECK(!was_asked);
+  CHECK(device->allocator().statistics().waiting_bytes == 0);
 }
 
 void test_a_trace_ends_while_its_device_is_reset() {

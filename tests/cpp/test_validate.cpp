@@ -37,6 +37,7 @@ void add_missing(unify_backend& table) {
     *out = nullptr;
     return UNIFY_OK;
   };
+  table.capture_keep = [](unify_stream, unify_host_function, void*) { return UNIFY_OK; };
   table.module_load = [](unify_device, const unify_module_args*, unify_module* out) {
     *out = reinterpret_cast<unify_module>(0x100);
     return UNIFY_OK;
@@ -224,6 +225,13 @@ void test_a_graph_is_changed_by_a_living_one_of_its_device() {
   CHECK(table.graph_destroy(source) == UNIFY_OK);
   CHECK(cpu.is_refused(table.capture_update(stream, source, &none),
                        {"capture_update: no graph", "graph_destroy took it"}));
+  const auto release = [](void*) {};
+  int user = 0;
+  CHECK(table.capture_keep(stream, release, &user) == UNIFY_OK);
+  CHECK(table.capture_keep(stream, nullptr, nullptr) == UNIFY_OK);
+  CHECK(cpu.refusal(table.capture_keep(stream, release, nullptr)) ==
+        "capture_keep: user is null: there is nothing to keep");
+  CHECK(cpu.is_refused(table.capture_keep(nullptr, release, &user), {"capture_keep: no stream"}));
   unify_device_open_args again{sizeof again, nullptr, 0, "threads=1"};
   unify_device second = nullptr;
   CHECK(table.device_open(&again, &second) == UNIFY_OK);

@@ -38,6 +38,7 @@ VERSIONED = {
             *("cuDeviceTotalMem", "cuDeviceGetUuid", "cuDevicePrimaryCtxRelease", "cuDevicePrimaryCtxReset"),
             *("cuMemAlloc", "cuMemFree", "cuMemGetInfo", "cuMemGetAddressRange", "cuMemcpy2DAsync"),
             *("cuStreamDestroy", "cuEventDestroy", "cuStreamBeginCapture", "cuGraphExecUpdate", "cuIpcOpenMemHandle"),
+            "cuStreamGetCaptureInfo",
         ],
         "_v2",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
+import time
 
 import pytest
 
@@ -263,3 +264,94 @@ def test_a_graph_of_freed_memory_faults_when_it_runs(driver: Driver) -> None:
     driver.cuMemFree(data)
     driver.cuGraphLaunch(executable, stream)
     assert driver.result("cuStreamSynchronize", stream) == "CUDA_ERROR_ILLEGAL_ADDRESS"
+
+
+def test_the_legacy_stream_cannot_be_asked_beside_a_capture_that_would_be_its_own(driver: Driver) -> None:
+    blocking, status = driver.stream(0), ctypes.c_int()
+    driver.cuStreamBeginCapture(blocking, RELAXED)
+    for legacy in (0, 1):
+        answer = driver.result("cuStreamIsCapturing", legacy, ctypes.byref(status))
+        assert answer == "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT"
+    end(driver, blocking)  # CUDA driver API, cuStreamIsCapturing: the capture is not invalidated
+    driver.cuStreamIsCapturing(0, ctypes.byref(status))
+    assert status.value == 0
+
+
+@pytest.fixture
+def released() -> list[int]:
+    return []
+
+
+def user_object(driver: Driver, released: list[int], value: int, references: int = 1) -> int:
+    function = HOST_FUNCTION(lambda user: released.append(user))
+    functions.append(function)
+    return driver.made("cuUserObjectCreate", value, function, references, 1)
+
+
+functions: list[object] = []  # that the driver may still call
+
+
+def graph_of(driver: Driver, stream: int) -> int:
+    """The graph that a stream is captured into."""
+    status, number, graph = ctypes.c_int(), ctypes.c_uint64(), ctypes.c_uint64()
+    driver.cuStreamGetCaptureInfo(stream, ctypes.byref(status), ctypes.byref(number), ctypes.byref(graph), None, None)
+    assert status.value == (1 if graph.value else 0)
+    return graph.value
+
+
+def wait_for(released: list[int], values: list[int]) -> None:
+    latest = time.monotonic() + 30
+    while released != values:
+        assert time.monotonic() < latest, released
+        time.sleep(0.001)
+
+
+def test_a_user_object_lives_as_long_as_its_graph_and_what_was_made_of_it(
+    driver: Driver, add: int, released: list[int]
+) -> None:
+    stream, data = driver.stream(), driver.upload(bytes(4))
+    assert graph_of(driver, stream) == 0
+    driver.cuStreamBeginCapture(stream, GLOBAL)
+    driver.launch(add, words(data, amount(1)), 1, stream)
+    graph = graph_of(driver, stream)
+    driver.cuGraphRetainUserObject(graph, user_object(driver, released, 7), 1, 1)
+    assert end(driver, stream) == graph
+    executables = [instantiate(driver, graph) for _ in range(2)]
+    driver.cuGraphDestroy(graph)
+    driver.cuGraphExecDestroy(executables[0])
+    gate = threading.Event()
+    function = HOST_FUNCTION(lambda _: (gate.wait(30), None)[1])
+    driver.cuLaunchHostFunc(stream, function, None)
+    driver.cuGraphLaunch(executables[1], stream)
+    driver.cuGraphExecDestroy(executables[1])
+    assert released == []
+    gate.set()
+    driver.cuStreamSynchronize(stream)
+    wait_for(released, [7])
+
+
+def test_a_user_object_is_released_with_its_last_reference(driver: Driver, released: list[int]) -> None:
+    stream = driver.stream()
+    held = user_object(driver, released, 8, references=2)
+    driver.cuStreamBeginCapture(stream, GLOBAL)
+    driver.cuGraphRetainUserObject(graph_of(driver, stream), held, 1, 0)  # a reference more
+    driver.cuGraphRetainUserObject(graph_of(driver, stream), held, 1, 1)  # the caller's goes over
+    driver.cuUserObjectRelease(held, 1)
+    assert released == []
+    driver.cuGraphDestroy(end(driver, stream))
+    wait_for(released, [8])
+
+
+def test_a_capture_that_became_invalid_releases_its_user_objects(driver: Driver, released: list[int]) -> None:
+    stream = driver.stream()
+    driver.cuStreamBeginCapture(stream, RELAXED)
+    driver.cuGraphRetainUserObject(graph_of(driver, stream), user_object(driver, released, 9), 1, 1)
+    driver.result("cuStreamSynchronize", stream)
+    assert refused(driver, stream) == "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
+    wait_for(released, [9])
+    wrong = [(0, 1, 1), (user_object(driver, released, 10), 0, 1), (user_object(driver, released, 11), 1, 2)]
+    driver.cuStreamBeginCapture(stream, RELAXED)
+    for held, count, flags in wrong:
+        answer = driver.result("cuGraphRetainUserObject", graph_of(driver, stream), held, count, flags)
+        assert answer == "CUDA_ERROR_INVALID_VALUE"
+    driver.cuGraphDestroy(end(driver, stream))

@@ -279,6 +279,63 @@ def test_a_record_of_a_process_that_ended_before_it_is_an_error(driver: Driver, 
         assert driver.result(*call) == "CUDA_ERROR_UNKNOWN"
 
 
+STALE = """
+import sys; sys.path.insert(0, {root!r})
+from tests.simulator.driver import *
+driver = Driver(); driver.open()
+address = driver.upload(b"memory")
+handle = ctypes.create_string_buffer(64); driver.cuIpcGetMemHandle(handle, address)
+event = driver.event(2 | 4); shared = ctypes.create_string_buffer(64); driver.cuIpcGetEventHandle(shared, event)
+driver.cuEventDestroy(event)
+ledgers = [open({ledger!r}, "r+b") for _ in range(100)]  # one of them has the event's descriptor now
+others = [driver.event(2 | 4) for _ in range(3)]
+print(shared.raw.hex(), flush=True)
+input()
+"""
+
+
+def test_a_handle_of_an_event_that_is_gone_opens_no_other_file(driver: Driver, root: Any, tmp_path: Any) -> None:
+    ledger = tmp_path / "ledger"
+    ledger.write_bytes(b"A" * 8192)
+    command = [sys.executable, "-c", STALE.format(root=str(root), ledger=str(ledger))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        handle = Handle.from_buffer_copy(bytes.fromhex(process.stdout.readline()))
+        event = ctypes.c_uint64()
+        result = driver.result("cuIpcOpenEventHandle", ctypes.byref(event), handle)
+        process.kill()
+    assert result == "CUDA_ERROR_INVALID_HANDLE"
+    assert ledger.read_bytes() == b"A" * 8192
+
+
+RECORDER = """
+import sys; sys.path.insert(0, {root!r})
+from tests.simulator.driver import *
+driver = Driver(); driver.open()
+event = driver.event(2 | 4); shared = ctypes.create_string_buffer(64); driver.cuIpcGetEventHandle(shared, event)
+stream = driver.stream()
+driver.cuEventRecord(event, 0)
+driver.cuEventSynchronize(event)
+driver.fail("cuEventRecord:0:CUDA_ERROR_OUT_OF_MEMORY")
+legacy, blocking = 1, driver.stream(0)
+driver.cuStreamBeginCapture(blocking, 2)
+assert driver.result("cuEventRecord", event, stream) == "CUDA_ERROR_OUT_OF_MEMORY"
+assert driver.result("cuEventRecord", event, legacy) == "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT"
+print(shared.raw.hex(), flush=True)
+input()
+"""
+
+
+def test_a_record_that_was_refused_is_not_waited_for(driver: Driver, root: Any) -> None:
+    command = [sys.executable, "-c", RECORDER.format(root=str(root))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        event = driver.made("cuIpcOpenEventHandle", Handle.from_buffer_copy(bytes.fromhex(process.stdout.readline())))
+        result = driver.result("cuEventQuery", event)
+        process.kill()
+    assert result == "CUDA_SUCCESS"
+
+
 def test_memory_and_events_of_another_process(driver: Driver, root: Any) -> None:
     own = driver.upload(b"own")
     handle = Handle()

@@ -328,6 +328,7 @@ void Faults::install(unify_backend& table) {
   FAILING(capture_end)
   FAILING(graph_launch)
   FAILING(capture_update)
+  FAILING(capture_keep)
   FAILING(peer_access)
   FAILING(ipc_export)
   FAILING(ipc_import)

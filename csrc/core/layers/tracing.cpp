@@ -127,6 +127,10 @@ class Tracing {
     timeline_.capture_ended(stream);
     return status;
   }
+  unify_status capture_keep(unify_stream stream, unify_host_function release, void* user) {
+    if (release == nullptr) return below_.capture_keep(stream, release, user);  // asked before each piece of work
+    return call<&unify_backend::capture_keep>("capture_keep", stream, release, user);
+  }
   unify_status function_get(unify_module module, unify_function_args* args, unify_function* out_function) {
     const unify_status status = call<&unify_backend::function_get>("function_get", module, args, out_function);
     if (status != UNIFY_OK) return status;
@@ -326,6 +330,7 @@ void Tracing::install(unify_backend& table) {
   ENTRY(capture_begin);
   ENTRY(capture_end);
   ENTRY(capture_update);
+  ENTRY(capture_keep);
   ENTRY(graph_launch);
 #undef ENTRY
 }

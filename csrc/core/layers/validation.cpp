@@ -315,6 +315,12 @@ unify_status Validation::capture_update(unify_stream stream, unify_graph graph, 
   });
 }
 
+unify_status Validation::capture_keep(unify_stream stream, unify_host_function release, void* user) {
+  if (!check("capture_keep", stream)) return UNIFY_INVALID_ARGUMENT;
+  if (release != nullptr && user == nullptr) return refuse("capture_keep: user is null: there is nothing to keep");
+  return below_.capture_keep(stream, release, user);
+}
+
 unify_status Validation::graph_launch(unify_graph graph, unify_stream stream) {
   const Turn turn(*this, "graph_launch", stream);
   if (!turn) return UNIFY_INVALID_ARGUMENT;
@@ -371,6 +377,7 @@ void Validation::install(unify_backend& table) {
   ENTRY(graph_launch);
   ENTRY(graph_destroy);
   ENTRY(capture_update);
+  ENTRY(capture_keep);
   ENTRY(peer_access);
   ENTRY(ipc_export);
   ENTRY(ipc_import);

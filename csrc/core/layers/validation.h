@@ -56,6 +56,7 @@ class Validation : public HandedOut {
   unify_status graph_launch(unify_graph graph, unify_stream stream);
   unify_status graph_destroy(unify_graph graph);
   unify_status capture_update(unify_stream stream, unify_graph graph, unify_graph* out_graph);
+  unify_status capture_keep(unify_stream stream, unify_host_function release, void* user);
   template <typename End>
   unify_status end_capture(const char* call, unify_stream stream, unify_graph* out_graph, End end);
 
@@ -89,7 +90,7 @@ class Validation : public HandedOut {
     }
     const unify_status status = call(handle);
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (status != UNIFY_NOT_READY) pass(stream, count);
+    if (status != UNIFY_NOT_READY && status != UNIFY_UNSUPPORTED) pass(stream, count);  // neither says that it is done
     return status;
   }
   static uint64_t shared_thing(const unify_ipc_args& args);

@@ -34,6 +34,8 @@ void reset(Lock& lock, Device& device);
 
 // Whether work on the stream would tie the legacy default stream to a stream that captures.
 Result check_implicit_order(const Stream& stream);
+// The same as a question, which leaves the capture as it is.
+bool is_tied_to_capture(const Stream& stream);
 
 // Runs `work()`, whose std::bad_alloc becomes a result: no exception leaves a C function.
 template <typename Work>

@@ -93,6 +93,14 @@ UNIFY_SIMULATOR_EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig* config, C
 UNIFY_SIMULATOR_EXPORT CUresult cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode mode);
 UNIFY_SIMULATOR_EXPORT CUresult cuStreamEndCapture(CUstream stream, CUgraph* out);
 UNIFY_SIMULATOR_EXPORT CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* out);
+UNIFY_SIMULATOR_EXPORT CUresult cuStreamGetCaptureInfo_v2(CUstream stream, CUstreamCaptureStatus* status,
+                                                          uint64_t* number, CUgraph* graph,
+                                                          const CUgraphNode** dependencies, size_t* count);
+UNIFY_SIMULATOR_EXPORT CUresult cuUserObjectCreate(CUuserObject* out, void* user, CUhostFn destroy, unsigned references,
+                                                   unsigned flags);
+UNIFY_SIMULATOR_EXPORT CUresult cuUserObjectRelease(CUuserObject object, unsigned count);
+UNIFY_SIMULATOR_EXPORT CUresult cuGraphRetainUserObject(CUgraph graph, CUuserObject object, unsigned count,
+                                                        unsigned flags);
 UNIFY_SIMULATOR_EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode);
 UNIFY_SIMULATOR_EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CUgraph graph, unsigned long long flags);
 UNIFY_SIMULATOR_EXPORT CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream);

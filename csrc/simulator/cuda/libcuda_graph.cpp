@@ -1,4 +1,7 @@
 // The driver's functions for captures and graphs.
+#include <climits>
+#include <system_error>
+#include <thread>
 #include <utility>
 
 #include "calls.h"
@@ -8,6 +11,48 @@
 using namespace unify::simulator;
 
 namespace {
+
+CUstreamCaptureStatus status_of(const Stream& stream) {
+  return stream.capture == nullptr    ? CU_STREAM_CAPTURE_STATUS_NONE
+         : stream.capture->is_invalid ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
+                                      : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+}
+
+// A graph has a handle from the moment that somebody asks for it.
+CUgraph handle_of(const std::shared_ptr<Graph>& graph) {
+  for (const auto& [handle, each] : driver().graphs) {
+    if (each == graph) return reinterpret_cast<CUgraph>(handle);
+  }
+  return driver().graphs.add<CUgraph>(graph);
+}
+
+// What ends with its last reference: the program has a number of them, and a graph one.
+struct UserObject {
+  UserObject(void* kept, CUhostFn end, unsigned own) : user(kept), destroy(end), references(own) {}
+  // On a thread of the driver's own, as the last reference may go anywhere.
+  ~UserObject() {
+    try {
+      std::thread(destroy, user).detach();
+    } catch (const std::system_error&) {
+      destroy(user);
+    }
+  }
+  UserObject(const UserObject&) = delete;
+  UserObject& operator=(const UserObject&) = delete;
+  void* user;
+  CUhostFn destroy;
+  unsigned references;  // of the program
+};
+
+Registry<UserObject>& user_objects() {
+  static auto* const objects = new Registry<UserObject>{0xa1000000};
+  return *objects;
+}
+
+void release(CUuserObject handle, UserObject& object, unsigned count) {
+  object.references -= count;
+  if (object.references == 0) user_objects().remove(handle);
+}
 
 // Puts the nodes of `graph` in place of those of `exec` if it differs in parameters only.
 CUgraphExecUpdateResult update(GraphExec& exec, const Graph& graph) {
@@ -22,6 +67,7 @@ CUgraphExecUpdateResult update(GraphExec& exec, const Graph& graph) {
     if (old.is_cooperative != now.is_cooperative) return CU_GRAPH_EXEC_UPDATE_ERROR_ATTRIBUTES_CHANGED;
   }
   exec.nodes = std::make_shared<const Nodes>(graph.nodes);
+  exec.kept = graph.kept;
   return CU_GRAPH_EXEC_UPDATE_SUCCESS;
 }
 
@@ -41,17 +87,69 @@ UNIFY_SIMULATOR_EXPORT CUresult cuStreamEndCapture(CUstream handle, CUgraph* out
     *out = nullptr;
     std::shared_ptr<Graph> graph;
     if (const Result result = end_capture(stream, graph); result != CUDA_SUCCESS) return result;
-    *out = driver().graphs.add<CUgraph>(std::move(graph));
+    *out = handle_of(graph);
     return CUDA_SUCCESS;
   });
 }
 
 UNIFY_SIMULATOR_EXPORT CUresult cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* out) {
-  return with_stream("cuStreamIsCapturing", handle, [&](Call&, const Stream& stream) {
+  return with_stream("cuStreamIsCapturing", handle, [&](Call&, const Stream& stream) -> Result {
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    *out = stream.capture == nullptr    ? CU_STREAM_CAPTURE_STATUS_NONE
-           : stream.capture->is_invalid ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
-                                        : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+    if (is_tied_to_capture(stream)) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+    *out = status_of(stream);
+    return CUDA_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuStreamGetCaptureInfo_v2(CUstream handle, CUstreamCaptureStatus* out_status,
+                                                          uint64_t* out_number, CUgraph* out_graph,
+                                                          const CUgraphNode** dependencies, size_t* count) {
+  return with_stream("cuStreamGetCaptureInfo", handle, [&](Call&, const Stream& stream) -> Result {
+    if (out_status == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    if (dependencies != nullptr || count != nullptr) return CUDA_ERROR_NOT_SUPPORTED;  // nodes have no handles here
+    if (is_tied_to_capture(stream)) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+    *out_status = status_of(stream);
+    if (*out_status != CU_STREAM_CAPTURE_STATUS_ACTIVE) return CUDA_SUCCESS;
+    const CUgraph graph = handle_of(stream.capture->graph);
+    if (out_graph != nullptr) *out_graph = graph;
+    if (out_number != nullptr) *out_number = reinterpret_cast<uintptr_t>(graph);  // no two captures have one
+    return CUDA_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuUserObjectCreate(CUuserObject* out, void* user, CUhostFn destroy, unsigned references,
+                                                   unsigned flags) {
+  return with_driver("cuUserObjectCreate", [&](Call&) {
+    if (out == nullptr || destroy == nullptr || references == 0 || references > INT_MAX ||
+        flags != CU_USER_OBJECT_NO_DESTRUCTOR_SYNC) {
+      return CUDA_ERROR_INVALID_VALUE;
+    }
+    *out = user_objects().add<CUuserObject>(std::make_shared<UserObject>(user, destroy, references));
+    return CUDA_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuUserObjectRelease(CUuserObject handle, unsigned count) {
+  return with_driver("cuUserObjectRelease", [&](Call&) {
+    const std::shared_ptr<UserObject> object = user_objects().find(handle);
+    if (object == nullptr || count == 0 || count > object->references) return CUDA_ERROR_INVALID_VALUE;
+    release(handle, *object, count);
+    return CUDA_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT CUresult cuGraphRetainUserObject(CUgraph graph_handle, CUuserObject handle, unsigned count,
+                                                        unsigned flags) {
+  return with_driver("cuGraphRetainUserObject", [&](Call&) {
+    const std::shared_ptr<Graph> graph = driver().graphs.find(graph_handle);
+    const std::shared_ptr<UserObject> object = user_objects().find(handle);
+    if (graph == nullptr || object == nullptr || count == 0 || (flags & ~CU_GRAPH_USER_OBJECT_MOVE) != 0) {
+      return CUDA_ERROR_INVALID_VALUE;
+    }
+    const bool moves = (flags & CU_GRAPH_USER_OBJECT_MOVE) != 0;
+    if (moves && count > object->references) return CUDA_ERROR_INVALID_VALUE;
+    graph->kept.push_back(object);
+    if (moves) release(handle, *object, count);
     return CUDA_SUCCESS;
   });
 }
@@ -79,6 +177,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* out, CU
     }
     auto exec = std::make_shared<GraphExec>();
     exec->nodes = std::make_shared<const Nodes>(graph->nodes);
+    exec->kept = graph->kept;
     *out = driver().graph_execs.add<CUgraphExec>(std::move(exec));
     return CUDA_SUCCESS;
   });

@@ -74,7 +74,8 @@ UNIFY_SIMULATOR_EXPORT CUresult cuIpcGetMemHandle(CUipcMemHandle* out, CUdevicep
     if (out == nullptr || range == nullptr || range->kind != RangeKind::kDevice) return CUDA_ERROR_INVALID_VALUE;
     const Arena& arena = range->block->arena;
     write_handle(out->reserved, kMemoryMagic,
-                 {getpid(), arena.file(), range->device, arena.offset(range->address), range->asked_bytes});
+                 {getpid(), arena.file(), range->device, arena.offset(range->address), range->asked_bytes, 0, 0},
+                 arena.file());
     return CUDA_SUCCESS;
   });
 }

@@ -131,8 +131,11 @@ UNIFY_SIMULATOR_EXPORT CUresult cuEventRecord(CUevent handle, CUstream stream_ha
     if (event == nullptr || event->context != stream.context) return CUDA_ERROR_INVALID_HANDLE;
     if (stream.capture != nullptr) return capture_record(stream, *event);
     Operation record;
-    if (event->shared != nullptr) record.run = record_shared(event->shared);
+    SharedRecord shared;
+    if (event->shared != nullptr) shared = record_shared(event->shared);
+    record.run = shared.run;
     if (const Result result = submit(call, stream, std::move(record)); result != CUDA_SUCCESS) return result;
+    if (event->shared != nullptr) shared.count();
     event->mark = stream.tail;
     event->capture = nullptr;
     event->frontier.clear();

@@ -73,14 +73,24 @@ void add_tail(std::vector<MarkPtr>& after, const Stream& stream) {
 
 }  // namespace
 
-Result check_implicit_order(const Stream& stream) {
-  if (!stream.is_legacy) return CUDA_SUCCESS;
+namespace {
+
+// The capture of another stream that the legacy default stream would come after, or null.
+Capture* tied_capture(const Stream& stream) {
+  if (!stream.is_legacy) return nullptr;
   for (const auto& other : stream.context->streams) {
-    if (other->is_blocking && other->capture != nullptr) {
-      return invalidate(*other->capture, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
-    }
+    if (other->is_blocking && other->capture != nullptr) return other->capture.get();
   }
-  return CUDA_SUCCESS;
+  return nullptr;
+}
+
+}  // namespace
+
+bool is_tied_to_capture(const Stream& stream) { return tied_capture(stream) != nullptr; }
+
+Result check_implicit_order(const Stream& stream) {
+  Capture* capture = tied_capture(stream);
+  return capture == nullptr ? CUDA_SUCCESS : invalidate(*capture, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
 }
 
 // What the legacy default stream waits for, and what waits for it (CUDA driver API, "Stream synchronization behavior").

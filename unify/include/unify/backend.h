@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 #define UNIFY_ABI_MAJOR 1
-#define UNIFY_ABI_MINOR 1
+#define UNIFY_ABI_MINOR 2
 
 /* [types.begin] */
 typedef struct unify_device_s* unify_device;
@@ -418,8 +418,9 @@ typedef struct unify_backend {
      Order:   at once.
      Memory:  as stream_synchronize when it does not answer NOT_READY.
      Threads: any.
-     Errors:  NOT_READY; UNSUPPORTED for a wrapped stream that its owner records; what stream_synchronize would return,
-              which it does not end: asking loses no failure. */
+     Errors:  NOT_READY; UNSUPPORTED while another library records the stream (one that was wrapped, or waited for an
+              event of such a one) or forbids to ask it by recording another stream; what stream_synchronize would
+     return, which it does not end: asking loses no failure. */
   unify_status (*stream_query)(unify_stream stream);
 
   /* Makes later work of a stream wait for an event's last record, also of another device of this backend.
@@ -432,7 +433,7 @@ typedef struct unify_backend {
   /* optional. Enqueues a call of a host function. It must not call the backend, and not block for long.
      Order:   after all work so far; later work of the stream waits for its return.
      Memory:  `user` is the caller's until the function has run. It runs exactly once, also after a failure and
-              when the stream is destroyed meanwhile.
+              when the stream is destroyed meanwhile; recorded, at each launch of the graph.
      Threads: runs on a thread of the backend or in the caller; one call on a stream at a time.
      Errors:  OUT_OF_MEMORY; then the function does not run. */
   unify_status (*host_call)(unify_stream stream, unify_host_function function, void* user);
@@ -603,7 +604,7 @@ typedef struct unify_backend {
      Order:   as copy.
      Memory:  as copy, for all rows and what lies between them.
      Threads: as copy.
-     Errors:  as copy. */
+     Errors:  as copy; UNSUPPORTED at once for rows too far apart: the core then copies them otherwise. */
   unify_status (*copy_rows)(unify_stream stream, const unify_copy_rows_args* args);
 
   /* optional. Ends recording as capture_end does, and makes a graph of before do what was recorded, in place, where the
@@ -614,6 +615,16 @@ typedef struct unify_backend {
      Threads: one call on a stream at a time; no other call on `graph` runs meanwhile.
      Errors:  as capture_end; `graph` is as it was then. */
   unify_status (*capture_update)(unify_stream stream, unify_graph graph, unify_graph* out_graph);
+
+  /* What was appended in 1.2. */
+
+  /* optional. Keeps `user` as long as the graph may run that a stream is being recorded into, whoever records it. With
+     a null `release` it only asks whether there is one. Order:   at once. Memory:  `release(user)` is called once, when
+     the graph, all that was made of it and their launches are over, or the recording has failed. Threads: any.
+     `release` runs on any thread; it calls nothing of the backend, and does not block. Errors:  INVALID_ARGUMENT for a
+     stream that is not being recorded; UNSUPPORTED for one that takes no work at all as long as another stream is
+     recorded; OUT_OF_MEMORY. `release` is not called then. */
+  unify_status (*capture_keep)(unify_stream stream, unify_host_function release, void* user);
   /* [appended.end] */
 } unify_backend;
 
