@@ -151,16 +151,13 @@ unify_status device_synchronize(unify_device handle) {
     streams.assign(device.streams.begin(), device.streams.end());
   }
   for (const std::shared_ptr<Stream>& stream : streams) {
-    const uint64_t last = stream->last_enqueued.load();
-    bool is_recording = false;
     const unify_status status = run(device, [&] {
       int capture = CU_STREAM_CAPTURE_STATUS_NONE;
       const CUresult code = driver.cuStreamIsCapturing(stream->handle, &capture);
-      is_recording = capture != CU_STREAM_CAPTURE_STATUS_NONE;
+      const bool is_recording = capture != CU_STREAM_CAPTURE_STATUS_NONE;
       return code != CUDA_SUCCESS || is_recording ? code : driver.cuStreamSynchronize(stream->handle);
     });
     if (status != UNIFY_OK) return status;
-    if (!is_recording) note_proven(*stream, last);
   }
   return status_of(&device, device.fault.load());
 }
@@ -204,10 +201,7 @@ unify_status device_reset(unify_device handle) {
   drop_virtual(device);
   if (code == CUDA_SUCCESS) code = retain_again(device);
   device.is_gone = code != CUDA_SUCCESS;
-  if (code != CUDA_SUCCESS) {
-    status_of(nullptr, code);
-    return UNIFY_DEVICE_LOST;
-  }
+  if (code != CUDA_SUCCESS) return status_as(UNIFY_DEVICE_LOST, code);
   device.fault = CUDA_SUCCESS;
   return UNIFY_OK;
 }

@@ -50,9 +50,6 @@ struct Stream : std::enable_shared_from_this<Stream> {
   Device* device = nullptr;
   CUstream handle = nullptr;
   bool is_owned = true;
-  // Operations enqueued since the stream was last known to have run dry without failure: 0 if none.
-  std::atomic<uint64_t> first_unproven{0};
-  std::atomic<uint64_t> last_enqueued{0};
 };
 
 struct Event {
@@ -90,9 +87,11 @@ inline Graph* of(unify_graph graph) { return reinterpret_cast<Graph*>(graph); }
 
 // ---- errors: cuda_error.cpp ----
 
-// The status of a driver's answer, kept for last_error. A sticky code marks the device as faulted and names the
-// operations that may have caused it; any other failure is that of `operation`.
+// The status of a driver's answer, kept for last_error. A sticky code marks the device as faulted, and may be any
+// operation's; any other failure is that of `operation`.
 unify_status status_of(Device* device, CUresult code, uint64_t operation = 0);
+// A driver's answer where it means something else than usual.
+unify_status status_as(unify_status status, CUresult code);
 // A refusal of the backend's own.
 unify_status refuse(unify_status status, std::string message);
 // Adds what is known besides to the failure that was kept last, and returns its status.
@@ -128,24 +127,9 @@ class Entered {
 // A call of the driver inside of the device's context.
 template <typename Call>
 unify_status run(Device& device, Call call, uint64_t operation = 0) {
+  if (device.context == nullptr) return refuse(UNIFY_DEVICE_LOST, "its last reset failed");
   const Entered entered(device);
   return status_of(&device, entered.result() != CUDA_SUCCESS ? entered.result() : call(), operation);
-}
-
-// Remembers that an operation stands on the stream. One call on a stream at a time.
-inline void note_enqueued(Stream& stream, uint64_t operation) noexcept {
-  stream.last_enqueued.store(operation);
-  uint64_t none = 0;
-  stream.first_unproven.compare_exchange_strong(none, operation);
-}
-// Everything up to `last`, which was last_enqueued before the stream was found dry, ended well. Another thread may
-// enqueue meanwhile.
-inline void note_proven(Stream& stream, uint64_t last) noexcept {
-  uint64_t first = stream.first_unproven.load();
-  if (first == 0 || first > last) return;
-  stream.first_unproven.compare_exchange_strong(first, 0);
-  uint64_t none = 0;
-  if (stream.last_enqueued.load() != last) stream.first_unproven.compare_exchange_strong(none, last + 1);
 }
 
 // Runs the host calls that a failed context forgot, each once, on a thread of their own: they may take locks that the

@@ -106,7 +106,6 @@ unsigned set_attributes(const unify_launch_args& args, CUlaunchAttribute (&attri
 unify_status launch(unify_stream handle, unify_function f, const unify_launch_args* args) {
   Stream& stream = *of(handle);
   Function& function = *of(f);
-  note_enqueued(stream, args->operation);
   const bool has_block = args->block[0] != 0;
   CUlaunchConfig config{};
   config.gridDimX = args->grid[0];

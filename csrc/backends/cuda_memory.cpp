@@ -146,7 +146,6 @@ bool is_between_devices(unify_device dst, unify_device src) {
 
 unify_status copy(unify_stream handle, const unify_copy_args* args) {
   Stream& stream = *of(handle);
-  note_enqueued(stream, args->operation);
   return run(
       *stream.device,
       [&] {
@@ -161,7 +160,6 @@ unify_status copy(unify_stream handle, const unify_copy_args* args) {
 
 unify_status copy_rows(unify_stream handle, const unify_copy_rows_args* args) {
   Stream& stream = *of(handle);
-  note_enqueued(stream, args->operation);
   CUDA_MEMCPY2D rows{};  // the driver finds out where addresses lie, a peer's as well
   rows.srcMemoryType = args->src_device == nullptr ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_UNIFIED;
   rows.srcHost = reinterpret_cast<const void*>(args->src);
@@ -178,7 +176,6 @@ unify_status copy_rows(unify_stream handle, const unify_copy_rows_args* args) {
 
 unify_status fill(unify_stream handle, const unify_fill_args* args) {
   Stream& stream = *of(handle);
-  note_enqueued(stream, args->operation);
   return run(
       *stream.device,
       [&] {

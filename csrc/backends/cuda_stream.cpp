@@ -93,24 +93,20 @@ unify_status stream_destroy(unify_stream handle) {
   return status_of(&device, device.fault.load());
 }
 
-template <typename Ask>
-unify_status wait_or_ask(Stream& stream, Ask ask) {
-  const uint64_t last = stream.last_enqueued.load(std::memory_order_relaxed);
-  const unify_status status = run(*stream.device, [&] { return ask(stream.handle); });
-  if (status == UNIFY_OK) note_proven(stream, last);
-  return status;
+unify_status stream_synchronize(unify_stream handle) {
+  const Stream& stream = *of(handle);
+  return run(*stream.device, [&] { return driver.cuStreamSynchronize(stream.handle); });
 }
-
-unify_status stream_synchronize(unify_stream stream) { return wait_or_ask(*of(stream), driver.cuStreamSynchronize); }
 
 // To ask a stream that is being captured would break the capture.
 unify_status stream_query(unify_stream handle) {
-  Stream& stream = *of(handle);
-  if (stream.is_owned) return wait_or_ask(stream, driver.cuStreamQuery);
+  const Stream& stream = *of(handle);
+  const auto ask = [&] { return driver.cuStreamQuery(stream.handle); };
+  if (stream.is_owned) return run(*stream.device, ask);
   int capture = CU_STREAM_CAPTURE_STATUS_NONE;
   const unify_status status = run(*stream.device, [&] { return driver.cuStreamIsCapturing(stream.handle, &capture); });
   if (status != UNIFY_OK) return status;
-  if (capture == CU_STREAM_CAPTURE_STATUS_NONE) return wait_or_ask(stream, driver.cuStreamQuery);
+  if (capture == CU_STREAM_CAPTURE_STATUS_NONE) return run(*stream.device, ask);
   return refuse(UNIFY_UNSUPPORTED, "the stream's owner is recording it");
 }
 

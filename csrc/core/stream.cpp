@@ -73,6 +73,7 @@ std::shared_ptr<Stream> Stream::create(const std::shared_ptr<Device>& device, in
   stream->native_ = args.native;
   stream->is_wrapped_ = native != nullptr;
   stream->id_ = is_default ? 0 : next_id.fetch_add(1, std::memory_order_relaxed);
+  stream->proven_ = device->operations().last_number();  // of what had its id before
   device->add_stream(*stream);
   name_traced_stream(stream->handle_, stream->name());
   if (!is_default) leaks::held(stream.get(), leaks::Kind::kStream, *device, 0, caller);
@@ -106,10 +107,18 @@ bool Stream::is_passed() noexcept {
 
 std::string stream_name(uint32_t id) { return id == 0 ? "default stream" : "stream " + std::to_string(id); }
 
+void Stream::note_proven(uint64_t last) noexcept {
+  uint64_t known = proven_.load(std::memory_order_relaxed);
+  while (known < last && !proven_.compare_exchange_weak(known, last, std::memory_order_relaxed)) {
+  }
+}
+
 bool Stream::is_dry() noexcept {
   if (generation_ != device_->generation()) return true;
+  const uint64_t last = last_enqueued();
   const unify_status status = device_->table().stream_query(handle_);
   if (status == UNIFY_NOT_READY) return false;
+  if (status == UNIFY_OK) note_proven(last);
   if (status == UNIFY_UNSUPPORTED && is_wrapped_) return true;  // what its owner records is not enqueued
   if (status != UNIFY_OK) device_->failures().note(id_, status, "asking the stream");
   return true;
@@ -160,16 +169,20 @@ void Stream::finish() {
 void Stream::wait_for_work(const char* what) {
   const auto call = device_->call();
   require_current();
+  const uint64_t last = last_enqueued();
   check(*device_, this, device_->table().stream_synchronize(handle_), what);
+  note_proven(last);
 }
 
 bool Stream::query() {
   require_not_recording("ask");
   const auto call = device_->call();
   require_current();
+  const uint64_t last = last_enqueued();
   const unify_status status = device_->table().stream_query(handle_);
   if (status == UNIFY_NOT_READY) return false;
   check(*device_, this, status, "asking the stream");
+  note_proven(last);
   device_->failures().raise(id_);
   return true;
 }
