@@ -14,6 +14,7 @@
 #include "failures.h"
 #include "launch.h"
 #include "memory.h"
+#include "poll.h"
 #include "reclaim.h"
 #include "registry.h"
 #include "stream.h"
@@ -126,17 +127,24 @@ std::shared_lock<std::shared_mutex> Device::call() const {
   return std::shared_lock<std::shared_mutex>(private_->calls);
 }
 
-void Device::synchronize() {
+void Device::synchronize(double timeout_s) {
   reclaim();
   require_usable();
   for (const Current& entry : current_streams) {
     if (entry.device == this && entry.stream != nullptr) entry.stream->require_not_recording("wait for the device");
   }
-  {
+  if (timeout_s >= 0) {
+    Work work = mark_work();
+    poll_until(timeout_s, name_, "its work", [&] {
+      const auto call = this->call();
+      return has_passed(work);
+    });
+  } else {
     const auto call = this->call();
     check(*this, nullptr, wait_for_streams(), "waiting for the device");
   }
   reclaim();
+  require_usable();
   failures_->raise_any();
 }
 

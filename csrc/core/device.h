@@ -81,7 +81,8 @@ class Device : public std::enable_shared_from_this<Device> {
   // For each stream, the operation up to which all are known to have ended well.
   [[nodiscard]] std::map<uint32_t, uint64_t> proven() const;
 
-  void synchronize();
+  // Waits for all work so far, at most `timeout_s` (negative: for ever; else polls, throws Timeout).
+  void synchronize(double timeout_s = -1);
   void wait_for_work() noexcept;  // for the core itself: what failed is kept for the user's next call
   void set_option(const std::string& key, const std::string& value);
 
