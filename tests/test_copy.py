@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
+
+import unify as un
 
 from .conftest import Run
 
@@ -140,3 +144,12 @@ order = (6, 5, 4, 3, 2, 1, 0)
 np.testing.assert_array_equal(x.permute(*order).contiguous().numpy(), array.transpose(order))
 """
     run(python, code)
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2"])
+def test_every_float16_becomes_the_small_float_that_torch_makes_of_it(name: str) -> None:
+    codes = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16)
+    source = codes.view(torch.float16)
+    expected = source.to(getattr(torch, name)).float().numpy()
+    found = un.asarray(source).to(name.removesuffix("fn")).to(un.float32)
+    np.testing.assert_array_equal(found.numpy(), expected)

@@ -47,7 +47,7 @@ struct Small {
   static constexpr uint32_t kMagnitude = (1U << (kExponent + kMantissa)) - 1;
   static constexpr uint32_t kInfinity = ((1U << kExponent) - 1) << kMantissa;
   static constexpr uint32_t kNaN = kHasInfinity ? kInfinity | 1U << (kMantissa - 1) : kMagnitude;
-  static constexpr uint32_t kOverflow = kHasInfinity ? kInfinity : kNaN;
+  static constexpr uint32_t kOverflow = kHasInfinity ? kInfinity : kNaN - 1;  // e4m3fn saturates, as on chips
 
   static Small from(double value) {
     const uint32_t sign = std::signbit(value) ? 1U << (kExponent + kMantissa) : 0;
