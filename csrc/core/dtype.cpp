@@ -181,6 +181,9 @@ size_t edit_distance(const std::string& a, const std::string& b) {
 uint32_t itemsize(DType dtype) noexcept { return names_of(dtype).itemsize; }
 const char* name(DType dtype) noexcept { return names_of(dtype).name; }
 const char* triton_name(DType dtype) noexcept { return names_of(dtype).triton_name; }
+bool is_triton_name(const std::string& name) noexcept {
+  return std::any_of(kNames.begin(), kNames.end(), [&](const Names& names) { return name == names.triton_name; });
+}
 
 std::string dtype_names() {
   std::string text;

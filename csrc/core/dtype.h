@@ -26,8 +26,9 @@ enum class DType : uint8_t {
 };  // clang-format keeps the order that the tables below have
 
 [[nodiscard]] uint32_t itemsize(DType dtype) noexcept;
-[[nodiscard]] const char* name(DType dtype) noexcept;          // "float32"
-[[nodiscard]] const char* triton_name(DType dtype) noexcept;   // "fp32", as in Triton signatures
+[[nodiscard]] const char* name(DType dtype) noexcept;         // "float32"
+[[nodiscard]] const char* triton_name(DType dtype) noexcept;  // "fp32", as in Triton signatures
+[[nodiscard]] bool is_triton_name(const std::string& name) noexcept;
 [[nodiscard]] DType dtype_from_name(const std::string& name);  // throws DTypeError naming near names
 [[nodiscard]] std::string dtype_names();                       // of all: "bool, int8, …"
 
