@@ -11,8 +11,22 @@ namespace {
 
 const Tensor& tensor_of(PyObject* object) { return reinterpret_cast<TensorObject*>(object)->tensor; }
 
+// Of its other ways torch hands out no tensor that requires a gradient: what is done to it here would be missing in the
+// gradient. Its table does not ask.
+void require_no_gradient(PyObject* array) {
+  static PyObject* const name = PyUnicode_InternFromString("requires_grad");
+  if (!speaks_dlpack_table(array)) return;
+  const auto required = py::reinterpret_steal<py::object>(PyObject_GetAttr(array, name));
+  if (!required) return PyErr_Clear();
+  if (required.ptr() != Py_True || !py::module_::import("torch").attr("is_grad_enabled")().cast<bool>()) return;
+  throw Error(ErrorKind::kInvalidArgument,
+              "array: the tensor requires a gradient, which unify does not follow. Give .detach() of it, or call under "
+              "torch.no_grad().");
+}
+
 py::object as_tensor_object(PyObject* array, CallStream* call = nullptr) {
   if (tensor_from_pyobject(array) != nullptr) return py::reinterpret_borrow<py::object>(array);
+  require_no_gradient(array);
   ImportedArray imported = import_array(array, call);
   release_owners();
   return py::reinterpret_steal<py::object>(tensor_to_pyobject(std::move(imported.tensor), imported.is_readonly));
