@@ -51,8 +51,10 @@ const char* words_for(unify_status status) {
       return "the device does not answer";
     case UNIFY_TIMEOUT:
       return "timed out";
-    default:
+    case UNIFY_INTERNAL:
       return "the backend failed";
+    default:
+      return "the backend answered with a status that there is not";
   }
 }
 
@@ -96,6 +98,7 @@ Error error_of(Device& device, const std::string& stream, unify_status status, c
   if (!stream.empty()) text += ", " + stream;
   text += ": " + what + ": ";
   error.reason = has_native && native.message != nullptr ? native.message : words_for(status);
+  if (static_cast<int>(status) > UNIFY_INTERNAL) error.reason += ", " + std::to_string(static_cast<int>(status));
   if (has_native && native.native_name != nullptr) {
     error.native_name = native.native_name;
     error.native_code = native.native_code;
