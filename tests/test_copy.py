@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
+
+import unify as un
 
 from .conftest import Run
 
@@ -198,3 +202,12 @@ assert x.T.contiguous().tolist() == np.arange(12).reshape(3, 4).T.tolist()
 assert x.to(un.float16).tolist() == np.arange(12).reshape(3, 4).tolist()
 """
     run(python, code, PRELUDE.replace("from unify import _copy", ""))
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2"])
+def test_every_float16_becomes_the_small_float_that_torch_makes_of_it(name: str) -> None:
+    codes = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16)
+    source = codes.view(torch.float16)
+    expected = source.to(getattr(torch, name)).float().numpy()
+    found = un.asarray(source).to(name.removesuffix("fn")).to(un.float32)
+    np.testing.assert_array_equal(found.numpy(), expected)

@@ -151,6 +151,23 @@ def test_which_launch_failed_is_told_as_far_as_it_is_known(program) -> None:
     )
 
 
+def test_a_token_is_not_opened_as_another_chip_s(program) -> None:
+    printed = program("""
+        import subprocess
+
+        code = "import sys, unify as un; un.simulate('cuda:90', count=2, memory_bytes=256 << 20); "
+        code += "token = bytes.fromhex(sys.argv[1]); print(un.Tensor.from_shared(token, 'cuda:0').tolist()); "
+        code += "un.Tensor.from_shared(token, 'cuda:1')"
+        x = un.ones(2, un.float32, first)
+        child = subprocess.run([sys.executable, "-c", code, x.share().hex()], capture_output=True, text=True)
+        print(child.stdout.strip(), child.stderr.splitlines()[-1])
+    """)
+    assert printed.strip() == (
+        "[1.0, 1.0] unify.DeviceMismatchError: from_shared: the token is of the chip that is cuda:0 in the other "
+        "process; cuda:1 is another one here. Name that chip as device."
+    )
+
+
 def test_memory_that_runs_out_is_told_with_what_there_is(program) -> None:
     printed = program("""
         held = un.empty(200 << 20, un.uint8, first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,79 @@ def test_the_default_device_is_a_setting(toy: Path) -> None:
     code = "import unify as un; print(un.zeros(2).device)"
     assert run(code, UNIFY_DEVICE="toy:1", UNIFY_BACKEND_PATH=str(toy)) == "toy:1"
     assert run(code) == "cpu"
+
+
+def test_numbers_go_to_the_default_device_and_arrays_stay_where_they_are(toy: Path) -> None:
+    code = """
+import numpy as np
+import unify as un
+
+lists = [un.asarray([1.0, 2.0]), un.asarray(3), un.asarray((1, 2), un.int8), un.arange(3), un.arange(0, 1, 0.5)]
+print(*(x.device for x in lists), un.asarray(np.zeros(2)).device)
+stream = un.Stream("toy:0")
+print(un.arange(3, stream=stream).device, un.asarray([1], stream=stream).device, un.asarray([1], device="cpu").device)
+x = un.zeros(2, device="cpu")
+x[:] = [1, 2]
+print(x.tolist())
+for wanted in ({"device": "toy:0"}, {"dtype": "int8"}, {"device": "toy:0", "dtype": "int8"}):
+    try:
+        un.asarray(np.zeros(2, np.float32), copy=False, **wanted)
+    except un.InvalidArgument as error:
+        print(error)
+"""
+    where = "asarray: copy=False, but the array is float32 on cpu and must be"
+    assert run(code, UNIFY_DEVICE="toy:1", UNIFY_BACKEND_PATH=str(toy)).splitlines() == [
+        "toy:1 toy:1 toy:1 toy:1 toy:1 cpu",
+        "toy:0 toy:0 cpu",
+        "[1.0, 2.0]",
+        f"{where} moved to toy:0.",
+        f"{where} converted.",
+        f"{where} moved to toy:0 and converted.",
+    ]
+
+
+HANGING = """
+import threading, unify as un
+sim = un.simulate("cuda:90")
+device = un.device("cuda:0")
+x = un.zeros(16, device=device)
+device.synchronize()
+sim.hang("cuMemsetD32Async")
+x.fill_(1)
+"""
+
+
+def test_a_device_can_be_waited_for_with_a_limit() -> None:
+    code = f"""{HANGING}
+try:
+    device.synchronize(timeout_s=0.2)
+except un.TimeoutExpired as error:
+    print(error)
+sim.release()
+device.synchronize(timeout_s=60)
+print(x.tolist()[0], device.state)
+"""
+    timeout, value = run(code).splitlines()
+    assert timeout.startswith("cuda:0, its work was not done after 0.2")
+    assert value == "1.0 healthy"
+
+
+def test_an_interrupt_ends_a_program_whose_work_hangs() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{HANGING}\nprint('the end', flush=True)"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"the end\n"
+        with pytest.raises(subprocess.TimeoutExpired):  # it waits for its work
+            program.wait(timeout=0.5)
+        program.send_signal(signal.SIGINT)
+        try:
+            _, errors = program.communicate(timeout=60)
+        finally:
+            program.kill()
+    assert b"KeyboardInterrupt" in errors
 
 
 def test_the_number_of_threads_is_a_setting() -> None:

@@ -84,3 +84,74 @@ def test_a_backend_that_is_absent_says_why_and_the_rest_is_there(python: Run, tm
     assert "no toy is plugged in" in whys[str(absent)]
     assert "absent: " in _info.as_text(found)
     assert [device["name"] for device in found["devices"]] == ["cpu"]
+
+
+SICK = """
+import json, time
+import unify as un
+from unify import _info
+sim = un.simulate("cuda:90", count=2)
+x = un.zeros(3, device="cuda:0"); un.device("cuda:0").synchronize()
+"""
+
+
+def told(python: Run, code: str) -> tuple[dict[str, Any], str]:
+    """What info() says of cuda:0, and the lines for people. cuda:1 is well."""
+    finished = python("-c", SICK + code + "\nfound = un.info(); print(json.dumps(found)); print(_info.as_text(found))")
+    assert finished.returncode == 0, finished.stderr
+    record, _, text = finished.stdout.partition("\n")
+    devices = {device["name"]: device for device in json.loads(record)["devices"]}
+    assert (devices["cuda:1"]["state"], devices["cuda:1"]["why"]) == ("healthy", "")
+    assert devices["cuda:1"]["memory_total_bytes"] > 0
+    return devices["cuda:0"], text
+
+
+def test_a_lost_device_is_told_in_words(python: Run) -> None:
+    record, text = told(python, "sim.lose(0); time.sleep(0.1)")
+    assert (record["state"], record["memory_free_bytes"]) == ("gone", None)
+    assert "CUDA_ERROR_UNKNOWN, 999" in record["why"]
+    assert record["why"] in text
+
+
+def test_a_device_that_a_reset_did_not_bring_back_is_told_in_words(python: Run) -> None:
+    code = """
+sim.lose(0); time.sleep(0.1)
+try: un.device("cuda:0").reset()
+except un.DeviceLost: pass
+"""
+    record, text = told(python, code)
+    assert record["state"] == "gone"
+    assert "Somebody destroyed" not in text
+
+
+def test_a_faulted_device_is_told_in_words(python: Run) -> None:
+    code = """
+sim.fail("cuMemsetD32Async", error="ecc"); x.fill_(1)
+try: un.device("cuda:0").synchronize()
+except un.KernelFault: pass
+"""
+    record, text = told(python, code)
+    assert record["state"] == "faulted"
+    assert "CUDA_ERROR_ECC_UNCORRECTABLE" in record["why"]
+    assert record["why"] in text
+
+
+def test_a_device_that_does_not_open_is_told_in_words(python: Run) -> None:
+    code = """
+import json
+import unify as un
+from unify import _info
+sim = un.simulate("cuda:90", count=2)
+sim.lose(0)
+found = un.info()
+print(json.dumps([(d["name"], d["state"], d["why"]) for d in found["devices"]]))
+print(_info.as_text(found))
+"""
+    finished = python("-c", code)
+    assert finished.returncode == 0, finished.stderr
+    records, _, text = finished.stdout.partition("\n")
+    _, (name, state, why), other = json.loads(records)
+    assert (name, state) == ("cuda:0", "not opened")
+    assert "CUDA_ERROR_" in why
+    assert other == ["cuda:1", "healthy", ""]
+    assert f"cuda:0     not opened: {why}" in text

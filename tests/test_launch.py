@@ -173,20 +173,33 @@ def test_a_number_is_refused_where_an_array_is_annotated(value: float) -> None:
         un.jit(read)[1](value, zeros("float32"))
 
 
-def test_an_annotated_array_is_read_as_annotated() -> None:
+@pytest.mark.parametrize("annotation", [tl.pointer_type(tl.int32), "*i32", "const *i32"], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "elements"), [(np.float32, "fp32"), (np.uint32, "u32"), (np.int64, "i64"), (np.int8, "i8")]
+)
+def test_an_array_of_other_elements_than_its_annotation_is_refused(
+    annotation: object, dtype: type, elements: str
+) -> None:
     def read(x, out):
         tl.store(out, tl.load(x))
 
-    for annotation in (tl.pointer_type(tl.int32), "*i32", "const *i32"):
-        read.__annotations__["x"] = annotation
-        kernel = un.jit(read)
-        out = zeros("int32")
-        kernel[1](np.array([7], np.int32), out)
-        assert out[0] == 7
-        kernel[1](np.array([1.5], np.float32), out)  # of the same width: Triton reads its bits too
-        assert out[0] == np.float32(1.5).view(np.int32)
-        with pytest.raises(un.errors.DTypeError, match=r"'x' is annotated as \*k?i32 and its elements are i64"):
-            kernel[1](np.array([7], np.int64), out)
+    read.__annotations__["x"] = annotation
+    kernel, out = un.jit(read), zeros("int32")
+    kernel[1](np.array([7], np.int32), out)
+    assert out[0] == 7
+    with pytest.raises(un.DTypeError, match=rf"'x' is annotated as \*k?i32 and its elements are {elements}; convert"):
+        kernel[1](np.array([1], dtype), out)
+    assert out[0] == 7
+
+
+def test_bytes_stand_for_elements_that_have_no_dtype() -> None:
+    def widen(x, out):
+        tl.store(out, tl.load(x).to(tl.float32))
+
+    widen.__annotations__["x"] = "*fp8e4b15"
+    out = zeros("float32")
+    un.jit(widen)[(1,)](np.array([0x78], np.uint8), out)  # its exponent, 15, less the bias
+    assert out[0] == 1
 
 
 # ---- constants ----

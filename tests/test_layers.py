@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import unify as un
+from unify.testing.backends import compile_backend
 
 
 def run_with(layers: str, root: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -166,3 +167,58 @@ assert not raised, raised
     finished = run_with("faults,validate", root, str(program))
     assert finished.returncode == 0, finished.stderr
     assert "unify validate:" not in finished.stderr, finished.stderr
+
+
+# The toy, whose memory does not lie as its device_info says, and whose fill answers with what is no status.
+WRONG = """
+#define unify_backend_get toy_backend_get
+#include "{toy}"
+#undef unify_backend_get
+static unify_status wrong_allocate(unify_device device, const unify_allocate_args* args, unify_address* out) {{
+  unify_allocate_args more = *args;
+  more.bytes += 8;
+  const unify_status status = memory_allocate(device, &more, out);
+  if (status == UNIFY_OK) *out += 8;
+  return status;
+}}
+static unify_status wrong_free(unify_device device, unify_memory_kind kind, unify_address address) {{
+  return memory_free(device, kind, address - 8);
+}}
+static unify_status wrong_fill(unify_stream stream, const unify_fill_args* args) {{
+  (void)stream, (void)args;
+  return (unify_status)77;
+}}
+UNIFY_EXPORT const unify_backend* unify_backend_get(unify_backend_get_args* args) {{
+  static unify_backend table;
+  table = *toy_backend_get(args);
+#ifdef WRONG_MEMORY
+  table.memory_allocate = wrong_allocate;
+  table.memory_free = wrong_free;
+#else
+  table.fill = wrong_fill;
+  (void)wrong_allocate, (void)wrong_free;
+#endif
+  (void)wrong_fill;
+  return &table;
+}}
+"""
+
+
+def wrong_toy(folder: Path, define: str) -> str:
+    (folder / "wrong.c").write_text(WRONG.format(toy=Path(__file__).parent / "plugin" / "toy.c"))
+    return str(compile_backend(folder / "wrong.c", folder / "wrong.so", [define]))
+
+
+def test_memory_that_is_not_aligned_as_the_device_says_is_refused(root: Path, tmp_path: Path) -> None:
+    library = wrong_toy(tmp_path, "WRONG_MEMORY")
+    finished = run_with("validate", root, "-c", "import unify; unify.ones(3, device='toy')", UNIFY_BACKEND_PATH=library)
+    assert "unify validate: toy: memory_allocate: the backend gave address 0x" in finished.stderr
+    assert "no multiple of the 256 bytes that its device_info says" in finished.stderr
+    assert "unify/backend.h: a mistake in the backend." in finished.stderr
+
+
+@pytest.mark.parametrize("layers", ["", "validate"])
+def test_a_status_that_there_is_not_is_told_by_its_number(root: Path, tmp_path: Path, layers: str) -> None:
+    library = wrong_toy(tmp_path, "WRONG_STATUS")
+    finished = run_with(layers, root, "-c", "import unify; unify.ones(3, device='toy')", UNIFY_BACKEND_PATH=library)
+    assert "the backend answered with a status that there is not, 77." in finished.stderr

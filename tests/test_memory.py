@@ -34,9 +34,10 @@ def test_a_snapshot_lists_segments_by_address() -> None:
     del held
 
 
-def test_a_limit_below_zero_is_an_error() -> None:
-    with pytest.raises((TypeError, ValueError)):
-        un.set_memory_limit(-1, "cpu")
+@pytest.mark.parametrize("limit", [-1, 1 << 64, "1g", 1.5, None, True])
+def test_a_limit_that_is_no_number_of_bytes_is_an_error(limit: object) -> None:
+    with pytest.raises(un.InvalidArgument, match=f"set_memory_limit: a number of bytes.*{limit}"):
+        un.set_memory_limit(limit, "cpu")  # type: ignore[arg-type]
 
 
 def test_memory_of_streams_that_ended_serves_the_next_beside_a_piece_that_is_in_use() -> None:

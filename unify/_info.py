@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-from . import __version__
+from . import __version__, _core
 from ._config import settings
-from ._device import Device, backends, default_device, devices
+from ._device import Device, backends, default_device, device as open_device
 from ._errors import Error
 
 # What the answer to a bug report needs first.
@@ -20,10 +20,11 @@ def info() -> dict[str, Any]:
     """Everything that `unify info --json` prints, as plain data.
 
     unify, python, platform: versions; packages: version or None; backends: name, version, library, devices, why (it
-    cannot be used, else empty); devices: name, default, state, properties, capabilities, memory in bytes;
-    default_device: what is meant when none is named, why (it cannot be used, else empty).
+    cannot be used, else empty); devices: name, default, state ("healthy", "faulted", "gone", or "not opened"), why (it
+    is not healthy, else empty), properties, capabilities, memory in bytes, which are empty and None where the device
+    does not tell; default_device: what is meant when none is named, why (it cannot be used, else empty).
     """
-    found = devices()
+    found = backends()
     default, why_not = _default()
     return {
         "unify": __version__,
@@ -39,9 +40,9 @@ def info() -> dict[str, Any]:
                 "devices": status.device_count,
                 "why": status.why,
             }
-            for status in backends()
+            for status in found
         ],
-        "devices": [_device_record(device, device == default) for device in found],
+        "devices": [_device_record(name, default) for name in _core.device_names()],
         "default_device": {"name": default.name if default else settings.device, "why": why_not},
     }
 
@@ -54,17 +55,28 @@ def _default() -> tuple[Device | None, str]:
         return None, str(error)
 
 
-def _device_record(device: Device, is_default: bool) -> dict[str, Any]:
-    free, total = device.memory_info()
-    return {
-        "name": device.name,
-        "default": is_default,
-        "state": device.state,
-        "memory_free_bytes": free,
-        "memory_total_bytes": total,
-        "properties": dict(device.properties),
-        "capabilities": dict(device.capabilities),
+def _device_record(name: str, default: Device | None) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "name": name,
+        "default": default is not None and default == name,
+        "state": "not opened",
+        "why": "",
+        "memory_free_bytes": None,
+        "memory_total_bytes": None,
+        "properties": {},
+        "capabilities": {},
     }
+    try:
+        device = open_device(name)
+        record |= {"properties": dict(device.properties), "capabilities": dict(device.capabilities)}
+        record["memory_free_bytes"], record["memory_total_bytes"] = device.memory_info()
+        if device.state != "healthy":
+            device.synchronize()  # which says why
+    except Error as error:
+        record["why"] = str(error).partition("\n")[0]
+    if record["properties"]:
+        record["state"] = device.state
+    return record
 
 
 def _version(package: str) -> str | None:
@@ -100,19 +112,21 @@ def as_text(found: dict[str, Any]) -> str:
 
 def _device_lines(device: dict[str, Any]) -> list[str]:
     properties, capabilities = device["properties"], device["capabilities"]
-    free, total = (device[f"memory_{which}_bytes"] / 2**30 for which in ("free", "total"))
-    facts = [
-        _count(properties["cores"], "core"),
-        f"{free:.1f} of {total:.1f} GiB free",
-        f"target {properties['target']}",
-        device["state"],
-    ]
+    if not properties:
+        return [f"  {device['name']:10} {device['state']}: {device['why']}"]
+    facts = [_count(properties["cores"], "core")]
+    if device["memory_free_bytes"] is not None:
+        free, total = (device[f"memory_{which}_bytes"] / 2**30 for which in ("free", "total"))
+        facts.append(f"{free:.1f} of {total:.1f} GiB free")
+    facts += [f"target {properties['target']}", device["state"]]
     if properties["driver_version"]:
         facts.append(f"driver {properties['driver_version']}")
     if properties["simulated"]:
         facts.append("simulated")
     lines = [f"  {device['name']:10} {properties['name']}{' (default)' if device['default'] else ''}"]
     lines.append(f"{'':13}{'; '.join(facts)}")
+    if device["why"]:
+        lines.append(f"{'':13}{device['why']}")
     for support in ("native", "emulated", "absent"):
         names = [name.replace("_", " ") for name, how in capabilities.items() if how == support]
         if names:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from . import _core
 from ._core import empty_pinned
+from ._errors import InvalidArgument, described
 
 if TYPE_CHECKING:
     from ._device import DeviceLike
@@ -95,7 +96,12 @@ def trim_memory(device: DeviceLike = None) -> None:
 
 
 def set_memory_limit(bytes: int, device: DeviceLike = None) -> None:
-    """Sets the most that unify may take from `device`; beyond it allocations raise OutOfMemory. 0: no limit."""
+    """Sets the most that unify may take from `device`; beyond it allocations raise OutOfMemory. 0: no limit.
+
+    Raises InvalidArgument for anything but a number of bytes.
+    """
+    if not isinstance(bytes, int) or isinstance(bytes, bool) or not 0 <= bytes < 1 << 64:
+        raise InvalidArgument(f"set_memory_limit: a number of bytes is needed, 0 for no limit, not {described(bytes)}.")
     _core.set_memory_limit(bytes, device)
 
 

@@ -14,7 +14,7 @@ from . import _core
 from ._core import Device, Function
 from ._device import device as open_device
 from ._errors import InvalidArgument, UnsupportedError, described
-from .compiler import Binary, ptx, signature
+from .compiler import Binary, cubin, ptx, signature
 from .compiler.ptx import Entry
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Module:
         content = bytes(image)
         self._loaded = _core.load_module(self.device, content, name)
         self._entries: dict[str, Entry] = ptx.entries(content.decode(errors="replace")) if ptx.is_ptx(content) else {}
+        self._argument_bytes = cubin.argument_bytes(content)
         self._aliases: dict[str, str] = {}
         self._functions: dict[str, Function] = {}
         self.log = ""
@@ -131,6 +132,15 @@ class Module:
             args_bytes = max(signature.total_bytes(parameters), entry.args_bytes or 0)
         elif parameters is not None and args_bytes is None:
             args_bytes = signature.total_bytes(parameters)
+        taken = self._argument_bytes.get(found)
+        if parameters is None:
+            args_bytes = taken
+        elif taken not in (None, args_bytes):
+            raise InvalidArgument(
+                f"module {self.name}: {found} takes {taken} bytes of arguments, the types given make {args_bytes}. A "
+                "kernel of Triton's takes two pointers behind the others: Module.from_binary knows them; or add "
+                "'ptr, ptr' and give None for both, if it needs no scratch memory."
+            )
         return self._loaded.function(
             found, parameters, args_bytes or 0, threads or entry.threads or 0, shared_bytes or entry.shared_bytes,
             self.name if self.name != found else "", entry.cluster, entry.flags, entry.scratch_bytes,

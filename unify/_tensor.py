@@ -34,6 +34,7 @@ from ._core import (
     wrap_like,
     zeros,
 )
+from ._device import default_device
 from ._errors import DTypeError, InvalidArgument, UnsupportedError
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def arange(
 ) -> Tensor:
     """Numbers from `start` (0 if only one is given) up to, and without, `stop`: int64 of integers, else float32.
 
-    Returns a new tensor [ceil((stop - start) / step)], filled on `stream`. Raises InvalidArgument for a step of 0.
+    Returns a new tensor [ceil((stop - start) / step)] on `device` (default: the stream's, else the default one), filled
+    on `stream`. Raises InvalidArgument for a step of 0.
 
     >>> un.arange(0, 10, 3).tolist()
     [0, 3, 6, 9]
@@ -131,6 +133,8 @@ def arange(
     if step == 0:
         raise InvalidArgument("arange: step must not be 0.")
     values = np.arange(first, last, step, dtype=np.int64 if is_integral else np.float64)
+    if device is None:
+        device = stream.device if isinstance(stream, _core.Stream) else default_device()
     return asarray(values, dtype or (int64 if is_integral else float32), device, stream=stream)
 
 

@@ -269,6 +269,10 @@ def _add_test_backend(commands: Any) -> None:
     parser.add_argument("device", metavar="NAME", help="a backend or one of its devices: opencl, toy:1")
     parser.add_argument("--spec", metavar="M:A", help="module:attribute of a unify.testing.Spec")
     parser.add_argument("-k", dest="select", metavar="EXPR", help="only these: concept::test_name*, or as pytest's -k")
+    parser.add_argument(
+        "--timeout", type=_above_zero, default=60.0, metavar="S",
+        help="a case that takes longer hangs: it fails, and the others run on (default: %(default)g s)",
+    )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="list the cases and run none")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML too")

@@ -153,17 +153,17 @@ unify_status device_synchronize(unify_device handle) {
   }
   for (const std::shared_ptr<Stream>& stream : streams) {
     if (!stream->is_owned && stream->is_proven()) continue;
-    const Held held(*stream);
+    const uint64_t pieces = stream->pieces.load();
     bool can_wait = false;
     const unify_status status = run(device, [&] {
       const CUresult code = find_capture(*stream, can_wait);
       return code == CUDA_SUCCESS && can_wait ? driver.cuStreamSynchronize(stream->handle) : code;
     });
     if (status != UNIFY_OK) {
-      if (!stream->is_owned) note_proven(*stream, held);  // its end is told once
+      if (!stream->is_owned) stream->proven_pieces.store(pieces);  // its end is told once
       return status;
     }
-    if (can_wait) note_proven(*stream, held);
+    if (can_wait) stream->proven_pieces.store(pieces);
   }
   return status_of(&device, device.fault.load());
 }
@@ -207,10 +207,7 @@ unify_status device_reset(unify_device handle) {
   drop_virtual(device);
   if (code == CUDA_SUCCESS) code = retain_again(device);
   device.is_gone = code != CUDA_SUCCESS;
-  if (code != CUDA_SUCCESS) {
-    status_of(nullptr, code);
-    return UNIFY_DEVICE_LOST;
-  }
+  if (code != CUDA_SUCCESS) return status_as(UNIFY_DEVICE_LOST, code);
   device.fault = CUDA_SUCCESS;
   return UNIFY_OK;
 }

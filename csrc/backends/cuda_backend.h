@@ -51,10 +51,7 @@ struct Stream : std::enable_shared_from_this<Stream> {
   CUstream handle = nullptr;
   bool is_owned = true;
   std::atomic<bool> is_drawn_in{false};  // it waited for work that another library captured, if ever
-  // Operations enqueued since the stream was last known to have run dry without failure: 0 if none.
-  std::atomic<uint64_t> first_unproven{0};
-  std::atomic<uint64_t> last_enqueued{0};
-  // Pieces of work, with those that have no number: all, and as many as are known to have ended.
+  // Pieces of work enqueued: all, and as many as are known to have ended well.
   std::atomic<uint64_t> pieces{0};
   std::atomic<uint64_t> proven_pieces{0};
   [[nodiscard]] bool is_proven() const noexcept { return proven_pieces.load() == pieces.load(); }
@@ -95,9 +92,11 @@ inline Graph* of(unify_graph graph) { return reinterpret_cast<Graph*>(graph); }
 
 // ---- errors: cuda_error.cpp ----
 
-// The status of a driver's answer, kept for last_error. A sticky code marks the device as faulted and names the
-// operations that may have caused it; any other failure is that of `operation`.
+// The status of a driver's answer, kept for last_error. A sticky code marks the device as faulted, and may be any
+// operation's; any other failure is that of `operation`.
 unify_status status_of(Device* device, CUresult code, uint64_t operation = 0);
+// A driver's answer where it means something else than usual.
+unify_status status_as(unify_status status, CUresult code);
 // A refusal of the backend's own.
 unify_status refuse(unify_status status, std::string message);
 // Adds what is known besides to the failure that was kept last, and returns its status.
@@ -133,6 +132,7 @@ class Entered {
 // A call of the driver inside of the device's context.
 template <typename Call>
 unify_status run(Device& device, Call call, uint64_t operation = 0) {
+  if (device.context == nullptr) return refuse(UNIFY_DEVICE_LOST, "its last reset failed");
   const Entered entered(device);
   return status_of(&device, entered.result() != CUDA_SUCCESS ? entered.result() : call(), operation);
 }
@@ -141,32 +141,9 @@ unify_status run(Device& device, Call call, uint64_t operation = 0) {
 // stream while one is that orders itself with it. In the device's context.
 CUresult find_capture(const Stream& stream, bool& out_can_wait);
 
-// Remembers that an operation stands on the stream. One call on a stream at a time.
-inline void note_enqueued(Stream& stream, uint64_t operation) noexcept {
-  stream.last_enqueued.store(operation);
-  uint64_t none = 0;
-  stream.first_unproven.compare_exchange_strong(none, operation);
-}
-// What a stream held, as it was before somebody found out that it has run dry. Another thread may enqueue meanwhile.
-struct Held {
-  explicit Held(const Stream& stream) : operation(stream.last_enqueued.load()), pieces(stream.pieces.load()) {}
-  uint64_t operation;
-  uint64_t pieces;
-};
-inline void note_proven(Stream& stream, const Held& held) noexcept {
-  stream.proven_pieces.store(held.pieces);
-  const uint64_t last = held.operation;
-  uint64_t first = stream.first_unproven.load();
-  if (first == 0 || first > last) return;
-  stream.first_unproven.compare_exchange_strong(first, 0);
-  uint64_t none = 0;
-  if (stream.last_enqueued.load() != last) stream.first_unproven.compare_exchange_strong(none, last + 1);
-}
-
 // A call of the driver that enqueues a piece of work.
 template <typename Call>
 unify_status enqueue(Stream& stream, Call call, uint64_t operation = 0) {
-  if (operation != 0) note_enqueued(stream, operation);
   const unify_status status = run(*stream.device, call, operation);
   stream.pieces.fetch_add(1);  // not before: who finds the stream dry meanwhile has not seen it
   return status;

@@ -1,7 +1,4 @@
-// The driver's codes as statuses, and which operations may stand behind one.
-#include <tuple>
-#include <utility>
-
+// The driver's codes as statuses.
 #include "cuda_backend.h"
 
 namespace unify::cuda {
@@ -35,20 +32,6 @@ struct Failure {
 };
 thread_local Failure last;
 
-// The operations of all streams that are not known to have ended well.
-std::pair<uint64_t, uint64_t> suspects(Device& device) {
-  const std::lock_guard<std::mutex> lock(device.mutex);
-  uint64_t first = 0;
-  uint64_t end = 0;
-  for (const std::shared_ptr<Stream>& stream : device.streams) {
-    const uint64_t unproven = stream->first_unproven.load(std::memory_order_relaxed);
-    if (unproven == 0) continue;
-    first = first == 0 ? unproven : std::min(first, unproven);
-    end = std::max(end, stream->last_enqueued.load(std::memory_order_relaxed));
-  }
-  return {first, end};
-}
-
 }  // namespace
 
 unify_status status_of(Device* device, CUresult code, uint64_t operation) {
@@ -57,12 +40,18 @@ unify_status status_of(Device* device, CUresult code, uint64_t operation) {
   if (code == CUDA_ERROR_NOT_READY) return meaning.status;
   last = {meaning.status, code, {}, operation, 0};
   if (!meaning.is_sticky || device == nullptr) return meaning.status;
-  if (code != CUDA_ERROR_CONTEXT_IS_DESTROYED) std::tie(last.operation, last.operation_last) = suspects(*device);
-  if (last.operation == last.operation_last) last.operation_last = 0;
+  // CUDA does not say whose the failure is: any operation may be it, as far as the core does not know better.
+  last.operation = code == CUDA_ERROR_CONTEXT_IS_DESTROYED ? 0 : 1;
+  last.operation_last = code == CUDA_ERROR_CONTEXT_IS_DESTROYED ? 0 : UINT64_MAX;
   if (meaning.status == UNIFY_DEVICE_LOST) device->is_gone = true;
   CUresult none = CUDA_SUCCESS;
   if (device->fault.compare_exchange_strong(none, code)) run_forgotten_calls(*device);
   return meaning.status;
+}
+
+unify_status status_as(unify_status status, CUresult code) {
+  last = {status, code, {}, 0, 0};
+  return status;
 }
 
 unify_status refuse(unify_status status, std::string message) {

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <shared_mutex>
+#include <utility>
 
 #include "allocator.h"
 #include "error.h"
@@ -12,6 +14,7 @@
 #include "failures.h"
 #include "launch.h"
 #include "memory.h"
+#include "poll.h"
 #include "reclaim.h"
 #include "registry.h"
 #include "stream.h"
@@ -19,10 +22,13 @@
 namespace unify {
 
 struct Device::Private {
-  std::mutex making_mutex;   // for making the default stream
-  std::mutex default_mutex;  // of default_stream_
-  std::mutex mutex;          // of what follows
-  std::string cause;         // of the fault or loss
+  std::mutex making_mutex;     // for making the default stream
+  std::mutex default_mutex;    // of default_stream_
+  std::mutex mutex;            // of what follows
+  std::string cause;           // of the fault or loss: an operation, or the call that it was found by
+  std::optional<Error> error;  // of the fault or loss
+  bool is_told = false;        // the user has it
+  bool has_failed_reset = false;
   std::shared_mutex calls;
   std::mutex streams_mutex;
   std::set<Stream*> streams;  // all that have a handle, also those whose end waits for their work
@@ -49,6 +55,7 @@ Device::Device(const Backend& backend, uint32_t index, const std::string& option
     : backend_(backend), table_(backend.table), private_(std::make_unique<Private>()) {
   name_ = backend.device_count > 1 || backend.name != "cpu" ? backend.name + ":" + std::to_string(index) : backend.name;
   operations_ = std::make_unique<OperationRing>();
+  failures_ = std::make_unique<Failures>(*this);
   unify_device_open_args args{};
   args.struct_size = sizeof args;
   args.index = index;
@@ -63,7 +70,6 @@ Device::Device(const Backend& backend, uint32_t index, const std::string& option
   }
   // A stand-in for a vendor's library says in the name what it is; the backend over it does not know.
   if (std::strstr(info_.name, "(simulated)") != nullptr) info_.flags |= UNIFY_DEVICE_SIMULATED;
-  failures_ = std::make_unique<Failures>(*this);
   events_ = std::make_unique<EventPool>(*this);
   allocator_ = std::make_unique<Allocator>(*this);
 }
@@ -139,24 +145,55 @@ std::shared_lock<std::shared_mutex> Device::try_call() const {
   return std::shared_lock<std::shared_mutex>(private_->calls, std::try_to_lock);
 }
 
-void Device::synchronize() {
+void Device::synchronize(double timeout_s) {
   reclaim();
   require_usable();
   for (const Current& entry : current_streams) {
     if (entry.device == this && entry.stream != nullptr) entry.stream->require_not_recording("wait for the device");
   }
-  {
+  if (timeout_s >= 0) {
+    Work work = mark_work();
+    poll_until(timeout_s, name_, "its work", [&] {
+      const auto call = this->call();
+      return has_passed(work);
+    });
+  } else {
     const auto call = this->call();
-    check(*this, nullptr, table_->device_synchronize(handle_), "waiting for the device");
+    check(*this, nullptr, wait_for_streams(), "waiting for the device");
   }
   reclaim();
+  require_usable();
   failures_->raise_any();
 }
 
 void Device::wait_for_work() noexcept {
   const auto call = this->call();
-  const unify_status status = table_->device_synchronize(handle_);
+  const unify_status status = wait_for_streams();
   if (status != UNIFY_OK) failures_->note(Failures::kNoStream, status, "waiting for the device");
+}
+
+unify_status Device::wait_for_streams() noexcept {
+  std::vector<std::pair<std::shared_ptr<Stream>, uint64_t>> streams;
+  {
+    const std::lock_guard<std::mutex> lock(private_->streams_mutex);
+    for (Stream* stream : private_->streams) {
+      if (std::shared_ptr<Stream> held = stream->weak_from_this().lock()) {
+        const uint64_t last = held->last_enqueued();
+        streams.emplace_back(std::move(held), last);
+      }
+    }
+  }
+  const unify_status status = table_->device_synchronize(handle_);
+  if (status != UNIFY_OK) return status;
+  for (const auto& [stream, last] : streams) stream->note_proven(last);
+  return status;
+}
+
+std::map<uint32_t, uint64_t> Device::proven() const {
+  std::map<uint32_t, uint64_t> numbers;
+  const std::lock_guard<std::mutex> lock(private_->streams_mutex);
+  for (const Stream* stream : private_->streams) numbers[stream->id()] = stream->proven();
+  return numbers;
 }
 
 bool Device::takes_fill(uint32_t value_bytes) {
@@ -258,21 +295,43 @@ void Device::set_option(const std::string& key, const std::string& value) {
   check(*this, nullptr, table_->device_set_option(handle_, key.c_str(), value.c_str()), "setting an option");
 }
 
-void Device::poison(unify_device_state state, const std::string& cause) {
+void Device::poison(unify_device_state state, const std::string& what, const Error& error) {
   const std::lock_guard<std::mutex> lock(private_->mutex);
-  private_->cause = cause;
-  state_.store(state, std::memory_order_release);
+  if (!private_->error.has_value()) {
+    private_->cause = error.kernel.empty() ? what : error.kernel;
+    private_->error = error;
+    private_->is_told = false;
+  }
+  if (state_.load(std::memory_order_relaxed) != UNIFY_DEVICE_GONE) state_.store(state, std::memory_order_release);
+}
+
+void Device::was_told() noexcept {
+  const std::lock_guard<std::mutex> lock(private_->mutex);
+  private_->is_told = true;
 }
 
 void Device::throw_unusable() const {
   const std::lock_guard<std::mutex> lock(private_->mutex);
+  if (!private_->error.has_value()) return;  // a reset brought it back meanwhile
+  Error error = *private_->error;
+  if (!std::exchange(private_->is_told, true)) throw error;
   const bool is_gone = state() == UNIFY_DEVICE_GONE;
-  Error error(is_gone ? ErrorKind::kDeviceLost : ErrorKind::kKernelFault,
-              name_ + (is_gone ? " is lost since " : " is unusable since ") + private_->cause + ". " +
-                  (table_->device_reset != nullptr ? "device.reset() brings it back without its memory."
-                                                   : "Use another device, or start the process again."));
-  error.device = name_;
-  error.kernel = private_->cause;
+  const char* const otherwise = "se another device, or start the process again.";
+  std::string text = name_ + (is_gone ? " is lost since " : " is unusable since ") + private_->cause + ": ";
+  text += error.reason + ". " + error.advice + (error.advice.empty() ? "" : " ");
+  if (table_->device_reset == nullptr) {
+    text += std::string("U") + otherwise;
+  } else if (private_->has_failed_reset) {
+    text += std::string("device.reset() failed. U") + otherwise;
+  } else if (is_gone) {
+    text += std::string("device.reset() may not bring it back: then u") + otherwise;
+  } else {
+    text += "device.reset() brings it back without its memory.";
+  }
+  error.kind = is_gone ? ErrorKind::kDeviceLost : ErrorKind::kKernelFault;
+  error.message = std::move(text);
+  error.stream.clear();
+  error.recent.clear();
   throw error;
 }
 
@@ -298,9 +357,15 @@ void Device::reset() {
   failures_->forget();
   const unify_status status = table_->device_reset(handle_);
   if (status != UNIFY_OK) {
-    poison(UNIFY_DEVICE_GONE, "a reset that failed");
-    throw_status(*this, nullptr, status, "reset");
+    const Error error = error_of(*this, {}, status, "reset");
+    poison(UNIFY_DEVICE_GONE, "reset", error);
+    const std::lock_guard<std::mutex> lock(private_->mutex);
+    private_->is_told = private_->has_failed_reset = true;
+    throw error;
   }
+  const std::lock_guard<std::mutex> lock(private_->mutex);
+  private_->error.reset();
+  private_->has_failed_reset = false;
   state_.store(UNIFY_DEVICE_HEALTHY, std::memory_order_release);
 }
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -18,6 +19,7 @@ namespace unify {
 
 struct Backend;
 class Allocator;
+class Error;
 class Failures;
 class OperationRing;
 class Stream;
@@ -84,15 +86,21 @@ class Device : public std::enable_shared_from_this<Device> {
   };
   [[nodiscard]] Work mark_work();
   [[nodiscard]] bool has_passed(Work& work) noexcept;  // asks, never waits
+  // For each stream, the operation up to which all are known to have ended well.
+  [[nodiscard]] std::map<uint32_t, uint64_t> proven() const;
 
-  void synchronize();
+  // Waits for all work so far, at most `timeout_s` (negative: for ever; else polls, throws Timeout).
+  void synchronize(double timeout_s = -1);
   void wait_for_work() noexcept;  // for the core itself: what failed is kept for the user's next call
   void set_option(const std::string& key, const std::string& value);
 
   // Healthy until a fault or a loss was reported; then every use throws KernelFault or DeviceLost naming the
   // operation that caused it, until reset() brought it back.
   [[nodiscard]] unify_device_state state() const noexcept { return state_.load(std::memory_order_acquire); }
-  void poison(unify_device_state state, const std::string& cause);
+  // `error` is what the backend said to the call `what`. The first one stays the device's cause: if nobody was told of
+  // it, the next use throws it whole.
+  void poison(unify_device_state state, const std::string& what, const Error& error);
+  void was_told() noexcept;
   void require_usable() const {
     if (state() != UNIFY_DEVICE_HEALTHY) throw_unusable();
   }
@@ -106,13 +114,14 @@ class Device : public std::enable_shared_from_this<Device> {
   [[nodiscard]] uint32_t generation() const noexcept { return generation_.load(std::memory_order_acquire); }
 
  private:
-  [[noreturn]] void throw_unusable() const;
+  void throw_unusable() const;
   [[noreturn]] void throw_outdated(const char* what) const;
   struct Turn {
     std::shared_ptr<Stream> stream;
     std::unique_lock<std::mutex> lock;
   };
   std::vector<Turn> take_turns();
+  unify_status wait_for_streams() noexcept;
 
   const Backend& backend_;
   const unify_backend* table_;

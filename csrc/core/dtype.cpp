@@ -47,7 +47,7 @@ struct Small {
   static constexpr uint32_t kMagnitude = (1U << (kExponent + kMantissa)) - 1;
   static constexpr uint32_t kInfinity = ((1U << kExponent) - 1) << kMantissa;
   static constexpr uint32_t kNaN = kHasInfinity ? kInfinity | 1U << (kMantissa - 1) : kMagnitude;
-  static constexpr uint32_t kOverflow = kHasInfinity ? kInfinity : kNaN;
+  static constexpr uint32_t kOverflow = kHasInfinity ? kInfinity : kNaN - 1;  // e4m3fn saturates, as on chips
 
   static Small from(double value) {
     const uint32_t sign = std::signbit(value) ? 1U << (kExponent + kMantissa) : 0;
@@ -181,6 +181,9 @@ size_t edit_distance(const std::string& a, const std::string& b) {
 uint32_t itemsize(DType dtype) noexcept { return names_of(dtype).itemsize; }
 const char* name(DType dtype) noexcept { return names_of(dtype).name; }
 const char* triton_name(DType dtype) noexcept { return names_of(dtype).triton_name; }
+bool is_triton_name(const std::string& name) noexcept {
+  return std::any_of(kNames.begin(), kNames.end(), [&](const Names& names) { return name == names.triton_name; });
+}
 
 std::string dtype_names() {
   std::string text;

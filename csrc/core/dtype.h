@@ -26,14 +26,15 @@ enum class DType : uint8_t {
 };  // clang-format keeps the order that the tables below have
 
 [[nodiscard]] uint32_t itemsize(DType dtype) noexcept;
-[[nodiscard]] const char* name(DType dtype) noexcept;          // "float32"
-[[nodiscard]] const char* triton_name(DType dtype) noexcept;   // "fp32", as in Triton signatures
+[[nodiscard]] const char* name(DType dtype) noexcept;         // "float32"
+[[nodiscard]] const char* triton_name(DType dtype) noexcept;  // "fp32", as in Triton signatures
+[[nodiscard]] bool is_triton_name(const std::string& name) noexcept;
 [[nodiscard]] DType dtype_from_name(const std::string& name);  // throws DTypeError naming near names
 [[nodiscard]] std::string dtype_names();                       // of all: "bool, int8, …"
 
-// Converts `count` elements, `dst_step` and `src_step` elements apart. Floats round to nearest even; a float too
-// large for a float8_e4m3 becomes its NaN, for the others infinity. Floats become integers by truncation, and what
-// an integer cannot hold saturates; NaN becomes 0. Anything but zero is true.
+// Converts `count` elements, `dst_step` and `src_step` elements apart. Floats round to nearest even; what is too large
+// for a float8_e4m3, infinity too, becomes its largest number, for the others infinity. Floats become integers by
+// truncation, and what an integer cannot hold saturates; NaN becomes 0. Anything but zero is true.
 void convert(DType to, void* dst, int64_t dst_step, DType from, const void* src, int64_t src_step, size_t count);
 
 }  // namespace unify

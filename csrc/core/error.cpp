@@ -51,19 +51,33 @@ const char* words_for(unify_status status) {
       return "the device does not answer";
     case UNIFY_TIMEOUT:
       return "timed out";
-    default:
+    case UNIFY_INTERNAL:
       return "the backend failed";
+    default:
+      return "the backend answered with a status that there is not";
   }
 }
 
 // A fault may or may not leave the device in doubt: only the backend knows.
-void note_device_state(Device& device, unify_status status, const std::string& cause) {
+void note_device_state(Device& device, unify_status status, const std::string& what, const Error& error) {
   if (status == UNIFY_DEVICE_LOST) {
-    device.poison(UNIFY_DEVICE_GONE, cause);
+    device.poison(UNIFY_DEVICE_GONE, what, error);
   } else if (status == UNIFY_KERNEL_FAULT) {
     unify_device_state state = UNIFY_DEVICE_FAULTED;
     if (device.table().device_status != nullptr) device.table().device_status(device.handle(), &state);
-    if (state != UNIFY_DEVICE_HEALTHY) device.poison(state, cause);
+    if (state != UNIFY_DEVICE_HEALTHY) device.poison(state, what, error);
+  }
+}
+
+void name_cause(Device& device, const unify_error& native, Error& error) {
+  error.operation = native.operation;
+  if (native.operation_last > native.operation) {
+    OperationRing::Cause cause =
+        device.operations().cause_among(native.operation, native.operation_last, device.proven());
+    error.operation = cause.operation;
+    error.kernel = std::move(cause.text);
+  } else if (native.operation != 0) {
+    error.kernel = device.operations().describe(native.operation);
   }
 }
 
@@ -83,19 +97,15 @@ Error error_of(Device& device, const std::string& stream, unify_status status, c
   std::string text = device.name();
   if (!stream.empty()) text += ", " + stream;
   text += ": " + what + ": ";
-  text += has_native && native.message != nullptr ? native.message : words_for(status);
+  error.reason = has_native && native.message != nullptr ? native.message : words_for(status);
+  if (static_cast<int>(status) > UNIFY_INTERNAL) error.reason += ", " + std::to_string(static_cast<int>(status));
   if (has_native && native.native_name != nullptr) {
     error.native_name = native.native_name;
     error.native_code = native.native_code;
-    text += " (" + error.native_name + ", " + std::to_string(native.native_code) + ")";
+    error.reason += " (" + error.native_name + ", " + std::to_string(native.native_code) + ")";
   }
-  text += ".";
-  if (has_native) error.operation = native.operation;
-  if (error.operation != 0) {
-    const bool is_range = native.operation_last > error.operation;
-    error.kernel = is_range ? device.operations().describe_launches(error.operation, native.operation_last)
-                            : device.operations().describe(error.operation);
-  }
+  text += error.reason + ".";
+  if (has_native) name_cause(device, native, error);
   if (!error.kernel.empty()) text += " Caused by " + error.kernel + ".";
   if (has_native && native.advice != nullptr) {
     error.advice = native.advice;
@@ -105,8 +115,8 @@ Error error_of(Device& device, const std::string& stream, unify_status status, c
     for (const std::string& line : device.operations().recent()) error.recent += "\n  " + line;
     if (!error.recent.empty()) text += "\nLast operations on " + device.name() + ", newest last:" + error.recent;
   }
-  note_device_state(device, status, error.kernel.empty() ? what : error.kernel);
   error.message = text;
+  note_device_state(device, status, what, error);
   return error;
 }
 

@@ -42,15 +42,17 @@ class Error : public std::exception {
   std::string device;       // "cuda:0", empty if none is concerned
   std::string stream;       // "stream 2", empty if none
   std::string kernel;       // the kernel or copy that caused it, empty if unknown
+  std::string reason;       // what the backend said, with the vendor's name and number
   int64_t native_code = 0;  // the vendor's own
   std::string native_name;
   std::string advice;
   std::string recent;      // the last operations of the device, a line each, newest last
-  uint64_t operation = 0;  // the one that caused it, by its number; 0 if unknown
+  uint64_t operation = 0;  // the one that caused it, or the first that may have, by its number; 0 if unknown
 };
 
 // Composes from a backend's answer: asks its last_error, names the operation that caused it, appends the recent
-// operations, and marks the device as faulted or lost where the status says so.
+// operations, and marks the device as faulted or lost where the status says so. Of a range of operations that the
+// backend suspects, those are named that are not known to have ended well.
 // `what` is the call in words: "copy of 4096 bytes to cuda:0". `stream` is its name, or empty.
 Error error_of(Device& device, const std::string& stream, unify_status status, const std::string& what);
 

@@ -9,7 +9,7 @@ namespace unify {
 void Failures::note(uint32_t stream, unify_status status, const char* what) noexcept {
   try {
     Error error = error_of(device_, stream == kNoStream ? std::string() : stream_name(stream), status, what);
-    if (device_.state() != UNIFY_DEVICE_HEALTHY) return;  // every later call says so
+    if (device_.state() != UNIFY_DEVICE_HEALTHY) return;  // the next call says so
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto is_same = [&](const Entry& entry) {
       return entry.error.operation == error.operation && (error.operation != 0 || entry.stream == stream);
@@ -27,6 +27,7 @@ bool Failures::is_told(uint64_t operation) const noexcept {
 }
 
 void Failures::was_told(const Error& error) noexcept {
+  if (device_.state() != UNIFY_DEVICE_HEALTHY) device_.was_told();
   if (error.operation == 0) return;
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto is_same = [&](const Entry& entry) { return entry.error.operation == error.operation; };

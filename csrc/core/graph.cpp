@@ -33,6 +33,7 @@ struct Graph::Private : Reclaimable {
   unify_graph native = nullptr;
   bool is_recording = false;
   bool is_whole = false;  // the recording ended well
+  const char* label = nullptr;
   uint32_t generation = 0;
   std::shared_ptr<Private> before;    // what the graph did before it was recorded again, until the first launch
   bool is_superseded = false;         // the graph was recorded again. Both under `launching`
@@ -203,13 +204,19 @@ void Graph::Private::finish(Private* older) {
     }
   }
   p.stop_recording();
-  if (failure.has_value()) throw *failure;
+  if (failure.has_value()) {
+    p.device->failures().was_told(*failure);
+    throw *failure;
+  }
   p.device->require_generation(p.generation, "this graph");
+  std::vector<const char*> kernels;
   for (Recording::Node& node : p.recording->nodes) {
     if (auto* launch = std::get_if<Recording::Launch>(&node)) {
       launch->args.args = p.recording->packed.data() + launch->offset;
+      kernels.push_back(launch->function->label);
     }
   }
+  p.label = graph_label(kernels);
   p.is_whole = true;
 }
 
@@ -275,8 +282,7 @@ void Graph::Private::launch_natively(Stream& stream, std::shared_ptr<Private>& o
     out_earlier = std::move(before);
   }
   const TraceScope span(stream, "graph");
-  OperationRing& operations = device->operations();
-  operations.push({operations.next_number(), Operation::Kind::kGraph, stream.id(), nullptr, {}, 0});
+  const Enqueued enqueued(stream, {0, Operation::Kind::kGraph, stream.id(), label, {}, 0});
   const unify_status status = device->table().graph_launch(native, stream.handle());
   if (status != UNIFY_OK) throw_status(*device, &stream, status, "launching a graph");
   note_launch(stream);
@@ -287,33 +293,33 @@ namespace {
 // Enqueues a recorded operation again, under a new number. Nodes are shared by threads that replay at once.
 struct Replay {
   Stream& stream;
-  OperationRing& operations;
   const unify_backend& table;
 
   unify_status operator()(const Recording::Launch& node) const {
     unify_launch_args args = node.args;
     const Grid grid = {args.grid[0], args.grid[1], args.grid[2]};
-    args.operation = operations.next_number();
-    operations.push({args.operation, Operation::Kind::kLaunch, stream.id(), node.function->label, grid, 0});
+    const Enqueued enqueued(stream, {0, Operation::Kind::kLaunch, stream.id(), node.function->label, grid, 0});
+    args.operation = enqueued.number();
     const TraceScope kernel(stream, node.function->label);
     return table.launch(stream.handle(), node.function->handle, &args);
   }
   unify_status operator()(const unify_copy_args& node) const {
     unify_copy_args args = node;
-    args.operation = operations.next_number();
-    operations.push({args.operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, args.bytes});
+    const Enqueued enqueued(stream, {0, Operation::Kind::kCopy, stream.id(), nullptr, {}, args.bytes});
+    args.operation = enqueued.number();
     return table.copy(stream.handle(), &args);
   }
   unify_status operator()(const unify_copy_rows_args& node) const {
     unify_copy_rows_args args = node;
-    args.operation = operations.next_number();
-    operations.push({args.operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, args.bytes * args.rows});
+    const Enqueued enqueued(stream, {0, Operation::Kind::kCopy, stream.id(), nullptr, {}, args.bytes * args.rows});
+    args.operation = enqueued.number();
     return table.copy_rows(stream.handle(), &args);
   }
   unify_status operator()(const unify_fill_args& node) const {
     unify_fill_args args = node;
-    args.operation = operations.next_number();
-    operations.push({args.operation, Operation::Kind::kFill, stream.id(), nullptr, {}, args.count * args.value_bytes});
+    const Enqueued enqueued(stream,
+                            {0, Operation::Kind::kFill, stream.id(), nullptr, {}, args.count * args.value_bytes});
+    args.operation = enqueued.number();
     return table.fill(stream.handle(), &args);
   }
   unify_status operator()(const std::function<void()>& node) const {
@@ -339,7 +345,7 @@ class Unlocked {
 unify_status Graph::Private::replay_nodes(Stream& stream, std::unique_lock<std::mutex>& turn,
                                           std::unique_lock<std::mutex>& lock) {
   const TraceScope span(stream, "graph");
-  const Replay again{stream, device->operations(), device->table()};
+  const Replay again{stream, device->table()};
   for (const Recording::Node& node : recording->nodes) {
     const auto* call = std::get_if<std::function<void()>>(&node);
     if (call != nullptr && again.table.host_call == nullptr) {  // emulated, as in Stream::host_call

@@ -77,9 +77,13 @@ std::string text_of(const Operation& operation) {
     case Operation::Kind::kHostCall:
       return "host call" + stream;
     case Operation::Kind::kGraph:
-      return "graph" + stream;
+      return operation.label + stream;
   }
   return {};
+}
+
+void add_once(std::vector<const char*>& labels, const char* label) {
+  if (std::find(labels.begin(), labels.end(), label) == labels.end()) labels.push_back(label);
 }
 
 }  // namespace
@@ -106,9 +110,6 @@ bool launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
   set_shape(launch_args, device, *function, *shape);
   launch_args.args = args;
   launch_args.args_bytes = args_bytes;
-  launch_args.operation = device.operations().next_number();
-  device.operations().push({launch_args.operation, Operation::Kind::kLaunch, stream.id(), function->label, grid, 0});
-
   const std::lock_guard<std::mutex> lock(stream.mutex());
   stream.require_current();
   device.require_generation(function->module->generation(), "this kernel");
@@ -123,6 +124,8 @@ bool launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
     owners.push_back(function);
     stream.keep_in_other_graph(std::move(owners));
   }
+  const Enqueued enqueued(stream, {0, Operation::Kind::kLaunch, stream.id(), function->label, grid, 0});
+  launch_args.operation = enqueued.number();
   const TraceScope span(stream, function->label);
   const unify_status status = device.table().launch(stream.handle(), function->handle, &launch_args);
   if (status != UNIFY_OK) throw_status(device, &stream, status, std::string("launch of ") + function->label);
@@ -163,25 +166,37 @@ std::string OperationRing::describe(uint64_t number) const {
   return number != 0 && read(number, operation) ? text_of(operation) : std::string();
 }
 
-std::string OperationRing::describe_launches(uint64_t first, uint64_t last) const {
+OperationRing::Cause OperationRing::cause_among(uint64_t first, uint64_t last,
+                                                const std::map<uint32_t, uint64_t>& proven) const {
   constexpr size_t kMost = 8;
-  std::vector<const char*> labels;
-  size_t launches = 0;
-  uint64_t only = 0;
+  std::vector<Operation> launches;
+  std::vector<Operation> copies;
+  last = std::min(last, last_number());
   for (uint64_t number = last < kSize ? first : std::max(first, last - kSize + 1); number <= last; ++number) {
     Operation operation;
-    if (!read(number, operation) || operation.kind != Operation::Kind::kLaunch) continue;
-    ++launches;
-    only = number;
-    if (std::find(labels.begin(), labels.end(), operation.label) == labels.end()) labels.push_back(operation.label);
+    if (!read(number, operation)) continue;
+    const auto stream = proven.find(operation.stream);  // one that is gone ended well
+    if (stream == proven.end() || number <= stream->second) continue;
+    if (operation.kind == Operation::Kind::kLaunch || operation.kind == Operation::Kind::kGraph) {
+      launches.push_back(operation);
+    } else if (operation.kind == Operation::Kind::kCopy || operation.kind == Operation::Kind::kFill) {
+      copies.push_back(operation);
+    }
   }
-  if (launches == 1) return describe(only);
-  if (labels.empty()) return {};
+  const std::vector<Operation>& suspects = launches.empty() ? copies : launches;
+  if (suspects.empty()) return {};
+  const uint64_t operation = suspects.front().number;
+  if (suspects.size() == 1) return {operation, text_of(suspects.front())};
+  if (launches.empty()) return {operation, "one of " + std::to_string(copies.size()) + " copies since the last wait"};
+  std::vector<const char*> labels;
+  for (const Operation& launch : launches) add_once(labels, launch.label);
   std::string text;
   for (size_t i = 0; i < std::min(labels.size(), kMost); ++i) text += (i == 0 ? "" : ", ") + std::string(labels[i]);
   if (labels.size() > kMost) text += " and " + std::to_string(labels.size() - kMost) + " more";
-  const std::string count = std::to_string(launches) + " launches since the last wait";
-  return labels.size() == 1 ? "kernel " + text + ", one of its " + count : "one of " + count + ": " + text;
+  const std::string count = std::to_string(launches.size()) + " launches since the last wait";
+  if (labels.size() > 1) return {operation, "one of " + count + ": " + text};
+  const char* const kind = launches.front().kind == Operation::Kind::kLaunch ? "kernel " : "";
+  return {operation, kind + text + ", one of its " + count};
 }
 
 std::vector<std::string> OperationRing::recent(size_t count) const {
@@ -195,11 +210,32 @@ std::vector<std::string> OperationRing::recent(size_t count) const {
   return lines;
 }
 
+Enqueued::Enqueued(Stream& stream, Operation operation)
+    : stream_(stream), number_(stream.device().operations().next_number()) {
+  operation.number = number_;
+  stream.device().operations().push(operation);
+}
+
+Enqueued::~Enqueued() { stream_.note_enqueued(number_); }
+
 const char* intern(const std::string& text) {
   static std::mutex mutex;
   static auto* texts = new std::set<std::string>;
   const std::lock_guard<std::mutex> lock(mutex);
   return texts->insert(text).first->c_str();
+}
+
+const char* graph_label(const std::vector<const char*>& kernels) {
+  constexpr size_t kMost = 3;
+  std::vector<const char*> names;
+  for (const char* kernel : kernels) add_once(names, kernel);
+  const size_t named = std::min(names.size(), kMost);
+  std::string text = "graph";
+  for (size_t i = 0; i < named; ++i) {
+    text += (i == 0 ? " of " : i + 1 == names.size() ? " and " : ", ") + std::string(names[i]);
+  }
+  if (names.size() > named) text += " and " + std::to_string(names.size() - named) + " more kernels";
+  return intern(text);
 }
 
 }  // namespace unify

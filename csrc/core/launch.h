@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,7 +38,7 @@ struct Operation {
   uint64_t number = 0;  // unify_launch_args.operation; from 1
   Kind kind = Kind::kLaunch;
   uint32_t stream = 0;
-  const char* label = nullptr;  // launches: the kernel, a string that is never freed
+  const char* label = nullptr;  // the kernel, or what a graph is of: a string that is never freed
   Grid grid{};                  // launches
   uint64_t bytes = 0;           // copies and fills
 };
@@ -48,9 +49,15 @@ class OperationRing {
   static constexpr size_t kSize = 4096;  // more than a step of a model enqueues before anybody waits
   uint64_t next_number() noexcept { return counter_.fetch_add(1, std::memory_order_relaxed) + 1; }
   void push(const Operation& operation) noexcept;
+  [[nodiscard]] uint64_t last_number() const noexcept { return counter_.load(std::memory_order_relaxed); }
   [[nodiscard]] std::string describe(uint64_t number) const;  // "kernel rms_norm (norm.py:12), grid 4×1×1", or ""
-  // The launches among first … last: the one, or "one of: …", each kernel once.
-  [[nodiscard]] std::string describe_launches(uint64_t first, uint64_t last) const;
+  // What may have failed among first … last: the launches beyond what its stream, by number, is `proven` up to; copies
+  // and fills if there is none. The one, or "one of 3 launches …", each kernel once.
+  struct Cause {
+    uint64_t operation = 0;  // the first
+    std::string text;
+  };
+  [[nodiscard]] Cause cause_among(uint64_t first, uint64_t last, const std::map<uint32_t, uint64_t>& proven) const;
   [[nodiscard]] std::vector<std::string> recent(size_t count = 8) const;
 
  private:
@@ -69,7 +76,24 @@ class OperationRing {
   std::array<Entry, kSize> ring_{};
 };
 
+// Gives an operation its number and remembers it. Once the backend was asked, its stream knows that it is enqueued.
+// Under the stream's mutex.
+class Enqueued {
+ public:
+  Enqueued(Stream& stream, Operation operation);
+  ~Enqueued();
+  Enqueued(const Enqueued&) = delete;
+  Enqueued& operator=(const Enqueued&) = delete;
+  [[nodiscard]] uint64_t number() const noexcept { return number_; }
+
+ private:
+  Stream& stream_;
+  uint64_t number_;
+};
+
 // A copy of `text` that is never freed: the same pointer for the same text.
 const char* intern(const std::string& text);
+// What a graph of these kernels is called: "graph of rms_norm (norm.py:12) and rope (rope.py:8)".
+const char* graph_label(const std::vector<const char*>& kernels);
 
 }  // namespace unify

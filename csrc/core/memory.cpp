@@ -29,14 +29,14 @@ unify_status enqueue(Stream& stream, Args& args, const Place& dst, const Place& 
   args.src = src.address;
   args.dst_device = dst.device == nullptr ? nullptr : dst.device->handle();
   args.src_device = src.device == nullptr ? nullptr : src.device->handle();
-  args.operation = device.operations().next_number();
-  device.operations().push({args.operation, Operation::Kind::kCopy, stream.id(), nullptr, {}, bytes});
   const std::lock_guard<std::mutex> lock(stream.mutex());
   stream.require_current();
   if (stream.recording() != nullptr) {
     return record(*stream.recording(), stream, args);
   }
   (void)stream.goes_into_other_graph_locked();  // or throws
+  const Enqueued enqueued(stream, {0, Operation::Kind::kCopy, stream.id(), nullptr, {}, bytes});
+  args.operation = enqueued.number();
   const TraceScope span(stream, "copy");
   return (device.table().*entry)(stream.handle(), &args);
 }
@@ -159,13 +159,12 @@ bool enqueue_fill(Stream& stream, unify_fill_args& args) {
   Device& device = stream.device();
   if (args.value_bytes == 8) return false;
   if (stream.recording() != nullptr && !records_natively(stream) && !device.takes_fill(args.value_bytes)) return false;
-  args.operation = device.operations().next_number();
-  device.operations().push(
-      {args.operation, Operation::Kind::kFill, stream.id(), nullptr, {}, args.count * args.value_bytes});
   const std::lock_guard<std::mutex> lock(stream.mutex());
   stream.require_current();
   if (stream.recording() != nullptr) return record_fill(*stream.recording(), stream, args);
   (void)stream.goes_into_other_graph_locked();  // or throws
+  const Enqueued enqueued(stream, {0, Operation::Kind::kFill, stream.id(), nullptr, {}, args.count * args.value_bytes});
+  args.operation = enqueued.number();
   const TraceScope span(stream, "fill");
   const unify_status status = device.table().fill(stream.handle(), &args);
   if (status == UNIFY_UNSUPPORTED) return false;

@@ -27,6 +27,7 @@ const std::pair<const char*, unify_backend_get_function> kBuiltin[] = {
     {"cuda", unify_cuda_backend_get},
     {"ascend", unify_ascend_backend_get},
 };
+constexpr char kOwnLibrary[] = "built in";  // what stands for their library
 
 // A function of the table, by name and place.
 struct Entry {
@@ -189,8 +190,11 @@ const Backend& Registry::State::add(Backend backend, const std::string& expected
   if (why.empty()) {
     const std::string name = table.name;
     const auto is_taken = [&](const Backend& other) { return other.name == name && other.table != nullptr; };
+    const auto is_ours = [&](const auto& entry) { return name == entry.first; };
     if (!expected_name.empty() && name != expected_name) {
       backend.why = "it calls itself '" + name + "', not '" + expected_name + "'";
+    } else if (backend.library != kOwnLibrary && std::any_of(std::begin(kBuiltin), std::end(kBuiltin), is_ours)) {
+      backend.why = "'" + name + "' is the name of a backend of unify's own: a plugin needs another";
     } else if (std::any_of(backends.begin(), backends.end(), is_taken)) {
       backend.why = "there is a backend '" + name + "' already";
     } else {
@@ -220,7 +224,7 @@ Registry& Registry::instance() {
 void Registry::add_builtin(const std::string& name, Get get, const std::string& vendor_library) {
   Backend backend;
   backend.name = name;
-  backend.library = "built in";
+  backend.library = kOwnLibrary;
   unify_backend table{};
   const std::string why = open_table(get, vendor_library, table, backend.is_absent);
   const std::lock_guard<std::mutex> lock(state_->mutex);
@@ -327,9 +331,13 @@ namespace {
 [[noreturn]] void throw_unknown(const std::string& name, const std::vector<std::string>& known, bool has_backend) {
   std::string near;
   std::string all;
+  size_t nearest = 3;
   for (const std::string& other : known) {
-    if (edit_distance(name, other) <= 2) near += " Did you mean '" + other + "'?";
     all += " " + other;
+    const size_t distance = edit_distance(name, other);
+    if (distance >= nearest) continue;
+    nearest = distance;
+    near = " Did you mean '" + other + "'?";
   }
   const bool is_strange = !has_backend && near.empty();
   throw Error(ErrorKind::kNotFound,

@@ -25,7 +25,8 @@ struct Header {
   std::array<char, 8> magic;
   uint32_t version;
   uint32_t kind;  // unify_ipc_kind
-  std::array<char, 64> device;
+  std::array<char, 48> device;
+  std::array<uint8_t, sizeof(unify_device_info::uuid)> uuid;  // zeros if unknown
   Handle handle;  // of the whole segment; of nothing for a tensor without elements
 };
 struct Layout {
@@ -39,7 +40,7 @@ struct Layout {
 static_assert(sizeof(Header) == 208 && sizeof(Layout) == 168, "tokens have no padding");
 
 constexpr std::array<char, 8> kMagic = {'u', 'n', 'i', 'f', 'y', 'i', 'p', 'c'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 
 [[noreturn]] void throw_no_token(const std::string& why) {
   throw Error(ErrorKind::kInvalidArgument,
@@ -77,6 +78,7 @@ Header header_for(unify_ipc_kind kind, const Device& device) {
   header.version = kVersion;
   header.kind = kind;
   write_text(header.device, device.name());
+  std::copy_n(device.info().uuid, header.uuid.size(), header.uuid.begin());
   return header;
 }
 
@@ -111,6 +113,14 @@ Header read_header(const std::string& token, unify_ipc_kind kind, const Device& 
   if (kind_of(name) != kind_of(device.name())) {
     throw Error(ErrorKind::kDeviceMismatch, "from_shared: the token is of " + name + ", which " + device.name() +
                                                 " cannot open. Leave out device, or name one of the same kind.");
+  }
+  decltype(header.uuid) here{};
+  std::copy_n(device.info().uuid, here.size(), here.begin());
+  const decltype(here) unknown{};
+  if (header.uuid != here && header.uuid != unknown && here != unknown) {
+    throw Error(ErrorKind::kDeviceMismatch, "from_shared: the token is of the chip that is " + name +
+                                                " in the other process; " + device.name() +
+                                                " is another one here. Name that chip as device.");
   }
   return header;
 }
@@ -171,8 +181,15 @@ Handle export_handle(Device& device, unify_ipc_args args, const char* what) {
 unify_ipc_args import_handle(Device& device, unify_ipc_kind kind, const Handle& handle, const char* what) {
   unify_ipc_args args = args_of(kind);
   std::memcpy(args.token, handle.data(), handle.size());
-  check(device, nullptr, device.table().ipc_import(device.handle(), &args), what);
-  return args;
+  const unify_status status = device.table().ipc_import(device.handle(), &args);
+  if (status == UNIFY_OK) return args;
+  Error error = error_of(device, {}, status, what);
+  if (error.advice.empty() && error.native_code != 0) {  // a driver says that a handle is none, and not why
+    error.advice = "Does the process that shared it still live, and keep it?";
+    error.message += " " + error.advice;
+  }
+  device.failures().was_told(error);
+  throw error;
 }
 
 // Nor may a backend be asked to close what a reset took away.

@@ -87,6 +87,7 @@ std::shared_ptr<Stream> Stream::create(const std::shared_ptr<Device>& device, in
   stream->is_wrapped_ = native != nullptr;
   stream->may_be_recorded_elsewhere_ = stream->is_wrapped_;
   stream->id_ = is_default ? 0 : next_id.fetch_add(1, std::memory_order_relaxed);
+  stream->proven_ = device->operations().last_number();  // of what had its id before
   device->add_stream(*stream);
   name_traced_stream(stream->handle_, stream->name());
   if (!is_default) leaks::held(stream.get(), leaks::Kind::kStream, *device, 0, caller);
@@ -121,11 +122,19 @@ bool Stream::is_passed() noexcept {
 
 std::string stream_name(uint32_t id) { return id == 0 ? "default stream" : "stream " + std::to_string(id); }
 
+void Stream::note_proven(uint64_t last) noexcept {
+  uint64_t known = proven_.load(std::memory_order_relaxed);
+  while (known < last && !proven_.compare_exchange_weak(known, last, std::memory_order_relaxed)) {
+  }
+}
+
 bool Stream::is_dry() noexcept {
   if (generation_ != device_->generation()) return true;
+  const uint64_t last = last_enqueued();
   const unify_status status = device_->table().stream_query(handle_);
   switch (status) {
     case UNIFY_OK:
+      note_proven(last);
       return true;
     case UNIFY_NOT_READY:
     case UNIFY_UNSUPPORTED:  // work from before its owner's recording may still run
@@ -234,16 +243,20 @@ void Stream::finish() {
 void Stream::wait_for_work(const char* what) {
   const auto call = device_->call();
   require_current();
+  const uint64_t last = last_enqueued();
   check(*device_, this, device_->table().stream_synchronize(handle_), what);
+  note_proven(last);
 }
 
 bool Stream::query() {
   require_not_recorded("ask");
   const auto call = device_->call();
   require_current();
+  const uint64_t last = last_enqueued();
   const unify_status status = device_->table().stream_query(handle_);
   if (status == UNIFY_NOT_READY) return false;
   check(*device_, this, status, "asking the stream");
+  note_proven(last);
   device_->failures().raise(id_);
   return true;
 }

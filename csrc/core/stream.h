@@ -99,6 +99,13 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   [[nodiscard]] Recording* recording() const noexcept { return recording_.load(std::memory_order_acquire); }
   void set_recording(Recording* recording) noexcept { recording_.store(recording, std::memory_order_release); }
 
+  // The last operation whose enqueuing has returned, and the one up to which all are known to have ended well.
+  [[nodiscard]] uint64_t last_enqueued() const noexcept { return last_enqueued_.load(std::memory_order_acquire); }
+  void note_enqueued(uint64_t operation) noexcept { last_enqueued_.store(operation, std::memory_order_release); }
+  [[nodiscard]] uint64_t proven() const noexcept { return proven_.load(std::memory_order_relaxed); }
+  // `last` was last_enqueued() before the stream was found dry.
+  void note_proven(uint64_t last) noexcept;
+
   // Calls that enqueue hold it: the backend takes one at a time per stream.
   std::mutex& mutex() noexcept { return mutex_; }
 
@@ -119,6 +126,8 @@ class Stream : public std::enable_shared_from_this<Stream>, public Reclaimable {
   uint32_t id_ = 0;
   uint32_t generation_ = 0;  // of the device when it was made
   int priority_ = 0;
+  std::atomic<uint64_t> last_enqueued_{0};
+  std::atomic<uint64_t> proven_{0};
   std::mutex mutex_;
   struct Held;
   std::unique_ptr<Held> held_;

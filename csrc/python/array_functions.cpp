@@ -11,8 +11,22 @@ namespace {
 
 const Tensor& tensor_of(PyObject* object) { return reinterpret_cast<TensorObject*>(object)->tensor; }
 
+// Of its other ways torch hands out no tensor that requires a gradient: what is done to it here would be missing in the
+// gradient. Its table does not ask.
+void require_no_gradient(PyObject* array) {
+  static PyObject* const name = PyUnicode_InternFromString("requires_grad");
+  if (!speaks_dlpack_table(array)) return;
+  const auto required = py::reinterpret_steal<py::object>(PyObject_GetAttr(array, name));
+  if (!required) return PyErr_Clear();
+  if (required.ptr() != Py_True || !py::module_::import("torch").attr("is_grad_enabled")().cast<bool>()) return;
+  throw Error(ErrorKind::kInvalidArgument,
+              "array: the tensor requires a gradient, which unify does not follow. Give .detach() of it, or call under "
+              "torch.no_grad().");
+}
+
 py::object as_tensor_object(PyObject* array, CallStream* call = nullptr) {
   if (tensor_from_pyobject(array) != nullptr) return py::reinterpret_borrow<py::object>(array);
+  require_no_gradient(array);
   ImportedArray imported = import_array(array, call);
   release_owners();
   return py::reinterpret_steal<py::object>(tensor_to_pyobject(std::move(imported.tensor), imported.is_readonly));
@@ -93,11 +107,20 @@ bool is_array(PyObject* object) {
   return true;
 }
 
+// Where numbers go: to the device named, else the stream's, else the default one, as those of unify.zeros.
+std::shared_ptr<Device> device_for_numbers(PyObject* device, PyObject* stream) {
+  if (!is_given(device) && is_given(stream) && py::isinstance<Stream>(stream)) {
+    return py::handle(stream).cast<Stream&>().device_ptr();
+  }
+  return device_from_object(device);
+}
+
 PyObject* asarray(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* keywords) {
   return guarded([&]() -> PyObject* {
     static const Signature<5> signature{"asarray", 3, 1, {"object", "dtype", "device", "copy", "stream"}};
     const auto [object, dtype, device, copy, stream] = parse_arguments(signature, args, nargs, keywords);
     py::object source;
+    std::shared_ptr<Device> target;
     CallStream call = CallStream::of_copy(stream);
     if (is_array(object)) {
       source = as_tensor_object(object, &call);
@@ -107,10 +130,12 @@ PyObject* asarray(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* 
       PyObject* kind = dtype == nullptr ? Py_None : dtype;
       source = py::reinterpret_steal<py::object>(
           require(in_python([&] { return PyObject_CallFunctionObjArgs(function, object, kind, nullptr); })));
+      target = device_for_numbers(device, stream);
     }
     const Tensor& tensor = tensor_of(source.ptr());
     const bool same_dtype = !is_given(dtype) || dtype_from_object(dtype) == tensor.dtype;
-    const bool same_device = !is_given(device) || device_from_object(device).get() == &tensor.device();
+    if (target == nullptr) target = is_given(device) ? device_from_object(device) : tensor.storage->device_ptr();
+    const bool same_device = target.get() == &tensor.device();
     const bool must_copy = is_given(copy) && is_true(copy);
     if (same_dtype && same_device && !must_copy) {
       if (call.is_used()) {
@@ -120,13 +145,14 @@ PyObject* asarray(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* 
       return source.release().ptr();
     }
     if (copy == Py_False) {
-      throw Error(ErrorKind::kInvalidArgument, std::string("asarray: copy=False, but the array is ") +
-                                                   unify::name(tensor.dtype) + " on " + tensor.device().name() +
-                                                   " and must be converted.");
+      throw Error(ErrorKind::kInvalidArgument,
+                  std::string("asarray: copy=False, but the array is ") + unify::name(tensor.dtype) + " on " +
+                      tensor.device().name() + " and must be " + (same_device ? "" : "moved to " + target->name()) +
+                      (same_device || same_dtype ? "" : " and ") + (same_dtype ? "." : "converted."));
     }
     const py::dict options;
     if (is_given(dtype)) options["dtype"] = py::handle(dtype);
-    if (is_given(device)) options["device"] = py::handle(device);
+    options["device"] = py::handle(device_object(target));
     if (is_given(stream)) options["stream"] = py::handle(stream);
     options["copy"] = true;
     py::object result;

@@ -98,6 +98,20 @@ void describe(Tensor& tensor, const DLTensor& dl) {
   }
 }
 
+// Why a library does not hand out an array: in its words, unless they are ours or the interpreter's.
+[[noreturn]] void throw_refusal() {
+  const py::error_already_set refusal;
+  static PyObject* ours = nullptr;
+  const bool is_ours = refusal.matches(python_function(ours, "unify._errors", "Error"));
+  const bool is_of_layout = refusal.matches(PyExc_BufferError);  // DLPack's way to say that it cannot be described
+  if (is_ours || !(is_of_layout || refusal.matches(PyExc_RuntimeError) || refusal.matches(PyExc_ValueError))) {
+    throw refusal;
+  }
+  const std::string words = py::str(refusal.value()).cast<std::string>();
+  throw Error(is_of_layout ? ErrorKind::kDType : ErrorKind::kInvalidArgument,
+              "array: its library does not hand it out: " + words.substr(0, words.find('\n')));
+}
+
 // ---- DLPack's C table
 
 const DLPackExchangeAPI* table_of(PyTypeObject* type) {
@@ -132,7 +146,7 @@ class Consumer {
 
 ImportedArray from_table(const DLPackExchangeAPI& table, PyObject* object, CallStream* call) {
   DLManagedTensorVersioned* managed = nullptr;
-  if (table.managed_tensor_from_py_object_no_sync(object, &managed) != 0) throw_python();
+  if (table.managed_tensor_from_py_object_no_sync(object, &managed) != 0) throw_refusal();
   ImportedArray imported = tensor_from_dlpack(managed);
   Device& device = imported.tensor.device();
   if (!is_host(device.info().dlpack_type)) (void)Consumer(call, device)->take(object, &table, device);
@@ -262,11 +276,7 @@ PyObject* call_dlpack(PyObject* object, PyObject* stream) {
   const auto call = [&] { return PyObject_Call(method.object, none.ptr(), keywords.ptr()); };
   PyObject* capsule = in_python(call);
   if (capsule != nullptr) return capsule;
-  if (PyErr_ExceptionMatches(PyExc_BufferError) != 0) {  // DLPack's way to say that it cannot be described
-    const py::error_already_set refusal;
-    throw Error(ErrorKind::kDType, std::string("array: its library does not hand it out: ") + refusal.what());
-  }
-  if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw_python();
+  if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw_refusal();
   PyErr_Clear();  // written before DLPack 1.0: it knows no max_version
   PyDict_DelItemString(keywords.ptr(), "max_version");
   return require(in_python(call));
@@ -459,6 +469,8 @@ ImportedArray import_array(PyObject* object, CallStream* call) {
                   ". Give a unify, NumPy, torch or CuPy array, or another that speaks DLPack, the buffer "
                   "protocol or an array interface. unify.asarray() makes one of a real number, or of a list of them.");
 }
+
+bool speaks_dlpack_table(PyObject* object) { return table_of(Py_TYPE(object)) != nullptr; }
 
 ArrayPlace place_of_array(PyObject* object, const DLPackExchangeAPI** out_table) {
   const DLPackExchangeAPI* table = *out_table = table_of(Py_TYPE(object));

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <optional>
 #include <unordered_map>
 
 #include "../core/launch.h"
@@ -91,9 +92,22 @@ py::tuple memory_info(Device& device) {
   return py::make_tuple(free_bytes, total_bytes);
 }
 
-void synchronize(Device& device) {
-  without_gil([&] { device.synchronize(); });
+void synchronize(Device& device, std::optional<double> timeout_s) {
+  without_gil([&] { device.synchronize(timeout_s.value_or(-1)); });
   release_owners();
+}
+
+// Work that does not end is left alone when the user interrupts: the interpreter's handler runs only between waits.
+void wait_interruptibly(Device& device) {
+  constexpr double kBetween_s = 0.1;
+  for (;;) {
+    try {
+      return without_gil([&] { device.synchronize(kBetween_s); });
+    } catch (const Error& error) {
+      if (error.kind != ErrorKind::kTimeout) return;  // a lost device has nothing left to wait for
+    }
+    if (PyErr_CheckSignals() != 0) throw_python();
+  }
 }
 
 bool is_equal(const Device& device, const py::handle other) {
@@ -163,10 +177,7 @@ void bind_registry(py::module_& module) {
       "shutdown",
       [] {
         for (const std::shared_ptr<Device>& device : Registry::instance().open_devices()) {
-          try {
-            without_gil([&] { device->synchronize(); });
-          } catch (const Error&) {  // a lost device has nothing left to wait for
-          }
+          wait_interruptibly(*device);
         }
         flush_trace();
       },
@@ -238,7 +249,8 @@ void bind_device(py::module_& module) {
           "recent_operations", [](Device& d) { return d.operations().recent(); },
           "The last operations, a line each, newest last.")
       .def("memory_info", &memory_info, "(free, total) bytes as the device's driver reports them.")
-      .def("synchronize", &synchronize, "Waits for all work of all its streams. Raises its failures.")
+      .def("synchronize", &synchronize, py::arg("timeout_s") = py::none(),
+           "Waits for all work of all its streams. Raises its failures, or TimeoutExpired.")
       .def(
           "set_option",
           [](Device& d, const std::string& key, const std::string& value) {

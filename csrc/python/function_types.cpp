@@ -243,7 +243,8 @@ py::object find_function(const std::shared_ptr<Module>& module, const std::strin
     shape.threads = threads != 0 ? threads : module->device().info().max_threads == 1 ? 1 : 0;
     shape.flags = flags;
     if (cluster != 0) shape.cluster = {cluster, 1, 1};
-    return Function::get(module, name, shape, is_declared ? args_bytes : Function::kAnyBytes, location);
+    return Function::get(module, name, shape, is_declared || args_bytes != 0 ? args_bytes : Function::kAnyBytes,
+                         location);
   });
   // Of a block, since that is what launches of functions count in the end.
   if (cluster != 0) scratch_bytes = (scratch_bytes + cluster - 1) / cluster;

@@ -282,6 +282,14 @@ bool take_scalar(Call& call, size_t index) {
   return true;
 }
 
+// Whether a kernel of unify.jit gets the elements that its annotation says. Elements that are no dtype of ours come as
+// others of their width.
+bool has_elements_of(const Call& call, const Argument& argument, const std::string& type) {
+  const std::string element = type.substr(type.compare(0, 2, "*k") == 0 ? 2 : 1);
+  const bool is_of_jit = call.dispatcher != nullptr && call.dispatcher->fallback == nullptr;
+  return !is_of_jit || !is_triton_name(element) || element == argument.type;
+}
+
 uint32_t element_bytes(const std::string& type) {
   const size_t digits = type.find_first_of("0123456789");
   return digits == std::string::npos ? 0 : (static_cast<uint32_t>(std::atoi(type.c_str() + digits)) + 7) / 8;
@@ -297,7 +305,8 @@ void check_annotation(const Call& call, size_t index) {
     what = "is an array; pass a number, or annotate a pointer";
   } else if (argument.tag != Tag::kPointer && type[0] == '*') {
     what = "is " + text_of(argument.value) + "; pass an array";
-  } else if (argument.tag == Tag::kPointer && element_bytes(type) != argument.element_bytes) {
+  } else if (argument.tag == Tag::kPointer &&
+             (element_bytes(type) != argument.element_bytes || !has_elements_of(call, argument, type))) {
     what = std::string("its elements are ") + argument.type + "; convert it, or leave the annotation out";
   } else if (argument.tag == Tag::kFloat && is_integer(type)) {
     what = "is the float " + text_of(argument.value) + "; pass an int, or annotate a float";

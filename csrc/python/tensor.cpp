@@ -363,9 +363,17 @@ std::string shape_text(const Tensor& tensor) {
 }
 
 void require_writable(PyObject* self, const char* what) {
-  if (!as_object(self)->is_readonly) return;
-  throw Error(ErrorKind::kInvalidArgument,
-              std::string(what) + ": the tensor shares memory that is read-only. Write to a .copy() of it.");
+  if (as_object(self)->is_readonly) {
+    throw Error(ErrorKind::kInvalidArgument,
+                std::string(what) + ": the tensor shares memory that is read-only. Write to a .copy() of it.");
+  }
+  const Tensor& tensor = as_object(self)->tensor;
+  for (size_t i = 0; i < static_cast<size_t>(tensor.ndim); ++i) {
+    if (tensor.strides[i] != 0 || tensor.shape[i] <= 1 || tensor.size() == 0) continue;
+    throw Error(ErrorKind::kLayout, std::string(what) + ": axis " + std::to_string(i) + " of the tensor of shape " +
+                                        shape_text(tensor) + " is broadcast: its " + std::to_string(tensor.shape[i]) +
+                                        " elements are one in memory. Write to what was broadcast, or to a .copy().");
+  }
 }
 
 void bind_tensor(py::module_& module) {

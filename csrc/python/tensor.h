@@ -43,6 +43,7 @@ struct ImportedArray {
   bool is_readonly;
 };
 ImportedArray import_array(PyObject* object, CallStream* call = nullptr);
+[[nodiscard]] bool speaks_dlpack_table(PyObject* object);  // as torch's arrays do
 // The same; false for what is no array.
 bool find_array(PyObject* object, ImportedArray* out_array, CallStream* call = nullptr);
 

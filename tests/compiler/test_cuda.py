@@ -8,7 +8,7 @@ import pytest
 import triton.language as tl
 
 import unify as un
-from unify.compiler import Binary
+from unify.compiler import Binary, cuda
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 EM_CUDA = 190
@@ -42,6 +42,17 @@ def descriptor_kernel(x, out, rows, columns, BLOCK: tl.constexpr):
     source = tl.make_tensor_descriptor(x, [rows, columns], [columns, 1], [BLOCK, BLOCK])
     target = tl.make_tensor_descriptor(out, [rows, columns], [columns, 1], [BLOCK, BLOCK])
     target.store([0, 0], source.load([0, 0]) + 1.0)
+
+
+@pytest.mark.parametrize("arch", ["91", "88", "101", "999", "130", "9", "90a", "", "sm_90", "٩٠"])
+def test_an_architecture_that_the_compilers_do_not_know_is_refused_with_those_that_they_know(arch: str) -> None:
+    with pytest.raises(un.TargetError, match=f"no target 'cuda:?{arch}': .*Known: 75, 80, .*120, 121"):
+        un.compile(product_kernel, f"cuda:{arch}", PRODUCT, {"BLOCK": 64})
+
+
+def test_each_architecture_that_is_known_has_a_product_of_matrices() -> None:
+    for arch in cuda._CAPABILITIES:
+        assert machine_of(un.compile(product_kernel, f"cuda:{arch}", PRODUCT, {"BLOCK": 16})) == EM_CUDA
 
 
 ADD = {"x": "*fp32:16", "y": "*fp32:16", "out": "*fp32:16", "n": "i32"}

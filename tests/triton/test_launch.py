@@ -97,3 +97,16 @@ def test_autotuned_kernels_and_gradients(tmp_path: Path) -> None:
             torch.testing.assert_close(out, x + y)
     """
     run(tmp_path, ADD + textwrap.dedent(program))
+
+
+def test_a_tensor_s_bits_are_read_as_the_annotation_says(tmp_path: Path) -> None:
+    program = """
+        def read(x, out):
+            tl.store(out, tl.load(x))
+
+        read.__annotations__["x"] = "*i32"
+        bits = torch.zeros(1, dtype=torch.int32)
+        triton.jit(read)[(1,)](torch.tensor([1.5]), bits)
+        assert bits == torch.tensor([1.5]).view(torch.int32)
+    """
+    run(tmp_path, FIRST + textwrap.dedent(program))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["compile"]
 
 _WARP = 32
+# For which Triton's LLVM writes code for its own kernels and ptxas takes it. LLVM ends the process for others.
+_CAPABILITIES = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
 # UNIFY_LAUNCH_* of backend.h
 _COOPERATIVE, _OVERLAPPING = 1, 2
 
@@ -65,10 +67,12 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
 
 
 def _arch(target: Target) -> int:
-    if re.fullmatch(r"\d{2,3}", target.arch) and int(target.arch) >= 75:
+    if target.arch in map(str, _CAPABILITIES):
         return int(target.arch)
+    known = ", ".join(map(str, _CAPABILITIES))
     raise TargetError(
-        f"no target '{target}': behind 'cuda:' stands a compute capability from 75, such as 'cuda:90' for an H100."
+        f"no target '{target}': behind 'cuda:' stands a compute capability that Triton and ptxas know, such as "
+        f"'cuda:90' for an H100. Known: {known}."
     )
 
 

@@ -188,7 +188,7 @@ class Generator:
 
     def _set_state(self, token: int, position: int) -> None:
         state = [token, position, position + 1, position + 1, *self._recent]
-        self._state.copy_(unify.asarray(state, dtype=unify.int32))
+        self._state.copy_(unify.asarray(state, dtype=unify.int32, device="cpu"))
 
     def _step(self) -> Any:
         ids, positions, keys, draw = (self._state[i : i + 1] for i in range(4))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import signal
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -10,6 +13,7 @@ import pytest
 
 pytest.register_assert_rewrite("unify.testing.conformance", "unify.testing.arrays")
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _REPORT = pytest.StashKey[TextIO]()
 
 
@@ -38,7 +42,14 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "slow: takes minutes, or gigabytes.")
     if config.option.unify_report:
+        _end_with_the_parent()
         config.stash[_REPORT] = Path(config.option.unify_report).open("a", encoding="utf-8")  # noqa: SIM115
+
+
+def _end_with_the_parent() -> None:
+    """`unify test-backend` may be killed, and a case that hangs would stay behind for ever."""
+    with contextlib.suppress(AttributeError):  # Linux has it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def case_of(item: pytest.Item) -> str | None:

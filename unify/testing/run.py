@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,8 +27,7 @@ _NO_CONCEPTS = ("start", "exit", "spec")  # of results that no case has: a run's
 
 Outcome = Literal["passed", "skipped", "expected", "failed"]
 
-# Longer than any case takes: what is silent for so long hangs.
-SILENCE_S = 300.0
+SILENCE_S = 60.0  # longer than any case takes: what is silent for so long hangs
 _PROBE_S = 120.0
 _START_S = 300.0  # to import and collect, on a busy machine
 
@@ -102,13 +102,16 @@ def run(
     *,
     spec: str | None = None,
     select: str | None = None,
+    timeout_s: float = SILENCE_S,
+    on_start: Callable[[str], None] = lambda case: None,
     on_result: Callable[[Result, int, int], None] = lambda result, done, total: None,
 ) -> Report:
     """Runs the suite on a device and reports each case as it ends: on_result(result, done, total).
 
     spec: "module:attribute" of a unify.testing.Spec; select: a case such as "copy::test_fills*", or an expression for
-    pytest's -k. A case that ends the process, or says nothing for five minutes, fails, and the others run on in a new
-    one. Raises UnsupportedError without pytest, BackendError for a device that cannot be opened.
+    pytest's -k. A case that ends the process, or is not done after timeout_s, fails, and the others run on in a new
+    one. on_start(case) is called as a case begins. Raises UnsupportedError without pytest, BackendError for a device
+    that cannot be opened.
     """
     start = time.monotonic()
     report = Report(_describe(device), spec)
@@ -118,9 +121,12 @@ def run(
     while True:
         before = len(results)
         crash: Result | None = None
-        for event in _one_process(arguments, list(results)):
+        for event in _one_process(arguments, list(results), timeout_s):
             if isinstance(event, int):
                 total = event + before
+                continue
+            if isinstance(event, str):
+                on_start(event)
                 continue
             is_new = event.case not in results
             if is_new or event.outcome == "failed" or results[event.case].outcome == "passed":  # or in its clean-up
@@ -180,8 +186,8 @@ def as_text(report: Report) -> str:
     if failed:
         lines += ["", "failed:"]
         for result in failed:
-            first = result.why.strip().splitlines()[0] if result.why.strip() else "no message"
-            lines += [f"  {result.case}", f"      {first[:200]}"]
+            words = [line for line in result.why.splitlines() if line.strip()] or ["no message"]
+            lines += [f"  {result.case}", *(f"      {line[:200]}" for line in words[:_WHY_LINES])]
         lines += ["", f"one of them again:  {report.rerun(failed[0])}"]
     counts = ", ".join(
         f"{len(report.of(kind))} {word}"  # type: ignore[arg-type]
@@ -197,6 +203,7 @@ def as_text(report: Report) -> str:
 
 
 _DIED = "the process of the case "
+_WHY_LINES = 6  # of a failure: NumPy says in its first ones that arrays differ, where, and by how much
 
 
 def _by_concept(results: list[Result]) -> dict[str, list[Result]]:
@@ -266,8 +273,11 @@ def _arguments(device: str, spec: str | None, select: str | None) -> list[str]:
     return [*command, "--pyargs", "unify.testing.conformance"]
 
 
-def _one_process(arguments: list[str], without: list[str]) -> Iterator[Result | int]:
-    """Runs the cases in a process, without those that are done. Gives their number and then what becomes of each."""
+def _one_process(arguments: list[str], without: list[str], timeout_s: float) -> Iterator[Result | int | str]:
+    """Runs the cases in a process, without those that are done.
+
+    Gives their number, and then for each its name as it begins, and what becomes of it.
+    """
     with tempfile.TemporaryDirectory(prefix="unify-test-") as folder:
         path, left_out, said = Path(folder, "report"), Path(folder, "without"), Path(folder, "said")
         path.touch()
@@ -278,14 +288,14 @@ def _one_process(arguments: list[str], without: list[str]) -> Iterator[Result | 
                 command, stdout=out, stderr=subprocess.STDOUT, env=_environment(), start_new_session=True
             )
         try:
-            yield from _follow(process, path, said)
+            yield from _follow(process, path, said, timeout_s)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
-def _follow(process: subprocess.Popen[bytes], path: Path, said: Path) -> Iterator[Result | int]:
+def _follow(process: subprocess.Popen[bytes], path: Path, said: Path, timeout_s: float) -> Iterator[Result | int | str]:
     running: str | None = None
     is_collected = False
     last_word = time.monotonic()
@@ -300,16 +310,18 @@ def _follow(process: subprocess.Popen[bytes], path: Path, said: Path) -> Iterato
                     yield len(event["cases"])
                 elif event["event"] == "start":
                     running = event["case"]
+                    yield event["case"]
                 elif event["event"] == "done":
                     running = None
                 else:
                     yield Result(event["case"], event["outcome"], event["why"], event["seconds"])
             if has_ended:
                 break
-            if time.monotonic() - last_word > (SILENCE_S if running is not None else _START_S):
+            limit_s = timeout_s if running is not None else max(timeout_s, _START_S)
+            if time.monotonic() - last_word > limit_s:
                 process.send_signal(signal.SIGABRT)  # pytest then writes where every thread stands
                 time.sleep(1)
-                yield Result(running or "start::", "failed", f"{_DIED}said nothing for {SILENCE_S:.0f} s: it hangs")
+                yield Result(running or "start::", "failed", f"{_DIED}said nothing for {limit_s:g} s: it hangs")
                 return
             time.sleep(0.05)
     words = _end(said.read_text(errors="replace"))
@@ -349,15 +361,23 @@ class Table:
         self._write = write
         self._is_terminal = is_terminal
         self._rows: dict[str, collections.Counter[str]] = {}
+        self._progress = ""
         self._write(f"{'':14}{'passed':>8}{'skipped':>9}{'failed':>8}\n")
+
+    def begin(self, case: str) -> None:
+        """Shows which case runs, which may be one that hangs."""
+        if self._is_terminal:
+            columns = shutil.get_terminal_size().columns - 1
+            self._write("\r\x1b[K" + f"{self._progress:32}{case}"[:columns])
 
     def add(self, result: Result, done: int, total: int) -> None:
         """Takes a result; a concept is done when the next one begins."""
         if result.concept not in self._rows and self._rows:
             self._row(next(reversed(self._rows)))
         self._rows.setdefault(result.concept, collections.Counter())[result.outcome] += 1
+        self._progress = f"{result.concept:14}{done} of {total}"
         if self._is_terminal:
-            self._write(f"\r\x1b[K{result.concept:14}{done} of {total}")
+            self._write(f"\r\x1b[K{self._progress}")
 
     def end(self) -> None:
         """Prints the last row."""
@@ -377,12 +397,13 @@ def command(args: argparse.Namespace) -> int:
         for case in cases(args.device, spec=args.spec, select=args.select):
             print(case)
         return 0
+    choice = {"spec": args.spec, "select": args.select, "timeout_s": args.timeout}
     if args.json:
-        report = run(args.device, spec=args.spec, select=args.select)
+        report = run(args.device, **choice)
         print(json.dumps(report.as_json(), indent=2))
     else:
         table = Table(_print_now, sys.stdout.isatty())
-        report = run(args.device, spec=args.spec, select=args.select, on_result=table.add)
+        report = run(args.device, **choice, on_start=table.begin, on_result=table.add)
         table.end()
         print(as_text(report))
     if not report.results:

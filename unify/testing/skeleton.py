@@ -11,7 +11,7 @@ from pathlib import Path
 from unify._errors import InvalidArgument
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
-_OURS = {"cpu", "unify", "testing"}
+_OURS = {"cpu", "cuda", "ascend", "unify", "testing"}
 
 
 def write(name: str, directory: str | os.PathLike[str] = ".") -> list[str]:

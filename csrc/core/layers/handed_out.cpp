@@ -16,6 +16,7 @@ const char* name_of(Kind kind) { return kKinds.at(static_cast<size_t>(kind)); }
 struct Refusal {
   const void* layer = nullptr;
   std::string message;
+  unify_status status = UNIFY_INVALID_ARGUMENT;
 };
 thread_local Refusal refusal;
 
@@ -37,9 +38,11 @@ void HandedOut::last_error(unify_error* out) {
   const size_t size = out->struct_size;
   *out = {};
   out->struct_size = size;
-  out->status = UNIFY_INVALID_ARGUMENT;
+  out->status = refusal.status;
   out->message = refusal.message.c_str();
-  out->advice = "This breaks a rule of unify/backend.h: a mistake in unify's core, not in the backend.";
+  out->advice = refusal.status == UNIFY_INTERNAL
+                    ? "This breaks a rule of unify/backend.h: a mistake in the backend."
+                    : "This breaks a rule of unify/backend.h: a mistake in unify's core, not in the backend.";
 }
 
 HandedOut::Turn::Turn(HandedOut& owner, const char* function, Thing thing) : owner_(owner), thing_(thing) {
@@ -68,8 +71,14 @@ void HandedOut::report(const std::string& what) const {
 
 unify_status HandedOut::refuse(std::string message) {
   report(message);
-  refusal = {this, std::move(message)};
+  refusal = {this, std::move(message), UNIFY_INVALID_ARGUMENT};
   return UNIFY_INVALID_ARGUMENT;
+}
+
+unify_status HandedOut::blame(std::string message) {
+  report(message);
+  refusal = {this, std::move(message), UNIFY_INTERNAL};
+  return UNIFY_INTERNAL;
 }
 
 bool HandedOut::is_there(const char* function, const char* argument, const void* pointer) {

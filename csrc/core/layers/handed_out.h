@@ -75,6 +75,7 @@ class HandedOut {
 
   void report(const std::string& what) const;
   unify_status refuse(std::string message);
+  unify_status blame(std::string message);  // the backend, for what it answered
 
   // Whether the struct that `function` was given can be read.
   template <typename Arguments>

@@ -16,7 +16,14 @@ unify_status Validation::memory_allocate(unify_device device, const unify_alloca
   }
   const unify_status status = below_.memory_allocate(device, args, out_address);
   if (status != UNIFY_OK) return status;
-  const std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(mutex_);
+  const uint32_t alignment = live_.at(device).info.alignment;
+  if (alignment != 0 && *out_address % alignment != 0) {
+    lock.unlock();
+    (void)below_.memory_free(device, args->kind, *out_address);
+    return blame("memory_allocate: the backend gave " + text_of("address", *out_address, args->bytes) +
+                 ", no multiple of the " + std::to_string(alignment) + " bytes that its device_info says");
+  }
   allocations_[*out_address] = {args->bytes, device, args->kind, false, {}};
   return status;
 }

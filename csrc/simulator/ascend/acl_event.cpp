@@ -184,8 +184,11 @@ UNIFY_SIMULATOR_EXPORT aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream 
       return capture_record(stream, *event);
     }
     Operation record;
-    if (event->shared != nullptr) record.run = record_shared(event->shared);
+    SharedRecord shared;
+    if (event->shared != nullptr) shared = record_shared(event->shared);
+    record.run = shared.run;
     if (const Result result = submit(call, stream, std::move(record)); result != ACL_SUCCESS) return result;
+    if (event->shared != nullptr) shared.count();
     event->mark = stream.tail;
     event->capture = nullptr;
     event->frontier.clear();

@@ -77,7 +77,7 @@ typedef struct unify_error {
   const char* advice;      /* what a user can do about it, or null */
   uint64_t operation;      /* which enqueued operation failed, see unify_launch_args.operation; 0 if unknown */
   /* Since 1.1. */
-  uint64_t operation_last; /* not 0: it is one of operation … operation_last; more is not known */
+  uint64_t operation_last; /* not 0: it is one of operation … operation_last; the core knows which of them ended well */
 } unify_error;
 
 /* unify_device_info.flags */

@@ -136,6 +136,27 @@ def test_every_small_float_survives_widening_and_narrowing(device: un.Device, dt
     np.testing.assert_array_equal(bits(again)[finite], np.arange(256, dtype=np.uint8)[finite])
 
 
+# The largest float8_e4m3 is 448, and there is no infinity: torch, Triton and the chips' own conversion saturate. 464 is
+# half way to what would come next. A float8_e5m2 has an infinity, beyond 57344.
+TOO_LARGE = [1e30, 465, 464, 448, -1e9, np.inf, -np.inf, np.nan]
+TOO_LARGE_E5M2 = [1e30, 61440, 61439, 57344, -1e9, np.inf, -np.inf, np.nan]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "expected"),
+    [
+        ("float8_e4m3", TOO_LARGE, [448, 448, 448, 448, -448, 448, -448, np.nan]),
+        ("float8_e5m2", TOO_LARGE_E5M2, [np.inf, np.inf, 57344, 57344, -np.inf, np.inf, -np.inf, np.nan]),
+    ],
+)
+@pytest.mark.parametrize("source", ["float32", "float64"])
+def test_what_is_too_large_for_a_small_float(
+    device: un.Device, dtype: str, values: list[float], expected: list[float], source: str
+) -> None:
+    tensor = un.asarray(np.array(values, source), device=device).to(dtype)
+    np.testing.assert_array_equal(numbers(tensor), expected)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_casts_keep_infinities_and_nan(device: un.Device, dtype: str) -> None:
     tensor = un.asarray(np.array([np.inf, -np.inf, np.nan, 0.0, -0.0]), device=device).to(dtype)

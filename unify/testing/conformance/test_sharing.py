@@ -411,10 +411,9 @@ def test_a_process_that_ended_left_nothing_to_open(device: un.Device) -> None:
         device, "print(un.ones(3, un.int8, device).share().hex(), un.Event(device, shared=True).share().hex())"
     )
     tensor, event = map(bytes.fromhex, finished.stdout.split())
-    with pytest.raises(Error):
-        un.Tensor.from_shared(tensor)
-    with pytest.raises(Error):
-        un.Event.from_shared(event)
+    for open_ in (lambda: un.Tensor.from_shared(tensor), lambda: un.Event.from_shared(event)):
+        with pytest.raises(Error, match="Does the process that shared it still live, and keep it"):
+            open_()
 
 
 @shares

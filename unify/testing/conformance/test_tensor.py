@@ -39,6 +39,23 @@ def test_random_views_agree_with_numpy(device: un.Device, seed: int) -> None:
         assert_same(view, expected)
 
 
+@pytest.mark.parametrize("view", [(4, 4), (2, 4), (4, 4, 4)])
+def test_what_is_broadcast_is_not_written(device: un.Device, view: tuple[int, ...]) -> None:
+    tensor = un.zeros(4, un.float32, device)
+    broadcast = tensor.broadcast_to(view)
+    assert_same(broadcast, np.broadcast_to(np.zeros(4, np.float32), view))
+    for write in (
+        lambda: broadcast.copy_(un.ones(view, un.float32, device)),
+        lambda: broadcast.fill_(1),
+        lambda: broadcast.__setitem__(0, 1.0),
+    ):
+        with pytest.raises(LayoutError, match="axis 0 of the tensor of shape .* is broadcast"):
+            write()
+    assert_same(tensor, np.zeros(4, np.float32))
+    tensor.broadcast_to((1, 4)).fill_(2)  # nothing is repeated
+    assert_same(tensor, np.full(4, 2, np.float32))
+
+
 def test_views_share_memory(device: un.Device) -> None:
     tensor = un.zeros((4, 5), un.float32, device)
     tensor[1:3].T[2].fill_(9)
