@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ._core import Stream, Tensor
-from ._errors import TargetError
+from ._errors import CompileError, TargetError
 from ._kernel import jit
 from ._tensor import (
     bfloat16,
@@ -26,6 +26,7 @@ from ._tensor import (
 from .compiler import Target
 
 # Elements are moved as integers of their size.
+_REFUSED: set[tuple[str, object, object]] = set()  # targets and dtypes that a compiler did not take
 BITS = {1: uint8, 2: uint16, 4: uint32, 8: uint64}
 SMALL = (bool_, int8, uint8, int16, uint16)
 INTEGERS = (*SMALL, int32, uint32, int64, uint64)
@@ -69,15 +70,19 @@ def copy_kernel(
 def copy_strided(dst: Tensor, src: Tensor, stream: Stream) -> bool:
     """dst[...] = src by a kernel, for tensors of one shape and device that do not overlap, enqueued on `stream`.
 
-    False where none does it: the device has no compiler, the dtypes need more than one rounding, or more than five axes
-    are left. Nothing is enqueued then.
+    False where none does it: the device has no compiler or its compiler refuses a dtype, the dtypes need more than one
+    rounding, or more than five axes are left. Nothing is enqueued then.
     """
     if dst.ndim > MOST_AXES or (dst.dtype != src.dtype and (src.dtype, dst.dtype) not in CASTS):
         return False
+    target = dst.device.properties["target"]
+    if (target, dst.dtype, src.dtype) in _REFUSED:
+        return False
     try:
-        Target.parse(dst.device.properties["target"])
+        Target.parse(target)
     except TargetError:
         return False
+    key = target, dst.dtype, src.dtype
     if dst.dtype == src.dtype:
         dst, src = dst.view(BITS[dst.dtype.itemsize]), src.view(BITS[src.dtype.itemsize])
     elif src.dtype == bool_:
@@ -91,9 +96,13 @@ def copy_strided(dst: Tensor, src: Tensor, stream: Stream) -> bool:
     is_turned = abs(rows[2]) == 1 and rows[0] > 1
     tile_rows, tile_columns = TURNED if is_turned else next(t for t in TILES if t[1] >= min(columns[0], TILES[-1][1]))
     programs = triton.cdiv(columns[0], tile_columns) * triton.cdiv(rows[0], tile_rows) * n1 * n2 * n3
-    copy_kernel[(programs,)](
-        dst, src, rows[0], columns[0], n1, n2,
-        rows[1], columns[1], d1, d2, d3, rows[2], columns[2], s1, s2, s3,
-        ROWS=tile_rows, COLUMNS=tile_columns, stream=stream,
-    )  # fmt: skip
+    try:
+        copy_kernel[(programs,)](
+            dst, src, rows[0], columns[0], n1, n2,
+            rows[1], columns[1], d1, d2, d3, rows[2], columns[2], s1, s2, s3,
+            ROWS=tile_rows, COLUMNS=tile_columns, stream=stream,
+        )  # fmt: skip
+    except CompileError:
+        _REFUSED.add(key)
+        return False
     return True

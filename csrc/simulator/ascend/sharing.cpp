@@ -1,6 +1,8 @@
 #include "sharing.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -36,6 +38,7 @@ std::shared_ptr<Shared> share_memory(const SharedFile& memory, bool is_open) {
   shared->page = static_cast<SharedPage*>(page);
   std::memcpy(shared->page->magic, kMagic, sizeof kMagic);
   shared->page->memory = memory;
+  identify(shared->page->memory, memory.file);
   shared->page->is_open = is_open ? 1 : 0;
   shared->name = static_cast<uint64_t>(getpid()) << 32 | static_cast<uint32_t>(shared->file);
   return shared;
@@ -51,12 +54,16 @@ bool allow(Shared& shared, const int32_t* processes, size_t count) {
 }
 
 Opened open_name(uint64_t name, SharedFile& out) {
-  SharedFile place;
-  place.process = static_cast<int64_t>(name >> 32);
-  place.file = static_cast<int32_t>(name & 0x7fffffff);
-  const int file = open_shared(place, kPage);
+  // Only read, since by now it may be any file of that process: the page itself says what it is.
+  const auto process = static_cast<int64_t>(name >> 32);
+  const int file = open_descriptor(process, static_cast<int32_t>(name & 0x7fffffff), O_RDONLY);
+  struct stat status {};
   if (file < 0) return Opened::kUnknown;
-  void* mapped = mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (fstat(file, &status) != 0 || static_cast<size_t>(status.st_size) < kPage) {
+    close(file);
+    return Opened::kUnknown;
+  }
+  void* mapped = mmap(nullptr, kPage, PROT_READ, MAP_SHARED, file, 0);
   close(file);
   if (mapped == MAP_FAILED) return Opened::kUnknown;
   const auto* page = static_cast<const SharedPage*>(mapped);

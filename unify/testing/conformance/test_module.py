@@ -27,6 +27,8 @@ def binary(kernel: Callable[[str], Kernel]) -> Kernel:
 
 
 def load(device: un.Device, binary: Kernel, *, image: bytes | None = None, name: str | None = None) -> object:
+    if image is None and name is None:
+        return binary.load(device)
     module = un.Module(binary.image if image is None else image, device, binary.name)
     return module.function(
         name or binary.name, binary.signature, threads=binary.threads, shared_bytes=binary.shared_bytes
