@@ -1,4 +1,4 @@
-"""What the Ascend backend declares for itself, compiled against the vendor's own headers, which torch_npu's wheel carries.
+"""What the Ascend backend declares for itself, compiled against the vendor's own headers, out of torch_npu's wheel.
 
 The headers have the vendor's licence and are no part of unify: the test reads them out of the wheel on the package
 index, by ranges of bytes, and keeps them in the user's cache.

@@ -213,7 +213,7 @@ def add_backend(library: str, name: str = "") -> BackendStatus:
 
 
 def open_driver(name: str, library: str) -> None:
-    """Makes a backend of ours ("cuda", "ascend") use this driver. Raises InvalidArgument if it has looked for one already."""
+    """Makes a backend of ours ("cuda") use this driver. Raises InvalidArgument if it has looked for one already."""
     _registration.read_settings()
     with _registration.opening:
         is_first = _core.open_builtin(name, library)
