@@ -36,7 +36,7 @@ std::string open_driver(const char* path) {
 #include "ascend_api.inc"
 #undef API
   if (driver.aclInit == nullptr) return std::string(path) + " is no libascendcl: it has no aclInit";
-  if (!missing.empty()) return "this CANN lacks " + missing + "; install version 8.0 or newer";
+  if (!missing.empty()) return "this CANN lacks " + missing + "; install a newer one";
   // Once for a process: torch_npu may have been first, or comes later. Nobody finalizes what another may still use.
   const aclError code = driver.aclInit(nullptr);
   return code == ACL_SUCCESS || code == ACL_ERROR_REPEAT_INITIALIZE ? "" : "ACL does not start: " + text_of(code);
@@ -118,6 +118,7 @@ void forget_all(Device& device) {
     device.retired_streams.clear();
     graphs.swap(device.retired_graphs);
     device.peers.clear();
+    device.exported.clear();
     device.imported.clear();
   }
   for (const std::shared_ptr<Stream>& stream : streams) stream->handle = nullptr;

@@ -64,6 +64,7 @@ struct Device {
   };
   std::unordered_map<unify_address, Committed> committed;
   std::vector<int32_t> peers;                               // that may use this device's memory
+  std::unordered_map<unify_address, std::string> exported;  // keys of this process's memory
   std::unordered_map<unify_address, std::string> imported;  // keys of other processes' memory
   std::unordered_map<aclrtStream, LockMemory> locks;
   std::vector<void*> outgrown_locks;

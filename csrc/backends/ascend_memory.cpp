@@ -46,6 +46,7 @@ unify_status memory_free(unify_device handle, unify_memory_kind kind, unify_addr
   {
     const std::lock_guard<std::mutex> lock(device.mutex);
     if (device.allocated.erase(address) == 0) return refuse(UNIFY_INVALID_ARGUMENT, "no memory begins there");
+    device.exported.erase(address);
   }
   return run(device, [&] { return driver.aclrtFree(pointer(address)); });
 }

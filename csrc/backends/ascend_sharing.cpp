@@ -53,25 +53,31 @@ constexpr char kMagic[8] = {'U', 'N', 'I', 'F', 'Y', 'A', 'S', '1'};
 bool has_events() { return driver.aclrtIpcGetEventHandle != nullptr && driver.aclrtIpcOpenEventHandle != nullptr; }
 
 unify_status export_memory(Device& device, unify_address address, Token& out) {
-  size_t bytes = 0;
-  {
-    const std::lock_guard<std::mutex> lock(device.mutex);
-    const auto found = device.allocated.find(address);
-    if (found == device.allocated.end()) return refuse(UNIFY_INVALID_ARGUMENT, "no memory begins there");
-    bytes = found->second;
+  // One key for each memory: what is imported by two of them lies at two places.
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  const auto found = device.allocated.find(address);
+  if (found == device.allocated.end()) return refuse(UNIFY_INVALID_ARGUMENT, "no memory begins there");
+  std::string& key = device.exported[address];
+  if (key.empty()) {
+    char made[kKeyBytes] = {};
+    // Without naming who may import it, as torch_npu shares memory.
+    const unify_status status = run(device, [&] {
+      return driver.aclrtIpcMemGetExportKey(pointer(address), found->second, made, sizeof made,
+                                            ACL_RT_IPC_MEM_EXPORT_FLAG_DISABLE_PID_VALIDATION);
+    });
+    if (status != UNIFY_OK) return status;
+    key.assign(made, strnlen(made, sizeof made - 1));
   }
-  // Without naming who may import it, as torch_npu shares memory.
-  return run(device, [&] {
-    return driver.aclrtIpcMemGetExportKey(pointer(address), bytes, out.key, sizeof out.key,
-                                          ACL_RT_IPC_MEM_EXPORT_FLAG_DISABLE_PID_VALIDATION);
-  });
+  std::memcpy(out.key, key.c_str(), key.size() + 1);
+  return UNIFY_OK;
 }
 
-unify_status export_event(const Event& event, Token& out) {
+unify_status export_event(Event& event, Token& out) {
   if (!has_events()) return refuse(UNIFY_UNSUPPORTED, "this CANN shares no events between processes");
   aclrtIpcEventHandle shared{};
   const unify_status status = run(*event.device, [&] { return driver.aclrtIpcGetEventHandle(event.handle, &shared); });
   std::memcpy(out.key, &shared, sizeof shared);
+  if (status == UNIFY_OK) event.is_recorded = true;  // by others, perhaps
   return status;
 }
 
