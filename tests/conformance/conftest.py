@@ -1,4 +1,7 @@
-"""The conformance suite on the CPU, on simulated CUDA devices, and on the toy in plain C, whole and plain."""
+"""The conformance suite on the CPU, on simulated chips of CUDA and Ascend, and on the toy in plain C, whole and plain.
+
+On Ascend it needs the vendor's compilers: `unify toolchain install ascend`, which `make test` does.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-import unify as un
 from unify._device import add_backend
+from unify.compiler import toolchain
+from unify.simulator import from_text
 from unify.testing.backends import compile_backend
 from unify.testing.conformance.fixtures import *
 
-un.simulate("cuda:90", count=2, memory_bytes=6 << 30)  # memory is taken when it is written
+# Memory is taken when it is written.
+SIMULATED = "cuda:90x2,6g" + (";ascend:910B3x2,6g" if toolchain.is_installed("ascend") else "")
+from_text(SIMULATED)
 _folder = tempfile.TemporaryDirectory(prefix="unify-toy-")
 _source = Path(__file__).parents[1] / "plugin" / "toy.c"
 for _name, _defines in (("toy", []), ("plain", ["TOY_PLAIN", 'TOY_NAME="plain"', "TOY_DLPACK=14"])):
@@ -23,4 +29,4 @@ for _name, _defines in (("toy", []), ("plain", ["TOY_PLAIN", 'TOY_NAME="plain"',
 @pytest.fixture(autouse=True)
 def simulated_in_children_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that a case starts find the same devices."""
-    monkeypatch.setenv("UNIFY_SIMULATE", "cuda:90x2,6g")
+    monkeypatch.setenv("UNIFY_SIMULATE", SIMULATED)

@@ -1,0 +1,183 @@
+"""unify on simulated Ascend chips: Huawei's compiler, the ACL backend, ACL's front and the emulator, end to end.
+
+What every backend must do is in the conformance suite, which tests/conformance runs on the same devices.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+
+import pytest
+
+from unify.compiler import toolchain
+
+from .conftest import Run
+
+pytestmark = pytest.mark.skipif(
+    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
+)
+
+PRELUDE = """
+import gc, sys, time
+import numpy as np
+import unify as un
+
+simulation = un.simulate("ascend:910B3", count=2, memory_bytes=256 << 20)
+first, second = un.device("ascend:0"), un.device("ascend:1")
+
+"""
+KERNELS = """
+import triton.language as tl
+import unify as un
+
+@un.jit
+def scale_kernel(x, n, factor, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x + i, tl.load(x + i, mask=i < n) * factor, mask=i < n)
+
+@un.jit
+def number_kernel(out, WIDTH: tl.constexpr, HEIGHT: tl.constexpr):
+    x, y, z = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tl.store(out + (z * HEIGHT + y) * WIDTH + x, x + 100 * y + 10000 * z)
+"""
+
+
+@pytest.fixture
+def program(python: Run, tmp_path):
+    """Runs a program that has two simulated chips, and returns the lines that it printed."""
+    (tmp_path / "kernels.py").write_text(KERNELS)
+
+    def run(code: str) -> list[str]:
+        whole = PRELUDE + f"sys.path.insert(0, {str(tmp_path)!r})\nfrom kernels import *\n" + textwrap.dedent(code)
+        finished = python("-c", whole)
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stderr == ""
+        return finished.stdout.splitlines()
+
+    return run
+
+
+# What the simulation does, the error that it must become, and ACL's name in it. A launch was enqueued before.
+FAULTS = {
+    "aicore": ("KernelFault", "ACL_ERROR_RT_AICORE_EXCEPTION"),
+    "vector_core": ("KernelFault", "ACL_ERROR_RT_VECTOR_CORE_EXCEPTION"),
+    "ecc": ("KernelFault", "ACL_ERROR_RT_HBM_MULTI_BIT_ECC_ERROR"),
+    "timeout": ("KernelFault", "ACL_ERROR_RT_AICORE_TIMEOUT"),
+    "link": ("KernelFault", "ACL_ERROR_RT_LINK_ERROR"),
+    "lost": ("DeviceLost", "ACL_ERROR_RT_LOST_HEARTBEAT"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_names_the_kernel_and_spares_the_other_device(program, fault: str) -> None:
+    kind, name = FAULTS[fault]
+    printed = program(f"""
+        x, y = un.ones(1000, un.float32, first), un.ones(1000, un.float32, second)
+        stream, other = un.Stream(first), un.Stream(second)
+        scale_kernel[(4,)](x, 1000, 2.0, BLOCK=256, stream=stream)
+        scale_kernel[(4,)](y, 1000, 3.0, BLOCK=256, stream=other)
+        first.synchronize(); second.synchronize()
+        simulation.fail("aclrtLaunchKernelWithHostArgs", error={fault!r})
+        try:
+            scale_kernel[(4,)](x, 1000, 2.0, BLOCK=256, stream=stream)
+            stream.synchronize()
+        except un.Error as error:
+            words = ({name!r}, "scale_kernel (kernels.py:5)")
+            print(type(error).__name__, *(word in str(error) for word in words), error.device)
+        print(first.state != "healthy", second.state)
+        scale_kernel[(4,)](y, 1000, 3.0, BLOCK=256, stream=other)
+        other.synchronize()
+        print(y.numpy()[0])
+    """)
+    assert printed == [f"{kind} True True ascend:0", "True healthy", "9.0"]
+
+
+@pytest.mark.parametrize("fault", ["aicore", "ecc", "timeout"])
+def test_a_reset_brings_the_device_back(program, fault: str) -> None:
+    printed = program(f"""
+        x = un.ones(1000, un.float32, first)
+        first.synchronize()
+        simulation.fail("aclrtLaunchKernelWithHostArgs", error={fault!r})
+        try:
+            scale_kernel[(4,)](x, 1000, 2.0, BLOCK=256)
+            first.synchronize()
+        except un.Error:
+            first.reset()
+        z = un.ones(1000, un.float32, first)
+        scale_kernel[(4,)](z, 1000, 5.0, BLOCK=256)
+        print(z.numpy()[999], first.state)
+    """)
+    assert printed == ["5.0 healthy"]
+
+
+def test_memory_that_runs_out_is_told(program) -> None:
+    printed = program("""
+        try:
+            un.empty(1 << 30, un.uint8, first)
+        except un.OutOfMemory as error:
+            print(error)
+        print(first.state)
+    """)
+    assert "ascend:0" in printed[0]
+    assert "256.0 MiB" in printed[0]
+    assert printed[-1] == "healthy"
+
+
+def test_a_persistent_kernel_is_every_program_of_its_grid(program) -> None:
+    printed = program("""
+        out = un.zeros((5, 7, 11), un.int32, first)
+        number_kernel[(11, 7, 5)](out, WIDTH=11, HEIGHT=7)
+        z, y, x = np.indices((5, 7, 11))
+        print((out.numpy() == x + 100 * y + 10000 * z).all())
+    """)
+    assert printed == ["True"]
+
+
+def test_a_graph_replays_what_was_recorded(program) -> None:
+    printed = program("""
+        x = un.ones(1000, un.float32, first)
+        scale_kernel[(4,)](x, 1000, 1.0, BLOCK=256)
+        stream = un.Stream(first)
+        first.synchronize()
+        with un.Graph.capture(stream) as graph:
+            scale_kernel[(4,)](x, 1000, 2.0, BLOCK=256, stream=stream)
+        for _ in range(5):
+            graph.launch(stream)
+        stream.synchronize()
+        print(x.numpy()[0], first.capabilities["graphs"])
+    """)
+    assert printed == ["32.0 native"]
+
+
+def test_nothing_is_left_when_everything_is_dropped(program) -> None:
+    printed = program("""
+        def work():
+            x = un.ones(1000, un.float32, first)
+            stream, event = un.Stream(first), un.Event(first)
+            scale_kernel[(4,)](x, 1000, 2.0, BLOCK=256, stream=stream)
+            event.record(stream)
+            first.synchronize()
+            del x, stream, event
+            gc.collect()
+            first.synchronize()
+            un.trim_memory(first)
+            return simulation.live(0)
+
+        seen = [work() for _ in range(20)]
+        print(seen[1] == seen[-1], un.memory_statistics(first).allocated_bytes)
+    """)
+    assert printed == ["True 0"]
+
+
+def test_a_language_model_says_the_same_as_on_the_cpu(python: Run) -> None:
+    command = ["-m", "unify", "generate", "--prompt", "The capital of France is", "--max-tokens", "24", "--greedy"]
+    answers = []
+    for device, simulated in (("cpu", ""), ("ascend:0", "ascend:910B3,2g")):
+        finished = python(*command, "--json", "--device", device, env={**os.environ, "UNIFY_SIMULATE": simulated})
+        assert finished.returncode == 0, finished.stderr
+        answers.append(json.loads(finished.stdout))
+    assert answers[0]["token_ids"] == answers[1]["token_ids"]
+    assert [answer["device"] for answer in answers] == ["cpu", "ascend:0"]
+    assert "Paris" in answers[1]["text"]
