@@ -1,4 +1,4 @@
-"""Writes docs/ascend-kernels.md: what unify's kernels take of an Ascend's cores, by the vendor's compilers.
+"""Writes docs/_static/ascend-kernels.md: what unify's kernels take of an Ascend's cores, by the vendor's compilers.
 
 .ci/ascend_table.py            write it
 .ci/ascend_table.py --check    compare it; exit status 1 if it is another one
@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).resolve().parents[1] / "docs" / "ascend-kernels.md"
+FILE = Path(__file__).resolve().parents[1] / "docs" / "_static" / "ascend-kernels.md"
 CHIPS = {"910B3": "196,608", "910C": "196,608", "950": "253,952"}
 COLUMNS = {"ub_bytes": "UB", "l1_bytes": "L1", "l0c_bytes": "L0C", "workspace_bytes": "workspace"}
 

@@ -23,7 +23,7 @@ release = version = unify.__version__
 project_copyright = "the authors of unify"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_static"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 suppress_warnings = ["config.cache"]  # functions in a configuration cannot be pickled
