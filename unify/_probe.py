@@ -34,7 +34,7 @@ get.restype = ctypes.c_void_p
 args = Args(ctypes.sizeof(Args), None, int(sys.argv[2]), int(sys.argv[3]), None, None)
 get(ctypes.byref(args))
 """
-_ABI = (1, 1)
+_ABI = (1, 2)
 
 
 def why_unsafe(library: str) -> str:

@@ -98,3 +98,32 @@ def test_cupy_arrays_run_on_cupys_stream_and_mix_with_torchs(torch: Any) -> None
             assert out.tolist() == [10] * 4
             assert isinstance(ops.rms_norm(x.reshape(1, 4), out), cupy.ndarray)
             assert un.asarray(out).tolist() == [10] * 4
+
+
+def test_a_graph_that_torch_records_keeps_what_our_work_in_it_uses(torch: Any) -> None:
+    x, weight, out = torch.ones(2, 4, device="cuda"), torch.ones(4, device="cuda"), torch.zeros(4, device="cuda")
+    wide = un.zeros(4, un.int64, "cuda:0")
+    calls = []
+    launch(x, out)
+    ops.rms_norm(x, weight)
+    un.synchronize("cuda:0")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        stream = torch.cuda.current_stream()
+        launch(x, out)
+        y = ops.rms_norm(un.asarray(x, stream=stream).copy(stream=stream), weight, stream=stream)
+        wide.fill_(5 << 40, stream=stream)
+        un.Stream.from_native(stream, "cuda:0").host_call(lambda: calls.append(1))
+    for value in (3, 5):
+        others = [un.full(8, 100.0, un.float32, "cuda:0") for _ in range(8)]  # would get what the graph still uses
+        wide.fill_(0)
+        x.fill_(value)
+        un.synchronize("cuda:0")
+        torch.cuda.synchronize()
+        graph.replay()
+        torch.cuda.synchronize()
+        assert out.tolist() == [2 * value] * 4
+        assert y.numpy().round(3).tolist() == [[1.0] * 4] * 2
+        assert wide.tolist() == [5 << 40] * 4
+        assert all(other.tolist() == [100.0] * 8 for other in others)
+    assert calls == [1, 1]

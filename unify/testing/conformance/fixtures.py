@@ -13,11 +13,12 @@ import unify as un
 from unify._errors import InvalidArgument, TargetError
 from unify.compiler import Target
 from unify.testing import spec as specs
+from unify.testing.conformance.recorder import Recorder
 from unify.testing.plugin import case_of, device_of
 
 __all__ = [
     "Gate", "device", "gate", "kernel", "other_device", "pytest_collection_modifyitems", "pytest_generate_tests",
-    "stream", "target", "two_streams",
+    "recorder", "stream", "target", "two_streams",
 ]  # fmt: skip
 
 GATE_LIMIT_S = 20.0  # a test that forgets to open its gate fails; it does not hang
@@ -155,3 +156,11 @@ def gate(device: un.Device) -> Iterator[Gate]:
     yield made
     made.open()
     device.synchronize()
+
+
+@pytest.fixture
+def recorder(device: un.Device) -> Recorder:
+    """Another library with a stream. Skips where the suite can call none that records."""
+    if device.kind != "cuda":
+        pytest.skip(f"{device.name}: the suite calls no driver of it")
+    return Recorder(device)
