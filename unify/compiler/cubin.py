@@ -22,7 +22,7 @@ def argument_bytes(image: bytes) -> dict[str, int]:
     """The bytes of arguments that each function takes, by its name in the image. Empty for what cannot be read."""
     try:
         return {name: size for name, size in map(_function, _sections(image)) if name} if is_cubin(image) else {}
-    except (struct.error, ValueError):
+    except (struct.error, ValueError, OverflowError):
         return {}
 
 
@@ -33,9 +33,7 @@ def _sections(image: bytes) -> list[tuple[str, bytes]]:
     if not of_names < count:
         raise ValueError("it has no names of sections")
     names = _content(image, headers[of_names])
-    return [
-        (names[header[0] : names.index(b"\0", header[0])].decode(), _content(image, header)) for header in headers
-    ]
+    return [(names[header[0] : names.index(b"\0", header[0])].decode(), _content(image, header)) for header in headers]
 
 
 def _content(image: bytes, header: tuple[int, ...]) -> bytes:
