@@ -342,6 +342,22 @@ def test_host_calls_run_in_their_order_when_their_stream_is_reset(program) -> No
     assert printed == "True\n"
 
 
+def test_a_simulation_says_what_it_is_and_takes_numbers_for_speeds(program) -> None:
+    printed = program("""
+        print(simulation)
+        for speed in ("x", None, -1.0):
+            try:
+                simulation.slow(speed)
+            except un.InvalidArgument as error:
+                print(error)
+    """)
+    name, text, none, negative = printed.splitlines()
+    assert name == "unify.simulate('cuda:90', count=2)"
+    assert "not a str, 'x'" in text
+    assert "not None" in none
+    assert negative.startswith("simulated CUDA: ")
+
+
 def test_more_blocks_than_a_grid_has_are_refused(program) -> None:
     printed = program("""
         x = un.zeros(16, un.float32, first)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unify._device import open_driver
-from unify._errors import InvalidArgument
+from unify._errors import InvalidArgument, described
 from unify.compiler.target import Binary, CompileFunction, Options, Target, register_target
 
 from .section import NAME, HostKernel, host_section, with_section
@@ -29,9 +29,13 @@ class Simulation:
     Device numbers are CUDA's, from 0. `call` is a driver function by its name without a version: "cuMemcpyAsync".
     """
 
-    def __init__(self, library: ctypes.CDLL, count: int) -> None:
+    def __init__(self, library: ctypes.CDLL, target: str, count: int) -> None:
         self._library = library
+        self.target = target
         self.count = count
+
+    def __repr__(self) -> str:
+        return f"unify.simulate({self.target!r}, count={self.count})"
 
     def fail(self, call: str = "*", after: int = 0, error: str = "CUDA_ERROR_ILLEGAL_ADDRESS", device: int = 0) -> None:
         """Makes the call that comes after `after` others of its name fail; "*" is any call.
@@ -58,7 +62,12 @@ class Simulation:
         self._check(self._library.unify_simulator_release(device))
 
     def slow(self, bytes_per_second: float, device: int = 0) -> None:
-        """Lets copies take at least as long as they would at this bandwidth; 0 is as fast as the machine."""
+        """Lets copies take at least as long as they would at this bandwidth; 0 is as fast as the machine.
+
+        A copy between two devices is as slow as the one whose stream it is on.
+        """
+        if not isinstance(bytes_per_second, (int, float)):
+            raise InvalidArgument(f"simulate: slow: bytes a second are a number, not {described(bytes_per_second)}.")
         self._check(self._library.unify_simulator_slow(device, bytes_per_second))
 
     def corrupt(self, call: str = "cuMemcpyAsync", after: int = 0, device: int = 0) -> None:
@@ -110,7 +119,7 @@ def simulate(target: str = "cuda:90", count: int = 1, memory_bytes: int = GIB, n
     if kind != "cuda" or not arch.isdecimal():
         raise InvalidArgument(f"simulate: {target!r} is not a chip; say cuda:90, for example.")
     library = _library()
-    simulation = Simulation(library, count)
+    simulation = Simulation(library, target, count)
     encoded = None if name is None else name.encode()
     simulation._check(library.unify_simulator_configure(count, int(arch), memory_bytes, encoded))
     open_driver("cuda", str(library_path()))
