@@ -188,6 +188,8 @@ def test_info_prints_each_setting_with_its_value(python: Run) -> None:
     shown = python("-m", "unify", "info", "--settings", env={**os.environ, "UNIFY_CPU_THREADS": "3"}).stdout
     assert len(shown.splitlines()) == len(unify._config.TABLE)
     assert any(line.split()[:2] == ["UNIFY_CPU_THREADS", "3"] for line in shown.splitlines())
+    meanings = [setting.meaning for setting in unify._config.TABLE.values()]
+    assert len({line.index(meaning) for line, meaning in zip(shown.splitlines(), meanings, strict=True)}) == 1
 
 
 def test_an_unknown_device_suggests_the_known(python: Run) -> None:

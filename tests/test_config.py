@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import unify
-from unify._config import TABLE, settings
+from unify._config import TABLE, settings, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_a_wrong_value_names_the_variable_and_the_value(
 ) -> None:
     monkeypatch.setenv(variable, text)
     name = next(name for name, setting in TABLE.items() if setting.variable == variable)
-    with pytest.raises(unify.InvalidArgument, match=re.escape(f"{variable}={text!r}")):
+    with pytest.raises(unify.InvalidArgument, match=re.escape(f"{variable}={text!r}: expected ")):
         getattr(settings, name)
 
 
@@ -78,6 +78,18 @@ def test_a_misspelt_setting_is_refused_and_the_known_are_named() -> None:
         _ = settings.cpu_thread
     with pytest.raises(AttributeError, match="cpu_thread"), settings.override(cpu_thread=1):
         pass
+
+
+def test_a_variable_that_is_no_setting_is_told_with_the_near_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("UNIFY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("UNIFY_CPU_THREADS", "1")
+    assert unknown_variables() == []
+    monkeypatch.setenv("UNIFY_CHECK_BOUND", "1")
+    monkeypatch.setenv("UNIFY_ZZZ", "1")
+    assert unknown_variables() == [
+        "unknown setting UNIFY_CHECK_BOUND; did you mean UNIFY_CHECK_BOUNDS?", "unknown setting UNIFY_ZZZ",
+    ]  # fmt: skip
 
 
 def test_settings_are_few_and_each_is_explained() -> None:

@@ -230,6 +230,43 @@ def test_a_binary_whose_programs_span_blocks_runs_from_a_module(program) -> None
     assert printed == "2 {30.0}\nTrue\n"
 
 
+def test_what_is_code_for_a_chip_only_is_refused_with_words(program) -> None:
+    printed = program("""
+        ptx = ".version 8.0\\n.target sm_80\\n.address_size 64\\n.visible .entry k(.param .u64 p){ ret; }\\n"
+        for load in (lambda: un.Module.from_cuda_source("", first), lambda: un.Module(ptx.encode(), first)):
+            try:
+                load()
+            except un.UnsupportedError as error:
+                print(error)
+    """)
+    source, ptx = printed.splitlines()
+    assert source.startswith("Module: cuda:0 is simulated, and CUDA C++ is code for a chip.")
+    assert ptx.startswith("Module: cuda:0 is simulated, and PTX is code for a chip.")
+
+
+def test_a_cubin_says_how_many_bytes_its_function_takes(program) -> None:
+    printed = program("""
+        binary = un.compile(scale_kernel, "cuda:90", {"x": "*fp32", "n": "i32", "factor": "fp32"}, {"BLOCK": 256})
+        module = un.Module(binary.image, first, "scale.cubin")
+        x = un.ones(1000, un.float32, first)
+        for launch in (
+            lambda: module.function("scale_kernel", "*fp32, i32, fp32", threads=128),
+            lambda: module["scale_kernel"][(4,), 128](x, np.int32(1000), np.float32(2)),
+        ):
+            try:
+                launch()
+            except un.InvalidArgument as error:
+                print(error)
+        scale = module.function("scale_kernel", "*fp32, i32, fp32, ptr, ptr", threads=binary.threads)
+        scale[4](x, 1000, 2.0, None, None)
+        print(set(x.tolist()))
+    """)
+    declared, undeclared, values = printed.splitlines()
+    assert declared.startswith("module scale.cubin: scale_kernel takes 32 bytes of arguments, the types given make 16.")
+    assert undeclared == "cuda:0: kernel scale_kernel (scale.cubin): 16 bytes of arguments given, 32 needed."
+    assert values == "{2.0}"
+
+
 def test_nothing_is_left_when_everything_is_dropped(program) -> None:
     printed = program("""
         def work():
@@ -303,6 +340,22 @@ def test_host_calls_run_in_their_order_when_their_stream_is_reset(program) -> No
         print(seen == list(range(20)))
     """)
     assert printed == "True\n"
+
+
+def test_a_simulation_says_what_it_is_and_takes_numbers_for_speeds(program) -> None:
+    printed = program("""
+        print(simulation)
+        for speed in ("x", None, -1.0):
+            try:
+                simulation.slow(speed)
+            except un.InvalidArgument as error:
+                print(error)
+    """)
+    name, text, none, negative = printed.splitlines()
+    assert name == "unify.simulate('cuda:90', count=2)"
+    assert "not a str, 'x'" in text
+    assert "not None" in none
+    assert negative.startswith("simulated CUDA: ")
 
 
 def test_more_blocks_than_a_grid_has_are_refused(program) -> None:

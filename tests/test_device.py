@@ -52,7 +52,8 @@ def test_a_path_that_does_not_exist_leaves_the_rest_working(tmp_path: Path) -> N
         ("TOY_WITHOUT_COPY", "copy"),
         ("TOY_WITHOUT_SYMBOL", "unify_backend_get"),
         ("TOY_ABSENT", "no toy is plugged in"),
-        ('TOY_NAME="cpu"', "cpu"),
+        ('TOY_NAME="cpu"', "'cpu' is the name of a backend of unify's own"),
+        ('TOY_NAME="cuda"', "'cuda' is the name of a backend of unify's own"),
     ],
 )
 def test_a_broken_backend_is_refused_with_the_reason(tmp_path: Path, define: str, why: str) -> None:
@@ -201,6 +202,11 @@ def test_the_number_of_threads_is_a_setting() -> None:
 def test_an_unknown_device_names_the_known_ones() -> None:
     with pytest.raises(un.Error, match="cpu"):
         un.device("cqu")
+
+
+def test_one_name_is_suggested(toy: Path) -> None:
+    code = "import unify as un\ntry: un.device('toy:2')\nexcept un.Error as error: print(error)"
+    assert "no device 'toy:2'. Did you mean 'toy:0'? Devices" in run(code, UNIFY_BACKEND_PATH=str(toy))
 
 
 @pytest.mark.parametrize("name", ["nochip", "nochip:1"])

@@ -86,6 +86,15 @@ def test_a_backend_that_is_absent_says_why_and_the_rest_is_there(python: Run, tm
     assert [device["name"] for device in found["devices"]] == ["cpu"]
 
 
+def test_what_is_set_and_means_nothing_is_told(python: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    wrong = {"UNIFY_CHECK_BOUND": "1", "UNIFY_CACHE_DIR": str(tmp_path / "file")}
+    finished = python("-m", "unify", "info", env={**os.environ, **wrong})
+    assert "warning: unknown setting UNIFY_CHECK_BOUND; did you mean UNIFY_CHECK_BOUNDS?" in finished.stdout
+    assert f"warning: nothing is kept in {tmp_path / 'file'}, which cannot be written" in finished.stdout
+    assert info_with(python, UNIFY_CACHE_DIR=str(tmp_path / "new" / "folder"))["warnings"] == []
+
+
 SICK = """
 import json, time
 import unify as un

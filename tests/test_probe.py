@@ -63,9 +63,12 @@ def test_a_library_that_crashes_is_refused_and_the_process_lives(tmp_path: Path,
         un.device(f"{name}:0")
 
 
-def test_a_library_that_hangs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_hangs_is_refused_and_who_waits_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_probe, "LIMIT_S", 0.5)
-    assert "takes longer" in _probe.why_unsafe(library(tmp_path, IN_GET, "for (;;) {}"))
+    monkeypatch.setattr(_probe, "QUIET_S", 0.2)
+    hanging = library(tmp_path, IN_GET, "for (;;) {}")
+    with pytest.warns(UserWarning, match=f"waiting for the backend {hanging}, which takes long to load: 0 s at most"):
+        assert "takes longer" in _probe.why_unsafe(hanging)
 
 
 def test_what_was_found_good_is_asked_once_for_each_version_of_the_file(

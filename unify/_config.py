@@ -34,10 +34,9 @@ def _flag(text: str) -> bool:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
+    if not text.strip().isdecimal():
         raise ValueError("expected a number from 0")
-    return value
+    return int(text)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -74,7 +73,9 @@ TABLE: dict[str, Setting] = {
     "ascend_library": Setting(
         "UNIFY_ASCEND_LIBRARY", str, lambda: "", "ACL of Ascend's CANN, in place of libascendcl.so."
     ),
-    "simulate": Setting("UNIFY_SIMULATE", str, lambda: "", "Chips to simulate: cuda:90, or cuda:90x2 for two of them."),
+    "simulate": Setting(
+        "UNIFY_SIMULATE", str, lambda: "", "Chips to simulate: cuda:90, or cuda:90x2,4g;ascend:910B3 for more."
+    ),
     "expandable_segments": Setting(
         "UNIFY_EXPANDABLE_SEGMENTS", _flag, lambda: False, "Memory grows and shrinks in place, where the device can."
     ),
@@ -90,6 +91,24 @@ TABLE: dict[str, Setting] = {
     ),
     "dump_dir": Setting("UNIFY_DUMP_DIR", _path, lambda: Path("unify-dump"), "Where UNIFY_DUMP writes to."),
 }
+
+
+_OF_BUILDING = ("UNIFY_JOBS", "UNIFY_SANITIZE", "UNIFY_WERROR")  # setup.py's
+
+
+def unknown_variables() -> list[str]:
+    """What is set with our prefix and is no setting, in words: a slip would be ignored silently."""
+    import difflib
+
+    prefix = "UNIFY_"
+    known = [s.variable.removeprefix(prefix) for s in TABLE.values() if s.variable.startswith(prefix)]
+    lines = []
+    for name in sorted(os.environ):
+        rest = name.removeprefix(prefix)
+        if name.startswith(prefix) and rest not in known and name not in _OF_BUILDING:
+            near = difflib.get_close_matches(rest, known, n=1)
+            lines.append(f"unknown setting {name}" + (f"; did you mean {prefix}{near[0]}?" if near else ""))
+    return lines
 
 
 def environment() -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import Any
 
 from . import __version__, _core
-from ._config import settings
+from ._config import settings, unknown_variables
 from ._device import Device, backends, default_device, device as open_device
 from ._errors import Error
 
@@ -19,10 +20,11 @@ __all__ = ["info"]
 def info() -> dict[str, Any]:
     """Everything that `unify info --json` prints, as plain data.
 
-    unify, python, platform: versions; packages: version or None; backends: name, version, library, devices, why (it
-    cannot be used, else empty); devices: name, default, state ("healthy", "faulted", "gone", or "not opened"), why (it
-    is not healthy, else empty), properties, capabilities, memory in bytes, which are empty and None where the device
-    does not tell; default_device: what is meant when none is named, why (it cannot be used, else empty).
+    unify, python, platform: versions; packages: version or None; warnings: sentences about what is set; backends: name,
+    version, library, devices, why (it cannot be used, else empty); devices: name, default, state ("healthy", "faulted",
+    "gone", or "not opened"), why (it is not healthy, else empty), properties, capabilities, memory in bytes, which are
+    empty and None where the device does not tell; default_device: what is meant when none is named, why (it cannot be
+    used, else empty).
     """
     found = backends()
     default, why_not = _default()
@@ -32,6 +34,7 @@ def info() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "cache_dir": str(settings.cache_dir),
+        "warnings": [*unknown_variables(), *_cache_warning()],
         "backends": [
             {
                 "name": status.name,
@@ -45,6 +48,14 @@ def info() -> dict[str, Any]:
         "devices": [_device_record(name, default) for name in _core.device_names()],
         "default_device": {"name": default.name if default else settings.device, "why": why_not},
     }
+
+
+def _cache_warning() -> list[str]:
+    folder = settings.cache_dir
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if settings.no_cache or (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        return []
+    return [f"nothing is kept in {folder}, which cannot be written: each process compiles anew. Set UNIFY_CACHE_DIR."]
 
 
 def _default() -> tuple[Device | None, str]:
@@ -95,6 +106,7 @@ def as_text(found: dict[str, Any]) -> str:
         f"unify {found['unify']}, Python {found['python']}, {found['platform']}",
         f"with {', '.join(packages)}",
         f"cache: {found['cache_dir']}",
+        *(f"warning: {warning}" for warning in found["warnings"]),
         "",
         "devices",
     ]

@@ -36,6 +36,8 @@ class Module:
         self.name = name
         self.device: Device = open_device(device)
         content = bytes(image)
+        if ptx.is_ptx(content):
+            _refuse_simulated(self.device, "PTX")
         self._loaded = _core.load_module(self.device, content, name)
         self._entries: dict[str, Entry] = ptx.entries(content.decode(errors="replace")) if ptx.is_ptx(content) else {}
         self._argument_bytes = cubin.argument_bytes(content)
@@ -83,7 +85,8 @@ class Module:
 
         arch: the device's unless given, "90a" say. The other arguments are those of unify.compiler.nvrtc.compile.
         Functions are found by the name in the source, by a name expression, or by the name in the image; `log` holds
-        NVRTC's warnings. Raises CompileError with file and line, UnsupportedError without NVRTC.
+        NVRTC's warnings. Raises CompileError with file and line, UnsupportedError without NVRTC and on a simulated
+        device.
         """
         from .compiler import nvrtc
 
@@ -91,6 +94,7 @@ class Module:
         kind, _, own_arch = opened.target.partition(":")
         if kind != "cuda":
             raise UnsupportedError(f"Module: CUDA C++ runs on cuda devices; {opened.name} is a {kind} device.")
+        _refuse_simulated(opened, "CUDA C++")
         made = nvrtc.compile(
             source, arch or own_arch, name=name, options=options, headers=headers, name_expressions=name_expressions
         )
@@ -156,3 +160,11 @@ class Module:
     def __repr__(self) -> str:
         known = f": {', '.join(self._entries)}" if self._entries else ""
         return f"unify.Module({self.name!r}, {self.device.name}{known})"
+
+
+def _refuse_simulated(device: Device, what: str) -> None:
+    if device.kind == "cuda" and device.properties["simulated"]:
+        raise UnsupportedError(
+            f"Module: {device.name} is simulated, and {what} is code for a chip. What unify.jit and unify.compile make "
+            "while the simulation is on runs there. unify.compiler.nvrtc.compile compiles CUDA C++ without a device."
+        )

@@ -14,11 +14,13 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 from ._config import environment, settings
 
 LIMIT_S = 60.0  # drivers that start a chip take seconds
+QUIET_S = 5.0
 
 # Loads a library and asks it for its table, as the core does. What fails without a crash is the core's to say.
 _LOAD = """
@@ -55,7 +57,7 @@ def why_unsafe(library: str) -> str:
     except OSError:
         return ""  # no process can be started here: as it was without a probe
     try:
-        said = process.communicate(timeout=LIMIT_S)[1].decode(errors="replace").strip().splitlines()
+        said = _wait(process, library).decode(errors="replace").strip().splitlines()
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
@@ -66,6 +68,16 @@ def why_unsafe(library: str) -> str:
     how = _name(-process.returncode) if process.returncode < 0 else f"exit status {process.returncode}"
     last = f": {said[-1][:200]}" if said else ""
     return f"loading it ends the process ({how}), seen in a process of its own{last}"
+
+
+def _wait(process: subprocess.Popen[bytes], library: str) -> bytes:
+    """What it says on stderr. Whoever waits for it for long is told why."""
+    try:
+        return process.communicate(timeout=QUIET_S)[1]
+    except subprocess.TimeoutExpired:
+        limit = f"{LIMIT_S:.0f} s at most"
+        warnings.warn(f"unify: waiting for the backend {library}, which takes long to load: {limit}", stacklevel=2)
+    return process.communicate(timeout=LIMIT_S - QUIET_S)[1]
 
 
 def _mark(library: str, found: os.stat_result) -> Path:

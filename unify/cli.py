@@ -393,9 +393,10 @@ def _print_settings(*, as_json: bool) -> None:
             )
         )
         return
-    for variable, (value, meaning) in rows.items():
-        shown = ", ".join(value) if isinstance(value, tuple) else str(value)
-        print(f"{variable:20} {shown or '-':28} {meaning}")
+    shown = {name: ", ".join(value) if isinstance(value, tuple) else str(value) for name, (value, _) in rows.items()}
+    columns = [max(map(len, column)) + 2 for column in (shown, shown.values())]
+    for variable, (_, meaning) in rows.items():
+        print(f"{variable:{columns[0]}}{shown[variable] or '-':{columns[1]}}{meaning}")
 
 
 def _chat(args: argparse.Namespace) -> int:

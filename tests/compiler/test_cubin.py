@@ -21,7 +21,7 @@ def pointer_kernel(out):
     tl.store(out, 1.0)
 
 
-TYPES = {"x": "*fp32", "n": "i32", "half": "fp16", "double": "fp64", "flag": "i1", "out": "*fp64"}
+TYPES = {"x": "*fp32", "n": "i32", "half": "fp16", "double": "fp64", "flag": "i8", "out": "*fp64"}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def mixed() -> un.Binary:
 @pytest.mark.parametrize("arch", [80, 90, 100, 120])
 def test_ptxas_writes_what_the_parameters_of_the_ptx_add_up_to(arch: int) -> None:
     # Triton's two pointers stand behind the parameters.
-    for kernel, types, own in ((mixed_kernel, TYPES, 48), (pointer_kernel, {"out": "*fp32"}, 8)):
+    for kernel, types, own in ((mixed_kernel, TYPES, 40), (pointer_kernel, {"out": "*fp32"}, 8)):
         binary = un.compile(kernel, f"cuda:{arch}", types)
         assert cubin.argument_bytes(binary.image) == {binary.name: own + 16} == {binary.name: binary.args_bytes}
 

@@ -15,8 +15,9 @@ from unify.ops import quant
 @pytest.mark.parametrize("width", [16, 72, 576])
 def test_takes_rows(width: int, dtype: torch.dtype) -> None:
     table = torch.randn(20, width, generator=torch.Generator().manual_seed(width)).to(dtype)
-    ids = torch.tensor([19, 0, 7, 7], dtype=torch.int32)
-    assert torch.equal(un.ops.embedding(ids, table), table[ids.long()].float())
+    ids = torch.tensor([19, 0, 7, 7])
+    for kind in (torch.int32, torch.int64):
+        assert torch.equal(un.ops.embedding(ids.to(kind), table), table[ids].float())
 
 
 def test_an_id_outside_of_the_table_gives_zeros() -> None:
@@ -28,6 +29,9 @@ def test_an_id_outside_of_the_table_gives_zeros() -> None:
     raw = gguf.quants.quantize(rows[:3].numpy(), gguf.GGMLQuantizationType.Q8_0).view(np.uint8)
     expected[1] = torch.from_numpy(gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.Q8_0))[1]
     assert torch.equal(un.ops.embedding(ids, quant.from_gguf("q8_0", raw)), expected)
+    wide = torch.tensor([3, 1, -1, 4, 2**32 + 1, -(2**63)])  # the fifth is 1 in its lower half
+    assert torch.equal(un.ops.embedding(wide, rows[:3])[[0, 2, 3, 4, 5]], torch.zeros(5, 32))
+    assert torch.equal(un.ops.embedding(wide, quant.from_gguf("q8_0", raw)), expected)
 
 
 def test_a_table_without_rows_is_refused() -> None:
@@ -39,6 +43,6 @@ def test_no_ids_are_no_rows() -> None:
     assert un.ops.embedding(torch.empty(0, dtype=torch.int32), torch.ones(4, 16)).shape == (0, 16)
 
 
-def test_ids_must_be_int32() -> None:
+def test_ids_must_be_integers() -> None:
     with pytest.raises(un.errors.DTypeError, match="ids"):
         un.ops.embedding(torch.zeros(1), torch.ones(4, 16))

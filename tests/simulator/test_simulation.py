@@ -25,7 +25,7 @@ def acl() -> Acl:
 
 def simulation_of(acl: Acl, error: str = "ACL_ERROR_RT_AICORE_EXCEPTION") -> Simulation:
     words = Words("Ascend", "aclrtLaunchKernelWithHostArgs", "aclrtMemcpyAsync", error)
-    return Simulation(load(acl.library._name), 2, words)
+    return Simulation(load(acl.library._name), "ascend:910B3", 2, words)
 
 
 def test_a_fault_of_a_call_is_the_vendor_s_and_is_forgotten(acl: Acl) -> None:
@@ -68,7 +68,9 @@ def test_what_is_alive_is_counted_by_kind(acl: Acl, driver: Driver) -> None:
     live = simulation_of(acl).live()
     assert (live["allocations"], live["streams"], live["retained"]) == (1, 1, 1)
     driver.made("cuMemAlloc", 100)
-    cudas = Simulation(load(driver.library._name), 2, Words("CUDA", "cuLaunchKernelEx", "cuMemcpyAsync", "ecc"))
+    cudas = Simulation(
+        load(driver.library._name), "cuda:90", 2, Words("CUDA", "cuLaunchKernelEx", "cuMemcpyAsync", "ecc")
+    )
     assert cudas.live()["allocations"] == 1
     assert cudas.live().keys() == live.keys()
     acl.aclrtResetDeviceForce(0)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as xml
 from collections.abc import Callable
 from pathlib import Path
@@ -77,21 +80,63 @@ def test_json_is_one_object(toy: None, capsys: pytest.CaptureFixture[str]) -> No
     assert shown["skipped"][0]["case"] == "stream::test_every_priority_in_the_range_is_accepted"
 
 
-def test_crashes_hangs_and_failures_are_told_apart_and_the_rest_runs(
-    broken: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run, "SILENCE_S", 20.0)
+def test_crashes_hangs_and_failures_are_told_apart_and_the_rest_runs(broken: None) -> None:
+    begun: list[str] = []
     seen: list[tuple[int, int]] = []
-    report = run.run("broken", select=SIZES, on_result=lambda result, done, total: seen.append((done, total)))
+    report = run.run(
+        "broken", select=SIZES, timeout_s=20.0, on_start=begun.append,
+        on_result=lambda result, done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert sorted(begun) == sorted(result.case for result in report.results)
     failed = {result.case.partition("[")[2]: result.why for result in report.of("failed")}
     assert failed.keys() == {"65]", "4095]", "4097]"}
     assert "SIGSEGV" in failed["65]"]
-    assert "hangs" in failed["4095]"]
+    assert "said nothing for 20 s: it hangs" in failed["4095]"]
     assert "test_copy.py" in failed["4097]"] or "arrays.py" in failed["4097]"]
     assert len(report.of("passed")) == 7
     assert report.status == 1
     assert seen[-1] == (10, 10)
+    assert "Mismatched elements: " in run.as_text(report)  # by NumPy, in a line behind the first
     assert run.as_text(report).count("unify test-backend broken:0 -k 'copy::test_copies_of_every_size[65]'") == 1
+
+
+def test_a_terminal_shows_the_case_that_runs() -> None:
+    shown: list[str] = []
+    table = run.Table(shown.append, is_terminal=True)
+    table.begin("copy::test_first")
+    assert shown[-1].endswith("copy::test_first")
+    table.add(run.Result("copy::test_first", "passed"), 1, 20)
+    table.begin("copy::test_second")
+    assert "1 of 20" in shown[-1]
+    assert shown[-1].endswith("copy::test_second")
+    quiet: list[str] = []
+    run.Table(quiet.append, is_terminal=False).begin("copy::test_first")
+    assert len(quiet) == 1  # the head of the table
+
+
+def child_of(pid: int) -> int:
+    """The process that runs the cases of a command, once it is in one."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        for argument in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
+            report = Path(argument.removeprefix("--unify-report="))
+            if argument.startswith("--unify-report=") and report.exists() and '"start"' in report.read_text():
+                return int(child)
+    return 0
+
+
+def test_the_cases_end_with_a_command_that_is_killed(broken: None) -> None:
+    hanging = "copy::test_copies_of_every_size[4095]"
+    command = [sys.executable, "-m", "unify", "test-backend", "broken", "-k", hanging]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        limit = time.monotonic() + 120
+        while not (child := child_of(process.pid)):
+            assert time.monotonic() < limit
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.kill()
+    while Path(f"/proc/{child}").exists() and "zombie" not in Path(f"/proc/{child}/status").read_text():
+        assert time.monotonic() < limit
+        time.sleep(0.1)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,19 @@ def test_what_is_written_is_a_package_of_that_name(tmp_path: Path, capsys: pytes
         compile((folder / path).read_text(), path, "exec")
 
 
+def test_what_it_names_of_unify_is_there(tmp_path: Path, root: Path) -> None:
+    skeleton.write("mychip", tmp_path)
+    text = "".join(path.read_text() for path in (tmp_path / "unify-mychip").rglob("*.[cm]*") if path.is_file())
+    pages = set(re.findall(r"docs/[\w/]+\.md", text))
+    assert pages
+    assert not [page for page in pages if not (root / page).exists()]
+    table = (root / "unify/include/unify/backend.h").read_text()
+    functions = set(re.findall(r"\b(?:capture|graph|device|virtual|ipc|event|stream|memory)_[a-z_]+\b", text))
+    named = {name for name in functions if re.search(rf"\b{name}\b", table)}
+    assert {"capture_update", "graph_destroy"} <= named
+    assert not {name for name in functions - named if name.startswith(("capture", "graph"))}
+
+
 def test_it_builds_without_a_warning_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     skeleton.write("mychip", tmp_path)
     folder = tmp_path / "unify-mychip"
@@ -48,7 +62,9 @@ def test_setup_builds_the_library_that_the_package_names(tmp_path: Path) -> None
     assert (folder / "unify_mychip" / "libunify_mychip.so").is_file()
 
 
-@pytest.mark.parametrize("name", ["", "My", "9chip", "my-chip", "../chip", "class", "cpu", "a" * 40, "naïve", "_x"])
+@pytest.mark.parametrize(
+    "name", ["", "My", "9chip", "my-chip", "../chip", "class", "cpu", "cuda", "ascend", "a" * 40, "naïve", "_x"]
+)
 def test_a_bad_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(un.errors.InvalidArgument, match="new-backend"):
         skeleton.write(name, tmp_path)

@@ -22,7 +22,7 @@ def argument_bytes(image: bytes) -> dict[str, int]:
     """The bytes of arguments that each function takes, by its name in the image. Empty for what cannot be read."""
     try:
         return {name: size for name, size in map(_function, _sections(image)) if name} if is_cubin(image) else {}
-    except (struct.error, ValueError):
+    except (struct.error, ValueError, OverflowError):
         return {}
 
 

@@ -61,8 +61,9 @@ def quantized_embedding_kernel(
 def embedding(ids: Any, weight: Any, *, stream: Any = None) -> Any:
     """The rows of a table: out[i] = weight[ids[i]].
 
-    ids: [t] int32; weight: [n, d] float16, bfloat16 or float32, or a QuantizedMatrix, on the same device, n at least 1.
-    An id outside [0, n) gives zeros.
+    ids: [t] int32 or int64; weight: [n, d] float16, bfloat16 or float32, or a QuantizedMatrix, on the same device, n at
+    least 1.
+    An id outside [0, n) gives zeros: nothing looks at ids on a device.
     Returns float32 [t, d] of the kind of ids, enqueued on `stream` (default: the current one of their device).
     Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
 
@@ -70,7 +71,7 @@ def embedding(ids: Any, weight: Any, *, stream: Any = None) -> Any:
     array([[0., 0., 1.],
            [1., 0., 0.]], dtype=float32)
     """
-    wanted = as_tensor(ids, name="embedding: ids", dtype=unify.int32, contiguous=True)
+    wanted = as_tensor(ids, name="embedding: ids", dtype=(unify.int32, unify.int64), contiguous=True)
     if wanted.ndim != 1:
         raise ShapeError(f"embedding: ids must be [tokens]; it is {list(wanted.shape)}.")
     if isinstance(weight, QuantizedMatrix):

@@ -54,7 +54,7 @@ def simulate(target: str = "ascend:910B3", count: int = 1, memory_bytes: int = G
         raise InvalidArgument(f"simulated Ascend: {error_of(library)}.")
     open_driver("ascend", str(library_path()))
     register_target("ascend", compile_simulated)
-    return Simulation(library, count, _WORDS)
+    return Simulation(library, target, count, _WORDS)
 
 
 def from_text(text: str) -> Simulation:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unify._device import open_driver
-from unify._errors import InvalidArgument
+from unify._errors import InvalidArgument, described
 from unify.compiler.target import Binary, CompileFunction, Options, Target, register_target
 
 from .section import NAME, HostKernel, host_section, with_section
@@ -49,7 +49,7 @@ def simulate(target: str = "cuda:90", count: int = 1, memory_bytes: int = GIB, n
         raise InvalidArgument(f"simulated CUDA: {error_of(library)}.")
     open_driver("cuda", str(library_path()))
     register_target("cuda", compile_simulated)
-    return Simulation(library, count, _WORDS)
+    return Simulation(library, target, count, _WORDS)
 
 
 def from_text(text: str) -> Simulation:

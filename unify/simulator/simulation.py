@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
-from unify._errors import InvalidArgument
+from unify._errors import InvalidArgument, described
 
 GIB = 1 << 30
 
@@ -27,10 +27,14 @@ class Simulation:
     without a version, or "aclrtMemcpyAsync".
     """
 
-    def __init__(self, library: ctypes.CDLL, count: int, words: Words) -> None:
+    def __init__(self, library: ctypes.CDLL, target: str, count: int, words: Words) -> None:
         self._library = library
         self._words = words
+        self.target = target
         self.count = count
+
+    def __repr__(self) -> str:
+        return f"unify.simulate({self.target!r}, count={self.count})"
 
     def fail(self, call: str = "*", after: int = 0, error: str = "", device: int = 0) -> None:
         """Makes the call that comes after `after` others of its name fail; "*" is any call.
@@ -58,7 +62,12 @@ class Simulation:
         self._check(self._library.unify_simulator_release(device))
 
     def slow(self, bytes_per_second: float, device: int = 0) -> None:
-        """Lets copies take at least as long as they would at this bandwidth; 0 is as fast as the machine."""
+        """Lets copies take at least as long as they would at this bandwidth; 0 is as fast as the machine.
+
+        A copy between two devices is as slow as the one whose stream it is on.
+        """
+        if not isinstance(bytes_per_second, (int, float)):
+            raise InvalidArgument(f"simulate: slow: bytes a second are a number, not {described(bytes_per_second)}.")
         self._check(self._library.unify_simulator_slow(device, bytes_per_second))
 
     def corrupt(self, call: str = "", after: int = 0, device: int = 0) -> None:
