@@ -161,7 +161,10 @@ def _shipped(args: Any) -> list[Job]:
 def _of_file(args: Any) -> list[Job]:
     if args.file is None:
         raise InvalidArgument("compile: give a file with kernels, FILE.py or FILE.py:kernel, or --shipped.")
-    types, constants = parse_pairs(args.type), {name: parse_value(text) for name, text in parse_pairs(args.constant).items()}
+    types, constants = (
+        parse_pairs(args.type),
+        {name: parse_value(text) for name, text in parse_pairs(args.constant).items()},
+    )
     chosen = _chosen(args.file, {*types, *constants})
     return [Job(kernel, target, types, constants, _options(args)) for target in _targets(args) for kernel in chosen]
 

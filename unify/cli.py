@@ -259,7 +259,9 @@ def _add_compile(commands: Any) -> None:
 def _add_check(commands: Any) -> None:
     about = "Say for each kernel and target whether it compiles, and what to change."
     parser = _new(commands.add_parser, "check", about, _CHECK_EPILOG, help="will kernels work on other targets")
-    parser.add_argument("files", nargs="*", metavar="FILE.py[:KERNEL]", help="a kernel; without its name, all of a file")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE.py[:KERNEL]", help="a kernel; without its name, all of a file"
+    )
     parser.add_argument(
         "--targets", "--target", action="append", metavar="T,...", help="cpu, cuda:90, ascend:910B3, ... (default: cpu)"
     )

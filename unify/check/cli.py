@@ -87,9 +87,7 @@ def _row(kernel: Kernel, number: int, target: str, outcomes: dict[_Task, Outcome
         outcome = outcomes[number, which, target]
         if variant.grid is not None and outcome.status != "failed":
             is_persistent = bool(outcome.memory.get("persistent"))
-            outcome = with_grid(
-                outcome, rules.of_grid(target, variant.grid, is_persistent, kernel.file, kernel.line)
-            )
+            outcome = with_grid(outcome, rules.of_grid(target, variant.grid, is_persistent, kernel.file, kernel.line))
         found.append((variant, outcome))
     return report.row_of(kernel, target, found)
 

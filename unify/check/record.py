@@ -77,7 +77,7 @@ def _variant(line: dict[str, Any], grid: tuple[int, int, int] | None) -> Variant
 
 
 def main(argv: list[str]) -> None:
-    """Runs the program as Python would, with all launches recorded. argv: the file to write to, targets, the program."""
+    """Runs the program as Python would, with its launches recorded. argv: the file to write to, targets, program."""
     out, targets, program, *_ = argv
     sys.argv = argv[2:]
     if not getattr(sys.flags, "safe_path", False):
@@ -129,8 +129,7 @@ class _Recorder:
     def _run(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
-            if not warmup:
-                self._note(kernel, grid, args, kwargs)
+            self._note(kernel, None if warmup else grid, args, kwargs)  # what is warmed up may be launched by itself
             return original(kernel, *args, grid=grid, warmup=warmup, **kwargs)
 
         return run
@@ -181,7 +180,7 @@ class _Recorder:
             self._write(
                 {"kind": "variant", "id": identity, **self._described(kernel, types, constants, aligned, chosen)}
             )
-        x, y, z = _extents(grid, bound)
+        x, y, z = _extents(grid, bound) if grid is not None else (0, 0, 0)
         if x * y * z > self._grids[identity]:
             self._grids[identity] = x * y * z
             self._write({"kind": "grid", "id": identity, "grid": [x, y, z]})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,10 +57,12 @@ def show(rows: Sequence[Row], left_out: dict[str, str]) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     console.print(_table(rows))
-    for (kernel, file, line, rule, severity, text, source), targets in _grouped(rows).items():
-        console.print(f"\n{_where(file, line)} [bold]{rule}[/] ({severity}) {kernel}: {', '.join(targets)}", markup=True)
-        console.print(f"  {escape(text)}", soft_wrap=False)
-        console.print(f"  [dim]{escape(source)}[/]") if source else None
+    for (rule, severity, text, source), places in _grouped(rows).items():
+        console.print(f"\n[bold]{rule}[/] ({severity}): {escape(text)}")
+        if source:
+            console.print(f"  [dim]source: {escape(source)}[/]")
+        for (kernel, where), targets in places.items():
+            console.print(f"  {where}  {kernel}: {', '.join(targets)}")
     for name, reason in left_out.items():
         console.print(f"\nnot checked: {name}: {escape(reason)}")
     bad = sum(map(is_bad, rows))
@@ -113,18 +114,24 @@ def _cells(row: Row) -> dict[str, str]:
     return cells
 
 
-def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str | None, int | None, str, str, str, str], list[str]]:
-    """What is said, by all but the target; reasons for a failure first."""
-    found: dict[tuple[str, str | None, int | None, str, str, str, str], list[str]] = defaultdict(list)
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], dict[tuple[str, str], list[str]]]:
+    """What is said, once, with the places and targets that it is about; reasons for a failure first."""
+    found: dict[tuple[str, str, str, str], dict[tuple[str, str], list[str]]] = {}
+
+    def add(row: Row, said: tuple[str, str, str, str], file: str | None, line: int | None) -> None:
+        targets = found.setdefault(said, {}).setdefault((row.kernel, _where(file, line)), [])
+        if row.target not in targets:
+            targets.append(row.target)
+
     for row in rows:
         if row.status == "failed":
             constants = ", ".join(f"{name}={text}" for name, text in row.constants.items())
             text = f"{row.reason}" + (f" (with {constants})" if row.tried > 1 and constants else "")
-            found[row.kernel, row.file, row.line, "failed", ERROR, text, ""].append(row.target)
+            add(row, ("failed", ERROR, text, ""), row.file, row.line)
     for row in rows:
         for finding in row.findings:
             said = (finding.rule, finding.severity, finding.text, finding.source)
-            found[(row.kernel, finding.file, finding.line, *said)].append(row.target)
+            add(row, said, finding.file, finding.line)
     return found
 
 

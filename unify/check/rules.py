@@ -48,7 +48,7 @@ RULES = (
     ),
     Rule(
         "float8", ERROR, _ASCEND,
-        "float8 is not converted or computed with.",
+        "float8 is not converted, and on the 910 not computed with.",
         "Load it as int8, shift its bits into a float32 and scale by a power of two.",
         f"{_GUIDE}, python-api/outline.md; {_COMPILER}: \"tt.fp_to_fp\" is left over",
         rules_ttir.float8,
@@ -97,6 +97,13 @@ RULES = (
         rules_ttir.atomic_order,
     ),
     Rule(
+        "atomic-in-loop", PORTABILITY, _ASCEND,
+        "The vendor wants no tl.atomic_{operation} in a loop; its compiler takes it, with a lock around each round.",
+        "Gather in the loop, and do one atomic behind it.",
+        f"{_GUIDE}, python-api/outline.md (atomics); {_COMPILER}: sync_block_lock",
+        rules_ttir.atomic_in_loop,
+    ),
+    Rule(
         "dot-float32", PORTABILITY, _ASCEND,
         "tl.dot of float32 is off by about 1e-3 of the result here.",
         "Where that is too much, multiply float16 parts, or sum with tl.sum.",
@@ -126,7 +133,7 @@ RULES = (
     ),
     Rule(
         "strided-access", PERFORMANCE, _ASCEND,
-        "Neighbours of a row lie {stride} apart in memory, and each takes 32 bytes of its own on the way.",
+        "Neighbours of a row lie {stride} apart in memory: the copy takes them one by one, not in rows.",
         "Let the last axis be the one with stride 1, and turn the tile on the chip with tl.trans.",
         f"{_GUIDE}, migrate_from_gpu.md (strides); {_COMPILER}: the strides of the copy",
         rules_lowered.strided,
@@ -140,7 +147,7 @@ RULES = (
     ),
     Rule(
         "scalar-arithmetic", PERFORMANCE, _ASCEND,
-        "{operation} of {type} is done by the scalar unit, {count} elements one by one.",
+        "The scalar unit does this {operation} of {type}, {count} elements one by one.",
         "Use int32 or float32 for what is computed in tiles.",
         f"{_GUIDE}, performance_guidelines.md (scalar fallback); {_COMPILER}: arith in a loop over elements",
         rules_lowered.scalar_arithmetic,
@@ -148,7 +155,7 @@ RULES = (
     Rule(
         "sequential-scan", PERFORMANCE, ("910",),
         "The scan goes through {count} elements one by one, by the scalar unit.",
-        "Scan along the first axis of a tile, where each step is a whole row, or use a product with a triangle of ones.",
+        "Scan along the first axis of a tile, where each step is a whole row, or multiply by a triangle of ones.",
         f"{_COMPILER}: a loop over elements",
         rules_lowered.sequential_scan,
     ),
@@ -175,7 +182,7 @@ RULES = (
     ),
     Rule(
         "no-double-buffer", PERFORMANCE, ("910",),
-        "This load has one place in {memory}, so it waits until the last tile is done: {used} of {limit} KiB are taken.",
+        "This load has one place in {memory}, so it waits for the last tile: {used} of {limit} KiB are taken.",
         "Smaller tiles leave room for two.",
         f"{_GUIDE}, performance_guidelines.md (multi-buffer); {_COMPILER}: one address for the buffer",
         rules_lowered.no_double_buffer,
@@ -212,7 +219,7 @@ RULES = (
         "narrow-access", PERFORMANCE, ("cuda",),
         "Each access of a thread is {bytes} bytes wide.",
         "Let the last axis be contiguous, and its start a multiple of 16: a type with :16, tl.multiple_of.",
-        "NVIDIA, CUDA C++ Best Practices Guide, coalesced access; the PTX",
+        "NVIDIA, CUDA C++ Best Practices Guide, coalesced access; Triton's layout: sizePerThread",
         rules_cuda.narrow_access,
     ),
     Rule(
@@ -273,7 +280,9 @@ def as_markdown() -> str:
     """The table of rules, as the docs have it."""
     lines = ["| rule | severity | targets | what | what to change | source |", "|---|---|---|---|---|---|"]
     for rule in RULES:
-        targets = ", ".join({"910": "ascend:910…", "950": "ascend:950"}.get(t, t) for t in rule.targets) or "ascend, cuda"
+        targets = (
+            ", ".join({"910": "ascend:910…", "950": "ascend:950"}.get(t, t) for t in rule.targets) or "ascend, cuda"
+        )
         cells = (f"`{rule.id}`", rule.severity, targets, rule.what, rule.change, rule.source)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -47,7 +47,8 @@ def strided(subject: Subject) -> Iterator[Hit]:
     for call, _, outside, _ in _copies(subject.lowered):
         stride = _last_stride(outside)
         if stride != 1 and outside.shape[-1:] != (1,):
-            yield Hit(_place(call), str(_shown(outside)), {"stride": stride if stride is not None else "a distance"})
+            words = f"{stride} elements" if stride is not None else "a distance that only a launch knows"
+            yield Hit(_place(call), str(_shown(outside)), {"stride": words})
 
 
 def row_padding(subject: Subject) -> Iterator[Hit]:
@@ -108,9 +109,9 @@ def integer_division(subject: Subject) -> Iterator[Hit]:
 def masked_fill(subject: Subject) -> Iterator[Hit]:
     """Tiles that are filled before they are loaded."""
     lowered = subject.lowered
-    loads = {call.place for call in lowered.calls(r"load_gm_to_ubuf")}
+    loaded = {(load.place, _destination(lowered, load)) for load in lowered.calls(r"load_gm_to_ubuf")}
     for call in lowered.calls(r"broadcast_scalar_"):
-        if call.place in loads:
+        if (call.place, _destination(lowered, call)) in loaded:
             yield Hit(_place(call), call.text)
 
 
@@ -177,6 +178,11 @@ def _copies(lowered: Lowered) -> Iterator[tuple[Statement, str, Memref, Memref]]
                 sides.setdefault(type_.space == "gm", (value, type_))
         if sides.keys() == {True, False} and not _is_scalar(sides[True][1]):
             yield call, sides[False][0], sides[True][1], sides[False][1]
+
+
+def _destination(lowered: Lowered, call: Statement) -> Statement | None:
+    """The memory that a call writes to, its second argument."""
+    return lowered.root(call.operands[1], call) if len(call.operands) > 1 else None
 
 
 def _is_scalar(memref: Memref) -> bool:

@@ -12,6 +12,7 @@ from .subject import Hit, Subject, hits, place_of, words
 _ARITHMETIC = ("arith.", "math.", "tt.reduce", "tt.scan", "tt.dot", "tt.load", "tt.store", "tt.fp_to_fp")
 _ATOMICS = ("tt.atomic_rmw", "tt.atomic_cas")
 _ACQUIRE_RELEASE, _GPU = 4, 1  # Triton's MemSemantic and MemSyncScope
+_EXCHANGES = {1: "and", 2: "or", 3: "xor", 10: "xchg"}  # Triton's RMWOp
 _COPIES = 16
 
 
@@ -21,10 +22,11 @@ def float64(subject: Subject) -> Iterator[Hit]:
 
 
 def float8(subject: Subject) -> Iterator[Hit]:
-    """Conversions and arithmetic of float8."""
+    """Conversions of float8, and on the 910 arithmetic with it, which the 950 has."""
     for operation in subject.operations:
         names = {_element(value) for value in (*operation.operands, *operation.results)}
-        if any(name.startswith("f8") for name in names) and operation.name in ("tt.fp_to_fp", "tt.dot", "tt.dot_scaled"):
+        is_refused = operation.name == "tt.fp_to_fp" or (operation.name.startswith("arith.") and not subject.is_950)
+        if is_refused and any(name.startswith("f8") for name in names) and operation.operands:
             yield from hits(iter([operation]))
 
 
@@ -51,7 +53,9 @@ def barrier(subject: Subject) -> Iterator[Hit]:
 def spin_lock(subject: Subject) -> Iterator[Hit]:
     """Loops whose condition is what an atomic found."""
     for loop in _named(subject, "scf.while"):
-        inside = [op for block in loop.regions[0].blocks for operation in block.operations for op in mlir.walk(operation)]
+        inside = [
+            op for block in loop.regions[0].blocks for operation in block.operations for op in mlir.walk(operation)
+        ]
         yield from hits(op for op in inside if op.name in (*_ATOMICS, "tt.atomic_poll"))
 
 
@@ -69,6 +73,16 @@ def atomic_order(subject: Subject) -> Iterator[Hit]:
         sem, scope = operation.integer("sem", _ACQUIRE_RELEASE), operation.integer("scope", _GPU)
         if (sem, scope) != (_ACQUIRE_RELEASE, _GPU):
             yield Hit(place_of(operation), f"{operation.name} sem = {sem}, scope = {scope}")
+
+
+def atomic_in_loop(subject: Subject) -> Iterator[Hit]:
+    """Atomics, in a loop, that are not sums or extremes."""
+    for loop in _named(subject, "scf.for", "scf.while"):
+        for operation in mlir.walk(loop):
+            name = _EXCHANGES.get(operation.integer("atomic_rmw_op")) if operation.name == "tt.atomic_rmw" else None
+            name = "cas" if operation.name == "tt.atomic_cas" else name
+            if name is not None:
+                yield from hits(iter([operation]), operation=name)
 
 
 def dot_float32(subject: Subject) -> Iterator[Hit]:

@@ -101,7 +101,7 @@ class Row:
 class Subject:
     """What rules look at: one variant on one target. memory: the outcome's; log: the reason of one that failed.
 
-    lines: the vendor's last IR with the user's lines, or PTX; empty where it did not get that far.
+    lines: the vendor's last IR with the user's lines, or Triton's for a GPU; empty where it did not get that far.
     """
 
     ttir: str

@@ -19,7 +19,7 @@ from unify.compiler import Binary, Options, Target, cache, compile_ttir, key_of
 from . import rules
 from .subject import Outcome, Subject
 
-_STAGES = {"ascend": ("lines",), "cuda": ("ptx",)}
+_STAGES = {"ascend": ("lines",), "cuda": ("ttgir",)}
 _FACTS = (
     "ub_bytes", "ub_limit", "l1_bytes", "l1_limit", "l0c_bytes", "l0c_limit", "workspace_bytes", "mode",
     "double_buffered", "persistent", "registers", "spill_bytes",
@@ -132,5 +132,3 @@ def _version() -> str:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-

@@ -244,7 +244,7 @@ def _to_hivm(job: _Job, linalg: str) -> Lowered:
 
 
 def _without_dumps(log: str) -> tuple[str, str]:
-    """The log, and the last of the modules printed among its lines: the 950's compiler starts again where hivmc ends."""
+    """The log, and the last module that is printed in it: the 950's compiler starts again where hivmc fails."""
     kept: list[str] = []
     dump: list[str] = []
     for line in log.splitlines():
