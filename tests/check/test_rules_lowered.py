@@ -1,4 +1,4 @@
-"""Rules by the vendor's last IR: for each a kernel that has it, at a line, and one with the same result that has not."""
+"""Rules by the vendor's last IR: for each a kernel that has it, at a line, and one that does the same without it."""
 
 from __future__ import annotations
 
@@ -242,6 +242,19 @@ def test_large_tiles_have_one_place() -> None:
     assert line_of(in_parts) in [finding.line for finding in found]
     assert all("pointer_cast" in finding.evidence for finding in found)
     assert "no-double-buffer" not in findings_of(in_parts, B3, types, N=1024)
+
+
+@un.jit
+def held(x, y, N: tl.constexpr = 256):
+    i = tl.arange(0, N)
+    value = tl.load(x + i)
+    tl.debug_barrier()  # here
+    tl.store(y + i, value)
+
+
+@pytest.mark.parametrize("target", [B3, NEXT])
+def test_a_barrier_waits_for_all_units(target: str) -> None:
+    check("barrier", held, every_one, FLOATS, "PIPE_ALL", target)
 
 
 @un.jit

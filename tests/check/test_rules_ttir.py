@@ -103,21 +103,6 @@ def test_inline_assembly_is_for_one_chip(target: str, said: str) -> None:
 
 
 @un.jit
-def held(x, y, N: tl.constexpr = 256):
-    i = tl.arange(0, N)
-    value = tl.load(x + i)
-    tl.debug_barrier()  # here
-    tl.store(y + i, value)
-
-
-def test_a_barrier_of_threads() -> None:
-    outcome = outcome_of(held, B3, FLOATS)
-    assert outcome.status == "failed"
-    assert [(f.rule, f.line) for f in outcome.findings] == [("barrier", line_of(held))]
-    assert "barrier" not in findings_of(add, B3, FLOATS)
-
-
-@un.jit
 def waiting(x, y):
     while tl.atomic_cas(x, 0, 1) == 1:  # here
         pass

@@ -41,7 +41,7 @@ def of_program(command: list[str], targets: list[str]) -> tuple[list[Kernel], di
         variables = {**environment(), "TRITON_DEFAULT_BACKEND": "cpu", "UNIFY_DEVICE": "cpu"}
         finished = subprocess.run(  # noqa: S603 - what the user asked for, by this Python
             [sys.executable, "-m", __name__, str(out), ",".join(targets), *command],
-            stdout=sys.stderr, env=variables, check=False,
+            stdout=2, env=variables, check=False,
         )  # fmt: skip
         lines = [json.loads(line) for line in out.read_text().splitlines()]
     if finished.returncode:

@@ -61,8 +61,8 @@ def show(rows: Sequence[Row], left_out: dict[str, str]) -> None:
         console.print(f"\n[bold]{rule}[/] ({severity}): {escape(text)}")
         if source:
             console.print(f"  [dim]source: {escape(source)}[/]")
-        for (kernel, where), targets in places.items():
-            console.print(f"  {where}  {kernel}: {', '.join(targets)}")
+        for (kernel, file, targets), lines in _together_by_kernel(places).items():
+            console.print(f"  {file}:{', '.join(map(str, sorted(lines)))}  {kernel}: {', '.join(targets)}")
     for name, reason in left_out.items():
         console.print(f"\nnot checked: {name}: {escape(reason)}")
     bad = sum(map(is_bad, rows))
@@ -114,12 +114,23 @@ def _cells(row: Row) -> dict[str, str]:
     return cells
 
 
-def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], dict[tuple[str, str], list[str]]]:
+_Places = dict[tuple[str, str, int], list[str]]  # a kernel, a file and a line: targets
+
+
+def _together_by_kernel(places: _Places) -> dict[tuple[str, str, tuple[str, ...]], list[int]]:
+    """The lines of a kernel that are about the same targets."""
+    found: dict[tuple[str, str, tuple[str, ...]], list[int]] = {}
+    for (kernel, file, line), targets in places.items():
+        found.setdefault((kernel, Path(file).name, tuple(targets)), []).append(line)
+    return found
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], _Places]:
     """What is said, once, with the places and targets that it is about; reasons for a failure first."""
-    found: dict[tuple[str, str, str, str], dict[tuple[str, str], list[str]]] = {}
+    found: dict[tuple[str, str, str, str], _Places] = {}
 
     def add(row: Row, said: tuple[str, str, str, str], file: str | None, line: int | None) -> None:
-        targets = found.setdefault(said, {}).setdefault((row.kernel, _where(file, line)), [])
+        targets = found.setdefault(said, {}).setdefault((row.kernel, file or row.kernel, line or 0), [])
         if row.target not in targets:
             targets.append(row.target)
 
@@ -133,7 +144,3 @@ def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], dict[tuple[
             said = (finding.rule, finding.severity, finding.text, finding.source)
             add(row, said, finding.file, finding.line)
     return found
-
-
-def _where(file: str | None, line: int | None) -> str:
-    return f"{Path(file).name}:{line}" if file else "?"

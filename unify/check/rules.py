@@ -6,6 +6,7 @@ Sources: the vendor's guides are those of Triton-Ascend (github.com/triton-lang/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ RULES = (
         "float64", ERROR, _ASCEND,
         "No core of the chip computes with float64.",
         "Compute in float32, and store float32.",
-        f"{_GUIDE}, python-api/outline.md; {_COMPILER}: \"should have element type … 32-bit float\"",
+        f"{_GUIDE}, python-api/outline.md (types); {_COMPILER}: \"should have element type … 32-bit float\"",
         rules_ttir.float64,
     ),
     Rule(
@@ -68,17 +69,17 @@ RULES = (
         rules_ttir.inline_assembly,
     ),
     Rule(
-        "barrier", ERROR, _ASCEND,
-        "A program here has no threads that a barrier could hold.",
-        "Leave tl.debug_barrier out.",
-        f"{_GUIDE}, migrate_from_gpu.md; {_COMPILER}: \"unregistered dialect\"",
-        rules_ttir.barrier,
+        "barrier", PERFORMANCE, _ASCEND,
+        "A program has no threads here, and this waits until all units of its core are done.",
+        "Leave tl.debug_barrier out: the compiler waits where it must.",
+        f"{_GUIDE}, migrate_from_gpu.md (synchronization); {_COMPILER}: pipe_barrier[<PIPE_ALL>]",
+        rules_lowered.barrier,
     ),
     Rule(
         "spin-lock", ERROR, _ASCEND,
         "The loop waits for another program, and programs run in batches: it may not have started.",
         "Use two kernels, or atomics that nobody waits for.",
-        f"{_GUIDE}, migrate_from_gpu.md and environment_variable_reference.md (TRITON_ALL_BLOCKS_PARALLEL)",
+        f"{_GUIDE}, architecture_difference.md (blocks) and environment_variable_reference.md (deadlock)",
         rules_ttir.spin_lock,
     ),
     Rule(
@@ -280,9 +281,9 @@ def as_markdown() -> str:
     """The table of rules, as the docs have it."""
     lines = ["| rule | severity | targets | what | what to change | source |", "|---|---|---|---|---|---|"]
     for rule in RULES:
-        targets = (
-            ", ".join({"910": "ascend:910…", "950": "ascend:950"}.get(t, t) for t in rule.targets) or "ascend, cuda"
-        )
-        cells = (f"`{rule.id}`", rule.severity, targets, rule.what, rule.change, rule.source)
+        names = {"910": "ascend:910…", "950": "ascend:950"}
+        targets = ", ".join(names.get(target, target) for target in rule.targets) or "ascend, cuda"
+        what, change = (re.sub(r"\{\w+\}", "…", text) for text in (rule.what, rule.change))
+        cells = (f"`{rule.id}`", rule.severity, targets, what, change, rule.source)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -132,6 +132,14 @@ def no_double_buffer(subject: Subject) -> Iterator[Hit]:
             yield Hit(_place(call), root.text, details)
 
 
+def barrier(subject: Subject) -> Iterator[Hit]:
+    """tl.debug_barrier."""
+    written = {place_of(op) for op in subject.operations if op.name in ("ttg.barrier", "gpu.barrier")}
+    for statement in subject.lowered.statements:
+        if statement.place in written and "PIPE_ALL" in statement.text:
+            yield Hit(_place(statement), statement.text)
+
+
 def atomic_lock(subject: Subject) -> Iterator[Hit]:
     """Atomics that the chip has no instruction for."""
     for call in subject.lowered.calls(r"sync_block_lock"):

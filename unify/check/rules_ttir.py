@@ -45,11 +45,6 @@ def inline_assembly(subject: Subject) -> Iterator[Hit]:
             yield Hit(hit.place, shown or f"{operation.name} {operation.string('asm_string')!r}")
 
 
-def barrier(subject: Subject) -> Iterator[Hit]:
-    """tl.debug_barrier."""
-    return hits(_named(subject, "ttg.barrier", "gpu.barrier"))
-
-
 def spin_lock(subject: Subject) -> Iterator[Hit]:
     """Loops whose condition is what an atomic found."""
     for loop in _named(subject, "scf.while"):

@@ -258,7 +258,8 @@ def _without_dumps(log: str) -> tuple[str, str]:
 
 
 def _vendor_text(ttir: str) -> str:
-    """The module as the vendor's MLIR reads it, whose arith.trunci has no flags yet (LLVM 19)."""
+    """The module as the vendor's MLIR reads it (LLVM 19): arith.trunci has no flags yet, a barrier its old name."""
+    ttir = re.sub(r'"ttg\.barrier"\(\) <\{[^}]*\}>', '"gpu.barrier"()', ttir)
     flags = r" <\{overflowFlags = #arith\.overflow<\w+>\}>"
     return re.sub(rf'("arith\.trunci"\([^()]*\)){flags}', r"\1", mlir.valid_text(ttir))
 
