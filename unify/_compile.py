@@ -31,18 +31,26 @@ def compile(
     Raises CompileError with the kernel's file and line, TargetError for an unknown target, and InvalidArgument where a
     parameter has neither a type nor a value, or a stage is not the target's.
     """
+    specialization = specialization_of(kernel, types or {}, constants or {})
+    return compile_specialized(kernel, Target.parse(target), specialization, _options(options))
+
+
+def specialization_of(
+    kernel: JITFunction[Any], types: Mapping[str, str], constants: Mapping[str, Any]
+) -> Specialization:
+    """What `compile` compiles a kernel for. Raises InvalidArgument where a parameter has neither a type nor a value."""
     if not isinstance(kernel, JITFunction):
         raise InvalidArgument(f"compile: a function under unify.jit is needed, not {described(kernel)}.")
-    if strange := sorted({*(types or {}), *(constants or {})} - set(kernel.arg_names)):
+    if strange := sorted({*types, *constants} - set(kernel.arg_names)):
         raise InvalidArgument(
             f"compile: kernel {kernel.fn.__name__} has no parameter {', '.join(strange)}. "
             f"It has {', '.join(kernel.arg_names)}."
         )
-    fixed = _defaults(kernel) | dict(constants or {})
-    signature = {p.name: _type(kernel, p, fixed, types or {}) for p in kernel.params}
+    fixed = _defaults(kernel) | dict(constants)
+    signature = {p.name: _type(kernel, p, fixed, types) for p in kernel.params}
     aligned = frozenset(name for name, text in signature.items() if text.endswith(_SUFFIX))
     plain = {name: text.removesuffix(_SUFFIX) for name, text in signature.items()}
-    return compile_specialized(kernel, Target.parse(target), Specialization(plain, fixed, aligned), _options(options))
+    return Specialization(plain, fixed, aligned)
 
 
 def _defaults(kernel: JITFunction[Any]) -> dict[str, Any]:

@@ -180,7 +180,10 @@ def _shipped(args: Any) -> list[Job]:
 def _of_file(args: Any) -> list[Job]:
     if args.file is None:
         raise InvalidArgument("compile: give a file with kernels, FILE.py or FILE.py:kernel, or --shipped.")
-    types, constants = _pairs(args.type), {name: _value(text) for name, text in _pairs(args.constant).items()}
+    types, constants = (
+        parse_pairs(args.type),
+        {name: parse_value(text) for name, text in parse_pairs(args.constant).items()},
+    )
     chosen = _chosen(args.file, {*types, *constants})
     return [Job(kernel, target, types, constants, _options(args)) for target in _targets(args) for kernel in chosen]
 
@@ -243,7 +246,8 @@ def _kernel(value: Any) -> JITFunction[Any] | None:
     return None
 
 
-def _pairs(texts: Sequence[str] | None) -> dict[str, str]:
+def parse_pairs(texts: Sequence[str] | None) -> dict[str, str]:
+    """Reads NAME=VALUE, each once. Raises InvalidArgument."""
     pairs = {}
     for text in texts or ():
         name, equals, value = text.partition("=")
@@ -253,7 +257,8 @@ def _pairs(texts: Sequence[str] | None) -> dict[str, str]:
     return pairs
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """A number, True, a tuple, as Python writes them; anything else is a word."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -22,6 +22,7 @@ first steps:
   unify info                                        what this machine has
   unify chat                                        talk to a small language model (fetched once, 93 MB)
   unify generate --prompt "The capital of France is" --max-tokens 16 --greedy
+  unify check kernels.py --targets cpu,ascend:910B3 will they compile there, and what to change
   unify compile --shipped                           what unify's own kernels cost, on any target, without a device
   unify bench --list                                what can be measured, and against whom
   unify test-backend cpu                            what every backend must do, on one
@@ -72,6 +73,30 @@ by import. Columns: registers of a thread, scratch memory of a program, bytes th
 what a program has of a core's memory (UB, L1, L0C) and of the device's (workspace); bytes of the binary, seconds to
 compile it; – where a target does not say. Files are named KERNEL.TARGET.SUFFIX. Ascend needs `unify toolchain install
 ascend`.
+"""
+_CHECK_EPILOG = """\
+examples:
+  unify check kernels.py --targets cpu,cuda:90,ascend:910B3,ascend:910C,ascend:950
+  unify check kernels.py:add --targets ascend:910B3 --type x=*fp16:16 --type n=i32 --constant BLOCK=128
+  unify check --run train.py small --targets ascend:910B3           kernels that a program launches
+  unify check --run train.py --targets ascend:910B3 -- --steps 2    its own options stand behind --
+  unify check --targets cuda:90 --json kernels.py > report.json     for programs
+  unify check --shipped --targets ascend:910B3                      unify's own kernels
+
+No chip is needed: the vendors' compilers are run (Ascend's after `unify toolchain install ascend`), and what they make
+of each line is read. status: ok, a binary; lowered, all but the vendor's assembler, which only CANN has; failed. For
+Ascend the table has what a program takes of a core's memory (UB, L1, L0C) and of how much, whether loads overlap with
+computing (doubled), which cores it runs on, and how many blocks a launch may have. Below it stands what was found, by
+file and line: an error would not work there, performance is slow there, portability is different there; and what to
+change, and who says so.
+
+Types come from annotations, x: "*fp16", n: "i32" (":16" behind them: multiples of 16), and defaults of constexpr
+parameters, or from --type and --constant. Under triton.autotune each configuration is tried, and one must compile. Or
+they come from a real run: --run runs a program on the CPU, with CPU tensors, and checks each kind of launch that it
+makes, of unify.jit kernels and plain triton.jit ones, with the largest grid seen. A kernel's file is run too, as by
+import.
+
+Exit status: 0 all compile and nothing would fail, 1 otherwise. Outcomes are kept in UNIFY_CACHE_DIR.
 """
 _TOOLCHAIN_EPILOG = """\
 examples:
@@ -160,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_chat(commands)
     _add_generate(commands)
     _add_compile(commands)
+    _add_check(commands)
     _add_toolchain(commands)
     _add_bench(commands)
     _add_test_backend(commands)
@@ -234,6 +260,25 @@ def _add_compile(commands: Any) -> None:
     parser.add_argument("--report", action="store_true", help="print the table, also where texts or files come out")
     parser.add_argument("--json", action="store_true", help="print a list of objects, one for each kernel and target")
     parser.set_defaults(run=_compile)
+
+
+def _add_check(commands: Any) -> None:
+    about = "Say for each kernel and target whether it compiles, and what to change."
+    parser = _new(commands.add_parser, "check", about, _CHECK_EPILOG, help="will kernels work on other targets")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE.py[:KERNEL]", help="a kernel; without its name, all of a file"
+    )
+    parser.add_argument(
+        "--targets", "--target", action="append", metavar="T,...", help="cpu, cuda:90, ascend:910B3, ... (default: cpu)"
+    )
+    parser.add_argument(
+        "--run", nargs="+", dest="program", metavar="PROGRAM.py", help="check what this program launches; its arguments"
+    )
+    parser.add_argument("--shipped", action="store_true", help="the kernels of unify.ops in place of a file's")
+    parser.add_argument("--type", action="append", metavar="NAME=TYPE", help="a parameter's type, *fp32 or i32 say")
+    parser.add_argument("--constant", action="append", metavar="NAME=VALUE", help="a constexpr's value")
+    parser.add_argument("--json", action="store_true", help="print a list of objects, one for each kernel and target")
+    parser.set_defaults(run=_check)
 
 
 def _add_toolchain(commands: Any) -> None:
@@ -415,6 +460,12 @@ def _compile(args: argparse.Namespace) -> int:
     from . import _report
 
     return _report.run(args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from .check import cli
+
+    return cli.run(args)
 
 
 def _toolchain(args: argparse.Namespace) -> int:

@@ -56,6 +56,20 @@ def early_kernel(x, n):
     tl.store(x + tl.program_id(0), 1.0)
 
 
+@un.jit
+def plain_kernel(x):
+    i = tl.arange(0, 64)
+    tl.store(x + i, tl.load(x + i) + 1)
+
+
+@un.jit
+def barrier_kernel(x):
+    i = tl.arange(0, 64)
+    value = tl.load(x + i)
+    tl.debug_barrier()
+    tl.store(x + i, value + 1)
+
+
 ADD = {"x": "*fp32:16", "y": "*fp32:16", "out": "*fp32:16", "n": "i32"}
 PRODUCT = {"a": "*fp16:16", "b": "*fp16:16", "c": "*fp32:16", "k": "i32:16"}
 
@@ -99,6 +113,14 @@ def test_a_mixed_kernel_brings_its_workspace(chip: str) -> None:
     assert header_of(binary)["mode"] == 2
     assert binary.scratch_bytes >= 32 * 32 * 4  # the scores go through device memory
     assert binary.scratch_offset == 16
+
+
+@pytest.mark.parametrize("chip", ["910B3", "950"])
+def test_a_barrier_waits_for_all_parts_of_the_core(chip: str) -> None:
+    def waits(kernel: object) -> int:
+        return un.compile(kernel, f"ascend:{chip}", {"x": "*fp32"}, stages=("hivm",)).stages["hivm"].count("PIPE_ALL")  # type: ignore[arg-type]
+
+    assert waits(barrier_kernel) == waits(plain_kernel) + 1
 
 
 def test_arguments_lie_as_the_vendors_launcher_packs_them() -> None:

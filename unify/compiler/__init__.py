@@ -38,13 +38,17 @@ def compile(kernel: Any, target: Target, specialization: Specialization, options
             target=str(target),
         )  # fmt: skip
 
-    source: dict[str, object] = {
+    return _through_cache(source_of(kernel, specialization), kernel.fn.__name__, ttir, target, options)
+
+
+def source_of(kernel: Any, specialization: Specialization) -> dict[str, object]:
+    """What stands for a kernel's source and what it is compiled for. Raises CompileError."""
+    return {
         "source": source_key(kernel),
         "types": specialization.types,
         "constants": {name: _text(value) for name, value in specialization.constants.items()},
         "aligned": sorted(specialization.aligned),
     }
-    return _through_cache(source, kernel.fn.__name__, ttir, target, options)
 
 
 def compile_ttir(name: str, ttir: str, target: Target, options: Options) -> Binary:
@@ -58,7 +62,7 @@ def compile_ttir(name: str, ttir: str, target: Target, options: Options) -> Bina
 def _through_cache(
     source: dict[str, object], name: str, ttir: Callable[[], str], target: Target, options: Options
 ) -> Binary:
-    key = _key(source, target, replace(options, stages=()))
+    key = key_of(source, target, replace(options, stages=()))
     binary = None if settings.dump or options.stages else cache.load(key)
     if binary is None:
         binary = _build(name, ttir(), target, options)
@@ -81,7 +85,8 @@ def _build(name: str, ttir: str, target: Target, options: Options) -> Binary:
     return replace(binary, parameters=tuple(parameters), stages=stages)
 
 
-def _key(source: dict[str, object], target: Target, options: Options) -> str:
+def key_of(source: dict[str, object], target: Target, options: Options) -> str:
+    """What stands for a kernel, whatever `source` says of it, compiled for a target by what is installed here."""
     parts = {
         **source,
         "options": vars(options),

@@ -72,12 +72,13 @@ CHIPS = {
 
 @dataclass(frozen=True)
 class Lowered:
-    """What the vendor made of a module. object: the binary, None without hivmc."""
+    """What the vendor made of a module. object: the binary, None without hivmc. lines: hivm with the user's lines."""
 
     linalg: str
     hivm: str
     facts: Facts
     object: bytes | None
+    lines: str = ""
 
 
 def compile(ttir: str, target: Target, options: Options) -> Binary:
@@ -85,7 +86,7 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
 
     A kernel becomes persistent where its form allows it and the vendor's compiler takes it: a block for each core, with
     a loop over the programs. metadata tells what the vendor's compiler decided (ascend_facts.Facts) and whether there
-    is a binary. Stages: "linalg", "hivm".
+    is a binary. Stages: "linalg", "hivm", and "lines", which is hivm just before it ends, with the user's lines.
 
     Raises CompileError with the user's file and line, what the vendor said and what is known to help; TargetError for
     an unknown chip or where the vendor's compilers are not installed.
@@ -95,7 +96,7 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
     chip = chip_of(target)
     function = parameters.kernel_of(mlir_reader.parse(ttir))
     name = function.string("sym_name")
-    lowered, is_persistent = _lowered(ttir, chip, target)
+    lowered, is_persistent = _lowered(ttir, chip, target, with_lines="lines" in options.stages)
     fields, end = _packed(function)
     logical = end if is_persistent else 0
     end += _GRID_BYTES if is_persistent else 0
@@ -106,7 +107,7 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
         _MAGIC, _VERSION, IMAGE.size, _LOWERED if lowered.object is None else _OBJECT, _MODES[facts.mode], len(payload),
         facts.lock_count, facts.lock_init, end, logical, cores if is_persistent else 0, 0,
     )  # fmt: skip
-    texts = {"linalg": lowered.linalg, "hivm": lowered.hivm}
+    texts = {"linalg": lowered.linalg, "hivm": lowered.hivm, "lines": lowered.lines}
     return Binary(
         name=name,
         image=header + payload,
@@ -142,15 +143,15 @@ def version() -> str:
     return f"{toolchain.version_of('ascend')} {stamp}"
 
 
-def _lowered(ttir: str, chip: Chip, target: Target) -> tuple[Lowered, bool]:
+def _lowered(ttir: str, chip: Chip, target: Target, with_lines: bool) -> tuple[Lowered, bool]:
     """The persistent form if there is one that the vendor's compiler takes, else the plain one; and which it is."""
     looped = persistent.persistent(ttir)
     if looped is not None:
         try:
-            return lower(looped, chip, target), True
+            return lower(looped, chip, target, with_lines), True
         except CompileError:
             pass  # what the user wrote decides what is said of it
-    return lower(ttir, chip, target), False
+    return lower(ttir, chip, target, with_lines), False
 
 
 def _packed(function: mlir.Operation) -> tuple[list[tuple[str, str, int]], int]:
@@ -168,12 +169,12 @@ def _packed(function: mlir.Operation) -> tuple[list[tuple[str, str, int]], int]:
 # ---------------------------------------------------------------- the vendor's programs
 
 
-def lower(ttir: str, chip: Chip, target: object) -> Lowered:
+def lower(ttir: str, chip: Chip, target: object, with_lines: bool = False) -> Lowered:
     """Runs the vendor's compilers on a module with one kernel. Raises CompileError, TargetError."""
     tools = toolchain.find("ascend")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        job = _Job(tools, folder, chip, target, ttir)
+        job = _Job(tools, folder, chip, target, ttir, with_lines)
         linalg = _to_linalg(job)
         return _to_hivm(job, linalg)
 
@@ -185,6 +186,7 @@ class _Job:
     chip: Chip
     target: object
     ttir: str
+    with_lines: bool
 
     def fail(self, log: str, died: str) -> CompileError:
         """The error for what a program wrote, and how it ended if that was by a signal."""
@@ -231,12 +233,30 @@ def _to_hivm(job: _Job, linalg: str) -> Lowered:
         flags += ["--enable-print-memory-allocated-size"]
     else:
         flags += ["--enable-auto-multi-buffer=true", "--enable-auto-bind-sub-block=true"]
+    if job.with_lines:  # what --save-temps writes has none
+        flags += ["--mlir-print-debuginfo", "--mlir-print-ir-after=convert-hivm-to-std"]
     log, died = _run(job, "bishengir-compile-a5" if job.chip.is_950 else "bishengir-compile", [str(source), *flags])
+    log, lines = _without_dumps(log)
     if died or not made.exists() or ascend_reasons.has_error(log):
         raise job.fail(log, died)
     hivm = made.read_text()
     compiled = out.with_suffix(".o")
-    return Lowered(linalg, hivm, ascend_facts.read(hivm, log), compiled.read_bytes() if compiled.exists() else None)
+    made_object = compiled.read_bytes() if compiled.exists() else None
+    return Lowered(linalg, hivm, ascend_facts.read(hivm, log), made_object, lines)
+
+
+def _without_dumps(log: str) -> tuple[str, str]:
+    """The log, and the last module that is printed in it: the 950's compiler starts again where hivmc fails."""
+    kept: list[str] = []
+    dump: list[str] = []
+    for line in log.splitlines():
+        if line.startswith("// -----// IR Dump"):
+            dump = [line]
+        elif dump and (not line or line.startswith(("#", " ", "}", "module"))):
+            dump.append(line)
+        else:
+            kept.append(line)
+    return "\n".join(kept), "\n".join(dump)
 
 
 def _run(job: _Job, program: str, arguments: list[str]) -> tuple[str, str]:

@@ -14,11 +14,13 @@ _PLAIN = "<{overflowFlags = #arith.overflow<none>}>"
 
 
 def vendor_text(ttir: str) -> str:
-    """The module's text for triton-adapter-opt 3.2.0: arith.trunci without flags (LLVM 19), tl.umulhi by its parts.
+    """The module's text for triton-adapter-opt 3.2.0: arith.trunci without flags (LLVM 19), a barrier by its old name,
+    tl.umulhi by its parts.
 
     The adapter makes a signed product of tt.mulhiui, so that tl.rand would draw other numbers than elsewhere.
     """
     text = _FLAGS.sub(r"\1", mlir.valid_text(ttir))
+    text = re.sub(r'"ttg\.barrier"\(\) <\{[^}]*\}>', '"gpu.barrier"()', text)
     return _HIGH.sub(_by_halves, text)
 
 

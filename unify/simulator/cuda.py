@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unify._device import open_driver
-from unify._errors import InvalidArgument, described
+from unify._errors import InvalidArgument
 from unify.compiler.target import Binary, CompileFunction, Options, Target, register_target
 
 from .section import NAME, HostKernel, host_section, with_section

@@ -1,0 +1,142 @@
+"""`unify check`: what it takes, what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unify import cli
+from unify._config import settings
+from unify.check import work
+from unify.compiler import toolchain
+
+KERNELS = """
+import triton.language as tl
+import unify as un
+
+@un.jit
+def good(x: "*fp32:16", n: "i32", BLOCK: tl.constexpr = 64):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x + i, 1.0, mask=i < n)
+
+@un.jit
+def bad(x: "*fp32"):
+    tl.store(x, tl.load(x + "one"))
+
+@un.jit
+def untyped(x, BLOCK: tl.constexpr):
+    tl.store(x + tl.arange(0, BLOCK), 0)
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "kernels_to_check.py"
+    path.write_text(KERNELS)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path) -> Any:
+    with settings.override(cache_dir=tmp_path / "cache", no_cache=False, dump=()):
+        yield
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: Any) -> tuple[int, str, str]:
+    status = cli.main(["check", *map(str, argv)])
+    found = capsys.readouterr()
+    return status, found.out, found.err
+
+
+def test_a_good_kernel_passes(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    status, out, _ = run(capsys, f"{file}:good", "--targets", "cpu,cuda:90", "--json")
+    rows = json.loads(out)
+    assert status == 0
+    assert [(row["kernel"], row["target"], row["status"]) for row in rows] == [
+        ("good", "cpu", "ok"), ("good", "cuda:90", "ok"),
+    ]  # fmt: skip
+    assert rows[1]["memory"]["registers"] > 0
+
+
+def test_a_bad_one_closes_the_gate_and_says_where(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    status, out, _ = run(capsys, file, "--targets", "cpu", "--json")
+    rows = {row["kernel"]: row for row in json.loads(out)}
+    assert status == 1
+    assert rows["good"]["status"] == "ok"
+    assert rows["bad"]["status"] == "failed"
+    assert rows["bad"]["line"] == KERNELS[: KERNELS.index('x + "one"')].count("\n") + 1
+    assert rows["bad"]["file"] == str(file)
+    assert rows["bad"]["reason"]
+
+
+def test_what_was_checked_is_not_compiled_again(
+    capsys: pytest.CaptureFixture[str], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(capsys, f"{file}:good", "--targets", "cpu,cuda:90", "--json")
+    monkeypatch.setattr(work, "in_processes", None)
+    assert run(capsys, f"{file}:good", "--targets", "cpu,cuda:90", "--json") == first
+
+
+def test_types_and_constants_may_be_given(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    status, out, _ = run(capsys, f"{file}:untyped", "--type", "x=*i32", "--constant", "BLOCK=32", "--json")
+    assert status == 0
+    assert json.loads(out)[0]["constants"] == {"BLOCK": "32"}
+
+
+def test_the_table_names_what_was_not_checked(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    _, out, _ = run(capsys, file, "--targets", "cpu")
+    assert "not checked: untyped" in out
+    assert "1 of 2 pass." in out
+
+
+@pytest.mark.skipif(
+    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
+)
+def test_launches_of_a_program_with_too_large_a_grid(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, torch, triton, triton.language as tl\n"
+        "@triton.jit\n"
+        "def leaves(x):\n"
+        "    if tl.program_id(0) > 0:\n"
+        "        return\n"
+        "    tl.store(x, 1.0)\n"
+        "leaves[(int(sys.argv[1]),)](torch.zeros(1))\n"
+    )
+    status, out, _ = run(capsys, "--run", program, "70000", "--targets", "ascend:910B3", "--json")
+    (row,) = json.loads(out)
+    assert (status, row["status"]) == (1, "failed")
+    assert [finding["rule"] for finding in row["findings"]] == ["grid", "early-return"]
+    status, out, _ = run(capsys, "--targets", "ascend:910B3", "--json", "--run", program, "--", "60000")
+    assert status == 0
+    assert [finding["rule"] for finding in json.loads(out)[0]["findings"]] == ["early-return"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((), "give files with kernels, FILE.py or FILE.py:kernel, or --run PROGRAM.py, or --shipped"),
+        (("none.py",), "none.py is not a Python file"),
+        (("{file}:nothing",), "has no kernel 'nothing'"),
+        (("{file}:untyped",), "parameter 'x' has no type"),
+        (("{file}:good", "--targets", "cpuu"), "no target 'cpuu'. Did you mean 'cpu'"),
+        (("{file}:good", "--targets", "ascend:910B9"), "no target 'ascend:910B9'"),
+    ],
+)
+def test_a_question_that_makes_no_sense_says_so(
+    capsys: pytest.CaptureFixture[str], file: Path, argv: tuple[str, ...], message: str
+) -> None:
+    status, out, err = run(capsys, *(word.format(file=file) for word in argv))
+    assert (status, out) == (1, "")
+    assert message in err
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["check", "--help"])
+    out = capsys.readouterr().out
+    for word in ("examples:", "--targets", "lowered", "Exit status", "--run"):
+        assert word in out

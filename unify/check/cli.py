@@ -1,0 +1,151 @@
+"""`unify check`: finds the kernels, has them compiled and looked at, reports."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from unify._config import settings
+from unify._errors import CompileError, InvalidArgument
+from unify._report import parse_pairs, parse_value
+from unify.compiler import Target
+
+from . import collect, record, report, rules, work
+from .subject import Kernel, Outcome, Row, Variant, with_grid
+
+_Task = tuple[int, int, str]  # a kernel's and a variant's number, and the target
+
+
+def run(args: Any) -> int:
+    """Runs `unify check` and returns its exit status: 0, or 1 if a kernel does not compile or would not work."""
+    targets = [str(Target.parse(target)) for text in args.targets or ["cpu"] for target in text.split(",") if target]
+    targets = list(dict.fromkeys(targets))
+    kernels, left_out = _kernels(args, targets)
+    if not kernels:
+        raise InvalidArgument(_nothing(args, left_out))
+    rows = check(kernels, targets)
+    if args.json:
+        print(report.as_json(rows))
+    else:
+        report.show(rows, left_out)
+    return 1 if any(map(report.is_bad, rows)) else 0
+
+
+def check(kernels: list[Kernel], targets: list[str]) -> list[Row]:
+    """Compiles each variant of each kernel for each target, or takes it from the cache. Raises TargetError."""
+    outcomes: dict[_Task, Outcome] = {}
+    keys: dict[str, list[_Task]] = {}
+    missing = []
+    for task, variant in _tasks(kernels, targets):
+        try:
+            key = work.entry_key(variant.key(task[2]), task[2], variant.options)
+        except CompileError as error:  # of what no kernel may call
+            outcomes[task] = Outcome("failed", error.reason, error.file, error.line)
+            continue
+        found = None if settings.no_cache else work.known(key)
+        if found is not None:
+            outcomes[task] = found
+        elif key not in keys:
+            missing.append((task, variant, key))
+        keys.setdefault(key, []).append(task)
+
+    def to_do() -> Iterator[work.Work]:
+        for (number, which, target), variant, key in missing:
+            ttir = variant.ttir(target)
+            if isinstance(ttir, Outcome):
+                outcomes[number, which, target] = ttir
+            else:
+                yield work.Work(kernels[number].name, ttir, target, variant.options, key)
+
+    if missing:
+        with _Progress(len(missing)) as progress:
+            for each, outcome in work.in_processes(to_do(), _cores()):
+                progress.advance(f"{each.name} for {each.target}")
+                for task in keys[each.key]:
+                    outcomes[task] = outcome
+    return [_row(kernel, number, target, outcomes) for number, kernel, target in _lines(kernels, targets)]
+
+
+def _tasks(kernels: list[Kernel], targets: list[str]) -> Iterator[tuple[_Task, Variant]]:
+    for number, kernel, target in _lines(kernels, targets):
+        for which, variant in enumerate(kernel.variants):
+            yield (number, which, target), variant
+
+
+def _lines(kernels: list[Kernel], targets: list[str]) -> Iterator[tuple[int, Kernel, str]]:
+    for number, kernel in enumerate(kernels):
+        for target in targets:
+            if kernel.targets is None or target in kernel.targets:
+                yield number, kernel, target
+
+
+def _row(kernel: Kernel, number: int, target: str, outcomes: dict[_Task, Outcome]) -> Row:
+    found = []
+    for which, variant in enumerate(kernel.variants):
+        outcome = outcomes[number, which, target]
+        if variant.grid is not None and outcome.status != "failed":
+            is_persistent = bool(outcome.memory.get("persistent"))
+            outcome = with_grid(outcome, rules.of_grid(target, variant.grid, is_persistent, kernel.file, kernel.line))
+        found.append((variant, outcome))
+    return report.row_of(kernel, target, found)
+
+
+def _kernels(args: Any, targets: list[str]) -> tuple[list[Kernel], dict[str, str]]:
+    if args.program:
+        return record.of_program([*args.program, *args.files], targets)
+    if args.shipped:
+        return collect.shipped(targets), {}
+    types = parse_pairs(args.type)
+    constants = {name: parse_value(text) for name, text in parse_pairs(args.constant).items()}
+    kernels: list[Kernel] = []
+    left_out: dict[str, str] = {}
+    for file in args.files:
+        found, others = collect.of_file(file, types, constants)
+        kernels += found
+        left_out |= others
+    return kernels, left_out
+
+
+def _nothing(args: Any, left_out: dict[str, str]) -> str:
+    if args.program:
+        said = "".join(f"\n  {name}: {reason}" for name, reason in left_out.items())
+        return f"check: {args.program[0]} launched no kernel on the CPU that can be checked.{said}"
+    if not args.files:
+        return "check: give files with kernels, FILE.py or FILE.py:kernel, or --run PROGRAM.py, or --shipped."
+    said = "".join(f"\n  {name}: {reason}" for name, reason in left_out.items())
+    return (
+        f"check: no kernel of {', '.join(args.files)} has a type for each parameter.{said}\n  Annotate them, "
+        'x: "*fp16", n: "i32", give --type x=*fp16 --constant BLOCK=128, or --run a program that launches them.'
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class _Progress:
+    """A line on a terminal that says how far it is."""
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        console = Console(stderr=True)
+        self._bar = Progress(
+            BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), console=console, transient=True,
+            disable=not sys.stderr.isatty(),
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def advance(self, text: str) -> None:
+        """One more is done."""
+        self._bar.update(self._task, advance=1, description=text)
