@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import importlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import triton.language as tl
@@ -98,16 +96,25 @@ def test_processes_do_all_of_it_and_share_what_is_set_here(tmp_path: Path) -> No
         assert work.known("one") is not None
 
 
-def test_a_process_that_ends_loses_its_own_kernel_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "done", _done_or_killed)
+DEADLY = """
+import os, signal
+from unify.check import work
+
+real = work.done
+
+def done(each):
+    if each.key == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(each)
+"""
+
+
+def test_a_process_that_ends_loses_its_own_kernel_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deadly_work.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(tmp_path)  # where the process finds it, too
+    monkeypatch.setattr(work, "done", importlib.import_module("deadly_work").done)
     jobs = [job("cpu", "one"), job("cpu", "dies"), job("cpu", "three")]
     with settings.override(no_cache=True):
         found = {each.key: outcome for each, outcome in work.in_processes(iter(jobs), 1)}
     assert found["one"].status == found["three"].status == "ok"
     assert found["dies"] == Outcome("failed", "the compiler crashed")
-
-
-def _done_or_killed(each: work.Work) -> Any:
-    if each.key == "dies":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return Outcome("ok")
