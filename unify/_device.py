@@ -94,9 +94,11 @@ class _Registration:
         with self.opening:  # others wait until the driver was found or not
             if name in self.opened:
                 return
-            simulated = settings.simulate.partition(":")[0]
-            if simulated == name or (simulated and simulated not in _DRIVERS):  # the second says what is known
-                importlib.import_module("unify.simulator").from_text(settings.simulate)
+            parts = [part for part in settings.simulate.split(";") if settings.simulate]
+            kinds = {part: part.partition(":")[0] for part in parts}
+            asked = [part for part in parts if kinds[part] == name or kinds[part] not in _DRIVERS]
+            if asked:  # a kind that nobody knows is refused with those that are known
+                importlib.import_module("unify.simulator").from_text(";".join(asked))
             else:
                 _core.open_builtin(name, getattr(settings, _DRIVERS[name]))
             self.opened.add(name)

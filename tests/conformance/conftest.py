@@ -21,7 +21,7 @@ SIMULATED = "cuda:90x2,6g" + (";ascend:910B3x2,6g" if toolchain.is_installed("as
 from_text(SIMULATED)
 _folder = tempfile.TemporaryDirectory(prefix="unify-toy-")
 _source = Path(__file__).parents[1] / "plugin" / "toy.c"
-for _name, _defines in (("toy", []), ("plain", ["TOY_PLAIN", 'TOY_NAME="plain"', "TOY_DLPACK=14"])):
+for _name, _defines in (("toy", ["TOY_DLPACK=15"]), ("plain", ["TOY_PLAIN", 'TOY_NAME="plain"', "TOY_DLPACK=14"])):
     _status = add_backend(str(compile_backend(_source, Path(_folder.name, f"{_name}.so"), _defines)))
     assert _status.is_usable, _status.why
 

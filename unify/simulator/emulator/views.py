@@ -28,7 +28,8 @@ def allocate(p: Program, op: mlir.Operation) -> None:
     p.values[op.results[0]] = buffers.whole(p.place(op), type_)
 
 
-@statement("memref.dealloc", "annotation.mark", "memref.assume_alignment", "memref.global")
+# A barrier is for the parts of a core, which are one here.
+@statement("memref.dealloc", "annotation.mark", "memref.assume_alignment", "memref.global", "gpu.barrier")
 def ignored(p: Program, op: mlir.Operation) -> None:
     pass
 
