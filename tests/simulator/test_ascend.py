@@ -82,7 +82,7 @@ PROGRAM = """
 import numpy as np, unify as un
 simulation = un.simulate("ascend:910B3", count=2, memory_bytes=64 << 20)
 device = un.device("ascend:1")
-print(device.info.name)
+print(device.properties["name"])
 x = un.asarray(np.arange(1000, dtype=np.float32), device=device)
 assert np.array_equal(x.numpy(), np.arange(1000, dtype=np.float32))
 assert simulation.live(1)["allocations"] > 0
