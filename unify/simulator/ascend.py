@@ -19,6 +19,7 @@ from .simulation import GIB, Simulation, Words, error_of, load
 
 MODELS = ("910B1", "910B2", "910B3", "910B4", "910C", "950")
 _WORDS = Words("Ascend", "aclrtLaunchKernelWithHostArgs", "aclrtMemcpyAsync", "ACL_ERROR_RT_AICORE_EXCEPTION")
+_LIBRARIES = ("ascendcl", "acl_op_compiler", "acl_tdt_channel", "ge_runner", "graph", "hccl", "opapi")
 _TEXT = re.compile(r"ascend:(?P<model>\w+?)(?:x(?P<count>\d+))?(?:,(?P<memory_gib>\d+(?:\.\d+)?)g)?")
 _IMAGE = struct.Struct("<8sIIIIQ")  # how the backend's images begin: magic, version, header, kind, mode, payload
 _MAGIC = b"UNIFYASC"
@@ -38,6 +39,15 @@ def _library() -> ctypes.CDLL:
     library = load(str(path))
     library.unify_simulator_configure.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint64]
     return library
+
+
+def link_libraries(folder: Path) -> None:
+    """Makes links to it in a folder, under the names of the vendor's libraries that torch_npu is linked with or opens.
+
+    Such a program runs on simulated chips with LD_LIBRARY_PATH=folder. Of operators there are few, of HCCL nothing.
+    """
+    for name in _LIBRARIES:
+        (folder / f"lib{name}.so").symlink_to(library_path())
 
 
 def simulate(target: str = "ascend:910B3", count: int = 1, memory_bytes: int = GIB) -> Simulation:

@@ -157,6 +157,10 @@ UNIFY_SIMULATOR_EXPORT aclError aclrtStreamGetFlags(aclrtStream stream, uint32_t
 UNIFY_SIMULATOR_EXPORT aclError aclrtStreamGetId(aclrtStream stream, int32_t* streamId);
 UNIFY_SIMULATOR_EXPORT aclError aclrtStreamAbort(aclrtStream stream);
 UNIFY_SIMULATOR_EXPORT aclError aclrtSetStreamFailureMode(aclrtStream stream, uint64_t mode);
+UNIFY_SIMULATOR_EXPORT aclError aclrtSetStreamAttribute(aclrtStream stream, aclrtStreamAttr stmAttrType,
+                                                        aclrtStreamAttrValue* value);
+UNIFY_SIMULATOR_EXPORT aclError aclrtGetStreamAttribute(aclrtStream stream, aclrtStreamAttr stmAttrType,
+                                                        aclrtStreamAttrValue* value);
 UNIFY_SIMULATOR_EXPORT aclError aclrtGetStreamAvailableNum(uint32_t* streamCount);
 UNIFY_SIMULATOR_EXPORT aclError aclrtSetStreamOverflowSwitch(aclrtStream stream, uint32_t flag);
 UNIFY_SIMULATOR_EXPORT aclError aclrtGetStreamOverflowSwitch(aclrtStream stream, uint32_t* flag);

@@ -64,21 +64,3 @@ UNIFY_SIMULATOR_EXPORT aclError aclrtCtxGetCurrentDefaultStream(aclrtStream* out
     return ACL_SUCCESS;
   });
 }
-
-UNIFY_SIMULATOR_EXPORT aclError aclrtCtxSetSysParamOpt(aclSysParamOpt option, int64_t value) {
-  return with_context("aclrtCtxSetSysParamOpt", [&](Call& call) -> Result {
-    of(*call.context).options[static_cast<int>(option)] = value;
-    return ACL_SUCCESS;
-  });
-}
-
-UNIFY_SIMULATOR_EXPORT aclError aclrtCtxGetSysParamOpt(aclSysParamOpt option, int64_t* out) {
-  return with_context("aclrtCtxGetSysParamOpt", [&](Call& call) -> Result {
-    if (out == nullptr) return ACL_ERROR_INVALID_PARAM;
-    const auto& options = of(*call.context).options;
-    const auto found = options.find(static_cast<int>(option));
-    if (found == options.end()) return ACL_ERROR_RT_SYSPARAMOPT_NOT_SET;
-    *out = found->second;
-    return ACL_SUCCESS;
-  });
-}

@@ -40,8 +40,8 @@ Result synchronize(Call& call, Deadline until) {
 
 UNIFY_SIMULATOR_EXPORT aclError aclrtSetDevice(int32_t number) {
   return with_device("aclrtSetDevice", number, [&](Call&, Device& device) -> Result {
-    if (device.is_lost) return kResults.device_is_lost;
     if (device.context == nullptr) {
+      if (device.is_lost) return kResults.device_is_lost;
       const auto context = make_context(device);
       context->is_primary = true;
       device.context = context;

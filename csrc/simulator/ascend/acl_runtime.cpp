@@ -27,9 +27,10 @@ std::map<int, std::string>& compile_options() {
   return *all;
 }
 
-std::map<int, int64_t>& process_options() {
-  static auto* const all = new std::map<int, int64_t>;
-  return *all;
+Result check_option(aclSysParamOpt option, int64_t value) {
+  if (option > ACL_OPT_STRONG_CONSISTENCY) return ACL_ERROR_INVALID_PARAM;
+  const int64_t most = option == ACL_OPT_DETERMINISTIC ? 3 : 1;  // levels of determinism; off or on
+  return value < 0 || value > most ? ACL_ERROR_RT_PARAM_INVALID : ACL_SUCCESS;
 }
 
 }  // namespace
@@ -73,9 +74,7 @@ UNIFY_SIMULATOR_EXPORT aclError aclsysGetVersionStr(char* package, char* out) {
   return with_driver("aclsysGetVersionStr", [&](Call&) -> Result {
     if (package == nullptr || out == nullptr) return ACL_ERROR_INVALID_PARAM;
     const bool is_driver = std::strcmp(package, "driver") == 0;
-    if (!is_driver && !is_package(package)) {
-      return refuse(ACL_ERROR_INVALID_PARAM, std::string("No package '") + package + "' is installed.");
-    }
+    if (!is_driver && !is_package(package)) return ACL_ERROR_INVALID_FILE;  // it is not installed
     std::snprintf(out, ACL_PKG_VERSION_MAX_SIZE, "%s", is_driver ? kDriverVersion : kCannVersion);
     return ACL_SUCCESS;
   });
@@ -132,16 +131,34 @@ UNIFY_SIMULATOR_EXPORT aclError aclGetCannAttribute(aclCannAttr attribute, int32
 
 UNIFY_SIMULATOR_EXPORT aclError aclrtSetSysParamOpt(aclSysParamOpt option, int64_t value) {
   return with_driver("aclrtSetSysParamOpt", [&](Call&) -> Result {
-    process_options()[static_cast<int>(option)] = value;
+    if (const Result result = check_option(option, value); result != ACL_SUCCESS) return result;
+    acl().options[option] = value;
     return ACL_SUCCESS;
   });
 }
 
 UNIFY_SIMULATOR_EXPORT aclError aclrtGetSysParamOpt(aclSysParamOpt option, int64_t* out) {
   return with_driver("aclrtGetSysParamOpt", [&](Call&) -> Result {
-    if (out == nullptr) return ACL_ERROR_INVALID_PARAM;
-    const auto found = process_options().find(static_cast<int>(option));
-    if (found == process_options().end()) return ACL_ERROR_RT_SYSPARAMOPT_NOT_SET;
+    if (out == nullptr || option > ACL_OPT_STRONG_CONSISTENCY) return ACL_ERROR_INVALID_PARAM;
+    *out = acl().options[option];
+    return ACL_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT aclError aclrtCtxSetSysParamOpt(aclSysParamOpt option, int64_t value) {
+  return with_context("aclrtCtxSetSysParamOpt", [&](Call& call) -> Result {
+    if (const Result result = check_option(option, value); result != ACL_SUCCESS) return result;
+    of(*call.context).options[option] = acl().options[option] = value;
+    return ACL_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT aclError aclrtCtxGetSysParamOpt(aclSysParamOpt option, int64_t* out) {
+  return with_context("aclrtCtxGetSysParamOpt", [&](Call& call) -> Result {
+    if (out == nullptr || option > ACL_OPT_STRONG_CONSISTENCY) return ACL_ERROR_INVALID_PARAM;
+    const auto& options = of(*call.context).options;
+    const auto found = options.find(option);
+    if (found == options.end()) return ACL_ERROR_RT_SYSPARAMOPT_NOT_SET;
     *out = found->second;
     return ACL_SUCCESS;
   });

@@ -77,6 +77,17 @@ bool is_reached(uint64_t found, uint64_t value, uint32_t flag) {
   }
 }
 
+Result set_failure_mode(Stream& stream, uint64_t mode) {
+  if (mode > ACL_STOP_ON_FAILURE) return ACL_ERROR_RT_PARAM_INVALID;
+  if (stream.capture != nullptr) return ACL_ERROR_RT_STREAM_CAPTURED;
+  // "Only once for a stream": nothing goes back to ACL_CONTINUE_ON_FAILURE.
+  AclStream& self = of(stream);
+  if (mode == ACL_CONTINUE_ON_FAILURE) return self.is_mode_set ? ACL_ERROR_RT_FEATURE_NOT_SUPPORT : ACL_SUCCESS;
+  self.is_mode_set = true;
+  of(*stream.context).stops_on_failure = true;
+  return ACL_SUCCESS;
+}
+
 }  // namespace
 
 UNIFY_SIMULATOR_EXPORT aclError aclrtCreateStream(aclrtStream* out) {
@@ -159,16 +170,8 @@ UNIFY_SIMULATOR_EXPORT aclError aclrtStreamAbort(aclrtStream handle) {
 }
 
 UNIFY_SIMULATOR_EXPORT aclError aclrtSetStreamFailureMode(aclrtStream handle, uint64_t mode) {
-  return with_stream("aclrtSetStreamFailureMode", handle, [&](Call&, Stream& stream) -> Result {
-    if (mode > ACL_STOP_ON_FAILURE) return ACL_ERROR_RT_PARAM_INVALID;
-    if (stream.capture != nullptr) return ACL_ERROR_RT_STREAM_CAPTURED;
-    // "Only once for a stream": nothing goes back to ACL_CONTINUE_ON_FAILURE.
-    AclStream& self = of(stream);
-    if (mode == ACL_CONTINUE_ON_FAILURE) return self.is_mode_set ? ACL_ERROR_RT_FEATURE_NOT_SUPPORT : ACL_SUCCESS;
-    self.is_mode_set = true;
-    of(*stream.context).stops_on_failure = true;
-    return ACL_SUCCESS;
-  });
+  return with_stream("aclrtSetStreamFailureMode", handle,
+                     [&](Call&, Stream& stream) { return set_failure_mode(stream, mode); });
 }
 
 UNIFY_SIMULATOR_EXPORT aclError aclrtGetStreamAvailableNum(uint32_t* out) {
@@ -183,7 +186,7 @@ UNIFY_SIMULATOR_EXPORT aclError aclrtGetStreamAvailableNum(uint32_t* out) {
 UNIFY_SIMULATOR_EXPORT aclError aclrtSetStreamOverflowSwitch(aclrtStream handle, uint32_t flag) {
   return with_stream("aclrtSetStreamOverflowSwitch", handle, [&](Call&, Stream& stream) -> Result {
     if (flag > 1) return ACL_ERROR_RT_PARAM_INVALID;
-    of(stream).overflow_switch = flag;
+    of(stream).attributes[ACL_STREAM_ATTR_FLOAT_OVERFLOW_CHECK] = flag;
     return ACL_SUCCESS;
   });
 }
@@ -191,8 +194,53 @@ UNIFY_SIMULATOR_EXPORT aclError aclrtSetStreamOverflowSwitch(aclrtStream handle,
 UNIFY_SIMULATOR_EXPORT aclError aclrtGetStreamOverflowSwitch(aclrtStream handle, uint32_t* out) {
   return with_stream("aclrtGetStreamOverflowSwitch", handle, [&](Call&, Stream& stream) -> Result {
     if (out == nullptr) return ACL_ERROR_INVALID_PARAM;
-    *out = of(stream).overflow_switch;
+    *out = of(stream).attributes[ACL_STREAM_ATTR_FLOAT_OVERFLOW_CHECK];
     return ACL_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT aclError aclrtSetStreamAttribute(aclrtStream handle, aclrtStreamAttr attribute,
+                                                        aclrtStreamAttrValue* value) {
+  return with_stream("aclrtSetStreamAttribute", handle, [&](Call&, Stream& stream) -> Result {
+    if (value == nullptr) return ACL_ERROR_INVALID_PARAM;
+    switch (attribute) {
+      case ACL_STREAM_ATTR_FAILURE_MODE:
+        return set_failure_mode(stream, value->failureMode);
+      case ACL_STREAM_ATTR_FLOAT_OVERFLOW_CHECK:
+      case ACL_STREAM_ATTR_CACHE_OP_INFO:
+        if (value->overflowSwitch > 1) return ACL_ERROR_RT_PARAM_INVALID;
+        break;
+      case ACL_STREAM_ATTR_USER_CUSTOM_TAG:
+        break;
+      case ACL_STREAM_ATTR_PRIORITY:
+        return refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, "A stream's priority changes on no simulated device.");
+      default:
+        return ACL_ERROR_RT_PARAM_INVALID;
+    }
+    of(stream).attributes[attribute] = value->overflowSwitch;
+    return ACL_SUCCESS;
+  });
+}
+
+UNIFY_SIMULATOR_EXPORT aclError aclrtGetStreamAttribute(aclrtStream handle, aclrtStreamAttr attribute,
+                                                        aclrtStreamAttrValue* out) {
+  return with_stream("aclrtGetStreamAttribute", handle, [&](Call&, Stream& stream) -> Result {
+    if (out == nullptr) return ACL_ERROR_INVALID_PARAM;
+    switch (attribute) {
+      case ACL_STREAM_ATTR_FAILURE_MODE:
+        out->failureMode = of(*stream.context).stops_on_failure ? ACL_STOP_ON_FAILURE : ACL_CONTINUE_ON_FAILURE;
+        return ACL_SUCCESS;
+      case ACL_STREAM_ATTR_FLOAT_OVERFLOW_CHECK:
+      case ACL_STREAM_ATTR_USER_CUSTOM_TAG:
+      case ACL_STREAM_ATTR_CACHE_OP_INFO:
+        out->userCustomTag = of(stream).attributes[attribute];
+        return ACL_SUCCESS;
+      case ACL_STREAM_ATTR_PRIORITY:
+        out->streamPriority = static_cast<uint32_t>(stream.priority);
+        return ACL_SUCCESS;
+      default:
+        return ACL_ERROR_RT_PARAM_INVALID;
+    }
   });
 }
 

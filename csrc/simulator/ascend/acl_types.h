@@ -160,6 +160,14 @@ enum : uint32_t {
   ACL_HOST_REG_PINNED = 0x10000000,
 };
 
+enum aclrtStreamAttr : unsigned {
+  ACL_STREAM_ATTR_FAILURE_MODE = 1,
+  ACL_STREAM_ATTR_FLOAT_OVERFLOW_CHECK = 2,
+  ACL_STREAM_ATTR_USER_CUSTOM_TAG = 3,
+  ACL_STREAM_ATTR_CACHE_OP_INFO = 4,
+  ACL_STREAM_ATTR_PRIORITY = 5,
+};
+
 enum aclmdlRICaptureMode : unsigned {
   ACL_MODEL_RI_CAPTURE_MODE_GLOBAL = 0,
   ACL_MODEL_RI_CAPTURE_MODE_THREAD_LOCAL = 1,
@@ -239,6 +247,15 @@ struct aclCANNPackageVersion {
 
 struct aclrtUuid {
   char bytes[16];
+};
+
+union aclrtStreamAttrValue {
+  uint64_t failureMode;
+  uint32_t overflowSwitch;
+  uint32_t userCustomTag;
+  uint32_t cacheOpInfoSwitch;
+  uint32_t streamPriority;
+  uint32_t reserve[4];
 };
 
 union aclrtMallocAttrValue {

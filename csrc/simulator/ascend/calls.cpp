@@ -14,6 +14,7 @@ thread_local std::weak_ptr<AclContext> current;
 bool is_enqueued(const char* name) {
   const size_t length = std::strlen(name);
   if (length > 5 && std::strcmp(name + length - 5, "Async") == 0) return true;
+  if (std::strncmp(name, "aclnn", 5) == 0) return true;  // operators
   for (const char* other :
        {"aclrtLaunchKernel", "aclrtLaunchKernelV2", "aclrtLaunchKernelWithHostArgs", "aclrtLaunchKernelWithConfig",
         "rtKernelLaunch", "aclrtRecordEvent", "aclrtResetEvent", "aclrtStreamWaitEvent", "aclrtLaunchHostFunc",

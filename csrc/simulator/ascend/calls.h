@@ -38,8 +38,8 @@ struct AclStream : Stream {
   bool is_mode_set = false;
   bool is_aborting = false;  // aclrtStreamAbort is at work
   uint64_t aborts = 0;
-  uint32_t overflow_switch = 0;
-  uint32_t tasks = 0;  // how many were enqueued: the next one's number
+  std::map<int, uint32_t> attributes;  // by aclrtStreamAttr: kept for who asks again
+  uint32_t tasks = 0;                  // how many were enqueued: the next one's number
   std::map<int, uint32_t> core_limits;
 };
 
@@ -61,6 +61,7 @@ struct Acl {
   Registry<AclContext> contexts{0xc1000000};
   Registry<Stream> default_streams{0x5d000000};
   AclDevice devices[kMaxDevices];
+  std::map<int, int64_t> options;
   aclrtFloatOverflowMode overflow_mode = ACL_RT_OVERFLOW_MODE_INFNAN;
   uint64_t wait_timeout_s = 0;        // of aclrtStreamWaitEvent; 0: none
   uint64_t operation_timeout_us = 0;  // of a kernel; 0: the longest

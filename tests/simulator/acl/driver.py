@@ -10,6 +10,8 @@ import re
 import shutil
 import struct
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,23 @@ def load_options(magic: int, *more: tuple[int, int]) -> LoadOptions:
     pairs = [(2, magic), *more]
     listed = (LoadOption * len(pairs))(*[LoadOption(type_, (ctypes.c_uint * 4)(value)) for type_, value in pairs])
     return LoadOptions(listed, len(pairs))
+
+
+def told_to_who_waits(acl: Acl, stream: int, hang: Callable[[], None], abort: Callable[[], None]) -> str:
+    """What a thread is answered that waits for a stream whose work is aborted; again, if it came too late to wait."""
+    for seconds in (0.01, 0.1, 1, 10):
+        hang()
+        answers: list[str] = []
+        waiting = threading.Thread(
+            target=lambda into: into.append(acl.result("aclrtSynchronizeStream", stream)), args=(answers,)
+        )
+        waiting.start()
+        time.sleep(seconds)
+        abort()
+        waiting.join()
+        if answers != ["SUCCESS"]:
+            break
+    return answers[0]
 
 
 def _argument(value: Any) -> Any:

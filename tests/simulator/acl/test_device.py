@@ -51,6 +51,7 @@ def test_that_it_is_simulated_stands_in_the_drivers_version(acl: Acl) -> None:
     assert b"(simulated)" in text.value
     acl.aclsysGetVersionStr(b"runtime", text)
     assert text.value == b"8.5.0"
+    assert acl.result("aclsysGetVersionStr", b"ops_math", text) == "INVALID_FILE"
     uuids = set()
     for device in (0, 1):
         uuid = ctypes.create_string_buffer(16)
@@ -198,8 +199,25 @@ def test_options_are_of_the_process_and_of_a_context(acl: Acl) -> None:
     assert acl.result("aclrtCtxGetSysParamOpt", 0, ctypes.byref(out)) == "RT_SYSPARAMOPT_NOT_SET"
     acl.aclrtCtxSetSysParamOpt(0, ctypes.c_int64(1))
     assert acl.told("aclrtCtxGetSysParamOpt", 0) == 1
-    acl.aclrtSetSysParamOpt(2, ctypes.c_int64(5))
-    assert acl.told("aclrtGetSysParamOpt", 2) == 5
+    assert acl.told("aclrtGetSysParamOpt", 0) == 1
+    acl.aclrtSetSysParamOpt(0, ctypes.c_int64(0))
+    assert acl.told("aclrtCtxGetSysParamOpt", 0) == 1
+    acl.aclrtSetSysParamOpt(2, ctypes.c_int64(1))
+    assert acl.told("aclrtGetSysParamOpt", 2) == 1
+    assert acl.told("aclrtGetSysParamOpt", 1) == 0
+    assert acl.result("aclrtSetSysParamOpt", 2, ctypes.c_int64(2)) == "RT_PARAM_INVALID"
+    assert acl.result("aclrtSetSysParamOpt", 17, ctypes.c_int64(1)) == "INVALID_PARAM"
+
+
+def test_a_question_without_an_answer_leaves_no_message(acl: Acl) -> None:
+    def ask() -> tuple[str, str, str, str]:
+        out = ctypes.c_uint64()
+        device, first = acl.result("aclrtGetDevice", ctypes.byref(out)), acl.message()
+        return device, first, acl.result("aclrtCreateStream", ctypes.byref(out)), acl.message()
+
+    device, first, stream, second = in_a_thread(ask)  # type: ignore[misc]
+    assert (device, first, stream) == ("RT_CONTEXT_NULL", "", "RT_CONTEXT_NULL")
+    assert "the current context is null" in second
 
 
 @pytest.mark.parametrize(

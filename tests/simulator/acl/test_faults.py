@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import struct
-import threading
 import time
 
 import pytest
 
 from ..driver import MIB
-from .driver import D2D, Acl, image, words
+from .driver import D2D, Acl, image, told_to_who_waits, words
 
 WRONG = "((char*)args[3])[1 << 30] = 1;"
 ADD = "((float*)args[3])[i] += 1.0f;"
@@ -96,15 +95,12 @@ def test_a_reset_brings_a_stopped_context_back(acl: Acl) -> None:
 
 def test_an_abort_ends_what_hangs_and_tells_who_waits(acl: Acl) -> None:
     stream, data = acl.stream(), acl.upload(bytes(16))
-    acl.fail("aclrtMemsetAsync:0:hang")
-    assert acl.fill_later(data, 1, 16, stream) == acl.fill_later(data, 2, 16, stream) == "SUCCESS"
-    answers: list[str] = []
-    waiting = threading.Thread(target=lambda: answers.append(acl.result("aclrtSynchronizeStream", stream)))
-    waiting.start()
-    while not answers:
-        acl.aclrtDeviceTaskAbort(0, 0)
-        waiting.join(0.01)
-    assert answers == ["RT_DEVICE_TASK_ABORT"]
+
+    def hang() -> None:
+        acl.fail("aclrtMemsetAsync:0:hang")
+        assert acl.fill_later(data, 1, 16, stream) == acl.fill_later(data, 2, 16, stream) == "SUCCESS"
+
+    assert told_to_who_waits(acl, stream, hang, lambda: acl.aclrtDeviceTaskAbort(0, 0)) == "RT_DEVICE_TASK_ABORT"
     acl.aclrtSynchronizeStream(stream)
     assert acl.download(data, 16) == bytes(16)
 

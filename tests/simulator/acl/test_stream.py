@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .driver import HOST_FUNCTION, SYNC, TIME_LINE, Acl
+from .driver import HOST_FUNCTION, SYNC, TIME_LINE, Acl, told_to_who_waits
 
 COMPLETE, NOT_READY = 0, 1  # of a stream
 
@@ -119,15 +119,12 @@ def test_a_stream_destroyed_by_force_drops_its_work(acl: Acl) -> None:
 
 def test_an_abort_drops_the_work_of_a_stream_and_lets_it_go_on(acl: Acl) -> None:
     stream, data = acl.stream(), acl.upload(bytes(16))
-    answers: list[str] = []
-    while answers[-1:] != ["RT_STREAM_ABORT"]:  # an abort may come before the thread waits
+
+    def hang() -> None:
         acl.fail("aclrtMemsetAsync:0:hang")
         assert acl.fill_later(data, 1, 16, stream) == acl.fill_later(data, 2, 16, stream) == "SUCCESS"
-        waiting = threading.Thread(target=lambda: answers.append(acl.result("aclrtSynchronizeStream", stream)))
-        waiting.start()
-        waiting.join(0.01)
-        acl.aclrtStreamAbort(stream)
-        waiting.join()
+
+    assert told_to_who_waits(acl, stream, hang, lambda: acl.aclrtStreamAbort(stream)) == "RT_STREAM_ABORT"
     assert acl.fill_later(data, 3, 8, stream) == "SUCCESS"
     acl.aclrtSynchronizeStream(stream)
     assert acl.download(data, 16) == bytes([3]) * 8 + bytes(8)
@@ -356,3 +353,19 @@ def test_sixteen_threads_share_one_device(acl: Acl) -> None:
     assert not failures
     assert (acl.live("bytes"), acl.live("streams"), acl.live("events")) == (0, 0, 0)
     assert acl.live("retained") == 17
+
+
+def test_attributes_of_a_stream_are_kept(acl: Acl) -> None:
+    stream, value = acl.stream(), ctypes.c_uint64(7)
+    acl.aclrtSetStreamAttribute(stream, 3, ctypes.byref(value))
+    assert acl.result("aclrtSetStreamAttribute", stream, 4, ctypes.byref(value)) == "RT_PARAM_INVALID"
+    assert acl.result("aclrtSetStreamAttribute", stream, 9, ctypes.byref(value)) == "RT_PARAM_INVALID"
+    assert acl.told("aclrtGetStreamAttribute", stream, 3) == 7
+    value.value = 1
+    acl.aclrtSetStreamAttribute(stream, 2, ctypes.byref(value))
+    assert acl.told("aclrtGetStreamOverflowSwitch", stream) == 1
+    assert acl.told("aclrtGetStreamAttribute", stream, 1) == 0
+    acl.aclrtSetStreamAttribute(stream, 1, ctypes.byref(value))
+    assert acl.told("aclrtGetStreamAttribute", stream, 1) == 1
+    value.value = 0
+    assert acl.result("aclrtSetStreamFailureMode", stream, value) == "RT_FEATURE_NOT_SUPPORT"

@@ -1,0 +1,187 @@
+"""torch_npu, as Huawei publishes it, on simulated chips: an ACL program that knows nothing of the simulation.
+
+Its wheel is put into a folder of the user's cache, and no environment: with it, `import torch` needs CANN.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from unify.simulator.ascend import link_libraries
+
+from ... import acl_headers
+
+START = """
+import ctypes, os, sys
+acl = ctypes.CDLL("libascendcl.so")
+assert acl.unify_simulator_configure(2, b"910B3", ctypes.c_uint64(1 << 30)) == 0
+import torch, torch_npu
+def plan(text, device=0):
+    assert acl.unify_simulator_fail(device, text.encode()) == 0
+def raised(work):
+    try:
+        work()
+    except RuntimeError as error:
+        return str(error)
+    raise AssertionError("nothing was raised")
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The wheel's content, and links to the simulated libraries."""
+    pytest.importorskip("torch")
+    if not version("torch").startswith("2.13.0"):
+        pytest.skip("torch_npu 2.13.0 needs torch 2.13.0")
+    cache = acl_headers.folder().parents[1] / f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    if not (cache / "torch_npu").exists():
+        scratch = tmp_path_factory.mktemp("wheel") / "site"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", scratch]
+        if subprocess.run([*command, acl_headers.WHEEL], check=False).returncode != 0:
+            pytest.skip("torch_npu cannot be installed")
+        shutil.copytree(scratch, cache, dirs_exist_ok=True)
+    links = tmp_path_factory.mktemp("libraries")
+    link_libraries(links)
+    return cache, links
+
+
+@pytest.fixture
+def run(folders: tuple[Path, Path], tmp_path: Path):
+    """Runs a program after START; returns what it printed."""
+
+    def ran(program: str) -> str:
+        (tmp_path / "program.py").write_text(START + program)
+        environment = {**os.environ, "PYTHONPATH": str(folders[0]), "LD_LIBRARY_PATH": str(folders[1])}
+        command = [sys.executable, "program.py"]
+        finished = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert finished.returncode == 0, finished.stderr[-4000:]
+        return finished.stdout
+
+    return ran
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_it_sees_the_chips(run) -> None:
+    assert "Ascend910B3" in run("""
+assert torch.npu.is_available() and torch.npu.device_count() == 2
+told = torch.npu.get_device_properties(1)
+assert (told.total_memory, told.cube_core_num, told.vector_core_num) == (1 << 30, 20, 40), told
+print(torch.npu.get_device_name(1))
+""")
+
+
+def test_tensors_move_both_ways_and_are_added(run) -> None:
+    run("""
+for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.int32, torch.int64):
+    a, b = (torch.randn(37, 50) * 100).to(dtype), (torch.randn(50) * 100).to(dtype)
+    x, y = a.npu(), b.to("npu:0")
+    assert x.device.type == "npu" and torch.equal(x.cpu(), a)
+    assert torch.equal(x.t().cpu(), a.t())
+    assert torch.equal((x + y).cpu(), a + b), dtype
+    assert torch.equal((x.t() + x.t()).cpu(), a.t() + a.t())
+    assert torch.equal((x + 2).cpu(), a + 2)
+pinned = torch.arange(1000.0).pin_memory()
+assert torch.equal(pinned.to("npu:1", non_blocking=True).cpu(), pinned)
+assert torch.equal(pinned.to("npu:1").to("npu:0").cpu(), pinned)
+""")
+
+
+def test_streams_events_and_graphs_order_the_work(run) -> None:
+    run("""
+a = torch.arange(1 << 16, dtype=torch.float32)
+x, side = a.npu(), torch.npu.Stream()
+begin, end = torch.npu.Event(enable_timing=True), torch.npu.Event(enable_timing=True)
+side.wait_stream(torch.npu.current_stream())
+with torch.npu.stream(side):
+    begin.record()
+    y = x + x
+    for _ in range(4):
+        y = y + y
+    end.record()
+torch.npu.current_stream().wait_event(end)
+assert torch.equal((y + x).cpu(), a * 33)
+assert begin.elapsed_time(end) > 0 and end.query()
+graph, given = torch.npu.NPUGraph(), x.clone()
+with torch.npu.graph(graph):
+    out = given + given
+for n in (3, 5):
+    given.copy_((a * n).npu())
+    graph.replay()
+    assert torch.equal(out.cpu(), a * 2 * n)
+""")
+
+
+def test_threads_have_devices_of_their_own(run) -> None:
+    run("""
+import threading
+wrong = []
+def work(n):
+    x = torch.full((1000,), float(n)).to(f"npu:{n % 2}")
+    for _ in range(50):
+        x = x + 1
+    if not (x.cpu() == n + 50).all():
+        wrong.append(n)
+threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not wrong, wrong
+""")
+
+
+def test_memory_that_is_not_there_is_torch_s_error(run) -> None:
+    run("""
+try:
+    torch.empty(1 << 40, dtype=torch.uint8, device="npu")
+except torch.OutOfMemoryError as error:
+    assert "1024.00 GiB" in str(error)
+else:
+    raise AssertionError("nothing was raised")
+assert torch.equal(torch.ones(10).npu().cpu(), torch.ones(10))
+free, total = torch.npu.mem_get_info()
+assert total == 1 << 30 and 0 < free < total
+""")
+
+
+@pytest.mark.parametrize(
+    ("fault", "part"),
+    [
+        ("aicore", "507015"),
+        ("ecc", "HBM MULTI BIT ECC ERROR"),  # torch_npu's own word for the code and the message of such a fault
+        ("lost", "507010"),
+        ("link", "507056"),
+    ],
+)
+def test_a_fault_is_the_one_that_torch_npu_knows(run, fault: str, part: str) -> None:
+    told = run(f"""
+x = torch.ones(10).npu()
+torch.npu.synchronize()
+plan("aclnnAdd:0:{fault}")
+for work in (lambda: (x + x, torch.npu.synchronize()), torch.npu.synchronize):  # it may be told by the first of them
+    print(raised(work))
+other = torch.ones(10).to("npu:1")
+assert torch.equal((other + other).cpu(), torch.full((10,), 2.0))
+sys.stdout.flush()
+os._exit(0)  # torch_npu's own end has the device's fault again
+""")
+    assert part in told
+
+
+def test_an_operator_that_is_not_there_fails_by_its_name(run) -> None:
+    assert "Sin" in run("""
+print(raised(lambda: torch.sin(torch.ones(10).npu()).cpu()))
+sys.stdout.flush()
+os._exit(0)
+""")
