@@ -30,9 +30,8 @@ def load(device: un.Device, binary: Kernel, *, image: bytes | None = None, name:
     if image is None and name is None:
         return binary.load(device)
     module = un.Module(binary.image if image is None else image, device, binary.name)
-    return module.function(
-        name or binary.name, binary.signature, threads=binary.threads, shared_bytes=binary.shared_bytes
-    )
+    types = binary.signature if binary.binary is None else None  # a compiler's images may take more than the kernel
+    return module.function(name or binary.name, types, threads=binary.threads, shared_bytes=binary.shared_bytes)
 
 
 def is_refused(load: Callable[[], object]) -> bool:
