@@ -258,7 +258,8 @@ def _without_dumps(log: str) -> tuple[str, str]:
 
 
 def _vendor_text(ttir: str) -> str:
-    """The module as the vendor's MLIR reads it (LLVM 19): arith.trunci has no flags yet, a barrier its old name."""
+    """The module as the vendor's MLIR reads it (LLVM 19): no flags and bundles yet, a barrier by its old name."""
+    ttir = re.sub(r'("llvm\.intr\.assume"\([^()]*\)) <\{op_bundle_sizes = array<i32>\}>', r"\1", ttir)
     ttir = re.sub(r'"ttg\.barrier"\(\) <\{[^}]*\}>', '"gpu.barrier"()', ttir)
     flags = r" <\{overflowFlags = #arith\.overflow<\w+>\}>"
     return re.sub(rf'("arith\.trunci"\([^()]*\)){flags}', r"\1", mlir.valid_text(ttir))
