@@ -63,6 +63,13 @@ def plain_kernel(x):
 
 
 @un.jit
+def assuming_kernel(x, n):
+    tl.assume(n > 0)
+    i = tl.arange(0, 64)
+    tl.store(x + i, tl.load(x + i) / n)
+
+
+@un.jit
 def barrier_kernel(x):
     i = tl.arange(0, 64)
     value = tl.load(x + i)
@@ -121,6 +128,13 @@ def test_a_barrier_waits_for_all_parts_of_the_core(chip: str) -> None:
         return un.compile(kernel, f"ascend:{chip}", {"x": "*fp32"}, stages=("hivm",)).stages["hivm"].count("PIPE_ALL")  # type: ignore[arg-type]
 
     assert waits(barrier_kernel) == waits(plain_kernel) + 1
+
+
+@pytest.mark.parametrize("chip", ["910B3", "950"])
+def test_what_is_assumed_is_no_obstacle(chip: str) -> None:
+    binary = un.compile(assuming_kernel, f"ascend:{chip}", {"x": "*fp32", "n": "i32"}, stages=("ttir",))
+    assert "llvm.intr.assume" in binary.stages["ttir"]
+    assert binary.metadata["status"] in ("lowered", "ok")
 
 
 def test_arguments_lie_as_the_vendors_launcher_packs_them() -> None:

@@ -76,8 +76,8 @@ RULES = (
         rules_lowered.barrier,
     ),
     Rule(
-        "spin-lock", ERROR, _ASCEND,
-        "The loop waits for another program, and programs run in batches: it may not have started.",
+        "spin-lock", PORTABILITY, _ASCEND,
+        "The loop waits for another program. Blocks start in rounds: one that waits for a later one never ends.",
         "Use two kernels, or atomics that nobody waits for.",
         f"{_GUIDE}, architecture_difference.md (blocks) and environment_variable_reference.md (deadlock)",
         rules_ttir.spin_lock,

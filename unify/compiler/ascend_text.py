@@ -7,6 +7,7 @@ import re
 from unify.compiler import mlir
 
 _FLAGS = re.compile(r'("arith\.trunci"\([^()]*\)) <\{overflowFlags = #arith\.overflow<\w+>\}>')
+_BUNDLES = re.compile(r'("llvm\.intr\.assume"\([^()]*\)) <\{op_bundle_sizes = array<i32>\}>')
 _HIGH = re.compile(
     r'^( *)(%[\w$.-]+) = "tt\.mulhiui"\((%[\w$.-]+), (%[\w$.-]+)\) : \((\S+), \S+\) -> \S+(.*)$', re.MULTILINE
 )
@@ -14,12 +15,13 @@ _PLAIN = "<{overflowFlags = #arith.overflow<none>}>"
 
 
 def vendor_text(ttir: str) -> str:
-    """The module's text for triton-adapter-opt 3.2.0: arith.trunci without flags (LLVM 19), a barrier by its old name,
-    tl.umulhi by its parts.
+    """The module's text for triton-adapter-opt 3.2.0, of LLVM 19: no flags of arith.trunci and no bundles of assumptions
+    yet, a barrier by its old name; and tl.umulhi by its parts.
 
     The adapter makes a signed product of tt.mulhiui, so that tl.rand would draw other numbers than elsewhere.
     """
     text = _FLAGS.sub(r"\1", mlir.valid_text(ttir))
+    text = _BUNDLES.sub(r"\1", text)
     text = re.sub(r'"ttg\.barrier"\(\) <\{[^}]*\}>', '"gpu.barrier"()', text)
     return _HIGH.sub(_by_halves, text)
 
