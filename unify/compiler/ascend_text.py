@@ -15,8 +15,8 @@ _PLAIN = "<{overflowFlags = #arith.overflow<none>}>"
 
 
 def vendor_text(ttir: str) -> str:
-    """The module's text for triton-adapter-opt 3.2.0, of LLVM 19: no flags of arith.trunci and no bundles of assumptions
-    yet, a barrier by its old name; and tl.umulhi by its parts.
+    """The module's text for triton-adapter-opt 3.2.0, of LLVM 19: arith.trunci has no flags yet, an assumption no
+    bundles, a barrier its old name; and tl.umulhi is written by its parts.
 
     The adapter makes a signed product of tt.mulhiui, so that tl.rand would draw other numbers than elsewhere.
     """
