@@ -64,8 +64,7 @@ class Compiled:
         self.target, host = features(arch), features("")
         self.is_foreign = self.target.triple != host.triple
         self.lacking = ", ".join(sorted(self.target.flags - host.flags))
-        if not self.is_foreign:
-            self._load()
+        self._resources: Any = None  # until it is run
 
     def _load(self) -> None:
         if Compiled._jit is None:
@@ -94,6 +93,8 @@ class Compiled:
             return lambda: emulator.run(self.image, self.target, (*grid, 1, 1, 1)[:3], packed, arguments, self.fault)
         if self.lacking:
             pytest.skip(f"compiled, but this processor cannot run it: it lacks {self.lacking}")
+        if self._resources is None:
+            self._load()
         full = (*grid, 1, 1, 1)[:3]
         packed = self.pack(arguments)
         scratch = (self._scratch.ctypes.data + 63) // 64 * 64
