@@ -118,7 +118,6 @@ void forget_all(Device& device) {
     device.retired_streams.clear();
     graphs.swap(device.retired_graphs);
     device.peers.clear();
-    device.exported.clear();
     device.imported.clear();
   }
   for (const std::shared_ptr<Stream>& stream : streams) stream->handle = nullptr;
@@ -133,8 +132,10 @@ void device_close(unify_device handle) {
   run_forgotten_calls(*device);
   stop_reporter(*device);
   if (device->context == nullptr) return;
-  const Entered entered(*device);
-  drop_memory(*device);
+  {
+    const Entered entered(*device);
+    drop_memory(*device);
+  }
   driver.aclrtResetDevice(device->index);  // gives the reference back
 }
 

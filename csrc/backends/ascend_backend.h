@@ -49,7 +49,8 @@ struct Device {
   uint32_t ai_cores = 0;
   uint32_t vector_cores = 0;
   uint64_t shared_bytes = 0;
-  std::mutex mutex;  // of what follows
+  std::mutex sharing;  // for exporting, before the other
+  std::mutex mutex;    // of what follows
   std::unordered_set<std::shared_ptr<struct Stream>> streams;
   // Given up while they still ran: ACL would wait for them.
   std::vector<std::shared_ptr<struct Stream>> retired_streams;
@@ -64,8 +65,8 @@ struct Device {
   };
   std::unordered_map<unify_address, Committed> committed;
   std::vector<int32_t> peers;                               // that may use this device's memory
-  std::unordered_map<unify_address, std::string> exported;  // keys of this process's memory
   std::unordered_map<unify_address, std::string> imported;  // keys of other processes' memory
+  std::unordered_map<unify_address, std::string> exported;  // keys that others have of this device's
   std::unordered_map<aclrtStream, LockMemory> locks;
   std::vector<void*> outgrown_locks;
   std::unordered_map<aclmdlRI, std::vector<void*>> recorded_locks;

@@ -43,12 +43,16 @@ unify_status memory_allocate(unify_device handle, const unify_allocate_args* arg
 unify_status memory_free(unify_device handle, unify_memory_kind kind, unify_address address) {
   Device& device = *of(handle);
   if (kind == UNIFY_MEMORY_PINNED) return run(device, [&] { return driver.aclrtFreeHost(pointer(address)); });
+  std::string key;
   {
     const std::lock_guard<std::mutex> lock(device.mutex);
     if (device.allocated.erase(address) == 0) return refuse(UNIFY_INVALID_ARGUMENT, "no memory begins there");
-    device.exported.erase(address);
+    if (const auto node = device.exported.extract(address)) key = node.mapped();
   }
-  return run(device, [&] { return driver.aclrtFree(pointer(address)); });
+  return run(device, [&] {
+    if (!key.empty()) driver.aclrtIpcMemClose(key.c_str());  // which ACL asks of the owner too, and before
+    return driver.aclrtFree(pointer(address));
+  });
 }
 
 unify_status virtual_reserve(unify_device handle, size_t bytes, unify_address* out) {
@@ -244,6 +248,7 @@ void drop_memory(Device& device) {
     driver.aclrtFreePhysical(range.handle);
   }
   for (const unify_address address : device.reserved) driver.aclrtReleaseMemAddress(pointer(address));
+  for (const auto& [address, key] : device.exported) driver.aclrtIpcMemClose(key.c_str());
   for (const auto& [address, bytes] : device.allocated) driver.aclrtFree(pointer(address));
   for (const auto& [stream, lock_memory] : device.locks) driver.aclrtFree(lock_memory.address);
   for (void* outgrown : device.outgrown_locks) driver.aclrtFree(outgrown);
@@ -252,6 +257,7 @@ void drop_memory(Device& device) {
   }
   device.committed.clear();
   device.reserved.clear();
+  device.exported.clear();
   device.allocated.clear();
   device.locks.clear();
   device.outgrown_locks.clear();

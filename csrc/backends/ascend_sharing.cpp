@@ -52,24 +52,28 @@ constexpr char kMagic[8] = {'U', 'N', 'I', 'F', 'Y', 'A', 'S', '1'};
 
 bool has_events() { return driver.aclrtIpcGetEventHandle != nullptr && driver.aclrtIpcOpenEventHandle != nullptr; }
 
+// One key for each memory: what is imported by two of them lies at two places. It names nobody who may import it, as
+// torch_npu's do. The device's own lock is not held meanwhile: a fault that is found here takes it.
 unify_status export_memory(Device& device, unify_address address, Token& out) {
-  // One key for each memory: what is imported by two of them lies at two places.
-  const std::lock_guard<std::mutex> lock(device.mutex);
-  const auto found = device.allocated.find(address);
-  if (found == device.allocated.end()) return refuse(UNIFY_INVALID_ARGUMENT, "no memory begins there");
-  std::string& key = device.exported[address];
-  if (key.empty()) {
-    char made[kKeyBytes] = {};
-    // Without naming who may import it, as torch_npu shares memory.
-    const unify_status status = run(device, [&] {
-      return driver.aclrtIpcMemGetExportKey(pointer(address), found->second, made, sizeof made,
-                                            ACL_RT_IPC_MEM_EXPORT_FLAG_DISABLE_PID_VALIDATION);
-    });
-    if (status != UNIFY_OK) return status;
-    key.assign(made, strnlen(made, sizeof made - 1));
+  const std::lock_guard<std::mutex> sharing(device.sharing);
+  size_t bytes = 0;
+  {
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    const auto found = device.allocated.find(address);
+    if (found == device.allocated.end()) return refuse(UNIFY_INVALID_ARGUMENT, "no memory begins there");
+    bytes = found->second;
+    if (const auto known = device.exported.find(address); known != device.exported.end()) {
+      std::memcpy(out.key, known->second.data(), known->second.size());
+      return UNIFY_OK;
+    }
   }
-  std::memcpy(out.key, key.c_str(), key.size() + 1);
-  return UNIFY_OK;
+  const unify_status status = run(device, [&] {
+    return driver.aclrtIpcMemGetExportKey(pointer(address), bytes, out.key, sizeof out.key,
+                                          ACL_RT_IPC_MEM_EXPORT_FLAG_DISABLE_PID_VALIDATION);
+  });
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  if (status == UNIFY_OK) device.exported[address] = std::string(out.key, strnlen(out.key, sizeof out.key));
+  return status;
 }
 
 unify_status export_event(Event& event, Token& out) {

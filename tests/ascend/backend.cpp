@@ -403,13 +403,16 @@ void test_tokens_carry_whole_allocations_to_other_processes() {
   unify_ipc_args args{};
   args.struct_size = sizeof args;
   args.kind = UNIFY_IPC_MEMORY;
-  args.address = allocate(device, 4096);
-  CHECK(table->ipc_export(device, &args) == UNIFY_OK);
+  const unify_address memory = allocate(device, 4096);
+  args.address = memory;
+  for (int i = 0; i < 2; ++i) CHECK(table->ipc_export(device, &args) == UNIFY_OK && get("exports") == 1);
   CHECK(table->ipc_import(device, &args) == UNIFY_INVALID_ARGUMENT && has(message(), "same process"));
   args.token[12] = static_cast<uint8_t>(args.token[12] ^ 1);  // of another process
   CHECK(table->ipc_import(device, &args) == UNIFY_OK && args.address == 0x1000);
   CHECK(table->ipc_close(device, &args) == UNIFY_OK && get("closed") == 4096);
   CHECK(table->ipc_close(device, &args) == UNIFY_INVALID_ARGUMENT);
+  CHECK(table->memory_free(device, UNIFY_MEMORY_DEVICE, memory) == UNIFY_OK);
+  CHECK(get("closes") == 2 && get("closes_at_free") == 2);  // by its owner too, before it is freed
   args.token[16] = 'x';
   CHECK(table->ipc_import(device, &args) == UNIFY_NOT_FOUND);
   args.kind = UNIFY_IPC_EVENT;

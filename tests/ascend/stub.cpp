@@ -110,6 +110,7 @@ void* allocate(size_t bytes) {
 
 aclError release_memory(void* memory) {
   if (device_memory.erase(memory) == 0) return failed(107000, "not allocated");
+  values["closes_at_free"] = values["closes"];
   std::free(memory);
   return 0;
 }
@@ -558,6 +559,7 @@ aclError aclrtIpcMemGetExportKey(void* memory, size_t bytes, char* key, size_t r
   ENTER();
   if (device_memory.count(memory) == 0 || device_memory[memory] < bytes || room < 65 || flags != 1) return 107000;
   std::snprintf(key, room, "key-%zu", bytes);
+  ++values["exports"];
   return 0;
 }
 aclError aclrtIpcMemImportByKey(void** out, const char* key, uint64_t) {
@@ -568,6 +570,7 @@ aclError aclrtIpcMemImportByKey(void** out, const char* key, uint64_t) {
 }
 aclError aclrtIpcMemClose(const char* key) {
   values["closed"] = std::atoi(key + 4);
+  ++values["closes"];
   return 0;
 }
 aclError aclrtIpcGetEventHandle(aclrtEvent event, aclrtIpcEventHandle* out) {
