@@ -312,11 +312,8 @@ def test_a_callback_runs_on_the_thread_that_is_subscribed(acl: Acl, gate: Gate, 
     acl.aclrtUnSubscribeReport(server.id, stream)
     assert acl.result("aclrtUnSubscribeReport", server.id, stream) == "RT_THREAD_SUBSCRIBE"
     server.end()
-    assert (
-        {"SUCCESS", "RT_THREAD_SUBSCRIBE"}
-        <= set(server.answers)
-        <= {*("SUCCESS", "RT_THREAD_SUBSCRIBE", "RT_REPORT_TIMEOUT")}
-    )
+    assert acl.result("aclrtProcessReport", 1) == "RT_THREAD_SUBSCRIBE"  # as the server, if it asked once more
+    assert {"SUCCESS"} <= set(server.answers) <= {"SUCCESS", "RT_THREAD_SUBSCRIBE", "RT_REPORT_TIMEOUT"}
 
 
 def test_a_callback_needs_a_thread(acl: Acl) -> None:
