@@ -18,9 +18,10 @@ TOKENS, WIDTH, HEADS = 128, 512, 8
 def main():
     path = sys.argv[1] if len(sys.argv) > 1 else "trace.json"
     rng = np.random.default_rng(0)
-    x = un.asarray(rng.standard_normal((TOKENS, WIDTH), dtype=np.float32))
-    weight = un.asarray(rng.standard_normal((WIDTH, WIDTH), dtype=np.float32) / WIDTH**0.5)
-    scale = un.ones(WIDTH)
+    device = un.default_device()
+    x = un.asarray(rng.standard_normal((TOKENS, WIDTH), dtype=np.float32), device=device)
+    weight = un.asarray(rng.standard_normal((WIDTH, WIDTH), dtype=np.float32) / WIDTH**0.5, device=device)
+    scale = un.ones(WIDTH, device=device)
 
     def layer(x):
         with un.span("attention"):  # a span of the host's: how long it took to enqueue
