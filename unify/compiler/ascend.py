@@ -258,7 +258,12 @@ def _without_dumps(log: str) -> tuple[str, str]:
 
 
 def _vendor_text(ttir: str) -> str:
-    """The module as the vendor's MLIR reads it (LLVM 19): no flags and bundles yet, a barrier by its old name."""
+    """The module as the vendor's MLIR (LLVM 19) and Triton (3.2) read it.
+
+    They have no flags, bundles and hints for caches yet, and a barrier has its old name.
+    """
+    policy = r"cachePolicy = #tt\.cache_policy<[^>]*>"
+    ttir = re.sub(rf", {policy}|{policy}(?:, )?", "", ttir).replace(" <{}>", "")
     ttir = re.sub(r'("llvm\.intr\.assume"\([^()]*\)) <\{op_bundle_sizes = array<i32>\}>', r"\1", ttir)
     ttir = re.sub(r'"ttg\.barrier"\(\) <\{[^}]*\}>', '"gpu.barrier"()', ttir)
     flags = r" <\{overflowFlags = #arith\.overflow<\w+>\}>"
