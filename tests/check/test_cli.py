@@ -11,6 +11,8 @@ import pytest
 from unify import cli
 from unify._config import settings
 from unify.check import work
+from unify.check.cli import check
+from unify.check.subject import Kernel, Outcome, Variant
 from unify.compiler import toolchain
 
 KERNELS = """
@@ -78,6 +80,15 @@ def test_what_was_checked_is_not_compiled_again(
     first = run(capsys, f"{file}:good", "--targets", "cpu,cuda:90", "--json")
     monkeypatch.setattr(work, "in_processes", None)
     assert run(capsys, f"{file}:good", "--targets", "cpu,cuda:90", "--json") == first
+
+
+def test_variants_that_are_refused_alike_each_have_their_outcome() -> None:
+    refused = Outcome("failed", "no", "k.py", 3)
+    variants = tuple(
+        Variant({"N": str(n)}, {}, lambda target: {"ttir": "same"}, lambda target: refused) for n in (1, 2)
+    )
+    (row,) = check([Kernel("k", "k.py", 1, variants)], ["cpu"])
+    assert (row.status, row.reason, row.tried, row.passed) == ("failed", "no", 2, 0)
 
 
 def test_types_and_constants_may_be_given(capsys: pytest.CaptureFixture[str], file: Path) -> None:

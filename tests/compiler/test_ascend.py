@@ -63,6 +63,14 @@ def plain_kernel(x):
 
 
 @un.jit
+def hinting_kernel(x, n):
+    i = tl.arange(0, 64)
+    value = tl.load(x + i, cache_modifier=".ca")
+    other = tl.load(x + i, mask=i < n, other=0.0, eviction_policy="evict_first")
+    tl.store(x + i, value + other, cache_modifier=".cs")
+
+
+@un.jit
 def assuming_kernel(x, n):
     tl.assume(n > 0)
     i = tl.arange(0, 64)
@@ -128,6 +136,12 @@ def test_a_barrier_waits_for_all_parts_of_the_core(chip: str) -> None:
         return un.compile(kernel, f"ascend:{chip}", {"x": "*fp32"}, stages=("hivm",)).stages["hivm"].count("PIPE_ALL")  # type: ignore[arg-type]
 
     assert waits(barrier_kernel) == waits(plain_kernel) + 1
+
+
+@pytest.mark.parametrize("chip", ["910B3", "950"])
+def test_hints_for_caches_are_no_obstacle(chip: str) -> None:
+    binary = un.compile(hinting_kernel, f"ascend:{chip}", {"x": "*fp32", "n": "i32"})
+    assert binary.metadata["status"] in ("lowered", "ok")
 
 
 @pytest.mark.parametrize("chip", ["910B3", "950"])

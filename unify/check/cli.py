@@ -52,10 +52,10 @@ def check(kernels: list[Kernel], targets: list[str]) -> list[Row]:
         keys.setdefault(key, []).append(task)
 
     def to_do() -> Iterator[work.Work]:
-        for (number, which, target), variant, key in missing:
+        for (number, _, target), variant, key in missing:
             ttir = variant.ttir(target)
             if isinstance(ttir, Outcome):
-                outcomes[number, which, target] = ttir
+                outcomes.update(dict.fromkeys(keys[key], ttir))
             else:
                 yield work.Work(kernels[number].name, ttir, target, variant.options, key)
 

@@ -7,6 +7,7 @@ import re
 from unify.compiler import mlir
 
 _FLAGS = re.compile(r'("arith\.trunci"\([^()]*\)) <\{overflowFlags = #arith\.overflow<\w+>\}>')
+_POLICY = re.compile(r", cachePolicy = #tt\.cache_policy<[^>]*>|cachePolicy = #tt\.cache_policy<[^>]*>(?:, )?")
 _BUNDLES = re.compile(r'("llvm\.intr\.assume"\([^()]*\)) <\{op_bundle_sizes = array<i32>\}>')
 _HIGH = re.compile(
     r'^( *)(%[\w$.-]+) = "tt\.mulhiui"\((%[\w$.-]+), (%[\w$.-]+)\) : \((\S+), \S+\) -> \S+(.*)$', re.MULTILINE
@@ -15,12 +16,15 @@ _PLAIN = "<{overflowFlags = #arith.overflow<none>}>"
 
 
 def vendor_text(ttir: str) -> str:
-    """The module's text for triton-adapter-opt 3.2.0, of LLVM 19: arith.trunci has no flags yet, an assumption no
-    bundles, a barrier its old name; and tl.umulhi is written by its parts.
+    """The module's text for triton-adapter-opt 3.2.0, of LLVM 19 and Triton 3.2.
+
+    They have no flags of arith.trunci, no bundles of assumptions and no hints for caches yet, and a barrier has its old
+    name; tl.umulhi is written by its parts.
 
     The adapter makes a signed product of tt.mulhiui, so that tl.rand would draw other numbers than elsewhere.
     """
     text = _FLAGS.sub(r"\1", mlir.valid_text(ttir))
+    text = _POLICY.sub("", text).replace(" <{}>", "")
     text = _BUNDLES.sub(r"\1", text)
     text = re.sub(r'"ttg\.barrier"\(\) <\{[^}]*\}>', '"gpu.barrier"()', text)
     return _HIGH.sub(_by_halves, text)
