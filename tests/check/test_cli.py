@@ -7,13 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import triton.language as tl
 
+import unify as un
 from unify import cli
 from unify._config import settings
 from unify.check import work
 from unify.check.cli import check
 from unify.check.subject import Kernel, Outcome, Variant
-from unify.compiler import toolchain
+from unify.compiler import cache, toolchain
+
+
+@un.jit
+def ones(x):
+    tl.store(x + tl.arange(0, 64), 1.0)
+
 
 KERNELS = """
 import triton.language as tl
@@ -89,6 +97,18 @@ def test_variants_that_are_refused_alike_each_have_their_outcome() -> None:
     )
     (row,) = check([Kernel("k", "k.py", 1, variants)], ["cpu"])
     assert (row.status, row.reason, row.tried, row.passed) == ("failed", "no", 2, 0)
+
+
+def test_configurations_that_differ_for_gpus_only_are_compiled_once_for_others(tmp_path: Path) -> None:
+    text = un.compile(ones, types={"x": "*fp32"}, stages=("ttir",)).stages["ttir"]
+    variants = tuple(
+        Variant({}, {"num_warps": warps}, lambda target: {"ttir": text}, lambda target: text) for warps in (1, 2)
+    )
+    rows = check([Kernel("ones", "k.py", 1, variants, needs_all=False)], ["cpu", "cuda:90"])
+    assert [(row.status, row.tried, row.passed) for row in rows] == [("ok", 2, 2)] * 2
+    kept = [cache.load_entry(path.stem) for path in (tmp_path / "cache" / "kernels").iterdir()]
+    outcomes = [entry[0] for entry in kept if entry is not None and "findings" in entry[0]]
+    assert sorted(outcome["memory"].get("threads", 1) for outcome in outcomes) == [1, 32, 64]
 
 
 def test_types_and_constants_may_be_given(capsys: pytest.CaptureFixture[str], file: Path) -> None:

@@ -40,7 +40,7 @@ def check(kernels: list[Kernel], targets: list[str]) -> list[Row]:
     missing = []
     for task, variant in _tasks(kernels, targets):
         try:
-            key = work.entry_key(variant.key(task[2]), task[2], variant.options)
+            key = work.entry_key(variant.key(task[2]), task[2], _options(variant, task[2]))
         except CompileError as error:  # of what no kernel may call
             outcomes[task] = Outcome("failed", error.reason, error.file, error.line)
             continue
@@ -57,7 +57,7 @@ def check(kernels: list[Kernel], targets: list[str]) -> list[Row]:
             if isinstance(ttir, Outcome):
                 outcomes.update(dict.fromkeys(keys[key], ttir))
             else:
-                yield work.Work(kernels[number].name, ttir, target, variant.options, key)
+                yield work.Work(kernels[number].name, ttir, target, _options(variant, target), key)
 
     if missing:
         with _Progress(len(missing)) as progress:
@@ -66,6 +66,11 @@ def check(kernels: list[Kernel], targets: list[str]) -> list[Row]:
                 for task in keys[each.key]:
                     outcomes[task] = outcome
     return [_row(kernel, number, target, outcomes) for number, kernel, target in _lines(kernels, targets)]
+
+
+def _options(variant: Variant, target: str) -> dict[str, Any]:
+    """What a target looks at: configurations that differ in a GPU's options only are one on others."""
+    return {} if target.partition(":")[0] in ("cpu", "ascend") else variant.options
 
 
 def _tasks(kernels: list[Kernel], targets: list[str]) -> Iterator[tuple[_Task, Variant]]:
