@@ -1,4 +1,4 @@
-"""Many threads in C++ at once: stress.cpp. Under a sanitizer: build.py FOLDER thread, then the program it names."""
+"""Many threads in C++ at once: stress.cpp. Under a sanitizer: build.py cuda FOLDER thread, then the program."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from .driver import LIBRARY, image
 
 def test_sixteen_threads_three_devices_and_resets_beside_them(tmp_path: Path) -> None:
     (tmp_path / "add.cubin").write_bytes(image("add", "((float*)args[0])[i] += 1.0f;"))
-    command = [build_program(tmp_path, []), LIBRARY, tmp_path / "add.cubin"]
+    command = [build_program("cuda", tmp_path, []), LIBRARY, tmp_path / "add.cubin"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (finished.stdout, finished.returncode) == ("well\n", 0), finished.stderr
