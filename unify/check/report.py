@@ -55,7 +55,7 @@ def show(rows: Sequence[Row], left_out: dict[str, str]) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     console.print(_table(rows))
     for (rule, severity, text, source), places in _grouped(rows).items():
         console.print(f"\n[bold]{rule}[/] ({severity}): {escape(text)}")
@@ -79,7 +79,7 @@ def _table(rows: Sequence[Row]) -> Any:
 
     columns = [title for title in _HEADINGS if any(_cells(row)[title] for row in rows)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("kernel", overflow="fold")
+    table.add_column("kernel", overflow="fold", min_width=24)
     table.add_column("target", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for title in columns:

@@ -197,8 +197,8 @@ RULES = (
     ),
     Rule(
         "many-operations", PERFORMANCE, ("910",),
-        "This line becomes {count} vector operations.",
-        "tl.sort and tl.topk are networks of them: for a few elements take the maximum again and again.",
+        "What this line calls of Triton's library becomes {count} vector operations.",
+        "In place of tl.sort and tl.topk take a few maxima; random numbers may come from memory.",
         f"{_GUIDE}, python-api/outline.md (sort); {_COMPILER}: the calls of its library",
         rules_lowered.many_operations,
     ),
