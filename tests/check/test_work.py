@@ -12,7 +12,7 @@ import unify as un
 from unify._config import settings
 from unify.check import work
 from unify.check.subject import Outcome
-from unify.compiler import Binary, Options, Target
+from unify.compiler import Binary, Options, Target, target
 from unify.compiler.target import register_target
 
 from .kernels import outcome_of
@@ -72,10 +72,11 @@ def test_another_set_of_rules_is_another_key(monkeypatch: pytest.MonkeyPatch) ->
     assert work.entry_key({}, "cpu", {}) != before
 
 
-def test_a_compiler_that_breaks_is_told_and_not_kept(tmp_path: Path) -> None:
+def test_a_compiler_that_breaks_is_told_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(ttir: str, target: Target, options: Options) -> Binary:
         raise RecursionError("too deep")
 
+    monkeypatch.setattr(target, "_COMPILERS", dict(target._COMPILERS))  # forgotten after this test
     register_target("breaking", breaks)
     with settings.override(cache_dir=tmp_path, no_cache=False):
         outcome = work.done(job("breaking"))

@@ -54,5 +54,5 @@ def test_an_installed_backend_compiles_for_its_targets(tmp_path: Path) -> None:
 
 
 def test_an_unknown_target_is_named_with_the_nearest() -> None:
-    with pytest.raises(TargetError, match=r"no target 'cpuu:x'. Did you mean 'cpu'\? Known: ascend, cpu"):
+    with pytest.raises(TargetError, match=r"no target 'cpuu:x'. Did you mean 'cpu'\? Known: ascend, .*cpu"):
         Target.parse("cpuu:x")

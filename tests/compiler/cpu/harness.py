@@ -71,7 +71,9 @@ class Compiled:
             llvm.load_library_permanently("libm.so.6")
             llvm.load_library_permanently("libmvec.so.1")
             target = llvm.Target.from_default_triple()
-            Compiled._jit = llvm.create_lljit_compiler(target.create_target_machine(reloc="pic", codemodel="small"))
+            machine = target.create_target_machine(reloc="pic", codemodel="small")
+            # LLVM's older linker, the default, aborts where mmap gives it places 2 GiB apart, as beside devices.
+            Compiled._jit = llvm.create_lljit_compiler(machine, use_jit_link=True)
         library = llvm.JITLibraryBuilder().add_object_img(self.image.object).add_current_process()
         self._resources = library.export_symbol(self.image.name).link(Compiled._jit, f"kernel{next(_counter)}")
         prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)

@@ -83,7 +83,8 @@ class Loaded:
             llvm.load_library_permanently("libm.so.6")
             llvm.load_library_permanently("libmvec.so.1")
             machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
-            Loaded._jit = llvm.create_lljit_compiler(machine)
+            # LLVM's older linker, the default, aborts where mmap gives it places 2 GiB apart, as beside devices.
+            Loaded._jit = llvm.create_lljit_compiler(machine, use_jit_link=True)
         library = llvm.JITLibraryBuilder().add_object_img(kernel.object).add_current_process()
         self._resources = library.export_symbol(kernel.name).link(Loaded._jit, f"emulated{next(_counter)}")
         prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
