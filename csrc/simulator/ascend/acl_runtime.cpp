@@ -11,7 +11,7 @@ using namespace unify::simulator;
 
 namespace {
 
-constexpr char kCannVersion[] = "8.5.0";
+constexpr char kCannVersion[] = "9.0.0";  // what torch_npu 2.13, whose headers say 1.17.0, is made for
 constexpr char kDriverVersion[] = "25.5.0 (simulated)";  // the one place where ACL says what a device is
 constexpr int kAclVersion[] = {1, 17, 0};
 
@@ -86,8 +86,8 @@ UNIFY_SIMULATOR_EXPORT aclError aclsysGetCANNVersion(aclCANNPackageName name, ac
     *out = {};
     const bool is_driver = name == ACL_PKG_NAME_DRIVER;
     std::snprintf(out->version, sizeof out->version, "%s", is_driver ? kDriverVersion : kCannVersion);
-    std::snprintf(out->majorVersion, sizeof out->majorVersion, "%s", is_driver ? "25" : "8");
-    std::snprintf(out->minorVersion, sizeof out->minorVersion, "5");
+    std::snprintf(out->majorVersion, sizeof out->majorVersion, "%s", is_driver ? "25" : "9");
+    std::snprintf(out->minorVersion, sizeof out->minorVersion, is_driver ? "5" : "0");
     std::snprintf(out->releaseVersion, sizeof out->releaseVersion, "0");
     return ACL_SUCCESS;
   });

@@ -50,7 +50,7 @@ def test_that_it_is_simulated_stands_in_the_drivers_version(acl: Acl) -> None:
     acl.aclsysGetVersionStr(b"driver", text)
     assert b"(simulated)" in text.value
     acl.aclsysGetVersionStr(b"runtime", text)
-    assert text.value == b"8.5.0"
+    assert text.value == b"9.0.0"
     assert acl.result("aclsysGetVersionStr", b"ops_math", text) == "INVALID_FILE"
     uuids = set()
     for device in (0, 1):
