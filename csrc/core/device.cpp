@@ -278,8 +278,14 @@ Device::Work Device::mark_work() {
 }
 
 bool Device::has_passed(Work& work) noexcept {
-  const auto passes = [](Mark& mark) { return mark.has_passed(); };
+  const auto passes = [](Mark& mark) { return mark.has_passed() || mark.is_orphan(); };
   if (!std::all_of(work.marks.begin(), work.marks.end(), passes)) return false;
+  const auto is_orphan = [](const Mark& mark) { return mark.is_orphan(); };
+  if (std::any_of(work.marks.begin(), work.marks.end(), is_orphan)) {
+    const unify_status status = table_->device_synchronize(handle_);
+    if (status != UNIFY_OK) failures_->note(Failures::kNoStream, status, "waiting for the device");
+    work.marks.clear();
+  }
   const auto is_ending = [&](const Stream* stream) {
     return std::find(work.ending.begin(), work.ending.end(), stream->id()) != work.ending.end();
   };

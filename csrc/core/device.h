@@ -85,7 +85,8 @@ class Device : public std::enable_shared_from_this<Device> {
     std::vector<uint32_t> ending;  // ids of streams
   };
   [[nodiscard]] Work mark_work();
-  [[nodiscard]] bool has_passed(Work& work) noexcept;  // asks, never waits
+  // Asks, and waits only where nobody can be asked: for the device, after streams that their owners destroyed.
+  [[nodiscard]] bool has_passed(Work& work) noexcept;
   // For each stream, the operation up to which all are known to have ended well.
   [[nodiscard]] std::map<uint32_t, uint64_t> proven() const;
 

@@ -101,6 +101,10 @@ bool Mark::has_passed() noexcept {
 
 bool Mark::is_held_up() const noexcept { return unmarked_ != nullptr && !unmarked_->can_be_asked(); }
 
+bool Mark::is_orphan() const noexcept {
+  return unmarked_ != nullptr && device_->table().stream_query(unmarked_->handle()) == UNIFY_INVALID_ARGUMENT;
+}
+
 unify_status Mark::hold_back(Stream& stream) const noexcept {
   if (event_ == nullptr || generation_ != device_->generation()) return UNIFY_OK;
   return device_->table().stream_wait_event(stream.handle(), event_);

@@ -50,6 +50,8 @@ class Mark {
   [[nodiscard]] bool has_passed() noexcept;  // asks, never waits
   // Whether it cannot pass before another library ends a recording.
   [[nodiscard]] bool is_held_up() const noexcept;
+  // Whether it can never pass by itself: its stream answers no more, as one that its owner destroyed.
+  [[nodiscard]] bool is_orphan() const noexcept;
   // Later work of `stream` waits for it. The caller holds its mutex.
   [[nodiscard]] unify_status hold_back(Stream& stream) const noexcept;
 

@@ -20,6 +20,7 @@ from unify.simulator.ascend import link_libraries
 
 from ... import acl_headers
 
+ROOT = Path(__file__).parents[3]
 START = """
 import ctypes, os, sys
 acl = ctypes.CDLL("libascendcl.so")
@@ -61,12 +62,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def run(folders: tuple[Path, Path], tmp_path: Path):
     """Runs a program after START; returns what it printed."""
 
-    def ran(program: str) -> str:
-        (tmp_path / "program.py").write_text(START + program)
-        environment = {**os.environ, "PYTHONPATH": str(folders[0]), "LD_LIBRARY_PATH": str(folders[1])}
+    def ran(program: str, start: str = START) -> str:
+        (tmp_path / "program.py").write_text(start + program)
+        environment = {**os.environ, "PYTHONPATH": f"{folders[0]}:{ROOT}", "LD_LIBRARY_PATH": str(folders[1])}
         command = [sys.executable, "program.py"]
         finished = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
         assert finished.returncode == 0, finished.stderr[-4000:]
         return finished.stdout
@@ -182,6 +183,46 @@ sys.stdout.flush()
 os._exit(0)  # torch_npu's own end has the device's fault again
 """)
     assert part in told
+
+
+def test_kernels_of_unify_take_its_tensors_on_its_current_stream(run) -> None:
+    """And the program ends, though torch_npu's own end comes first and takes its streams away."""
+    run(
+        """
+for device in ("npu:0", "npu:1"):
+    a, b = torch.randn(1000), torch.randn(1000)
+    x, y, weight = a.to(device), b.to(device), torch.full((1000,), 1.0).to(device)
+    assert un.asarray(x).address == x.data_ptr()
+    out, side = torch.empty_like(x), torch.npu.Stream(device=device)
+    side.wait_stream(torch.npu.current_stream(device))
+    with torch.npu.stream(side):
+        add[(4,)](x, y, out, 1000, B=256)
+        for _ in range(20):
+            add[(4,)](x, out, out, 1000, B=256)
+        total = out + out  # torch_npu's own, behind them
+    side.synchronize()
+    expected = a + b
+    for _ in range(20):
+        expected = a + expected
+    assert torch.equal(total.cpu(), expected + expected)
+    normed = un.ops.rms_norm(x, weight)
+    assert normed.device == x.device and type(normed) is torch.Tensor
+    torch.testing.assert_close(normed.cpu(), torch.nn.functional.rms_norm(a, (1000,), eps=1e-6))
+    back = torch.from_dlpack(un.asarray(x))
+    assert back.device == x.device and back.data_ptr() == x.data_ptr()
+""",
+        """
+import unify as un
+un.simulate("ascend:910B3", count=2)
+import torch, torch_npu
+import triton.language as tl
+
+@un.jit
+def add(x, y, out, n, B: tl.constexpr):
+    i = tl.program_id(0) * B + tl.arange(0, B)
+    tl.store(out + i, tl.load(x + i, i < n) + tl.load(y + i, i < n), i < n)
+""",
+    )
 
 
 def test_an_operator_that_is_not_there_fails_by_its_name(run) -> None:
