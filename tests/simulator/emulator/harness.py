@@ -18,6 +18,7 @@ import pytest
 from unify._errors import TargetError
 from unify.compiler import mlir, mlir_reader
 from unify.compiler.cpu import link
+from unify.compiler.persistent import persistent
 from unify.simulator import emulator
 from unify.simulator.emulator.kernel import generate
 from unify.simulator.section import HostKernel
@@ -109,6 +110,19 @@ class Loaded:
         # The simulated device knows no grid of three axes: the arguments have it.
         call = _Call(ctypes.addressof(packed), (ctypes.c_uint32 * 3)(len(blocks), 1, 1), 0, scratch, 0)
         assert self._entry(ctypes.addressof(call), blocks.start, blocks.stop) == 0
+
+
+class Looped(Loaded):
+    """As Emulated, of the kernel in its persistent form: a few blocks do the programs of a grid."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self.names = [name for name, _, _ in compiled.image.parameters]
+        looped = persistent(compiled.ttir)
+        assert looped is not None, "the kernel has no persistent form"
+        super().__init__(emulator.build(linalg(looped), tool("bishengir-opt")))
+
+    def launch(self, grid: tuple[int, ...], arguments: dict[str, Any], blocks: int) -> None:
+        self.run((blocks,), [*(arguments[name] for name in self.names), *(*grid, 1, 1, 1)[:3]])
 
 
 class Emulated(Loaded):
