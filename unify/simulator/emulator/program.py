@@ -192,6 +192,8 @@ class Program(Kernel):
             raise compile_error(op, f"the emulator cannot run {op.name}: {problem.what}", problem.advice) from None
 
     def _run(self, op: mlir.Operation) -> None:
+        if any(len(region.blocks) > 1 for region in op.regions):
+            raise Unsupported("several basic blocks in it")
         rule = STATEMENT.get(op.name)
         if rule is not None:
             rule(self, op)
