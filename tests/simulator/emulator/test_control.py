@@ -207,7 +207,7 @@ def _hops(x, out, n):
     is_on = value > 0
     while (is_on & (k < n)) | ((total < 3) & (k < 50) & (value != 0)):
         following = tl.load(x + (tl.program_id(0) + k) % n)
-        is_on = (following % 3 != 0) & (not (following == 7))
+        is_on = (following % 3 != 0) & (following != 7)
         if following > 2:
             step = 0
             while (step < following) and (total % 5 != 4):

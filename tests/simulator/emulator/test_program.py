@@ -7,7 +7,11 @@ import pytest
 import triton
 import triton.language as tl
 
-from .harness import compare, emulate, written
+from unify._errors import CompileError
+from unify.simulator import emulator
+
+from ...compiler.cpu.harness import ttir
+from .harness import compare, emulate, linalg, tool, written
 
 RNG = np.random.default_rng(19)
 
@@ -204,3 +208,16 @@ def test_compare_and_exchange_in_memory() -> None:
     emulate(_exchange, (1,), {"x": x, "y": y}, N=16)
     np.testing.assert_array_equal(x[:16], np.where(np.arange(16) % 3 == 0, 7, np.arange(16)))
     np.testing.assert_array_equal(x[16:], y)
+
+
+@triton.jit
+def _eighths(x, out, N: tl.constexpr):
+    at = tl.arange(0, N)
+    tl.store(out + at, tl.load(x + at) + tl.load(out + at))
+
+
+def test_arithmetic_with_float8_is_refused() -> None:
+    # The 950's compiler takes it, and does not say how it rounds.
+    text = ttir(_eighths, {"x": "*fp8e5", "out": "*fp8e5", "N": "constexpr"}, {"N": 32}, set())
+    with pytest.raises(CompileError, match=r"test_program.py:\d+: .* arith.addf: arithmetic with float8"):
+        emulator.build(linalg(text, is_950=True), tool("bishengir-opt"))
