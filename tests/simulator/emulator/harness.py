@@ -23,7 +23,7 @@ from unify.simulator import emulator
 from unify.simulator.emulator.kernel import generate
 from unify.simulator.section import HostKernel
 
-from ...compiler.cpu.harness import Compiled, compile_kernel
+from ...compiler.cpu.harness import Compiled, Fault, compile_kernel
 
 _C = {
     "i1": ctypes.c_int32, "i8": ctypes.c_int32, "i16": ctypes.c_int32, "i32": ctypes.c_int32, "i64": ctypes.c_int64,
@@ -108,8 +108,11 @@ class Loaded:
         blocks = blocks if blocks is not None else range(full[0] * full[1] * full[2])
         scratch = (self._scratch.ctypes.data + 63) // 64 * 64
         # The simulated device knows no grid of three axes: the arguments have it.
-        call = _Call(ctypes.addressof(packed), (ctypes.c_uint32 * 3)(len(blocks), 1, 1), 0, scratch, 0)
-        assert self._entry(ctypes.addressof(call), blocks.start, blocks.stop) == 0
+        self.fault = Fault()
+        arguments = (ctypes.addressof(packed), (ctypes.c_uint32 * 3)(len(blocks), 1, 1), 0, scratch)
+        call = _Call(*arguments, ctypes.addressof(self.fault))
+        status = self._entry(ctypes.addressof(call), blocks.start, blocks.stop)
+        assert status == self.fault.kind == 0, self.fault.message
 
 
 class Looped(Loaded):
