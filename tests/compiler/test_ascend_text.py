@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 import triton.language as tl
 
 import unify as un
@@ -81,3 +82,38 @@ def test_flags_that_an_older_mlir_does_not_know_are_left_out() -> None:
     line = next(line for line in vendor_text(text).splitlines() if "trunci" in line)
     assert "overflow" not in line
     assert mlir.NO_LAYOUT not in vendor_text(text)
+
+
+@un.jit
+def short_floats_kernel(a, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(a + i).to(out.dtype.element_ty))
+    tl.store(out + BLOCK, tl.load(a + BLOCK).to(out.dtype.element_ty))
+
+
+@pytest.mark.parametrize(("source", "target"), [("fp16", "bf16"), ("bf16", "fp16")])
+def test_one_short_float_becomes_the_other(source: str, target: str) -> None:
+    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16}
+    text = vendor_text(text_of(short_floats_kernel, {"a": f"*{source}", "out": f"*{target}"}, BLOCK=1 << 15))
+    assert "fp_to_fp" not in text
+    # Half of all numbers, and a single one.
+    numbers = torch.arange(0, 1 << 16, 2, dtype=torch.int32).to(torch.int16).view(dtypes[source])
+    numbers = torch.cat([numbers, torch.tensor([1 / 3], dtype=dtypes[source])])
+    out = torch.zeros(len(numbers), dtype=dtypes[target])
+    binary = compile_ttir("short_floats_kernel", text, Target("cpu"), Options())
+    un.Module.from_binary(binary, "cpu").function()[1](numbers, out)
+    un.synchronize("cpu")
+    expected = numbers.to(dtypes[target])
+    is_normal = expected.abs().float() >= torch.finfo(dtypes[target]).tiny  # smaller ones some processors take for zero
+    torch.testing.assert_close(out[is_normal], expected[is_normal], rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not toolchain.is_installed("ascend"), reason="needs the vendor's compilers")
+@pytest.mark.parametrize("chip", ["910B3", "950"])
+def test_the_vendor_takes_what_is_written_for_it(chip: str) -> None:
+    kernels = [(short_floats_kernel, types, {"BLOCK": 256}) for types in (
+        {"a": "*fp16", "out": "*bf16"}, {"a": "*bf16", "out": "*fp16"}
+    )]  # fmt: skip
+    numbers = {"a": "*i32", "b": "*i32", "out": "*i32"}
+    for kernel, types, constants in [*kernels, (high_kernel, numbers, {"BLOCK": 256}), (single_kernel, numbers, {})]:
+        assert un.compile(kernel, f"ascend:{chip}", types, constants).metadata["status"] == "lowered"

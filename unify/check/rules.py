@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from unify._errors import CompileError
 
-from . import rules_cuda, rules_lowered, rules_ttir
+from . import rules_cuda, rules_linalg, rules_lowered, rules_ttir
 from .subject import ERROR, PERFORMANCE, PORTABILITY, Finding, Hit, Subject
 
 _COMPILER = "the vendor's compiler (AscendNPU IR 1.2.0)"
@@ -67,6 +67,44 @@ RULES = (
         "Write it in Triton's language, or in a kernel of its own for that chip.",
         f"{_GUIDE}, python-api/outline.md; {_COMPILER} hands it on as it is: llvm.inline_asm",
         rules_ttir.inline_assembly,
+    ),
+    Rule(
+        "lost-exchange", ERROR, _ASCEND,
+        "tl.atomic_xchg is dropped by the compiler: the memory stays as it was.",
+        "Where nobody wants its result, tl.store does; else let one program load and store.",
+        f"{_COMPILER}: nothing is left of it",
+        rules_linalg.lost_exchange,
+    ),
+    Rule(
+        "cas-result", ERROR, _ASCEND,
+        "tl.atomic_cas gives back what is in memory after it, not before: whether it succeeded is not told.",
+        "Use the result of tl.atomic_add or tl.atomic_max, which is the old value.",
+        "triton-ascend 3.2.0: the copy for the result stands behind the exchange",
+        rules_linalg.cas_result,
+    ),
+    Rule(
+        "masked-load", PORTABILITY, _ASCEND,
+        "The whole tile is read, and the mask applied afterwards: places that it leaves out are read too.",
+        "Let a tile's mask be a range, as i < n is, or keep its places inside of the array: tl.where(mask, index, 0); "
+        "load a single number under an if.",
+        "triton-ascend 3.2.0: the select behind the load, or a loop over all elements",
+        rules_linalg.masked_load,
+    ),
+    Rule(
+        "masked-store", PORTABILITY, _ASCEND,
+        "The whole tile is read, and written back with what the mask leaves out: beyond the array too, and over what "
+        "another program wrote meanwhile.",
+        "Let the mask be a range, as i < n is, or let no other program write to the tile, and keep it inside of the "
+        "array.",
+        "triton-ascend 3.2.0: the load and the store of the whole tile",
+        rules_linalg.masked_store,
+    ),
+    Rule(
+        "lost-assertion", PORTABILITY, _ASCEND,
+        "tl.device_assert is dropped by the compiler.",
+        "Write a flag to memory and look at it on the host.",
+        f"{_COMPILER}: nothing is left of it",
+        rules_linalg.lost_assertion,
     ),
     Rule(
         "barrier", PERFORMANCE, _ASCEND,

@@ -102,6 +102,7 @@ class Subject:
     """What rules look at: one variant on one target. memory: the outcome's; log: the reason of one that failed.
 
     lines: the vendor's last IR with the user's lines, or Triton's for a GPU; empty where it did not get that far.
+    first: the vendor's first IR, linalg.
     """
 
     ttir: str
@@ -109,6 +110,7 @@ class Subject:
     memory: dict[str, Any] = field(default_factory=dict)
     lines: str = ""
     reason: str = ""
+    first: str = ""
 
     @property
     def kind(self) -> str:
@@ -134,6 +136,11 @@ class Subject:
     def lowered(self) -> Lowered:
         """The vendor's IR, statement by statement."""
         return Lowered.of(self.lines if self.kind == "ascend" else "")
+
+    @cached_property
+    def linalg(self) -> Lowered:
+        """The vendor's first IR, statement by statement."""
+        return Lowered.of(self.first)
 
     @property
     def place(self) -> Place:

@@ -19,7 +19,7 @@ from unify.compiler import Binary, Options, Target, cache, compile_ttir, key_of
 from . import rules
 from .subject import Outcome, Subject
 
-_STAGES = {"ascend": ("lines",), "cuda": ("ttgir",)}
+_STAGES = {"ascend": ("lines", "linalg"), "cuda": ("ttgir",)}
 _FACTS = (
     "ub_bytes", "ub_limit", "l1_bytes", "l1_limit", "l0c_bytes", "l0c_limit", "workspace_bytes", "mode",
     "double_buffered", "persistent", "registers", "spill_bytes",
@@ -59,9 +59,9 @@ def done(work: Work) -> Outcome:
         binary = compile_ttir(
             work.name, work.ttir, Target.parse(work.target), Options(**{**work.options, "stages": stages})
         )
-        lines = "".join(binary.stages.get(stage, "") for stage in stages)
+        lines, first = (binary.stages.get(stage, "") for stage in (*stages, "", "")[:2])
         memory = _memory(binary)
-        found = rules.findings(Subject(work.ttir, work.target, memory, lines))
+        found = rules.findings(Subject(work.ttir, work.target, memory, lines, first=first))
         outcome = Outcome(str(binary.metadata.get("status", "ok")), memory=memory, findings=found)
     except TargetError:
         raise

@@ -12,6 +12,11 @@ _BUNDLES = re.compile(r'("llvm\.intr\.assume"\([^()]*\)) <\{op_bundle_sizes = ar
 _HIGH = re.compile(
     r'^( *)(%[\w$.-]+) = "tt\.mulhiui"\((%[\w$.-]+), (%[\w$.-]+)\) : \((\S+), \S+\) -> \S+(.*)$', re.MULTILINE
 )
+_SHORT = re.compile(
+    r'^( *)(%[\w$.-]+) = "tt\.fp_to_fp"\((%[\w$.-]+)\) <\{rounding = 1 : i32\}> : '
+    r"\(((?:\S*x)?b?f16>?)\) -> ((?:\S*x)?b?f16>?)(.*)$",
+    re.MULTILINE,
+)
 _PLAIN = "<{overflowFlags = #arith.overflow<none>}>"
 
 
@@ -19,7 +24,7 @@ def vendor_text(ttir: str) -> str:
     """The module's text for triton-adapter-opt 3.2.0, of LLVM 19 and Triton 3.2.
 
     They have no flags of arith.trunci, no bundles of assumptions and no hints for caches yet, and a barrier has its old
-    name; tl.umulhi is written by its parts.
+    name; tl.umulhi is written by its parts, and float16 becomes bfloat16, and the reverse, by way of float32.
 
     The adapter makes a signed product of tt.mulhiui, so that tl.rand would draw other numbers than elsewhere.
     """
@@ -27,7 +32,17 @@ def vendor_text(ttir: str) -> str:
     text = _POLICY.sub("", text).replace(" <{}>", "")
     text = _BUNDLES.sub(r"\1", text)
     text = re.sub(r'"ttg\.barrier"\(\) <\{[^}]*\}>', '"gpu.barrier"()', text)
-    return _HIGH.sub(_by_halves, text)
+    return _HIGH.sub(_by_halves, _SHORT.sub(_by_float32, text))
+
+
+def _by_float32(found: re.Match[str]) -> str:
+    """A conversion between two floats of 16 bits, which the adapter leaves as it is. Nothing is rounded twice."""
+    indent, name, value, source, target, tail = found.groups()
+    wide, between = re.sub(r"b?f16", "f32", source), f"%unify_wide_{name[1:]}"  # "%5_wide" would be read as %5
+    return (
+        f'{indent}{between} = "arith.extf"({value}) : ({source}) -> {wide}{tail}\n'
+        f'{indent}{name} = "arith.truncf"({between}) : ({wide}) -> {target}{tail}'
+    )
 
 
 def _by_halves(found: re.Match[str]) -> str:

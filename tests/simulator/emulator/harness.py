@@ -18,11 +18,12 @@ import pytest
 from unify._errors import TargetError
 from unify.compiler import mlir, mlir_reader
 from unify.compiler.cpu import link
+from unify.compiler.persistent import persistent
 from unify.simulator import emulator
 from unify.simulator.emulator.kernel import generate
 from unify.simulator.section import HostKernel
 
-from ...compiler.cpu.harness import Compiled, compile_kernel
+from ...compiler.cpu.harness import Compiled, Fault, compile_kernel
 
 _C = {
     "i1": ctypes.c_int32, "i8": ctypes.c_int32, "i16": ctypes.c_int32, "i32": ctypes.c_int32, "i64": ctypes.c_int64,
@@ -39,15 +40,15 @@ def tool(name: str) -> Path:
         pytest.skip(str(problem))
 
 
-def linalg(ttir: str) -> str:
-    """What the vendor's adapter makes of a module for the 910B."""
+def linalg(ttir: str, is_950: bool = False) -> str:
+    """What the vendor's adapter makes of a module for the 910B, or the 950."""
     passes = [
-        "--discrete-mask-access-conversion=compile-on-910-95=False force-simt-template=False",
+        f"--discrete-mask-access-conversion=compile-on-910-95={is_950} force-simt-template=False",
         "--triton-to-annotation",
-        "--triton-to-unstructure=compile-on-910-95=False force-simt-template=False",
+        f"--triton-to-unstructure=compile-on-910-95={is_950} force-simt-template=False",
         "--triton-to-hivm", "--triton-to-hfusion", "--triton-to-llvm", "--bubble-up-operation",
         "--triton-to-linalg=global-kernel=false named-ops=True enable-nd2nz-on-vector=False "
-        "enable-select-analysis=False compile-on-910-95=False",
+        f"enable-select-analysis={is_950} compile-on-910-95={is_950}",
     ]  # fmt: skip
     # The vendor's MLIR is older: its arith.trunci has no flags.
     text = re.sub(r'("arith.trunci"\(%\w+\)) <\{[^}]*\}>', r"\1", mlir.valid_text(ttir))
@@ -107,16 +108,32 @@ class Loaded:
         blocks = blocks if blocks is not None else range(full[0] * full[1] * full[2])
         scratch = (self._scratch.ctypes.data + 63) // 64 * 64
         # The simulated device knows no grid of three axes: the arguments have it.
-        call = _Call(ctypes.addressof(packed), (ctypes.c_uint32 * 3)(len(blocks), 1, 1), 0, scratch, 0)
-        assert self._entry(ctypes.addressof(call), blocks.start, blocks.stop) == 0
+        self.fault = Fault()
+        arguments = (ctypes.addressof(packed), (ctypes.c_uint32 * 3)(len(blocks), 1, 1), 0, scratch)
+        call = _Call(*arguments, ctypes.addressof(self.fault))
+        status = self._entry(ctypes.addressof(call), blocks.start, blocks.stop)
+        assert status == self.fault.kind == 0, self.fault.message
+
+
+class Looped(Loaded):
+    """As Emulated, of the kernel in its persistent form: a few blocks do the programs of a grid."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self.names = [name for name, _, _ in compiled.image.parameters]
+        looped = persistent(compiled.ttir)
+        assert looped is not None, "the kernel has no persistent form"
+        super().__init__(emulator.build(linalg(looped), tool("bishengir-opt")))
+
+    def launch(self, grid: tuple[int, ...], arguments: dict[str, Any], blocks: int) -> None:
+        self.run((blocks,), [*(arguments[name] for name in self.names), *(*grid, 1, 1, 1)[:3]])
 
 
 class Emulated(Loaded):
     """A kernel of Triton through the vendor's adapter; beside it what the CPU target makes of it."""
 
-    def __init__(self, compiled: Compiled, strict: bool = True) -> None:
+    def __init__(self, compiled: Compiled, strict: bool = True, is_950: bool = False) -> None:
         self.compiled, self.stages = compiled, dict[str, str]()
-        text = linalg(compiled.ttir)
+        text = linalg(compiled.ttir, is_950)
         super().__init__(emulator.build(text, tool("bishengir-opt"), strict=strict, stages=self.stages))
 
     def launch(self, grid: tuple[int, ...], arguments: dict[str, Any], blocks: range | None = None) -> None:
@@ -152,13 +169,13 @@ def emulate(fn: Any, grid: tuple[int, ...], arguments: dict[str, Any], **constan
 
 def compare(
     fn: Any, grid: tuple[int, ...], arguments: dict[str, Any], rtol: float = 0, atol: float = 0,
-    types: dict[str, str] | None = None, **constants: Any,
+    types: dict[str, str] | None = None, is_950: bool = False, **constants: Any,
 ) -> None:  # fmt: skip
     """Asserts that the emulator leaves in all arrays what the CPU target does."""
     compiled = compile_kernel(fn, arguments, constants, types=types)
     theirs = {name: v.copy() if isinstance(v, np.ndarray) else v for name, v in arguments.items()}
     assert compiled.prepare(grid, theirs)() == 0
-    Emulated(compiled).launch(grid, arguments)
+    Emulated(compiled, is_950=is_950).launch(grid, arguments)
     for name, value in arguments.items():
         if isinstance(value, np.ndarray):
             np.testing.assert_allclose(

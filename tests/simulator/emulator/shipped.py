@@ -1,9 +1,14 @@
-"""Each operation that a small language model runs, at its shapes: `python -m … OUT` runs them emulated."""
+"""Each operation that a small language model runs, at its shapes: `python -m … OUT WHERE DTYPE…` runs them emulated.
+
+WHERE: "linalg" for what the vendor's adapter makes of the CPU device's kernels, or a chip to simulate, whose kernels
+have tiles of their own, go through all of the vendor's compiler, and are persistent where their form allows it.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -12,105 +17,155 @@ import numpy as np
 import torch
 
 import unify as un
+from unify.compiler.target import Binary, CompileFunction, Options, Target, compiler_for, register_target
 from unify.ops import quant
+from unify.ops.quantized_linear import dequantized_linear_kernel
 
 # SmolLM2-135M: features, heads, heads for keys, their width, features inside, and a part of the vocabulary.
 H, HEADS, KV, D, INNER, VOCABULARY = 576, 9, 3, 64, 1536, 4096
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-Case = Callable[[torch.dtype], Any]
 
 
-def _random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(sum(shape))
-    return (torch.randn(shape, generator=generator) * 0.5).to(dtype)
+@dataclass(frozen=True)
+class Inputs:
+    """What a case takes: arrays of a dtype, on a device."""
+
+    dtype: torch.dtype
+    device: str = "cpu"
+    page: int = 16  # tokens a block of the cache
+
+    def on_device(self, tensor: torch.Tensor) -> Any:
+        return tensor if self.device == "cpu" else un.asarray(tensor, device=self.device)
+
+    def random(self, *shape: int) -> Any:
+        generator = torch.Generator().manual_seed(sum(shape))
+        return self.on_device((torch.randn(shape, generator=generator) * 0.5).to(self.dtype))
+
+    def ids(self, *shape: int, below: int) -> Any:
+        generator = torch.Generator().manual_seed(1)
+        return self.on_device(torch.randint(0, below, shape, generator=generator, dtype=torch.int32))
+
+    def count(self, n: int) -> Any:
+        return self.on_device(torch.arange(n, dtype=torch.int32))
+
+    def quantised(self, kind: str, n: int, k: int) -> Any:
+        weight = np.random.default_rng(n).standard_normal((n, k)).astype(np.float32)
+        raw = gguf.quants.quantize(weight, gguf.GGMLQuantizationType[kind.upper()]).view(np.uint8)
+        return quant.from_gguf(kind, raw, device=self.device)
+
+    def cache(self, tokens: int) -> tuple[Any, Any, Any]:
+        keys = self.on_device(torch.zeros(16, KV, D, self.page, dtype=self.dtype).permute(0, 3, 1, 2))
+        values = self.on_device(torch.zeros(16, self.page, KV, D, dtype=self.dtype))
+        un.ops.kv_write(self.random(tokens, KV, D), self.random(tokens, KV, D), keys, values, self.count(tokens))
+        return keys, values, self.on_device(torch.arange(16, dtype=torch.int32)[None])
 
 
-def _ids(*shape: int, below: int) -> torch.Tensor:
-    return torch.randint(0, below, shape, generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+Case = Callable[[Inputs], Any]
 
 
-def _quantised(kind: str, n: int, k: int) -> Any:
-    weight = np.random.default_rng(n).standard_normal((n, k)).astype(np.float32)
-    return quant.from_gguf(kind, gguf.quants.quantize(weight, gguf.GGMLQuantizationType[kind.upper()]).view(np.uint8))
+def _paged(inputs: Inputs, splits: int) -> Any:
+    keys, values, table = inputs.cache(200)
+    lengths = inputs.on_device(torch.tensor([200], dtype=torch.int32))
+    return un.ops.paged_attention(inputs.random(1, HEADS, D), keys, values, table, lengths, splits=splits)
 
 
-def _cache(dtype: torch.dtype, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    keys = torch.zeros(16, KV, D, 16, dtype=dtype).permute(0, 3, 1, 2)
-    values, slots = torch.zeros(16, 16, KV, D, dtype=dtype), torch.arange(tokens, dtype=torch.int32)
-    un.ops.kv_write(_random(tokens, KV, D, dtype=dtype), _random(tokens, KV, D, dtype=dtype), keys, values, slots)
-    return keys, values, torch.arange(16, dtype=torch.int32)[None]
+def _paged_prefill(inputs: Inputs) -> Any:
+    keys, values, _ = inputs.cache(100)
+    return un.ops.paged_prefill(inputs.random(40, HEADS, D), keys, values, inputs.count(16), 60)
 
 
-def _paged(dtype: torch.dtype, splits: int) -> Any:
-    keys, values, table = _cache(dtype, 200)
-    lengths = torch.tensor([200], dtype=torch.int32)
-    return un.ops.paged_attention(_random(1, HEADS, D, dtype=dtype), keys, values, table, lengths, splits=splits)
+def _sample(inputs: Inputs, temperature: float) -> Any:
+    return un.ops.sample(inputs.random(3, VOCABULARY), temperature=temperature, top_k=1, top_p=0.9, seed=4)
 
 
-def _paged_prefill(dtype: torch.dtype) -> Any:
-    keys, values, table = _cache(dtype, 100)
-    return un.ops.paged_prefill(_random(40, HEADS, D, dtype=dtype), keys, values, table[0], 60)
-
-
-def _sample(dtype: torch.dtype, temperature: float) -> Any:
-    return un.ops.sample(_random(3, VOCABULARY, dtype=dtype), temperature=temperature, top_k=1, top_p=0.9, seed=4)
-
-
-def _attention(dtype: torch.dtype) -> Any:
+def _attention(inputs: Inputs) -> Any:
     shapes = ((1, 70, HEADS, D), (1, 90, KV, D), (1, 90, KV, D))
-    return un.ops.attention(*(_random(*shape, dtype=dtype) for shape in shapes))
+    return un.ops.attention(*(inputs.random(*shape) for shape in shapes))
 
 
-def _floats(dtype: torch.dtype) -> Any:
-    """As on a CPU without products of bytes."""
-    with mock.patch("unify.ops.quantized_linear._has_byte_products", return_value=False):
-        return un.ops.linear(_random(40, H, dtype=dtype), _quantised("q4_0", 100, H))
+def _floats(inputs: Inputs) -> Any:
+    """As the CPU does it that has no products of bytes. Elsewhere no operation launches this kernel."""
+    m, n = 70, 100
+    x, weight = inputs.random(m, H), inputs.quantised("q4_0", n, H)
+    if inputs.device == "cpu":
+        with mock.patch("unify.ops.quantized_linear._has_byte_products", return_value=False):
+            return un.ops.linear(x, weight)
+    out, tile = un.empty((m, n), x.dtype, inputs.device), 64
+    dequantized_linear_kernel[(-(-m // tile), -(-n // tile))](
+        x, weight.codes, weight.scales, None, None, out, m, n, H, H, 0, n, M=tile, N=tile, K=64,
+        COLUMNS=quant.COLUMNS, BITS=weight.format.bits, OFFSET=weight.format.offset,
+    )  # fmt: skip
+    return out
+
+
+def _turned(inputs: Inputs) -> Any:
+    """By a kernel where the device has no call for it: not on the CPU."""
+    return un.asarray(inputs.random(70, 90)).T.contiguous()
 
 
 CASES: dict[str, Case] = {
-    "swiglu": lambda t: un.ops.swiglu(_random(5, INNER, dtype=t), _random(5, INNER, dtype=t)),
-    "rms_norm": lambda t: un.ops.rms_norm(_random(5, H, dtype=t), _random(H, dtype=t)),
-    "rope": lambda t: un.ops.rope(_random(20, HEADS, D, dtype=t), torch.arange(20, dtype=torch.int32)),
-    "rope halves": lambda t: un.ops.rope(
-        _random(20, HEADS, D, dtype=t), torch.arange(20, dtype=torch.int32), interleaved=False
-    ),
-    "embedding": lambda t: un.ops.embedding(_ids(7, below=300), _random(300, H, dtype=t)),
-    "embedding q4_0": lambda t: un.ops.embedding(_ids(7, below=64), _quantised("q4_0", 64, H)),
-    "embedding q8_0": lambda t: un.ops.embedding(_ids(7, below=64), _quantised("q8_0", 64, H)),
-    "matmul": lambda t: un.ops.linear(_random(40, H, dtype=t), _random(200, H, dtype=t)),
-    "few rows": lambda t: un.ops.linear(
-        _random(1, H, dtype=t), _random(200, H, dtype=t), residual=_random(1, 200, dtype=t)
-    ),
-    "q4_0": lambda t: un.ops.linear(_random(5, H, dtype=t), _quantised("q4_0", 100, H)),
-    "q4_1": lambda t: un.ops.linear(_random(5, H, dtype=t), _quantised("q4_1", 100, H)),
-    "q8_0": lambda t: un.ops.linear(_random(1, H, dtype=t), _quantised("q8_0", 100, H)),
+    "swiglu": lambda i: un.ops.swiglu(i.random(5, INNER), i.random(5, INNER)),
+    "rms_norm": lambda i: un.ops.rms_norm(i.random(5, H), i.random(H)),
+    "rope": lambda i: un.ops.rope(i.random(20, HEADS, D), i.count(20)),
+    "rope halves": lambda i: un.ops.rope(i.random(20, HEADS, D), i.count(20), interleaved=False),
+    "embedding": lambda i: un.ops.embedding(i.ids(7, below=300), i.random(300, H)),
+    "embedding q4_0": lambda i: un.ops.embedding(i.ids(7, below=64), i.quantised("q4_0", 64, H)),
+    "embedding q8_0": lambda i: un.ops.embedding(i.ids(7, below=64), i.quantised("q8_0", 64, H)),
+    "matmul": lambda i: un.ops.linear(i.random(40, H), i.random(200, H)),
+    "few rows": lambda i: un.ops.linear(i.random(1, H), i.random(200, H), residual=i.random(1, 200)),
+    "q4_0": lambda i: un.ops.linear(i.random(5, H), i.quantised("q4_0", 100, H)),
+    "q4_1": lambda i: un.ops.linear(i.random(5, H), i.quantised("q4_1", 100, H)),
+    "q8_0": lambda i: un.ops.linear(i.random(1, H), i.quantised("q8_0", 100, H)),
     "q4_0 as floats": _floats,
     "attention": _attention,
-    "paged": lambda t: _paged(t, 1),
-    "paged and merged": lambda t: _paged(t, 4),
+    "paged": lambda i: _paged(i, 1),
+    "paged and merged": lambda i: _paged(i, 4),
     "paged prefill": _paged_prefill,
-    "greedy": lambda t: _sample(t, 0.0),
-    "sample": lambda t: _sample(t, 0.8),
-    "repetition": lambda t: un.ops.repetition_penalty(_random(3, 999, dtype=t), _ids(3, 50, below=999), 1.3),
+    "greedy": lambda i: _sample(i, 0.0),
+    "sample": lambda i: _sample(i, 0.8),
+    "repetition": lambda i: un.ops.repetition_penalty(i.random(3, 999), i.ids(3, 50, below=999), 1.3),
+    "turned": _turned,
 }
-KERNELS = {
-    "swiglu_kernel", "rms_norm_kernel", "rope_kernel", "embedding_kernel", "quantized_embedding_kernel",
-    "quantize_kernel", "matmul_kernel", "few_rows_kernel", "quantized_linear_kernel", "attention_kernel",
-    "paged_attention_kernel", "merge_kernel", "paged_prefill_kernel", "kv_write_kernel", "greedy_kernel",
-    "sample_kernel", "dequantized_linear_kernel", "repetition_penalty_kernel",
-}  # fmt: skip
 
 
-def results() -> dict[str, np.ndarray]:
+def results(dtypes: Iterable[str], device: str = "cpu", page: int = 16) -> dict[str, np.ndarray]:
     found = {}
     for name, case in CASES.items():
-        for dtype in DTYPES:
-            found[f"{name} {dtype}"] = case(DTYPES[dtype]).double().numpy()
+        for dtype in dtypes:
+            found[f"{name} {dtype}"] = _numbers(case(Inputs(DTYPES[dtype], device, page)))
     return found
 
 
-if __name__ == "__main__":
+def _numbers(array: Any) -> np.ndarray:
+    if isinstance(array, un.Tensor):
+        array = torch.from_dlpack(array.to("cpu"))
+    return array.double().numpy()
+
+
+def noted(compile_: CompileFunction, seen: set[str]) -> CompileFunction:
+    """As compile_, with the names of kernels put into `seen`."""
+
+    def compile_and_note(ttir: str, target: Target, options: Options) -> Binary:
+        binary = compile_(ttir, target, options)
+        seen.add(binary.name.removesuffix(".cpu"))
+        return binary
+
+    return compile_and_note
+
+
+def main(out: str, where: str, *dtypes: str) -> None:
     from . import host
 
-    host.register()
-    np.savez(sys.argv[1], **results())
+    kernels = set[str]()
+    if where == "linalg":
+        register_target("cpu", noted(host.compile_emulated, kernels))
+        found = results(dtypes)
+    else:
+        un.simulate(where)
+        register_target("ascend", noted(compiler_for(Target.parse(where)), kernels))
+        found = results(dtypes, "ascend:0", page=32 if where == "ascend:950" else 16)  # the 950's crashes at 16
+    np.savez(out, **found, kernels=np.array(sorted(kernels)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import tempfile
 from typing import Any
@@ -159,3 +160,29 @@ def _running_extremes(x, out, N: tl.constexpr):
 def test_a_scan_of_two_axes_agrees_with_the_cpu_target() -> None:
     x = RNG.standard_normal((16, 16)).astype(np.float32)
     compare(_running_extremes, (1,), {"x": x, "out": np.zeros_like(x)}, N=16)
+
+
+@triton.jit
+def _asserted(x, out, limit, N: tl.constexpr):
+    at = tl.program_id(0) * N + tl.arange(0, N)
+    value = tl.load(x + at)
+    tl.device_assert(value < limit, "too large")
+    tl.device_assert(tl.sum(value, 0) != 77, "an unlucky sum")
+    tl.store(out + at, value)
+
+
+@pytest.mark.parametrize(("value", "message"), [(100, "too large"), (62, "an unlucky sum")])
+def test_a_failed_assertion_ends_the_grid_and_tells_program_and_line(value: int, message: str) -> None:
+    x, out = np.ones(64, np.int32), np.zeros(64, np.int32)
+    emulated = Emulated(compile_kernel(_asserted, {"x": x, "out": out, "limit": 99}, {"N": 16}, debug=True))
+    emulated.launch((4,), {"x": x, "out": out, "limit": 99})
+    np.testing.assert_array_equal(out, 1)
+    x[2 * 16 + 3], out[:] = value, 0
+    with pytest.raises(AssertionError, match=message):
+        emulated.launch((4,), {"x": x, "out": out, "limit": 99})
+    np.testing.assert_array_equal(out, np.arange(64) < 32)
+    lines, first = inspect.getsourcelines(_asserted.fn)
+    line = first + next(i for i, text in enumerate(lines) if f'"{message}"' in text)
+    fault = emulated.fault
+    assert (fault.kind, fault.line, tuple(fault.program)) == (1, line, (2, 0, 0))
+    assert fault.file.endswith(b"test_calls.py")

@@ -7,7 +7,9 @@ import pytest
 import triton
 import triton.language as tl
 
-from .harness import compare, emulate
+from unify._errors import CompileError
+
+from .harness import compare, emulate, written
 
 RNG = np.random.default_rng(11)
 
@@ -194,3 +196,149 @@ def test_blocks_found_through_a_table() -> None:
         "out": np.zeros((3, 32), np.float32), "columns": 4,
     }  # fmt: skip
     compare(_paged, (3,), arguments, rtol=1e-4, atol=1e-5, SIZE=16, D=32)
+
+
+# ---------------------------------------------------------------- conditions
+
+
+@triton.jit
+def _hops(x, out, n):
+    k, total, value = 0, 0, tl.load(x + tl.program_id(0))
+    is_on = value > 0
+    while (is_on & (k < n)) | ((total < 3) & (k < 50) & (value != 0)):
+        following = tl.load(x + (tl.program_id(0) + k) % n)
+        is_on = (following % 3 != 0) & (following != 7)
+        if following > 2:
+            step = 0
+            while (step < following) and (total % 5 != 4):
+                total += step
+                step += 1
+        else:
+            total += 1
+        k += 1
+    tl.store(out + 2 * tl.program_id(0), k)
+    tl.store(out + 2 * tl.program_id(0) + 1, total)
+
+
+def _hops_in_python(x: list[int], start: int) -> tuple[int, int]:
+    k, total, is_on = 0, 0, x[start] > 0
+    while (is_on and k < len(x)) or (total < 3 and k < 50 and x[start] != 0):
+        following = x[(start + k) % len(x)]
+        is_on = following % 3 != 0 and following != 7
+        step = 0
+        while following > 2 and step < following and total % 5 != 4:
+            total, step = total + step, step + 1
+        total, k = total + (following <= 2), k + 1
+    return k, total
+
+
+def test_while_with_conditions_that_loops_inside_change() -> None:
+    x, out = RNG.integers(1, 12, 40).astype(np.int32), np.zeros((40, 2), np.int32)
+    x[::7] = 0
+    emulate(_hops, (40,), {"x": x, "out": out, "n": 40})
+    np.testing.assert_array_equal(out, [_hops_in_python(x.tolist(), start) for start in range(40)])
+
+
+@triton.jit
+def _closer(x, y, out, n, N: tl.constexpr):
+    i = tl.program_id(0) * N + tl.arange(0, N)
+    a, b, count = tl.load(x + i), tl.load(y + i), 0
+    while (tl.max(tl.abs(a - b)) > 0.5) & (count < n):
+        middle = (a + b) * 0.5
+        if tl.sum((middle > 0).to(tl.int32)) * 2 > N:
+            a, b = middle, b * 0.5
+        else:
+            a, b = b, middle
+        count += 1
+    tl.store(out + i, a + count)
+
+
+def test_while_with_tiles_that_change_places_under_a_condition_on_all_of_them() -> None:
+    x, y = (RNG.standard_normal((6, 32)).astype(np.float32) * scale for scale in (9, 1))
+    out = np.zeros_like(x)
+    emulate(_closer, (6,), {"x": x, "y": y, "out": out, "n": 20}, N=32)
+    counts = set()
+    for a, b, got in zip(x, y, out):
+        count = 0
+        while np.abs(a - b).max() > 0.5 and count < 20:
+            middle = (a + b) * np.float32(0.5)
+            a, b = (middle, b * np.float32(0.5)) if (middle > 0).sum() * 2 > 32 else (b, middle)
+            count += 1
+        counts.add(count)
+        np.testing.assert_allclose(got, a + count, rtol=1e-6)
+    assert len(counts) > 1
+
+
+@triton.jit
+def _chain(following, out):
+    at, total, factor, is_done = tl.program_id(0), tl.full((), 0, tl.int64), 1.0, False
+    while not is_done:
+        at = tl.load(following + at)
+        total += at.to(tl.int64) * 4294967296
+        factor *= 1.5
+        is_done = (at == 0) or (factor > 1000.0)
+    tl.store(out + tl.program_id(0), total)
+
+
+def test_while_carries_flags_floats_and_long_integers() -> None:
+    following, out = RNG.permutation(40).astype(np.int32), np.zeros(40, np.int64)
+    emulate(_chain, (40,), {"following": following, "out": out})
+    for start in range(40):
+        at, total = start, 0
+        for _ in range(18):  # 1.5 ** 18 > 1000
+            at = int(following[at])
+            total += at << 32
+            if at == 0:
+                break
+        assert out[start] == total
+
+
+@triton.jit
+def _ways_out(x, out, N: tl.constexpr):
+    p, i = tl.program_id(0), tl.program_id(0) * N + tl.arange(0, N)
+    if p == 1:
+        return
+    elif p == 2:
+        tl.store(out + i, 7.0)
+        return
+    else:
+        tl.store(out + i, 1.0)
+    if tl.max(tl.load(x + i)) > 1.5:
+        return
+    tl.store(out + i, tl.load(x + i))
+
+
+def test_several_ways_out() -> None:
+    x = RNG.standard_normal((12, 16)).astype(np.float32)
+    out = np.zeros_like(x)
+    emulate(_ways_out, (12,), {"x": x, "out": out}, N=16)
+    expected = np.where(x.max(1, keepdims=True) > 1.5, np.float32(1), x)
+    expected[1:3] = np.array([[0], [7]])
+    assert 0 < (expected[3:] == 1).all(1).sum() < 9
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_blocks_that_jump_are_refused(inner: bool) -> None:
+    # Triton's early returns are branches of scf where the vendor's adapter takes them; it leaves no others.
+    jump = '"cf.br"()[^next] : () -> () ^next:'
+    body = f'"scf.execute_region"() ({{ {jump} "scf.yield"() : () -> () }}) : () -> ()' if inner else jump
+    with pytest.raises(CompileError, match="several basic blocks"):
+        written(body, np.zeros(1, np.int32), 1)
+
+
+@triton.jit
+def _either_tile(x, out, n, M: tl.constexpr, N: tl.constexpr):
+    place = tl.arange(0, M)[:, None] * N + tl.arange(0, N)[None, :]
+    tile = tl.load(x + place)
+    chosen = tile + 1 if n > 10 else tile
+    tl.store(out + place, chosen)
+    tl.store(out + M * N + tl.arange(0, M * N), tl.reshape(chosen, (M * N,)) * 2)
+
+
+@pytest.mark.parametrize("n", [5, 15])
+def test_a_tile_of_two_axes_comes_out_of_a_branch(n: int) -> None:
+    x, out = RNG.standard_normal((16, 8)).astype(np.float32), np.zeros((2, 16, 8), np.float32)
+    emulate(_either_tile, (1,), {"x": x, "out": out, "n": n}, M=16, N=8)
+    expected = x + 1 if n > 10 else x
+    np.testing.assert_array_equal(out, np.stack([expected, expected * 2]))

@@ -7,7 +7,11 @@ import pytest
 import triton
 import triton.language as tl
 
-from .harness import compare, emulate, written
+from unify._errors import CompileError
+from unify.simulator import emulator
+
+from ...compiler.cpu.harness import compile_kernel, ttir
+from .harness import Emulated, compare, emulate, linalg, tool, written
 
 RNG = np.random.default_rng(19)
 
@@ -204,3 +208,34 @@ def test_compare_and_exchange_in_memory() -> None:
     emulate(_exchange, (1,), {"x": x, "y": y}, N=16)
     np.testing.assert_array_equal(x[:16], np.where(np.arange(16) % 3 == 0, 7, np.arange(16)))
     np.testing.assert_array_equal(x[16:], y)
+
+
+@triton.jit
+def _exchange_results(x, found, N: tl.constexpr):
+    at = tl.arange(0, N)
+    tl.store(found + at, tl.atomic_cas(x + at, tl.full((N,), 3, tl.int32), tl.full((N,), 7, tl.int32)))
+    tl.store(found + N + at, tl.atomic_xchg(x + N + at, at + 100))
+
+
+@pytest.mark.parametrize("is_950", [False, True])
+def test_what_compare_and_exchange_give_back_is_what_the_vendor_makes_of_it(is_950: bool) -> None:
+    x, found = np.tile(np.arange(16, dtype=np.int32), 2), np.zeros(32, np.int32)
+    compiled = compile_kernel(_exchange_results, {"x": x, "found": found}, {"N": 16})
+    Emulated(compiled, is_950=is_950).launch((1,), {"x": x, "found": found})
+    # Triton's atomic_cas gives the old value, 3; triton-ascend 3.2.0 reads the memory after it.
+    np.testing.assert_array_equal(found[:16], np.where(np.arange(16) == 3, 7, np.arange(16)))
+    np.testing.assert_array_equal(found[16:], np.arange(16))
+    np.testing.assert_array_equal(x, [*found[:16], *range(100, 116)])
+
+
+@triton.jit
+def _eighths(x, out, N: tl.constexpr):
+    at = tl.arange(0, N)
+    tl.store(out + at, tl.load(x + at) + tl.load(out + at))
+
+
+def test_arithmetic_with_float8_is_refused() -> None:
+    # The 950's compiler takes it, and does not say how it rounds.
+    text = ttir(_eighths, {"x": "*fp8e5", "out": "*fp8e5", "N": "constexpr"}, {"N": 32}, set())
+    with pytest.raises(CompileError, match=r"test_program.py:\d+: .* arith.addf: arithmetic with float8"):
+        emulator.build(linalg(text, is_950=True), tool("bishengir-opt"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import triton
@@ -118,6 +120,21 @@ def test_the_first_of_equal_extremes_is_named() -> None:
     out = np.zeros(48, np.int32)
     emulate(_arg_extremes, (1,), {"x": x, "out": out}, M=16, N=32)
     np.testing.assert_array_equal(out, np.concatenate([x.argmax(1), x.argmin(0)]))
+
+
+@triton.jit
+def _any_extremes(x, out, N: tl.constexpr):
+    value = tl.load(x + tl.program_id(0) * N + tl.arange(0, N))
+    tl.store(out + tl.program_id(0) * 2, tl.argmax(value, 0, tie_break_left=False))
+    tl.store(out + tl.program_id(0) * 2 + 1, tl.argmin(value, 0, tie_break_left=False))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int32])
+def test_extremes_begin_with_nothing_that_stood_there_before(dtype: Any) -> None:
+    x = (RNG.permutation(6 * 64).reshape(6, 64) - 200).astype(dtype)
+    out = np.zeros((6, 2), np.int32)
+    emulate(_any_extremes, (6,), {"x": x, "out": out}, N=64)
+    np.testing.assert_array_equal(out, np.stack([x.argmax(1), x.argmin(1)], 1))
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Functions that the vendor's compiler leaves to its library: scans, gathers and printing."""
+"""Functions that the vendor's compiler leaves to its library: scans, gathers, printing and assertions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen.convert import cast
-from unify.compiler.cpu.codegen.debug import format_of, printf
+from unify.compiler.cpu.codegen.debug import end_unless, format_of, printf
 from unify.compiler.cpu.codegen.emitter import FLOATS, Val
 from unify.compiler.cpu.codegen.values import ELEMENTWISE, Unsupported
 
@@ -29,6 +29,8 @@ def call(p: Program, op: mlir.Operation) -> None:
         _gather(p, op)
     elif kind == "triton_print":
         _print(p, op, p.functions[name])
+    elif kind == "triton_assert":
+        _assert(p, op, p.functions[name].string("msg"))
     else:
         raise Unsupported(f"the library function {name}")
 
@@ -101,6 +103,27 @@ def _gather(p: Program, op: mlir.Operation) -> None:
 
     with p.em.nest():
         _each(p, list(indices.shape), [], one)
+
+
+def _assert(p: Program, op: mlir.Operation, message: str) -> None:
+    """Ends the program where one of the conditions does not hold."""
+    (operand,) = op.operands
+    bound, em = p.values[operand], p.em
+    if isinstance(bound, Buffer):
+        slot = em.name("holds")
+        em.allocas.append(f"  {slot} = alloca i1")
+        em.line(f"store i1 true, ptr {slot}")
+        tile = bound
+
+        def one(at: list[Size]) -> None:
+            value = buffers.load(p, tile, buffers.offset_of(p, tile, at))
+            before = em.assign(f"load i1, ptr {slot}")
+            em.line(f"store i1 {em.assign(f'and i1 {before}, {em.text(value)}')}, ptr {slot}")
+
+        with em.nest():
+            _each(p, list(tile.shape), [], one)
+        bound = Val("i1", 1, em.assign(f"load i1, ptr {slot}"))
+    end_unless(p, op, bound, message)
 
 
 def _print(p: Program, op: mlir.Operation, declaration: mlir.Operation) -> None:

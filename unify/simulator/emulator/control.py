@@ -64,10 +64,11 @@ class Slot:
 
 def _row_major(p: Program, shape: Sequence[Size]) -> tuple[Size, ...]:
     strides: list[Size] = []
+    step: Size = 1
     for extent in reversed(shape):
-        strides.append(strides[-1] if strides else 1)
-        strides[-1:] = [strides[-1], buffers.multiply(p, strides[-1], extent)]
-    return tuple(reversed(strides[:-1])) if shape else ()
+        strides.insert(0, step)
+        step = buffers.multiply(p, step, extent)
+    return tuple(strides)
 
 
 class Carried:

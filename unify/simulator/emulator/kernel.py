@@ -110,11 +110,12 @@ def _module(p: Program, name: str, elements: list[str], offsets: list[int], grid
     formals = [f"{element} {formal}" for element, formal in zip(elements, _names(len(elements)))]
     lines = [*p.em.globals, *p.em.declarations.values(), ""]
     lines += [
-        f'define internal void @"{name}.program"({", ".join(formals)}, ptr noalias %scratch) alwaysinline #0 {{',
+        f'define internal i32 @"{name}.program"({", ".join(formals)}, ptr noalias %scratch, ptr %fault)'
+        " alwaysinline #0 {",
         "entry:",
         *p.em.allocas,
         *p.em.scopes[0].lines,
-        "  ret void",
+        "  ret i32 0",
         "}",
         "",
     ]
@@ -136,6 +137,8 @@ def _entry(name: str, elements: list[str], offsets: list[int], grid: int) -> lis
         "  %args = load ptr, ptr %call, align 8",
         "  %scratch.at = getelementptr i8, ptr %call, i64 24",
         "  %scratch = load ptr, ptr %scratch.at, align 8",
+        "  %fault.at = getelementptr i8, ptr %call, i64 32",
+        "  %fault = load ptr, ptr %fault.at, align 8",
     ]
     for i, (element, offset) in enumerate(zip(elements, offsets)):
         lines.append(f"  %arg{i}.at = getelementptr i8, ptr %args, i64 {offset}")
@@ -148,24 +151,28 @@ def _entry(name: str, elements: list[str], offsets: list[int], grid: int) -> lis
         lines.append(f"  %g{axis} = load i32, ptr %g{axis}.at, align 4")
         lines.append(f"  %n{axis} = zext i32 %g{axis} to i64")
     passed = [f"{element} %arg{i}" for i, element in enumerate(elements[:-_PLACES])]
-    passed += ["i32 %gx", "i32 %gy", "i32 %gz", "i32 %x", "i32 %y", "i32 %z", "ptr %scratch"]
+    passed += ["i32 %gx", "i32 %gy", "i32 %gz", "i32 %x", "i32 %y", "i32 %z", "ptr %scratch", "ptr %fault"]
     return [
         *lines,
         "  %some = icmp ult i64 %begin, %end",
         "  br i1 %some, label %loop, label %out",
         "loop:",
-        "  %id = phi i64 [ %begin, %entry ], [ %next, %loop ]",
+        "  %id = phi i64 [ %begin, %entry ], [ %next, %following ]",
         "  %z.wide = urem i64 %id, %nz",
         "  %rest = udiv i64 %id, %nz",
         "  %y.wide = urem i64 %rest, %ny",
         "  %more = udiv i64 %rest, %ny",
         "  %x.wide = urem i64 %more, %nx",
         *(f"  %{axis} = trunc i64 %{axis}.wide to i32" for axis in "xyz"),
-        f'  call void @"{name}.program"({", ".join(passed)})',
+        f'  %status = call i32 @"{name}.program"({", ".join(passed)})',
+        "  %is.well = icmp eq i32 %status, 0",
+        "  br i1 %is.well, label %following, label %out",
+        "following:",
         "  %next = add i64 %id, 1",
         "  %again = icmp ult i64 %next, %end",
         "  br i1 %again, label %loop, label %out",
         "out:",
-        "  ret i32 0",
+        "  %result = phi i32 [ 0, %entry ], [ %status, %loop ], [ 0, %following ]",
+        "  ret i32 %result",
         "}",
     ]

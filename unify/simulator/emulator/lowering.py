@@ -48,13 +48,21 @@ _ERROR = re.compile(r"^(?P<place>(?P<file>[^\n]+?):(?P<line>\d+):\d+): error: (?
 _FOREIGN = re.compile(r"Dialect `\w+' not found for custom op '([\w.]+)'")
 # A hint to the vendor's own later passes. Its use keeps tensors alive that are otherwise folded away.
 _MARK = re.compile(r"^[ \t]*annotation\.mark .*$", re.MULTILINE)
+# A choice of the greatest or least whose result begins with nothing: the chip brings the start itself.
+_UNSTARTED = re.compile(
+    r'^( *)(%(\w+):\d+ = linalg\.reduce ins\(.*\) outs\()(%\w+)(, %\w+ : (tensor<(?:\d+x)*(b?f|i)(\d+)>).*reduce_mode = "'
+    r'(max|min)_with_index".*)$',
+    re.MULTILINE,
+)
+_INFINITY = {"f16": 0x7C00, "bf16": 0x7F80, "f32": 0x7F80_0000, "f64": 0x7FF0_0000_0000_0000}
 
 
 def to_buffers(linalg: str, tool: Path) -> str:
     """Returns the module in generic form, with locations. `tool` is bishengir-opt. Raises CompileError."""
+    linalg = _UNSTARTED.sub(lambda found: _started(found, linalg), _MARK.sub("", linalg))
     with tempfile.TemporaryDirectory(prefix="unify-emulator-") as folder:
         source, schedule = Path(folder, "kernel.mlir"), Path(folder, "schedule.mlir")
-        source.write_text(_MARK.sub("", linalg))
+        source.write_text(linalg)
         schedule.write_text(_SCHEDULE)
         command = [str(tool), str(source), f"--transform-preload-library=transform-library-paths={schedule}", *_PASSES]
         try:
@@ -64,6 +72,23 @@ def to_buffers(linalg: str, tool: Path) -> str:
         if done.returncode != 0:
             raise _failure(done.stderr, tool, str(source), linalg)
     return done.stdout
+
+
+def _started(found: re.Match[str], linalg: str) -> str:
+    indent, before, result, out, after, tensor, letter, width, mode = found.groups()
+    if re.search(rf"^ *{out} = tensor\.empty", linalg, re.MULTILINE) is None:
+        return found[0]
+    element, bits = f"{letter}{width}", int(width)
+    if letter == "i":
+        start = str(-(1 << bits - 1) if mode == "max" else (1 << bits - 1) - 1)
+    else:
+        start = hex(_INFINITY[element] | (1 << bits - 1 if mode == "max" else 0))
+    number, filled = f"%unify_start_{result}", f"%unify_started_{result}"
+    return (
+        f"{indent}{number} = arith.constant {start} : {element}\n"
+        f"{indent}{filled} = linalg.fill ins({number} : {element}) outs({out} : {tensor}) -> {tensor}\n"
+        f"{indent}{before}{filled}{after}"
+    )
 
 
 def _failure(stderr: str, tool: Path, source: str, linalg: str) -> CompileError:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from unify.compiler import mlir
+from unify.compiler.cpu.codegen import float8
 from unify.compiler.cpu.codegen.arith import constant_of, literal
 from unify.compiler.cpu.codegen.emitter import Emitter, LoopBody, Scope, Val
 from unify.compiler.cpu.codegen.values import ELEMENTWISE, Kernel, Unsupported, compile_error
@@ -22,6 +23,10 @@ STATEMENT: dict[str, Statement] = {}
 # A temporary of so many bytes is a variable, which LLVM can keep in registers.
 _VARIABLE = 64
 _NAME = re.compile(r"%[\w.]+")
+_FLOAT_ARITHMETIC = frozenset(
+    f"arith.{name}f"
+    for name in ("add", "sub", "mul", "div", "rem", "neg", "cmp", "maximum", "minimum", "maxnum", "minnum")
+)
 
 
 def statement(*names: str) -> Callable[[Statement], Statement]:
@@ -192,6 +197,8 @@ class Program(Kernel):
             raise compile_error(op, f"the emulator cannot run {op.name}: {problem.what}", problem.advice) from None
 
     def _run(self, op: mlir.Operation) -> None:
+        if any(len(region.blocks) > 1 for region in op.regions):
+            raise Unsupported("several basic blocks in it")
         rule = STATEMENT.get(op.name)
         if rule is not None:
             rule(self, op)
@@ -203,6 +210,8 @@ class Program(Kernel):
         elementwise = ELEMENTWISE.get(op.name)
         if elementwise is None:
             raise Unsupported("no code is known for this operation")
+        if op.name in _FLOAT_ARITHMETIC and any(float8.format_of(v.type) for v in op.operands):
+            raise Unsupported("arithmetic with float8, whose rounding on the chip is nowhere told", "use float16")
         operands = [self.value(v) for v in op.operands]
         wide = max((v.lanes for v in operands), default=1)
         self.writer.may_contract = not self.strict or op in self.exact

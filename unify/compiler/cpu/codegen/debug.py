@@ -32,10 +32,10 @@ def assert_(k: Kernel, op: mlir.Operation) -> None:
 
             nest.for_each(k, [(extent, 1) for extent in shape], body, unrolled=1)
             holds = Val("i1", 1, em.assign(f"load i1, ptr {slot}"))
-    end_unless(k, op, holds)
+    end_unless(k, op, holds, op.string("message"))
 
 
-def end_unless(k: Kernel, op: mlir.Operation, holds: Val) -> None:
+def end_unless(k: Kernel, op: mlir.Operation, holds: Val, message: str) -> None:
     """Ends the program with the assertion's message where a lane of `holds` is false."""
     em = k.em
     if holds.lanes > 1:
@@ -44,7 +44,7 @@ def end_unless(k: Kernel, op: mlir.Operation, holds: Val) -> None:
     good, bad = em.label("holds"), em.label("fails")
     em.line(f"br i1 {em.text(holds)}, label %{good}, label %{bad}")
     em.start(bad)
-    report(k, op, kind=1, message=op.string("message"))
+    report(k, op, kind=1, message=message)
     em.line("ret i32 1")
     em.start(good)
 

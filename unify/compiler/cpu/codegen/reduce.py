@@ -43,7 +43,7 @@ def combine(k: Kernel, op: mlir.Operation, a: list[Val], b: list[Val]) -> list[V
             values[inner.results[0]] = k.em.splat(k.scalar(inner.results[0]), lanes)
             continue
         if inner.name == "tt.assert":
-            debug.end_unless(k, inner, values[inner.operands[0]])
+            debug.end_unless(k, inner, values[inner.operands[0]], inner.string("message"))
             continue
         if function is None:
             what = f"{inner.name} inside a {op.name[3:]} is not supported by the CPU target"
