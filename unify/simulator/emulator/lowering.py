@@ -50,8 +50,8 @@ _FOREIGN = re.compile(r"Dialect `\w+' not found for custom op '([\w.]+)'")
 _MARK = re.compile(r"^[ \t]*annotation\.mark .*$", re.MULTILINE)
 # A choice of the greatest or least whose result begins with nothing: the chip brings the start itself.
 _UNSTARTED = re.compile(
-    r'^( *)(%(\w+):\d+ = linalg\.reduce ins\(.*\) outs\()(%\w+)(, %\w+ : (tensor<(?:\d+x)*(b?f|i)(\d+)>).*reduce_mode = "'
-    r'(max|min)_with_index".*)$',
+    r"^( *)(%(\w+):\d+ = linalg\.reduce ins\(.*\) outs\()(%\w+)(, %\w+ : (tensor<(?:\d+x)*(b?f|i)(\d+)>)"
+    r'.*reduce_mode = "(max|min)_with_index".*)$',
     re.MULTILINE,
 )
 _INFINITY = {"f16": 0x7C00, "bf16": 0x7F80, "f32": 0x7F80_0000, "f64": 0x7FF0_0000_0000_0000}
