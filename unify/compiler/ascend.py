@@ -131,7 +131,7 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
 def chip_of(target: Target) -> Chip:
     """The chip of a target. Raises TargetError."""
     for chip in CHIPS.values():
-        if target.arch in (chip.name, chip.soc, chip.soc.removeprefix("Ascend")):  # the last one a device says
+        if target.arch in (chip.name, chip.soc):
             return chip
     raise TargetError(f"no target '{target}': behind 'ascend:' stands a chip: {', '.join(CHIPS)}.")
 
