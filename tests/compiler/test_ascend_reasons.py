@@ -128,6 +128,47 @@ def argmax_by_min_kernel(x, places, BLOCK: tl.constexpr):
     tl.store(places, tl.min(tl.where(value == tl.max(value, 0), i, 2147483647), 0))
 
 
+@un.jit
+def left_in_a_branch_kernel(x, n):
+    place = tl.program_id(0)
+    if place >= n:
+        if place % 2 == 0:
+            return
+        tl.store(x + place, -1.0)
+    tl.store(x + place, 2.0)
+
+
+@un.jit
+def written_in_a_branch_kernel(x, n):
+    place = tl.program_id(0)
+    if (place < n) | (place % 2 == 1):
+        if place >= n:
+            tl.store(x + place, -1.0)
+        tl.store(x + place, 2.0)
+
+
+@un.jit
+def chosen(a, b):
+    if tl.program_id(0) == 0:
+        return a
+    if tl.program_id(0) == 1:
+        return b
+    return a + b
+
+
+@un.jit
+def returned_tile_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, chosen(tl.load(x + i), tl.load(x + BLOCK + i)))
+
+
+@un.jit
+def chosen_tile_kernel(x, out, BLOCK: tl.constexpr):
+    i, program = tl.arange(0, BLOCK), tl.program_id(0)
+    a, b = tl.load(x + i), tl.load(x + BLOCK + i)
+    tl.store(out + i, tl.where(program == 0, a, tl.where(program == 1, b, a + b)))
+
+
 def error_of(kernel: un.Kernel, chip: str, types: dict[str, str], **constants: int) -> un.errors.CompileError:
     with pytest.raises(un.errors.CompileError) as caught:
         un.compile(kernel, f"ascend:{chip}", types, constants)
@@ -159,6 +200,10 @@ HALVES = {"x": "*fp16", "y": "*fp16", "out": "*fp32"}
          float8_by_bits_kernel, {"BLOCK": 256}),
         (place_kernel, "910B3", POINTERS, {}, "cannot be an address here", place_reloaded_kernel, {}),
         (whiles_kernel, "910B3", {**POINTERS, "n": "i32"}, {}, r"loses a tile .* range\(n\)", ranges_kernel, {}),
+        (left_in_a_branch_kernel, "910B3", {"x": "*fp32", "n": "i32"}, {}, "put the rest under the opposite condition",
+         written_in_a_branch_kernel, {}),
+        (returned_tile_kernel, "910B3", POINTERS, {"BLOCK": 256}, r"choose the value with tl\.where",
+         chosen_tile_kernel, {"BLOCK": 256}),
         (argmax_kernel, "950", POINTERS, {"BLOCK": 256}, r"linalg.reduce.*tl\.min\(tl\.where", argmax_by_min_kernel,
          {"BLOCK": 256}),
     ],

@@ -64,6 +64,12 @@ _ADVICE = (
         "libdevice is Nvidia's: write the function with tl.exp, tl.log, tl.sqrt and arithmetic.",
     ),
     Advice(
+        r"triton-adapter-opt crashed|unresolved materialization|func\.return",
+        r'"cf\.cond_br"',
+        "A return inside of a branch, or one of several of a function, is not taken: put the rest under the opposite "
+        "condition, or choose the value with tl.where.",
+    ),
+    Advice(
         r"linalg\.reduce",
         "",
         "A reduction over two values, as tl.argmax and tl.argmin are, is not taken: "

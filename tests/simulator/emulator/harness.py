@@ -71,6 +71,18 @@ class _Call(ctypes.Structure):
 _counter = itertools.count()
 
 
+def pack(kernel: HostKernel, grid: tuple[int, ...], values: list[Any], workspace: np.ndarray) -> Any:
+    """The arguments as the vendor's launcher packs them. The lock lies in the workspace."""
+    data = bytearray(kernel.args_bytes)
+    for offset in (8, 16):
+        data[offset : offset + 8] = bytes(ctypes.c_uint64(workspace.ctypes.data))
+    for value, (type_, offset) in zip(values, kernel.parameters, strict=True):
+        raw = ctypes.c_uint64(value.ctypes.data) if type_[0] == "*" else _C[type_](value)
+        data[offset : offset + ctypes.sizeof(raw)] = bytes(raw)
+    data[-12:] = np.array(grid, np.int32).tobytes()
+    return (ctypes.c_char * len(data)).from_buffer(data)
+
+
 class Loaded:
     """A host object, linked by LLVM."""
 
@@ -95,16 +107,8 @@ class Loaded:
 
     def run(self, grid: tuple[int, ...], values: list[Any], blocks: range | None = None) -> None:
         """Runs the whole grid, or some of its blocks, on this thread."""
-        full = (*grid, 1, 1, 1)[:3]
-        data = bytearray(self.kernel.args_bytes)
-        workspace = np.zeros(4096, np.uint8)
-        for offset in (8, 16):
-            data[offset : offset + 8] = bytes(ctypes.c_uint64(workspace.ctypes.data))
-        for value, (type_, offset) in zip(values, self.kernel.parameters, strict=True):
-            raw = ctypes.c_uint64(value.ctypes.data) if type_[0] == "*" else _C[type_](value)
-            data[offset : offset + ctypes.sizeof(raw)] = bytes(raw)
-        data[-12:] = np.array(full, np.int32).tobytes()
-        packed = (ctypes.c_char * len(data)).from_buffer(data)
+        full, workspace = (*grid, 1, 1, 1)[:3], np.zeros(4096, np.uint8)
+        packed = pack(self.kernel, full, values, workspace)
         blocks = blocks if blocks is not None else range(full[0] * full[1] * full[2])
         scratch = (self._scratch.ctypes.data + 63) // 64 * 64
         # The simulated device knows no grid of three axes: the arguments have it.

@@ -30,15 +30,17 @@ from .lowering import to_buffers
 __all__ = ["build"]
 
 
-def build(linalg: str, tool: Path, *, strict: bool = True, stages: dict[str, str] | None = None) -> HostKernel:
-    """Compiles what triton-adapter-opt wrote for this machine.
+def build(
+    linalg: str, tool: Path, *, strict: bool = True, stages: dict[str, str] | None = None, arch: str = ""
+) -> HostKernel:  # fmt: skip
+    """Compiles what triton-adapter-opt wrote for this machine, or another processor that the target `cpu` knows.
 
     tool: the vendor's bishengir-opt. strict=False: sums may be taken in any order, and fused with products. `stages`
     receives the texts on the way. The kernel reads its arguments as the vendor's launcher packs them: 24 bytes that are
     not the kernel's, then its own (`parameters`), then the grid as three int32, which are the last 12 bytes.
     Raises CompileError, which names what cannot run and the kernel's line.
     """
-    features = link.features("")
+    features = link.features(arch)
     if strict:
         # AVX512-BF16 makes zeros of the smallest bfloat16 numbers (Intel, VCVTNEPS2BF16); arith.truncf does not.
         features = replace(features, flags=features.flags - {"avx512bf16"})
