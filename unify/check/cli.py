@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +23,10 @@ def run(args: Any) -> int:
     """Runs `unify check` and returns its exit status: 0, or 1 if a kernel does not compile or would not work."""
     targets = [str(Target.parse(target)) for text in args.targets or ["cpu"] for target in text.split(",") if target]
     targets = list(dict.fromkeys(targets))
-    kernels, left_out = _kernels(args, targets)
+    try:
+        kernels, left_out = _kernels(args, targets)
+    except InvalidArgument as error:  # what `unify compile` says as well, in its name
+        raise InvalidArgument(re.sub("^compile: ", "check: ", str(error))) from error.__cause__
     if not kernels:
         raise InvalidArgument(_nothing(args, left_out))
     rows = check(kernels, targets)
