@@ -96,7 +96,7 @@ def compile_job(job: Job) -> tuple[Row, Binary | None]:
     name = job.kernel.fn.__name__
     start = time.perf_counter()
     try:
-        with settings.override(no_cache=True):
+        with settings.override(no_cache=True), contextlib.redirect_stdout(sys.stderr):  # tl.static_print
             binary = compile(job.kernel, job.target, job.types, job.constants, **job.options)
     except Error as error:
         file, line = (error.file, error.line) if isinstance(error, CompileError) else (None, None)

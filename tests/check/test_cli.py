@@ -118,6 +118,33 @@ def test_configurations_that_differ_for_gpus_only_are_compiled_once_for_others(t
     assert sorted(outcome["memory"].get("threads", 1) for outcome in outcomes) == [1, 32, 64]
 
 
+def test_what_triton_does_not_expect_fails_one_kernel(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "strange.py"
+    path.write_text(
+        KERNELS.partition("@un.jit\ndef bad")[0]
+        + "@un.jit\ndef swaps(x: '*i32'):\n    i = tl.arange(0, 64)\n    tl.static_print('seen')\n"
+        "    tl.atomic_cas(x + i, 0, i)\n"
+        "@un.jit\ndef described(x: 'tensordesc<fp16[16, 16],foo>'):\n    x.load([0, 0])\n"
+    )
+    status, out, err = run(capsys, path, "--json")
+    rows = {row["kernel"]: row for row in json.loads(out)}
+    assert status == 1
+    assert rows["good"]["status"] == "ok"
+    assert rows["swaps"]["reason"] == "'tt.atomic_cas' op failed to verify that ptr type matches cmp type"
+    assert rows["swaps"]["line"] == path.read_text().partition("    tl.atomic_cas")[0].count("\n") + 1
+    assert rows["described"]["reason"] == "Triton's own failure: NameError: name 'foo' is not defined"
+    assert "seen" in err
+
+
+def test_a_kernel_that_cannot_even_be_named_fails_alone() -> None:
+    def key(target: str) -> dict[str, object]:
+        raise KeyError("odd")
+
+    odd = Kernel("odd", "k.py", 1, (Variant({}, {}, key, lambda target: ""),))
+    (row,) = check([odd], ["cpu"])
+    assert (row.status, row.reason, row.line) == ("failed", "Triton's own failure: KeyError: 'odd'", 1)
+
+
 def test_types_and_constants_may_be_given(capsys: pytest.CaptureFixture[str], file: Path) -> None:
     status, out, _ = run(capsys, f"{file}:untyped", "--type", "x=*i32", "--constant", "BLOCK=32", "--json")
     assert status == 0

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from unify._config import settings
-from unify._errors import CompileError, InvalidArgument
+from unify._errors import CompileError, InvalidArgument, TargetError
 from unify._report import parse_pairs, parse_value
 from unify.compiler import Target
 
@@ -47,6 +47,11 @@ def check(kernels: list[Kernel], targets: list[str]) -> list[Row]:
             key = work.entry_key(variant.key(task[2]), task[2], _options(variant, task[2]))
         except CompileError as error:  # of what no kernel may call
             outcomes[task] = Outcome("failed", error.reason, error.file, error.line)
+            continue
+        except TargetError:
+            raise
+        except Exception as error:  # of Triton, about one kernel
+            outcomes[task] = Outcome("failed", f"Triton's own failure: {type(error).__name__}: {error}")
             continue
         found = None if settings.no_cache else work.known(key)
         if found is not None:

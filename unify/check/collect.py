@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,10 +84,11 @@ def variant_of(
 
     def ttir(target: str) -> str | Outcome:
         try:
-            return to_ttir(
-                kernel, specialization, num_warps=chosen.num_warps, num_stages=chosen.num_stages, debug=False,
-                target=target,
-            )  # fmt: skip
+            with contextlib.redirect_stdout(sys.stderr):  # tl.static_print
+                return to_ttir(
+                    kernel, specialization, num_warps=chosen.num_warps, num_stages=chosen.num_stages, debug=False,
+                    target=target,
+                )  # fmt: skip
         except CompileError as error:
             return Outcome("failed", error.reason or str(error), error.file, error.line)
 
