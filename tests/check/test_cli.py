@@ -225,15 +225,8 @@ def test_a_signal_ends_the_command_and_the_compilers_that_it_runs(
     adapter.write_text(f"#!/bin/sh\ntouch {started}/$$\nexec sleep 600\n")
     adapter.chmod(0o755)
     variables = {**environment(), "UNIFY_TOOLCHAIN_DIR": str(tmp_path / "toolchains"), "UNIFY_NO_CACHE": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "unify",
-        "check",
-        f"{file}:good",
-        "--targets",
-        "ascend:910B3,ascend:910C,ascend:950",
-    ]
+    targets = "ascend:910B3,ascend:910C,ascend:950"
+    command = [sys.executable, "-m", "unify", "check", f"{file}:good", "--targets", targets]
     with subprocess.Popen(command, env=variables, start_new_session=True, stdout=subprocess.PIPE) as check:
         _wait(lambda: any(started.iterdir()))
         kill(check.pid, number)

@@ -73,6 +73,8 @@ def done(work: Work) -> Outcome:
         reason = error.reason or str(error)
         found = rules.findings(Subject(work.ttir, work.target, reason=reason))
         outcome = Outcome("failed", reason, error.file, error.line, findings=found)
+        if error.is_accident:
+            return outcome
     except Exception as error:  # of somebody's kernel no more than this may be lost
         return Outcome("failed", f"unify's own failure: {type(error).__name__}: {error}")
     cache.store_entry(work.key, outcome.as_dict(), b"")
