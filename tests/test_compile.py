@@ -65,6 +65,7 @@ def test_a_kernel_of_triton_itself() -> None:
         ({}, "parameter 'y' has no type"),
         ({"types": {"y": "*fp32", "z": "i32"}}, "no parameter z. It has x, y, n, BLOCK"),
         ({"types": {"y": "*fp33"}}, r"parameter 'y' cannot be '\*fp33'. Types: .*fp32"),
+        ({"types": {"y": "tensordesc<"}}, r"parameter 'y' cannot be 'tensordesc<'.*'tensordesc<fp32\[16, 16\]>'"),
         ({"types": {"y": "*fp32"}, "warps": 3}, "no option warps. There are num_warps"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,76 @@ def test_shipped_kernels_are_all_shown(capsys: pytest.CaptureFixture[str]) -> No
     assert status == 0
     assert {"rms_norm_kernel", "attention_kernel"} <= {row["kernel"] for row in rows}
     assert all(row["registers"] == 40 for row in rows)
+
+
+def test_a_file_that_ends_the_process_is_no_success(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "script_of_mine.py"
+    path.write_text(KERNELS + "import sys\nsys.exit(0)\n")
+    for command in ("compile", "check"):
+        assert cli.main([command, str(path)]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert f"{command}: {path} ended with status 0 while it was imported. Put what ends it under if" in err
+
+
+def test_what_a_file_prints_is_no_part_of_the_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "talks.py"
+    path.write_text(f"print('hello')\n{KERNELS}")
+    status, out, err = run(capsys, f"{path}:add", "--json")
+    assert (status, err) == (0, "hello\n")
+    assert [row["kernel"] for row in json.loads(out)] == ["add"]
+
+
+HELPED = """
+import triton.language as tl
+import unify as un
+from .helpers import inc
+
+@un.jit
+def add(x: "*fp32"):
+    tl.store(x, inc(tl.load(x)))
+"""
+
+
+def test_a_file_of_a_package_finds_its_neighbours(tmp_path: Path) -> None:
+    inner = tmp_path / "package_of_mine" / "inner"
+    inner.mkdir(parents=True)
+    (inner.parent / "__init__.py").touch()
+    (inner / "__init__.py").touch()
+    (inner / "helpers.py").write_text("import unify as un\n\n@un.jit\ndef inc(x):\n    return x + 1\n")
+    (inner / "kernels.py").write_text(HELPED)
+    path = list(sys.path)
+    kernels = load_kernels(inner / "kernels.py")
+    assert list(kernels) == ["add"]
+    assert "arith.addf" in un.compile(kernels["add"], stages=("ttir",)).stages["ttir"]
+    assert sys.path == path
+
+
+def test_a_file_runs_alone_where_its_package_does_not(tmp_path: Path) -> None:
+    folder = tmp_path / "needs_a_chip"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise OSError('no chip')\n")
+    (folder / "kernels.py").write_text(KERNELS)
+    assert "add" in load_kernels(folder / "kernels.py")
+    (folder / "kernels.py").write_text(HELPED)
+    with pytest.raises(un.errors.InvalidArgument, match="attempted relative import"):
+        load_kernels(folder / "kernels.py")
+
+
+def test_a_package_of_the_same_name_as_another_is_not_taken_for_it(tmp_path: Path) -> None:
+    folder = tmp_path / "json"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "decoder.py").write_text(KERNELS)
+    assert "add" in load_kernels(folder / "decoder.py")
+
+
+def test_a_file_takes_nobodys_name(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text(KERNELS)
+    assert "add" in load_kernels(tmp_path / "json.py")
+    assert sys.modules["json"] is json
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "kernels.py").write_text(KERNELS)
+    first, second = (load_kernels(tmp_path / folder / "kernels.py")["add"] for folder in ("a", "b"))
+    assert vars(sys.modules[first.fn.__module__])["add"] is not vars(sys.modules[second.fn.__module__])["add"]

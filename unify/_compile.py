@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from ._errors import InvalidArgument, described
 from .compiler import Binary, Options, Specialization, Target, compile as compile_specialized
 
 _SUFFIX = ":16"  # Triton's own, in its ahead-of-time compiler, for a multiple of 16
+_DESCRIPTOR = re.compile(r"tensordesc<(\w+)\[\s*\d+(?:\s*,\s*\d+)*\s*\](?:,.+)?>")
 
 
 def compile(
@@ -69,8 +71,12 @@ def _type(kernel: JITFunction[Any], parameter: KernelParam, fixed: Mapping[str, 
         raise InvalidArgument(f'{where} has no type. Give it, say types={{"{name}": "*fp32"}}, or annotate it.')
     element = text.removesuffix(_SUFFIX).removeprefix("*").removeprefix("k")
     known = sorted({*type_canonicalisation_dict.values()})
-    if element not in known and not element.startswith("tensordesc<"):
-        raise InvalidArgument(f"{where} cannot be {text!r}. Types: {', '.join(known)}; a pointer to one: '*fp32'.")
+    descriptor = _DESCRIPTOR.fullmatch(element)
+    if (descriptor[1] if descriptor is not None else element) not in known:
+        raise InvalidArgument(
+            f"{where} cannot be {text!r}. Types: {', '.join(known)}; a pointer to one: '*fp32'; "
+            "'tensordesc<fp32[16, 16]>'."
+        )
     return text
 
 

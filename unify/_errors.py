@@ -144,11 +144,15 @@ class GraphError(Error):
 
 
 class CompileError(Error):
-    """A kernel that does not compile: file and line are the user's, reason says why."""
+    """A kernel that does not compile: file and line are the user's, reason says why.
+
+    is_accident: a compiler crashed or ran out of time, which the same kernel may not meet again.
+    """
 
     file: str | None = None
     line: int | None = None
     reason: str | None = None
+    is_accident: bool = False
 
 
 class TargetError(Error, ValueError):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import hashlib
+import importlib
 import importlib.util
 import json
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from triton.runtime.jit import JITFunction
@@ -91,7 +96,7 @@ def compile_job(job: Job) -> tuple[Row, Binary | None]:
     name = job.kernel.fn.__name__
     start = time.perf_counter()
     try:
-        with settings.override(no_cache=True):
+        with settings.override(no_cache=True), contextlib.redirect_stdout(sys.stderr):  # tl.static_print
             binary = compile(job.kernel, job.target, job.types, job.constants, **job.options)
     except Error as error:
         file, line = (error.file, error.line) if isinstance(error, CompileError) else (None, None)
@@ -217,22 +222,75 @@ def _has_types(kernel: JITFunction[Any], given: set[str]) -> bool:
 
 def load_kernels(file: Path) -> dict[str, JITFunction[Any]]:
     """Runs a Python file, as import does, and returns the kernels that it defines. Raises InvalidArgument."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None or not file.is_file():
+    return kernels_of(load(file))
+
+
+def load(file: Path) -> ModuleType:
+    """Imports a Python file, by its package's name if it is in one. What it prints goes to standard error.
+
+    Raises InvalidArgument where that fails.
+    """
+    if not file.is_file() or file.suffix != ".py":
         raise InvalidArgument(f"compile: {file} is not a Python file. Give FILE.py or FILE.py:kernel.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module  # kernels look for their globals there
-    sys.path.insert(0, str(file.resolve().parent))
     try:
-        spec.loader.exec_module(module)
+        with contextlib.redirect_stdout(sys.stderr):
+            return _of_package(file.resolve()) or _alone(file.resolve())
     except Error:
         raise
+    except SystemExit as error:
+        raise InvalidArgument(
+            f"compile: {file} ended with status {error.code or 0} while it was imported. Put what ends it under "
+            'if __name__ == "__main__".'
+        ) from None
     except Exception as error:
         raise InvalidArgument(f"compile: {file} cannot be imported: {type(error).__name__}: {error}.") from error
+
+
+def _of_package(file: Path) -> ModuleType | None:
+    """The file as a module of its package; None if it is in none, or in one that is not imported from there."""
+    folder, names = file.parent, [file.stem]
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    parent = ".".join(names[:-1])
+    if not parent or file.stem == "__init__":
+        return None
+    with _first_on_path(folder):
+        try:
+            package = importlib.import_module(parent)
+        except (Exception, SystemExit):  # it may want a chip; the file by itself may not
+            return None
+        if str(file.parent) not in map(os.path.realpath, package.__path__):
+            return None
+        return importlib.import_module(f"{parent}.{file.stem}")
+
+
+def _alone(file: Path) -> ModuleType:
+    # Kernels look for their globals in sys.modules, where another module may have the file's plain name.
+    name = f"{file.stem.replace('.', '_')}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    with _first_on_path(file.parent):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _first_on_path(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
     finally:
-        sys.path.pop(0)
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+
+
+def kernels_of(module: ModuleType) -> dict[str, JITFunction[Any]]:
+    """The kernels that a module defines itself, by the names that it has for them."""
     kernels = {name: _kernel(value) for name, value in vars(module).items()}
-    return {name: k for name, k in kernels.items() if k is not None and k.fn.__module__ == file.stem}
+    return {name: k for name, k in kernels.items() if k is not None and k.fn.__module__ == module.__name__}
 
 
 def _kernel(value: Any) -> JITFunction[Any] | None:

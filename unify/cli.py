@@ -69,10 +69,10 @@ examples:
 
 A parameter's type is its annotation, x: "*fp16", n: "i32", unless --type says otherwise; ":16" behind it promises
 multiples of 16. A constexpr has its default, unless --constant says otherwise. No device is needed. The file is run, as
-by import. Columns: registers of a thread, scratch memory of a program, bytes that registers did not hold; on Ascend
-what a program has of a core's memory (UB, L1, L0C) and of the device's (workspace); bytes of the binary, seconds to
-compile it; – where a target does not say. Files are named KERNEL.TARGET.SUFFIX. Ascend needs `unify toolchain install
-ascend`.
+by import, with its package if it is in one; what it prints goes to standard error. Columns: registers of a thread,
+scratch memory of a program, bytes that registers did not hold; on Ascend what a program has of a core's memory (UB, L1,
+L0C) and of the device's (workspace); bytes of the binary, seconds to compile it; – where a target does not say. Files
+are named KERNEL.TARGET.SUFFIX. Ascend needs `unify toolchain install ascend`.
 """
 _CHECK_EPILOG = """\
 examples:
@@ -94,7 +94,7 @@ Types come from annotations, x: "*fp16", n: "i32" (":16" behind them: multiples 
 parameters, or from --type and --constant. Under triton.autotune each configuration is tried, and one must compile. Or
 they come from a real run: --run runs a program on the CPU, with CPU tensors, and checks each kind of launch that it
 makes, of unify.jit kernels and plain triton.jit ones, with the largest grid seen. A kernel's file is run too, as by
-import.
+import, with its package if it is in one. What it prints goes to standard error.
 
 Exit status: 0 all compile and nothing would fail, 1 otherwise. Outcomes are kept in UNIFY_CACHE_DIR.
 """

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +18,7 @@ import triton.language as tl
 
 import unify as un
 from unify import cli
-from unify._config import settings
+from unify._config import environment, settings
 from unify.check import work
 from unify.check.cli import check
 from unify.check.subject import Kernel, Outcome, Variant
@@ -111,6 +118,33 @@ def test_configurations_that_differ_for_gpus_only_are_compiled_once_for_others(t
     assert sorted(outcome["memory"].get("threads", 1) for outcome in outcomes) == [1, 32, 64]
 
 
+def test_what_triton_does_not_expect_fails_one_kernel(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "strange.py"
+    path.write_text(
+        KERNELS.partition("@un.jit\ndef bad")[0]
+        + "@un.jit\ndef swaps(x: '*i32'):\n    i = tl.arange(0, 64)\n    tl.static_print('seen')\n"
+        "    tl.atomic_cas(x + i, 0, i)\n"
+        "@un.jit\ndef described(x: 'tensordesc<fp16[16, 16],foo>'):\n    x.load([0, 0])\n"
+    )
+    status, out, err = run(capsys, path, "--json")
+    rows = {row["kernel"]: row for row in json.loads(out)}
+    assert status == 1
+    assert rows["good"]["status"] == "ok"
+    assert rows["swaps"]["reason"] == "'tt.atomic_cas' op failed to verify that ptr type matches cmp type"
+    assert rows["swaps"]["line"] == path.read_text().partition("    tl.atomic_cas")[0].count("\n") + 1
+    assert rows["described"]["reason"] == "Triton's own failure: NameError: name 'foo' is not defined"
+    assert "seen" in err
+
+
+def test_a_kernel_that_cannot_even_be_named_fails_alone() -> None:
+    def key(target: str) -> dict[str, object]:
+        raise KeyError("odd")
+
+    odd = Kernel("odd", "k.py", 1, (Variant({}, {}, key, lambda target: ""),))
+    (row,) = check([odd], ["cpu"])
+    assert (row.status, row.reason, row.line) == ("failed", "Triton's own failure: KeyError: 'odd'", 1)
+
+
 def test_types_and_constants_may_be_given(capsys: pytest.CaptureFixture[str], file: Path) -> None:
     status, out, _ = run(capsys, f"{file}:untyped", "--type", "x=*i32", "--constant", "BLOCK=32", "--json")
     assert status == 0
@@ -171,3 +205,48 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for word in ("examples:", "--targets", "lowered", "Exit status", "--run"):
         assert word in out
+
+
+@pytest.mark.parametrize(
+    ("kill", "number", "status"),
+    [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGINT, 130), (os.killpg, signal.SIGTERM, -signal.SIGTERM)],
+    ids=["Ctrl-C", "interrupt", "timeout"],
+)
+def test_a_signal_ends_the_command_and_the_compilers_that_it_runs(
+    file: Path, tmp_path: Path, kill: Callable[[int, int], None], number: int, status: int
+) -> None:
+    with settings.override(toolchain_dir=tmp_path / "toolchains"):
+        (folder,) = (chosen.folder for chosen in toolchain.toolchains() if chosen.name == "ascend")
+    folder.mkdir(parents=True)
+    (folder / toolchain._RECORD).touch()
+    started = tmp_path / "started"
+    started.mkdir()
+    adapter = folder / "triton-adapter-opt"
+    adapter.write_text(f"#!/bin/sh\ntouch {started}/$$\nexec sleep 600\n")
+    adapter.chmod(0o755)
+    variables = {**environment(), "UNIFY_TOOLCHAIN_DIR": str(tmp_path / "toolchains"), "UNIFY_NO_CACHE": "1"}
+    targets = "ascend:910B3,ascend:910C,ascend:950"
+    command = [sys.executable, "-m", "unify", "check", f"{file}:good", "--targets", targets]
+    with subprocess.Popen(command, env=variables, start_new_session=True, stdout=subprocess.PIPE) as check:
+        _wait(lambda: any(started.iterdir()))
+        kill(check.pid, number)
+        try:
+            assert check.wait(30) == status
+        finally:
+            check.kill()
+    for compiler in started.iterdir():
+        _wait(functools.partial(_is_over, compiler.name))
+
+
+def _is_over(process: str) -> bool:
+    try:
+        return Path("/proc", process, "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def _wait(is_so: Callable[[], bool], limit_s: float = 60) -> None:
+    end = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import unify as un
 from unify._config import settings
 from unify.check import work
 from unify.check.subject import Outcome
-from unify.compiler import Binary, Options, Target, target
+from unify.compiler import Binary, Options, Target, target, toolchain
 from unify.compiler.target import register_target
 
 from .kernels import outcome_of
@@ -33,6 +34,18 @@ def text() -> str:
 
 def job(target: str, key: str = "key", ttir: str | None = None) -> work.Work:
     return work.Work("add", text() if ttir is None else ttir, target, {}, key)
+
+
+@pytest.fixture
+def file_of_adapter(tmp_path: Path) -> Iterator[Path]:
+    """Stands in place of the vendor's first program, and is to be written."""
+    with settings.override(toolchain_dir=tmp_path / "toolchains"):
+        (folder,) = (chosen.folder for chosen in toolchain.toolchains() if chosen.name == "ascend")
+        folder.mkdir(parents=True)
+        (folder / toolchain._RECORD).touch()
+        adapter = folder / "triton-adapter-opt"
+        adapter.touch(0o755)
+        yield adapter
 
 
 def test_what_came_out_and_what_it_takes() -> None:
@@ -82,6 +95,18 @@ def test_a_compiler_that_breaks_is_told_and_not_kept(tmp_path: Path, monkeypatch
         outcome = work.done(job("breaking"))
         assert outcome == Outcome("failed", "unify's own failure: RecursionError: too deep")
         assert work.known("key") is None
+
+
+def test_an_accident_is_told_and_not_kept(tmp_path: Path, file_of_adapter: Path) -> None:
+    with settings.override(cache_dir=tmp_path / "cache", no_cache=False):
+        file_of_adapter.write_text("#!/bin/sh\nkill -ABRT $$\n")
+        outcome = work.done(job("ascend:910B3"))
+        assert outcome.reason == "triton-adapter-opt crashed (SIGABRT)"
+        assert work.known("key") is None
+        file_of_adapter.write_text("#!/bin/sh\necho 'error: no' >&2\nexit 1\n")
+        outcome = work.done(job("ascend:910B3"))
+        assert (outcome.status, outcome.reason) == ("failed", "no")
+        assert work.known("key") == outcome
 
 
 def test_a_target_that_nobody_knows_is_the_callers_mistake() -> None:

@@ -191,3 +191,24 @@ def calls_apart(x):
 
 def test_calls_are_inlined_also_those_marked_otherwise() -> None:
     assert "tt.call" not in text_of(calls_apart, {"x": "*fp32"})
+
+
+@triton.jit
+def swaps(x):
+    i = tl.arange(0, 64)
+    tl.atomic_cas(x + i, 0, i)  # of a tile, with a scalar
+
+
+def test_what_does_not_verify_has_the_line_and_mlirs_words() -> None:
+    with pytest.raises(CompileError, match="kernel swaps: 'tt.atomic_cas' op failed to verify") as raised:
+        text_of(swaps, {"x": "*i32"})
+    assert raised.value.reason == "'tt.atomic_cas' op failed to verify that ptr type matches cmp type"
+    assert (raised.value.file, raised.value.line) == (__file__, line_of(swaps, "# of a tile"))
+
+
+def test_a_failure_of_tritons_own_is_the_kernels() -> None:
+    with pytest.raises(
+        CompileError, match="kernel swaps: Triton's own failure: ValueError: not enough values"
+    ) as raised:
+        text_of(swaps, {"x": "tensordesc<"})
+    assert raised.value.line == line_of(swaps, "@triton.jit")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from unify._config import settings
-from unify._errors import CompileError, InvalidArgument
+from unify._errors import CompileError, InvalidArgument, TargetError
 from unify._report import parse_pairs, parse_value
 from unify.compiler import Target
 
@@ -22,7 +23,10 @@ def run(args: Any) -> int:
     """Runs `unify check` and returns its exit status: 0, or 1 if a kernel does not compile or would not work."""
     targets = [str(Target.parse(target)) for text in args.targets or ["cpu"] for target in text.split(",") if target]
     targets = list(dict.fromkeys(targets))
-    kernels, left_out = _kernels(args, targets)
+    try:
+        kernels, left_out = _kernels(args, targets)
+    except InvalidArgument as error:  # what `unify compile` says as well, in its name
+        raise InvalidArgument(re.sub("^compile: ", "check: ", str(error))) from error.__cause__
     if not kernels:
         raise InvalidArgument(_nothing(args, left_out))
     rows = check(kernels, targets)
@@ -43,6 +47,11 @@ def check(kernels: list[Kernel], targets: list[str]) -> list[Row]:
             key = work.entry_key(variant.key(task[2]), task[2], _options(variant, task[2]))
         except CompileError as error:  # of what no kernel may call
             outcomes[task] = Outcome("failed", error.reason, error.file, error.line)
+            continue
+        except TargetError:
+            raise
+        except Exception as error:  # of Triton, about one kernel
+            outcomes[task] = Outcome("failed", f"Triton's own failure: {type(error).__name__}: {error}")
             continue
         found = None if settings.no_cache else work.known(key)
         if found is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from triton.runtime.jit import JITFunction
 
 from unify._compile import specialization_of
 from unify._errors import CompileError, InvalidArgument
-from unify._report import load_kernels
+from unify._report import kernels_of, load
 from unify.compiler import Options, Specialization, source_of, to_ttir
 
 from .subject import Kernel, Outcome, Variant
@@ -28,14 +29,14 @@ def of_file(text: str, types: dict[str, str], constants: dict[str, Any]) -> tupl
     """
     path, _, name = text.partition(".py:")
     file = Path(f"{path}.py" if name else text)
-    kernels = load_kernels(file)
+    module = load(file)
+    kernels = kernels_of(module)
     if name and name not in kernels:
         raise InvalidArgument(f"check: {file} has no kernel {name!r}. It has {', '.join(kernels) or 'no kernels'}.")
-    values = vars(sys.modules[file.stem])
     found, left_out = [], {}
     for each in [name] if name else kernels:
         try:
-            found.append(_kernel(kernels[each], values[each], types, constants))
+            found.append(_kernel(kernels[each], getattr(module, each), types, constants))
         except InvalidArgument as error:
             if name:
                 raise
@@ -83,10 +84,11 @@ def variant_of(
 
     def ttir(target: str) -> str | Outcome:
         try:
-            return to_ttir(
-                kernel, specialization, num_warps=chosen.num_warps, num_stages=chosen.num_stages, debug=False,
-                target=target,
-            )  # fmt: skip
+            with contextlib.redirect_stdout(sys.stderr):  # tl.static_print
+                return to_ttir(
+                    kernel, specialization, num_warps=chosen.num_warps, num_stages=chosen.num_stages, debug=False,
+                    target=target,
+                )  # fmt: skip
         except CompileError as error:
             return Outcome("failed", error.reason or str(error), error.file, error.line)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +73,8 @@ def done(work: Work) -> Outcome:
         reason = error.reason or str(error)
         found = rules.findings(Subject(work.ttir, work.target, reason=reason))
         outcome = Outcome("failed", reason, error.file, error.line, findings=found)
+        if error.is_accident:
+            return outcome
     except Exception as error:  # of somebody's kernel no more than this may be lost
         return Outcome("failed", f"unify's own failure: {type(error).__name__}: {error}")
     cache.store_entry(work.key, outcome.as_dict(), b"")
@@ -79,6 +85,7 @@ def in_processes(work: Iterable[Work], count: int) -> Iterator[tuple[Work, Outco
     """Does all of it in `count` processes, in the order in which it is done. Raises TargetError.
 
     work: may take its time; what it has given already is being done meanwhile. One that ends its process fails alone.
+    Whoever stops early, by Ctrl-C say, ends the processes and the compilers that they run.
     """
     broken: list[Work] = []
     pending: dict[Future[Outcome], Work] = {}
@@ -101,20 +108,42 @@ def in_processes(work: Iterable[Work], count: int) -> Iterator[tuple[Work, Outco
                 yield each, Outcome("failed", "the compiler crashed")
 
 
-def _pool(count: int) -> ProcessPoolExecutor:
+@contextlib.contextmanager
+def _pool(count: int) -> Iterator[ProcessPoolExecutor]:
     context = get_context("forkserver")  # this process may have threads, of a kernel's file say
     context.set_forkserver_preload([__name__])
     shared = {name: getattr(settings, name) for name in _SHARED}
-    return ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(shared,))
+    others = active_children()
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(shared,))
+    try:
+        yield pool
+        pool.shutdown()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in active_children():
+            if process not in others and process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):  # before _start
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
+        raise
 
 
 _entered: list[Any] = []
 
 
 def _start(shared: dict[str, Any]) -> None:
+    os.setpgid(0, 0)  # a group with the compilers that it runs: Ctrl-C is for the parent, which ends all of it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     override = settings.override(**shared)
     override.__enter__()
     _entered.append(override)  # for as long as the process lives
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os.killpg(0, signal.SIGKILL)
 
 
 def _memory(binary: Binary) -> dict[str, Any]:

@@ -134,7 +134,10 @@ def error(ttir: str, target: object, is_950: bool, log: str, died: str) -> Compi
             reason = f"{reason}. {advice.text}"
             break
     where = f"{file}:{line}: " if file else ""
-    return CompileError(f"{where}kernel {name}: {target}: {reason}", file=file, line=line, reason=reason, kernel=name)
+    return CompileError(
+        f"{where}kernel {name}: {target}: {reason}", file=file, line=line, reason=reason, kernel=name,
+        is_accident=bool(died),
+    )  # fmt: skip
 
 
 def _users_place(said: str) -> tuple[str, int] | None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
+import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,10 +85,11 @@ def to_ttir(
     if "target" in inspect.signature(source.make_ir).parameters:  # Triton before 3.8
         arguments.insert(0, GPUTarget("cpu", "", options.warp_size))
     try:
-        module = source.make_ir(*arguments)
+        module = run_passes(source.make_ir(*arguments))
     except CompilationError as error:
         raise _compile_error(kernel, error) from None
-    module = run_passes(module)
+    except Exception as error:  # of Triton: a module that does not verify, a type that it cannot read
+        raise _own_failure(kernel, error) from error
     return generic_text(module, ir.builder(context))
 
 
@@ -243,6 +248,36 @@ def _compile_error(kernel: Any, error: Any) -> CompileError:
     message = f"{place.file}:{place.line}: kernel {name}: {reason}\n  {place.text}".rstrip()
     message += "".join(f"\n  called at {caller.file}:{caller.line}" for caller in reversed(callers))
     return CompileError(message, file=place.file, line=place.line, reason=reason, kernel=name)
+
+
+def _own_failure(kernel: Any, error: Exception) -> CompileError:
+    """What Triton itself does not tell: the place is MLIR's, of the operation that does not verify, or the kernel's."""
+    code, name = kernel.fn.__code__, kernel.fn.__name__
+    file, line, reason = code.co_filename, code.co_firstlineno, f"Triton's own failure: {type(error).__name__}: {error}"
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = frames[-1].f_locals.get("module")
+    if frames[-1].f_code.co_name == "ast_to_ttir" and module is not None:
+        found = re.search(r"^(.+?):(\d+):\d+: error: (.+)", _said_by(module.verify), re.MULTILINE)
+        if found is not None:
+            file, line, reason = found[1], int(found[2]), found[3]
+    return CompileError(f"{file}:{line}: kernel {name}: {reason}.", file=file, line=line, reason=reason, kernel=name)
+
+
+def _said_by(function: Callable[[], Any]) -> str:
+    """What a function of MLIR writes to standard error, where alone its diagnostics go."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as log:
+            os.dup2(log.fileno(), 2)
+            try:
+                function()
+            finally:
+                os.dup2(before, 2)
+            log.seek(0)
+            return log.read().decode(errors="replace")
+    finally:
+        os.close(before)
 
 
 def _reason(error: Any) -> str:
