@@ -44,6 +44,24 @@ def number_kernel(out, WIDTH: tl.constexpr, HEIGHT: tl.constexpr):
 """
 
 
+@pytest.mark.parametrize("model", ["910B1", "910B2", "910B4", "910C", "950"])
+def test_kernels_are_compiled_for_the_chip_that_a_device_says_it_is(python: Run, tmp_path, model: str) -> None:
+    (tmp_path / "kernels.py").write_text(KERNELS)
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from kernels import *
+un.simulate("ascend:{model}")
+x = un.ones((1000,), device="ascend:0")
+scale_kernel[(16,)](x, 1000, 3.0, BLOCK=64)
+normed = un.ops.rms_norm(x.reshape(2, 500), un.ones((500,), device="ascend:0"))
+print(set(x.numpy().tolist()), set(normed.numpy().round(5).ravel().tolist()))
+"""
+    finished = python("-c", code)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout == "{3.0} {1.0}\n"
+
+
 @pytest.fixture
 def program(python: Run, tmp_path):
     """Runs a program that has two simulated chips, and returns the lines that it printed."""

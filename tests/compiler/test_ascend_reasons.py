@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 import triton.language as tl
 from triton.language.extra import libdevice
 
 import unify as un
+from unify._report import load_kernels
 from unify.compiler import toolchain
 
 pytestmark = pytest.mark.skipif(
@@ -87,6 +89,34 @@ def place_reloaded_kernel(counts, places, x, out):
 
 
 @un.jit
+def whiles_kernel(counts, x, out, n):
+    i = tl.arange(0, 256)
+    tl.atomic_add(counts, 1)
+    value = tl.load(x + i)
+    k = 0
+    while k < n:
+        value = tl.abs(value)
+        k += 1
+    k = 0
+    while k < n:
+        value = value * 2
+        k += 1
+    tl.store(out + i, value)
+
+
+@un.jit
+def ranges_kernel(counts, x, out, n):
+    i = tl.arange(0, 256)
+    tl.atomic_add(counts, 1)
+    value = tl.load(x + i)
+    for _ in range(n):
+        value = tl.abs(value)
+    for _ in range(n):
+        value = value * 2
+    tl.store(out + i, value)
+
+
+@un.jit
 def argmax_kernel(x, places, BLOCK: tl.constexpr):
     tl.store(places, tl.argmax(tl.load(x + tl.arange(0, BLOCK)), 0))
 
@@ -128,6 +158,7 @@ HALVES = {"x": "*fp16", "y": "*fp16", "out": "*fp32"}
         (float8_kernel, "950", {"x": "*fp8e4nv", "out": "*fp32"}, {"BLOCK": 256}, "load it as int8",
          float8_by_bits_kernel, {"BLOCK": 256}),
         (place_kernel, "910B3", POINTERS, {}, "cannot be an address here", place_reloaded_kernel, {}),
+        (whiles_kernel, "910B3", {**POINTERS, "n": "i32"}, {}, r"loses a tile .* range\(n\)", ranges_kernel, {}),
         (argmax_kernel, "950", POINTERS, {"BLOCK": 256}, r"linalg.reduce.*tl\.min\(tl\.where", argmax_by_min_kernel,
          {"BLOCK": 256}),
     ],
@@ -151,6 +182,32 @@ def test_a_refusal_says_what_is_taken(
     un.compile(
         rewritten, f"ascend:{chip}", {n: types[n] for n in rewritten.arg_names if n in types}, rewritten_constants
     )
+
+
+LONE = """
+import triton, triton.language as tl
+
+@triton.jit
+def lone(x: "*fp32", N: tl.constexpr = 64):
+    i = tl.arange(0, N)
+    tl.store(x + i, {value})
+"""
+
+
+@pytest.mark.parametrize("name", ["tt.py", "tt.atomic_rmw (copy).py"])
+def test_the_file_of_a_kernel_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """Its places are in the text that is looked through for what Triton's dialect left there."""
+    folder = tmp_path / "my project"
+    folder.mkdir()
+    for value, is_taken in (("tl.load(x + i) + 1", True), ("libdevice.tanh(tl.load(x + i))", False)):
+        path = folder / name
+        path.write_text("from triton.language.extra import libdevice" + LONE.format(value=value))
+        kernel = un.jit(load_kernels(path)["lone"].fn)
+        if is_taken:
+            un.compile(kernel, "ascend:910B3", {"x": "*fp32"}, {"N": 64})
+        else:
+            error = error_of(kernel, "910B3", {"x": "*fp32"}, N=64)
+            assert (error.file, error.line) == (str(path), 7)
 
 
 def test_the_line_is_the_operations_own() -> None:

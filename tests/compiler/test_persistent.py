@@ -39,6 +39,12 @@ def nested_kernel(x, out, rows, columns, BLOCK: tl.constexpr):
 
 
 @un.jit
+def hinted_kernel(out):
+    x = tl.multiple_of(tl.program_id(0), 1)
+    tl.store(out + tl.multiple_of(tl.program_id(1), 1) * tl.multiple_of(tl.num_programs(0), 1) + x, x + 1)
+
+
+@un.jit
 def early_kernel(x, n):
     if tl.program_id(0) >= n:
         return
@@ -86,6 +92,14 @@ def test_programs_know_who_they_are(grid: tuple[int, int, int], blocks: int) -> 
     z, y, x = np.indices(grid[::-1])
     np.testing.assert_array_equal(expected, x + 100 * y + 10000 * z + 1000000 * grid[2])
     np.testing.assert_array_equal(seen, expected)
+
+
+def test_a_hint_on_the_number_of_a_program_is_no_way_out() -> None:
+    looped = persistent(ttir_of(hinted_kernel))
+    assert looped is not None
+    seen = np.zeros(12, np.float32)
+    run("hinted_kernel", looped, 2, seen, 4, 3, 1)
+    np.testing.assert_array_equal(seen, np.tile(np.arange(1, 5), 3))
 
 
 @pytest.mark.parametrize("blocks", [1, 5, 64])

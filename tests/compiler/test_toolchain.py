@@ -7,6 +7,7 @@ import hashlib
 import platform
 import subprocess
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,10 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toolchain:
     return chosen
 
 
+def own_files(folder: Path) -> set[str]:
+    return {name for name in files_in(folder) if not name.endswith(".lock")}
+
+
 def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
@@ -52,7 +57,7 @@ def test_its_programs_are_taken_and_nothing_else(toy: Toolchain, tmp_path: Path)
         toolchain.find("toy")
     folder = toolchain.install("toy", quiet=True)
     assert folder == toolchain.find("toy") == tmp_path / "toolchains/toy/1.5"
-    assert files_in(tmp_path / "toolchains") == {"toy/1.5/toycc", "toy/1.5/installed.json"}
+    assert own_files(tmp_path / "toolchains") == {"toy/1.5/toycc", "toy/1.5/installed.json"}
     said = subprocess.run([folder / "toycc", "x"], capture_output=True, text=True, check=True).stdout
     assert said == "toycc 1.5 x\n"
 
@@ -71,7 +76,7 @@ def test_a_file_of_another_hash_is_refused(
     with pytest.raises(un.errors.TargetError, match="pip could not fetch toy-compiler"):
         toolchain.install("toy", quiet=True)
     assert "DO NOT MATCH THE HASHES" in capfd.readouterr().err
-    assert files_in(tmp_path / "toolchains") == set()
+    assert own_files(tmp_path / "toolchains") == set()
 
 
 def test_a_program_that_does_not_run_is_not_installed(
@@ -81,7 +86,7 @@ def test_a_program_that_does_not_run_is_not_installed(
     monkeypatch.setitem(toolchain._TABLE, "toy", dataclasses.replace(toy, wheels=(wrong,)))
     with pytest.raises(un.errors.TargetError, match=r"__init__\.py does not run on this machine"):
         toolchain.install("toy", quiet=True)
-    assert files_in(tmp_path / "toolchains") == set()
+    assert own_files(tmp_path / "toolchains") == set()
 
 
 def test_nothing_is_run_from_where_others_may_write(toy: Toolchain) -> None:
@@ -93,8 +98,26 @@ def test_nothing_is_run_from_where_others_may_write(toy: Toolchain) -> None:
 def test_an_attempt_that_did_not_end_is_begun_anew(toy: Toolchain) -> None:
     toy.folder.mkdir(parents=True)
     (toy.folder / "toycc").write_text("half of it")
+    killed = toy.folder.parent / ".installing-killed"
+    killed.mkdir()
     toolchain.install("toy", quiet=True)
     assert files_in(toy.folder) == {"toycc", "installed.json"}
+    assert not killed.exists()
+
+
+def test_the_second_of_two_waits_and_takes_what_the_first_made(
+    toy: Toolchain, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    toolchain.install("toy", quiet=True)
+    made, aside = toy.folder, toy.folder.with_name("made")
+    made.rename(aside)
+    monkeypatch.setenv("PIP_FIND_LINKS", "")  # it could not be fetched again
+    with ThreadPoolExecutor() as pool, toolchain._alone(toy):
+        second = pool.submit(toolchain.install, "toy")
+        while "waiting" not in capfd.readouterr().err:
+            assert not second.done()
+        aside.rename(made)
+    assert second.result() == made
 
 
 def test_it_can_be_removed(toy: Toolchain) -> None:

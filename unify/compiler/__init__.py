@@ -129,15 +129,18 @@ def machine() -> str:
 
 @functools.cache
 def _version_of(compile_function: CompileFunction) -> str:
-    """Names a compile half: where it stands and, if that is not here, a hash of the folder it comes from."""
+    """Names a compile half: where it stands and, if that is not here, a hash of the folder it comes from.
+
+    And this machine: what such a half makes may be code for its CPU, as a simulated device's is.
+    """
     name = f"{compile_function.__module__}.{getattr(compile_function, '__qualname__', '')}"
     file = getattr(inspect.getmodule(compile_function), "__file__", None)
     if file is None or Path(file).is_relative_to(Path(__file__).parent):
         return name
     digest = hashlib.sha256()
-    for path in sorted(Path(file).parent.glob("*.py")):
+    for path in sorted(Path(file).parent.rglob("*.py")):
         digest.update(path.read_bytes())
-    return f"{name} {digest.hexdigest()}"
+    return f"{name} {digest.hexdigest()} {machine()}"
 
 
 @functools.cache

@@ -43,12 +43,10 @@ _TRIES = 3  # of a program that crashes: the adapter does so now and then, and t
 
 @dataclass(frozen=True)
 class Chip:
-    """A chip as targets name it ("910B3"), as the vendor's compiler does, and its cores."""
+    """A chip as targets name it ("910B3"), and as the vendor's compiler and runtime do."""
 
     name: str
     soc: str
-    cube_cores: int
-    vector_cores: int
 
     @property
     def is_950(self) -> bool:
@@ -56,18 +54,20 @@ class Chip:
         return self.name.startswith("950")
 
 
-# AscendNPU IR, bishengir/include/bishengir/Dialect/HACC/Targets/NPUTargetSpec.td.
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("910B1", "Ascend910B1", 24, 48),
-        Chip("910B2", "Ascend910B2", 24, 48),
-        Chip("910B3", "Ascend910B3", 20, 40),
-        Chip("910B4", "Ascend910B4", 20, 40),
-        Chip("910C", "Ascend910_9392", 24, 48),
-        Chip("950", "Ascend950PR_9599", 36, 72),
+        Chip("910B1", "Ascend910B1"),
+        Chip("910B2", "Ascend910B2"),
+        Chip("910B3", "Ascend910B3"),
+        Chip("910B4", "Ascend910B4"),
+        Chip("910C", "Ascend910_9392"),
+        Chip("950", "Ascend950PR_9599"),
     )
 }
+# What aclrtGetSocName says of these families; each name is one that the vendor's compiler knows, with its own number of
+# cores (AscendNPU IR, bishengir/include/bishengir/Dialect/HACC/Targets/NPUTargetSpec.td).
+_SOC = re.compile(r"(?:Ascend)?(910B[1-4](?:C|-1)?|910_93\d\d|950(?:PR|DT)_95\w\w)")
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,10 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
     logical = end if is_persistent else 0
     end += _GRID_BYTES if is_persistent else 0
     facts = lowered.facts
-    cores = chip.vector_cores if facts.mode == "aiv" else chip.cube_cores
+    cores = facts.vector_cores if facts.mode == "aiv" else facts.cube_cores
     payload = lowered.object if lowered.object is not None else lowered.hivm.encode()
+    if is_persistent and not cores:
+        raise CompileError(f"{target}: the vendor's compiler does not say how many cores {chip.soc} has.")
     header = IMAGE.pack(
         _MAGIC, _VERSION, IMAGE.size, _LOWERED if lowered.object is None else _OBJECT, _MODES[facts.mode], len(payload),
         facts.lock_count, facts.lock_init, end, logical, cores if is_persistent else 0, 0,
@@ -129,11 +131,15 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
 
 
 def chip_of(target: Target) -> Chip:
-    """The chip of a target. Raises TargetError."""
-    for chip in CHIPS.values():
-        if target.arch in (chip.name, chip.soc):
-            return chip
-    raise TargetError(f"no target '{target}': behind 'ascend:' stands a chip: {', '.join(CHIPS)}.")
+    """The chip of a target: one of CHIPS, or what a device says of itself ("910_9382"). Raises TargetError."""
+    if target.arch in CHIPS:
+        return CHIPS[target.arch]
+    if (soc := _SOC.fullmatch(target.arch)) is not None:
+        return Chip(soc[1], f"Ascend{soc[1]}")
+    raise TargetError(
+        f"no target '{target}': behind 'ascend:' stands a chip, {', '.join(CHIPS)}, or the name that CANN gives it, "
+        "such as Ascend910_9382."
+    )
 
 
 def version() -> str:

@@ -21,13 +21,15 @@ _SYNC = re.compile(r"\bhivm\.hir\.(?:set_flag|wait_flag|pipe_barrier|sync_block_
 class Facts:
     """One kernel on one chip. Bytes of the program's on-chip buffers and what there is of each; None: not told.
 
-    mode: which cores it runs on, "aiv" (vector), "aic" (cube) or "mix". double_buffered: whether a loop's buffer has
-    two places, so that its loads overlap with computing. workspace_bytes: device memory of each block. lock_count:
-    8-byte words of the lock for atomics whose result is used. task_type: the vendor's number, 10 vector, 20 cube, 32
-    mixed, in kernels seen.
+    cube_cores, vector_cores: what the chip has. mode: which of them it runs on, "aiv" (vector), "aic" (cube) or "mix".
+    double_buffered: whether a loop's buffer has two places, so that its loads overlap with computing. workspace_bytes:
+    device memory of each block. lock_count: 8-byte words of the lock for atomics whose result is used. task_type: the
+    vendor's number, 10 vector, 20 cube, 32 mixed, in kernels seen.
     """
 
     mode: str
+    cube_cores: int
+    vector_cores: int
     ub_bytes: int | None
     ub_limit: int | None
     l1_bytes: int | None
@@ -52,9 +54,12 @@ def read(hivm: str, log: str) -> Facts:
     told = re.search(r"UB\s+size\s*=\s*(\d+)\s*bits", log)  # of the 950, whose last IR has no buffers any more
     if told is not None:
         used["ub"] = int(told[1]) // 8
-    limits = {space: _bytes_of_bits(hivm, entry) for space, entry in _LIMITS.items()}
+    bits = {space: _entry(hivm, entry) for space, entry in _LIMITS.items()}
+    limits = {space: found // 8 if found is not None else None for space, found in bits.items()}
     return Facts(
         mode=_mode(hivm),
+        cube_cores=_entry(hivm, "CUBE_CORE_COUNT") or 0,
+        vector_cores=_entry(hivm, "VECTOR_CORE_COUNT") or 0,
         ub_bytes=used.get("ub"),
         ub_limit=limits["ub"],
         l1_bytes=used.get("l1"),
@@ -79,9 +84,10 @@ def _mode(hivm: str) -> str:
     return "mix" if len(cores) != 1 else cores.pop().lower()
 
 
-def _bytes_of_bits(hivm: str, entry: str) -> int | None:
-    found = re.search(rf'"{entry}", (\d+) : i32', hivm)
-    return int(found[1]) // 8 if found is not None else None
+def _entry(hivm: str, name: str) -> int | None:
+    """A number of what the compiler knows about the chip."""
+    found = re.search(rf'"{name}", (\d+) : i32', hivm)
+    return int(found[1]) if found is not None else None
 
 
 def _constant_of(hivm: str, function: str) -> int | None:

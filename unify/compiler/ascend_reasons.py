@@ -17,7 +17,9 @@ _NOT_AN_ERROR = re.compile(
 )
 _ERROR = re.compile(r"error:|ERROR|Assertion|LLVM ERROR|UNREACHABLE")
 _EMPTY = re.compile(r"Failed to run \w+ pipeline")
-_PLACE = re.compile(r'(?P<file>[^\s"(]+\.py)"?:(?P<line>\d+)')
+# In quotes, at the start of a line, or anywhere else, where it ends at a space.
+_PLACE = re.compile(r'"((?:[^"\\]|\\.)+\.py)":(\d+)|^([^"]+?\.py):(\d+)|([^\s"(]+\.py):(\d+)')
+_FILE = re.compile(r'"(?:[^"\\]|\\.)*":\d+')
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ _ADVICE = (
     Advice(r"cbuf overflow", "", "The operands of tl.dot are too large for L1: give it a smaller tile or a smaller K."),
     Advice(r"cc overflow", "", "The sum of tl.dot is too large for L0C: give it a smaller tile (M · N · 4 bytes)."),
     Advice(
-        r"unresolved materialization|tt\.atomic|crashed",
-        r'"tt\.atomic_',
+        r"unresolved materialization|tt\.atomic|triton-adapter-opt crashed",
+        r'(%[\w.$-]+) = "tt\.atomic_[\s\S]*[(, ]\1[,)]',
         "The result of an atomic cannot be an address here: store it and load it again, or compute the places in one "
         "kernel and use them in another.",
     ),
@@ -50,6 +52,11 @@ _ADVICE = (
         r"f8E\w+",
         "float8 has no arithmetic here: load it as int8, put its bits into a float32 by shifts, and scale by a power "
         "of two.",
+    ),
+    Advice(
+        r"buffer memory has been released|along control flow edge|Traverse IR Failed",
+        r'"scf\.while"',
+        "The compiler loses a tile that several while loops change: write them as `for … in range(n)`.",
     ),
     Advice(
         r"tt\.extern_elementwise",
@@ -79,7 +86,8 @@ def has_error(log: str) -> bool:
 
 def left_over(linalg: str) -> str:
     """A line for the log that names the first operation of Triton's dialect that is still there, or nothing."""
-    found = re.search(r"^[^\n]*?\b(tt\.(?!divisibility|tensor_kind|ptr)\w+)[ \"(<][^\n]*$", linalg, re.MULTILINE)
+    text = _FILE.sub("", linalg)
+    found = re.search(r"^[^\n]*?\b(tt\.(?!divisibility|tensor_kind|ptr)\w+)[ \"(<][^\n]*$", text, re.MULTILINE)
     if found is None:
         return ""
     place = re.search(r"loc\((#loc\d*)\)\s*$", found[0])
@@ -125,9 +133,10 @@ def error(ttir: str, target: object, is_950: bool, log: str, died: str) -> Compi
 
 def _users_place(said: str) -> tuple[str, int] | None:
     """The innermost file and line that a line of the log names, outside of Triton's own language."""
-    for place in _PLACE.finditer(said):
-        if "/triton/language/" not in place["file"]:
-            return place["file"], int(place["line"])
+    for groups in _PLACE.findall(said):
+        file, line = (group for group in groups if group)
+        if "/triton/language/" not in file:
+            return file, int(line)
     return None
 
 

@@ -31,12 +31,13 @@ def vendor_text(ttir: str) -> str:
 
 
 def _by_halves(found: re.Match[str]) -> str:
-    """The upper half of an unsigned product of 32 bits, of four products of 16 (Warren, Hacker's Delight, 8-2)."""
+    """The upper half of an unsigned product, of four products of halves (Warren, Hacker's Delight, 8-2)."""
     indent, name, a, b, type_, tail = found.groups()
+    half = int(type_.rstrip(">").rpartition("i")[2]) // 2
     lines: list[str] = []
 
     def value(suffix: str, operation: str, *operands: str, flags: str = "") -> str:
-        new = f"{name}_{suffix}" if suffix else name
+        new = f"%unify_{name[1:]}_{suffix}" if suffix else name  # after digits alone no letter may follow
         types = ", ".join([type_] * len(operands))
         lines.append(f'{indent}{new} = "arith.{operation}"({", ".join(operands)}){flags} : ({types}) -> {type_}{tail}')
         return new
@@ -51,12 +52,12 @@ def _by_halves(found: re.Match[str]) -> str:
     def total(suffix: str, left: str, right: str) -> str:
         return value(suffix, "addi", left, right, flags=f" {_PLAIN}")
 
-    sixteen, lower = constant("sixteen", 16), constant("lower", 0xFFFF)
-    a_low, a_high = value("a_low", "andi", a, lower), value("a_high", "shrui", a, sixteen)
-    b_low, b_high = value("b_low", "andi", b, lower), value("b_high", "shrui", b, sixteen)
-    carry = value("carry", "shrui", product("low", a_low, b_low), sixteen)
+    width, lower = constant("width", half), constant("lower", (1 << half) - 1)
+    a_low, a_high = value("a_low", "andi", a, lower), value("a_high", "shrui", a, width)
+    b_low, b_high = value("b_low", "andi", b, lower), value("b_high", "shrui", b, width)
+    carry = value("carry", "shrui", product("low", a_low, b_low), width)
     middle = total("middle", product("cross", a_high, b_low), carry)
     other = total("other", product("crossed", a_low, b_high), value("rest", "andi", middle, lower))
-    upper = total("upper", product("high", a_high, b_high), value("over", "shrui", middle, sixteen))
-    total("", upper, value("beyond", "shrui", other, sixteen))
+    upper = total("upper", product("high", a_high, b_high), value("over", "shrui", middle, width))
+    total("", upper, value("beyond", "shrui", other, width))
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 _FUNCTION = re.compile(r'^( *)"tt\.func"\(\) <\{(.*)\}> \(\{.*$')
-_PROGRAM = re.compile(r'"tt\.get_(program_id|num_programs)"\(\) <\{axis = (\d) : i32\}> : \(\) -> i32')
+_PROGRAM = re.compile(r'"tt\.get_(program_id|num_programs)"\(\) <\{axis = (\d) : i32\}>( \{.*\})? : \(\) -> i32')
 _INTEGER = "(i32, i32) -> i32"
 _FLAGS = "<{overflowFlags = #arith.overflow<none>}>"
 
@@ -33,6 +33,8 @@ def persistent(ttir: str) -> str | None:
     lines[start] = lines[start].replace(function[2], _with_grid(function[2]), 1)
     lines[start + 1] = entry.rstrip()[:-2] + "".join(f", %unify_grid_{axis}: i32" for axis in "xyz") + "):"
     body = [_PROGRAM.sub(_of_this_program, line) for line in lines[start + 2 : end]]
+    if any(name in line for line in body for name in ("tt.get_program_id", "tt.get_num_programs")):
+        return None
     around = '    "scf.for"(%unify_first, %unify_all, %unify_blocks) ({'
     closing = ['    "scf.yield"() : () -> ()', "    }) : (i32, i32, i32) -> ()"]
     loop = [*_before(), around, "    ^bb0(%unify_program: i32):", *_inside(), *body, *closing]
@@ -51,7 +53,7 @@ def _longer_type(found: re.Match[str]) -> str:
 
 def _of_this_program(found: re.Match[str]) -> str:
     kind = "id" if found[1] == "program_id" else "grid"
-    return f'"arith.addi"(%unify_{kind}_{"xyz"[int(found[2])]}, %unify_zero) {_FLAGS} : {_INTEGER}'
+    return f'"arith.addi"(%unify_{kind}_{"xyz"[int(found[2])]}, %unify_zero) {_FLAGS}{found[3] or ""} : {_INTEGER}'
 
 
 def _before() -> list[str]:

@@ -7,6 +7,7 @@ run by their paths.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -18,11 +19,16 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from unify._config import settings
 from unify._errors import TargetError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _RECORD = "installed.json"
+_UNFINISHED = ".installing-"
 
 
 @dataclass(frozen=True)
@@ -138,16 +144,23 @@ def version_of(name: str) -> str:
 def install(name: str, quiet: bool = False) -> Path:
     """Fetches a toolchain by pip, from the index that pip is set to, and returns its folder.
 
-    Nothing of what is there already is fetched again. Each file must have the hash that is written here. quiet: pip
-    shows no progress. Raises TargetError for a machine that the vendor has no programs for, or if pip fails.
+    Nothing of what is there already is fetched again. Each file must have the hash that is written here. Waits while
+    another process installs or removes it. quiet: no progress is shown. Raises TargetError for a machine that the
+    vendor has no programs for, or if pip fails.
     """
     chosen = _chosen(name)
     if chosen.is_installed:
         return chosen.folder
     _check_machine(chosen)
+    with _alone(chosen, quiet):
+        return chosen.folder if chosen.is_installed else _install(chosen, quiet)
+
+
+def _install(chosen: Toolchain, quiet: bool) -> Path:
     folder = chosen.folder
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".installing-") as scratch:
+    for left in folder.parent.glob(f"{_UNFINISHED}*"):  # of processes that were killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_UNFINISHED) as scratch:
         wheels, made = Path(scratch, "wheels"), Path(scratch, "made")
         _download(chosen, wheels, quiet)
         made.mkdir(mode=0o755)
@@ -157,21 +170,42 @@ def install(name: str, quiet: bool = False) -> Path:
         record = {wheel.name: [wheel.version, wheel.hashes[platform.machine()]] for wheel in chosen.wheels}
         (made / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(folder)  # of an attempt that did not end
-        with contextlib.suppress(OSError):  # another process was faster
-            made.rename(folder)
-    if not chosen.is_installed:
-        raise TargetError(f"toolchain {name}: {folder} cannot be written. Set UNIFY_TOOLCHAIN_DIR.")
+            shutil.rmtree(folder)  # some of it was deleted
+        made.rename(folder)
     return folder
 
 
 def remove(name: str) -> bool:
     """Deletes a toolchain, all versions of it. Whether there was one."""
-    folder = _chosen(name).folder.parent
+    chosen = _chosen(name)
+    folder = chosen.folder.parent
     if not folder.exists():
         return False
-    shutil.rmtree(folder)
+    with _alone(chosen):
+        shutil.rmtree(folder)
     return True
+
+
+@contextlib.contextmanager
+def _alone(chosen: Toolchain, quiet: bool = False) -> Iterator[None]:
+    """Keeps other processes from installing and removing the same."""
+    root = chosen.folder.parent.parent
+    try:
+        chosen.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (root / f".{chosen.name}.lock").open("w")
+    except OSError as error:
+        raise TargetError(
+            f"toolchain {chosen.name}: {root} cannot be written: {error.strerror}. Set UNIFY_TOOLCHAIN_DIR."
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not quiet:
+                sys.stderr.write(f"toolchain {chosen.name}: another process works on it; waiting for that.\n")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        chosen.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # that one may have removed it
+        yield
 
 
 def _chosen(name: str) -> Toolchain:

@@ -169,7 +169,7 @@ def _attentions(chip: Any) -> list[Signature]:
     cache = _types("k_block k_head k_dim v_block v_token v_head", _SIZE)  # keys with block_size as the fastest axis
     parts = _types("partial partial_top partial_mass", _FLOATS)
     numbers = {"group": "i32", "scale_log2": "fp32"}
-    page = 32 if chip.target == "ascend:950" else _PAGE  # its compiler crashes at 16
+    page = 32 if chip.target.startswith("ascend:950") else _PAGE  # its compiler crashes at 16
     prefill = PAGED_ATTENTION_PREFILL_QUERIES.get(chip.kind, PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE)
     return [
         Signature(
