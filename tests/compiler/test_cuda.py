@@ -149,3 +149,14 @@ def test_what_the_vendor_refuses_names_kernel_and_line() -> None:
     assert raised.value.file
     assert raised.value.file.endswith("test_cuda.py")
     assert raised.value.line
+
+
+@un.jit
+def percent_kernel(n):
+    tl.device_print('100% of "5%d"', n)
+
+
+def test_what_is_printed_before_a_value_is_no_format() -> None:
+    binary = un.compile(percent_kernel, "cuda:90", {"n": "i32"}, stages=("llir",))
+    (text,) = re.findall(r'c"(pid.*)"', binary.stages["llir"])
+    assert "100%% of \\225%%d\\22: %i" in text

@@ -14,6 +14,7 @@ import triton.language as tl
 
 import unify as un
 from unify.compiler import Specialization, to_ttir
+from unify.compiler.frontend import source_key
 from unify.errors import CompileError
 
 
@@ -212,3 +213,44 @@ def test_a_failure_of_tritons_own_is_the_kernels() -> None:
     ) as raised:
         text_of(swaps, {"x": "tensordesc<"})
     assert raised.value.line == line_of(swaps, "@triton.jit")
+
+
+def _in_python(value: Any) -> Any:
+    return value
+
+
+@triton.jit
+def _calls_python(x, DEBUG: tl.constexpr):
+    if DEBUG:
+        _in_python(x)
+    tl.store(x, 1)
+
+
+@triton.jit
+def _calls_it(x, DEBUG: tl.constexpr):
+    _calls_python(x, DEBUG)
+
+
+def test_what_no_kernel_may_call_is_refused_each_time() -> None:
+    for kernel in (_calls_it, _calls_python, _calls_it):  # the second after it failed as a part of the first
+        with pytest.raises(CompileError, match="_in_python"):
+            source_key(kernel)
+
+
+def test_the_key_follows_the_source_after_a_call_was_refused(tmp_path: Path) -> None:
+    source = """import triton, triton.language as tl
+def helper(x): pass
+@triton.jit
+def kernel(x, DEBUG: tl.constexpr = False):
+    if DEBUG:
+        helper(x)
+    tl.store(x, {})
+"""
+    keys = []
+    for value in (1, 2):
+        module = module_from(tmp_path / "edited.py", source.format(value))
+        with pytest.raises(CompileError):
+            source_key(module.kernel)
+        module.kernel.__globals__["helper"] = None  # mended
+        keys.append(source_key(module.kernel))
+    assert keys[0] != keys[1]

@@ -26,6 +26,7 @@ _WARP = 32
 _CAPABILITIES = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
 # UNIFY_LAUNCH_* of backend.h
 _COOPERATIVE, _OVERLAPPING = 1, 2
+_PREFIX = re.compile(r'("tt\.print".*\bprefix = )("[^"]*")')  # MLIR writes a quotation mark as \22
 
 
 def compile(ttir: str, target: Target, options: Options) -> Binary:
@@ -145,10 +146,15 @@ def _parse(ttir: str, context: Any) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.ttir"
-        path.write_text(mlir.valid_text(ttir))
+        path.write_text(_with_literal_prefixes(mlir.valid_text(ttir)))
         module = ir.parse_mlir_module(str(path), context)
     module.context = context  # as Triton keeps it
     return module
+
+
+def _with_literal_prefixes(ttir: str) -> str:
+    """Triton makes the text of tl.device_print a part of printf's format as it is."""
+    return _PREFIX.sub(lambda found: found[1] + found[2].replace("%", "%%"), ttir)
 
 
 # ---------------------------------------------------------------- NVIDIA's part

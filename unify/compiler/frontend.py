@@ -113,13 +113,26 @@ def source_key(kernel: Any) -> str:
     """What stands for the kernel's source and that of all that it calls. Raises CompileError for what none may call."""
     try:
         return str(kernel.cache_key)
-    except RuntimeError as error:  # "Unsupported function referenced: …"
+    except BaseException as error:
+        _forget_placeholders(error)
+        if not isinstance(error, RuntimeError):
+            raise
+        # "Unsupported function referenced: …"
         code, name = kernel.fn.__code__, kernel.fn.__name__
         reason = f"{error}. A kernel calls functions of triton.language, and others under unify.jit or triton.jit"
         raise CompileError(
             f"{code.co_filename}:{code.co_firstlineno}: kernel {name}: {reason}.",
             file=code.co_filename, line=code.co_firstlineno, reason=reason, kernel=name,
         ) from None  # fmt: skip
+
+
+def _forget_placeholders(error: BaseException) -> None:
+    """Triton sets a function's key to "recursion:…" while it looks for what the function calls, and leaves it there
+    when that fails: the next launch would take it for the key, whatever the source."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        function = frame.f_locals.get("self")
+        if str(getattr(function, "hash", "")).startswith("recursion:"):
+            function.hash = None
 
 
 def run_passes(module: Any) -> Any:

@@ -126,6 +126,17 @@ def test_printing_is_as_on_the_cpu_target() -> None:
     assert "pid (0, 1, 0) idx (1) value: (operand 0) -2.000000" in got
 
 
+@triton.jit
+def _printing_percents(n):
+    tl.device_print("100% of 5%d, %%", n)
+
+
+def test_what_is_printed_before_a_value_is_no_format() -> None:
+    compiled = compile_kernel(_printing_percents, {"n": 3}, {})
+    for run in (compiled.prepare((1, 1), {"n": 3}), lambda: Emulated(compiled).launch((1, 1), {"n": 3})):
+        assert _printed(run) == "pid (0, 0, 0) idx () 100% of 5%d, %%: 3\n"
+
+
 def _printed(run: Any) -> str:
     import ctypes
 

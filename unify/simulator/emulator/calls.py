@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen.convert import cast
-from unify.compiler.cpu.codegen.debug import end_unless, format_of, printf
+from unify.compiler.cpu.codegen.debug import end_unless, format_of, literal, printf
 from unify.compiler.cpu.codegen.emitter import FLOATS, Val
 from unify.compiler.cpu.codegen.values import ELEMENTWISE, Unsupported
 
@@ -129,7 +129,7 @@ def _assert(p: Program, op: mlir.Operation, message: str) -> None:
 def _print(p: Program, op: mlir.Operation, declaration: mlir.Operation) -> None:
     """Lines as on Triton's other targets: pid (x, y, z) idx (i, …) prefix (operand n) value. Integers count as signed:
     the vendor's compiler does not hand on which they are."""
-    prefix, as_hex = declaration.string("prefix"), declaration.boolean("hex")
+    prefix, as_hex = literal(declaration.string("prefix")), declaration.boolean("hex")
     for i, operand in enumerate(op.operands):
         which = f"(operand {i}) " if len(op.operands) > 1 else ""
         bound = p.values[operand]

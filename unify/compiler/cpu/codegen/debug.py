@@ -62,22 +62,28 @@ def print_(k: Kernel, op: mlir.Operation) -> None:
         which = f"(operand {i}) " if len(op.operands) > 1 else ""
         _print_operand(k, op, value, which, not signed or bool(signed[i]))
     if not op.operands:
-        printf(k, op.string("prefix") + "\n", [], [])
+        printf(k, literal(op.string("prefix")) + "\n", [], [])
 
 
 def _print_operand(k: Kernel, op: mlir.Operation, value: mlir.Value, which: str, signed: bool) -> None:
     shape = shape_of(value)
     widths = [max(1, len(str(extent - 1))) for extent in shape]
+    label = literal(op.string("prefix")) + which
 
     def body(at: list[Index]) -> None:
         places = [k.number(index) for index in at]
         scalar = k.block(value, tuple(at), (1,) * len(shape))
         format_, shown = format_of(k, scalar, op.boolean("hex"), signed)
         idx = "idx (" + ", ".join(f"%{width}lld" for width in widths) + ")" if shape else "idx ()"
-        printf(k, f"{idx}{op.string('prefix')}{which}{format_}\n", places, [shown])
+        printf(k, f"{idx}{label}{format_}\n", places, [shown])
 
     with k.em.nest():
         nest.for_each(k, [(extent, 1) for extent in shape], body, unrolled=1)
+
+
+def literal(text: str) -> str:
+    """The user's text in a format of printf."""
+    return text.replace("%", "%%")
 
 
 def format_of(k: Kernel, value: Val, as_hex: bool, signed: bool) -> tuple[str, Val]:
