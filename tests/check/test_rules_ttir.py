@@ -175,14 +175,27 @@ def staying(x, n):
         tl.store(x + tl.program_id(0), 1.0)
 
 
-def test_a_kernel_that_leaves_early_starts_a_block_for_each_program() -> None:
+@un.jit
+def place_of(n):
+    if tl.program_id(0) >= n:  # in a function
+        return n
+    return tl.program_id(0)
+
+
+@un.jit
+def joined(x, n):
+    tl.store(x + place_of(n), 1.0)
+
+
+def test_a_kernel_whose_ways_join_after_a_return_starts_a_block_for_each_program() -> None:
     types = {"x": "*fp32", "n": "i32"}
-    outcome = outcome_of(leaving, B3, types)
-    assert [(f.rule, f.line) for f in outcome.findings] == [("early-return", line_of(leaving))]
+    outcome = outcome_of(joined, B3, types)
+    assert [(f.rule, f.line) for f in outcome.findings] == [("early-return", line_of(place_of, "# in a function"))]
     assert outcome.memory["grid_limit"] == 65535
-    outcome = outcome_of(staying, B3, types)
-    assert "early-return" not in [f.rule for f in outcome.findings]
-    assert outcome.memory["grid_limit"] is None
+    for kernel in (staying, leaving):
+        outcome = outcome_of(kernel, B3, types)
+        assert "early-return" not in [f.rule for f in outcome.findings]
+        assert outcome.memory["grid_limit"] is None
 
 
 @un.jit

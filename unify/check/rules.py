@@ -122,8 +122,8 @@ RULES = (
     ),
     Rule(
         "early-return", PERFORMANCE, _ASCEND,
-        "A kernel that returns early is not turned into one block for each core: it starts a block for each program, "
-        "65,535 at most.",
+        "A kernel whose ways join again behind an early return is not turned into one block for each core: it starts a "
+        "block for each program, 65,535 at most.",
         "Put the rest under the opposite condition, or mask it.",
         f"{_GUIDE}, programming_guide.md (blocks and cores) and migrate_from_gpu.md (65,535)",
         rules_ttir.early_return,
