@@ -69,20 +69,6 @@ RULES = (
         rules_ttir.inline_assembly,
     ),
     Rule(
-        "lost-exchange", ERROR, _ASCEND,
-        "tl.atomic_xchg is dropped by the compiler: the memory stays as it was.",
-        "Where nobody wants its result, tl.store does; else let one program load and store.",
-        f"{_COMPILER}: nothing is left of it",
-        rules_linalg.lost_exchange,
-    ),
-    Rule(
-        "cas-result", ERROR, _ASCEND,
-        "tl.atomic_cas gives back what is in memory after it, not before: whether it succeeded is not told.",
-        "Use the result of tl.atomic_add or tl.atomic_max, which is the old value.",
-        "triton-ascend 3.2.0: the copy for the result stands behind the exchange",
-        rules_linalg.cas_result,
-    ),
-    Rule(
         "masked-load", PORTABILITY, _ASCEND,
         "The whole tile is read, and the mask applied afterwards: places that it leaves out are read too.",
         "Let a tile's mask be a range, as i < n is, or keep its places inside of the array: tl.where(mask, index, 0); "

@@ -94,6 +94,8 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
     from unify.compiler.target import Binary, Parameter
 
     chip = chip_of(target)
+    if (mistake := ascend_reasons.mistaken(ttir, target, chip.is_950)) is not None:
+        raise mistake
     function = parameters.kernel_of(mlir_reader.parse(ttir))
     name = function.string("sym_name")
     lowered, is_persistent = _lowered(ttir, chip, target, with_lines="lines" in options.stages)
