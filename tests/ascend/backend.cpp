@@ -330,6 +330,20 @@ void test_host_calls_run_once_also_where_the_context_forgets_them() {
   table->device_close(device);
 }
 
+void test_acl_may_come_to_host_calls_after_their_device_was_closed() {
+  const unify_device device = open_device();
+  const unify_stream stream = make_stream(device);
+  std::atomic<int> calls_made{0};
+  set("held", 1);
+  for (int i = 0; i < 3; ++i) CHECK(table->host_call(stream, count, &calls_made) == UNIFY_OK);
+  set("fault:0", 507035);
+  CHECK(table->stream_synchronize(stream) == UNIFY_KERNEL_FAULT && calls_made == 3);
+  CHECK(table->stream_destroy(stream) == UNIFY_KERNEL_FAULT);
+  table->device_close(device);
+  set("held", 0);
+  CHECK(calls_made == 3);
+}
+
 // ---- memory ----
 
 void test_copies_know_where_both_ends_are() {
@@ -659,6 +673,32 @@ void test_a_graph_that_runs_is_given_up_without_waiting() {
   CHECK(table->device_synchronize(device) == UNIFY_OK && get("graphs") == 0 && get("events") == 0);
 }
 
+void test_a_graph_that_runs_too_long_keeps_its_locks() {
+  const unify_device device = open_device();
+  ImageHeader header;
+  header.lock_count = 1;
+  const unify_function function = function_of(device, image(header));
+  const unify_stream streams[] = {make_stream(device), make_stream(device)};
+  const long before = get("device_memory");
+  const auto record = [&] {
+    unify_graph graph = nullptr;
+    CHECK(table->capture_begin(streams[0]) == UNIFY_OK);
+    CHECK(launch(streams[0], function, {2, 1, 1}, std::string(44, '\0')) == UNIFY_OK);
+    CHECK(table->capture_end(streams[0], &graph) == UNIFY_OK && get("device_memory") == before + 1);
+    return graph;
+  };
+  unify_graph graph = record();
+  set("held:1", 1);  // the second stream alone
+  for (const unify_stream stream : {streams[1], streams[0]}) CHECK(table->graph_launch(graph, stream) == UNIFY_OK);
+  CHECK(table->graph_destroy(graph) == UNIFY_OK);
+  CHECK(get("graphs") == 1 && get("destroy_waits") == 0 && get("device_memory") == before + 1);
+  set("held:1", 0);
+  CHECK(table->device_synchronize(device) == UNIFY_OK && get("graphs") == 0 && get("device_memory") == before);
+  graph = record();
+  set("fail:aclmdlRIDestroy", 107037);
+  CHECK(table->graph_destroy(graph) == UNIFY_OK && get("device_memory") == before + 1);
+}
+
 void test_nothing_is_left_when_a_device_is_closed() {
   const unify_device device = open_device();
   const unify_stream stream = make_stream(device);
@@ -719,6 +759,7 @@ int main(int argc, char** argv) {
       TEST(an_event_that_was_never_recorded_holds_nobody),
       TEST(times_are_signed_and_asked_of_events_that_have_them),
       TEST(host_calls_run_once_also_where_the_context_forgets_them),
+      TEST(acl_may_come_to_host_calls_after_their_device_was_closed),
       TEST(copies_know_where_both_ends_are),
       TEST(fills_of_several_widths_or_none),
       TEST(virtual_memory_comes_and_goes),
@@ -730,6 +771,7 @@ int main(int argc, char** argv) {
       TEST(a_plain_object_gets_its_arguments_as_they_are),
       TEST(damaged_and_foreign_images_are_refused_with_the_reason),
       TEST(a_graph_that_runs_is_given_up_without_waiting),
+      TEST(a_graph_that_runs_too_long_keeps_its_locks),
       TEST(nothing_is_left_when_a_device_is_closed),
       TEST(an_old_version_has_less),
   };
