@@ -1,8 +1,9 @@
 #include "ascend_image.h"
 
-#include <elf.h>
-
 #include <cstring>
+#include <string_view>
+
+#include "elf_bounds.h"
 
 namespace unify::ascend {
 namespace {
@@ -26,32 +27,7 @@ struct Header {
   uint32_t grid_offset;
   uint32_t logical_grid_offset;
 };
-static_assert(sizeof(Header) == 56);
-
-template <typename T>
-bool read(const void* bytes, size_t size, uint64_t offset, T& out) {
-  if (size < sizeof out || offset > size - sizeof out) return false;
-  std::memcpy(&out, static_cast<const char*>(bytes) + offset, sizeof out);
-  return true;
-}
-
-// ACL follows the offsets in it without a doubt.
-std::string why_not_elf(const void* bytes, size_t size) {
-  Elf64_Ehdr header{};
-  if (!read(bytes, size, 0, header)) return "it is too short for an ELF object";
-  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) return "it is no ELF object";
-  if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB) {
-    return "it is an ELF object, but not a 64-bit little-endian one";
-  }
-  if (header.e_shnum == 0 || header.e_shentsize != sizeof(Elf64_Shdr)) return "its section headers are damaged";
-  for (uint64_t i = 0; i < header.e_shnum; ++i) {
-    Elf64_Shdr section{};
-    if (!read(bytes, size, header.e_shoff + i * sizeof section, section)) return "its section headers are cut off";
-    if (section.sh_type == SHT_NOBITS || section.sh_type == SHT_NULL) continue;
-    if (section.sh_offset > size || section.sh_size > size - section.sh_offset) return "one of its sections is cut off";
-  }
-  return "";
-}
+static_assert(sizeof(Header) == 64);
 
 std::string why_not_header(const Header& header, size_t size) {
   if (header.version != kVersion) {
@@ -72,6 +48,20 @@ std::string why_not_header(const Header& header, size_t size) {
 }
 
 }  // namespace
+// The cores of a chip: the vendor's platform files, src/platform/platform_config of its runtime.
+std::string_view cores_of(std::string_view chip) {
+  constexpr std::string_view kVendor = "Ascend";
+  if (chip.substr(0, kVendor.size()) == kVendor) chip.remove_prefix(kVendor.size());
+  const auto is_any = [chip](std::initializer_list<std::string_view> begins) {
+    for (const std::string_view begin : begins) {
+      if (chip.substr(0, begin.size()) == begin) return true;
+    }
+    return false;
+  };
+  if (is_any({"950", "910_95"})) return "dav-c310";
+  return is_any({"910B", "910C", "910_93"}) ? "dav-c220" : chip;
+}
+
 
 unify_status read_image(const void* bytes, size_t size, Image& out, std::string& out_why) {
   out = {};
@@ -79,7 +69,7 @@ unify_status read_image(const void* bytes, size_t size, Image& out, std::string&
   out.object_bytes = size;
   Header header{};
   if (size >= sizeof kMagic && std::memcmp(bytes, kMagic, sizeof kMagic) == 0) {
-    if (!read(bytes, size, 0, header)) out_why = "it is cut off";
+    if (!elf::read(bytes, size, 0, header)) out_why = "it is cut off";
     if (out_why.empty()) out_why = why_not_header(header, size);
     if (!out_why.empty()) return UNIFY_INVALID_ARGUMENT;
     if (header.kind == kLowered) {
@@ -98,7 +88,8 @@ unify_status read_image(const void* bytes, size_t size, Image& out, std::string&
     out.grid_offset = header.grid_offset;
     out.logical_grid_offset = header.logical_grid_offset;
   }
-  out_why = why_not_elf(out.object, out.object_bytes);
+  Elf64_Ehdr object{};
+  out_why = elf::why_not_elf(out.object, out.object_bytes, object);
   return out_why.empty() ? UNIFY_OK : UNIFY_INVALID_ARGUMENT;
 }
 
