@@ -32,18 +32,17 @@ static_assert(sizeof(Header) == 64);
 std::string why_not_header(const Header& header, size_t size) {
   if (header.version != kVersion) {
     return "it has version " + std::to_string(header.version) + " of unify's format for Ascend; this unify reads " +
-           std::to_string(kVersion) + ". Compile the kernel again.";
+           std::to_string(kVersion) + ". Compile the kernel again";
   }
   const bool is_whole = header.header_bytes >= sizeof(Header) && header.header_bytes <= size &&
                         header.payload_bytes <= size - header.header_bytes;
   if (!is_whole) return "it is cut off";
   if (header.mode > static_cast<uint32_t>(Mode::kMixed)) return "it is for cores of an unknown kind";
   if (header.lock_count > kMostLocks) return "it asks for more locks than there can be";
-  const auto is_behind_prefix = [](uint32_t offset) { return offset >= kPrefixBytes && offset % 4 == 0; };
-  const bool is_laid_out =
-      is_behind_prefix(header.grid_offset) &&
-      (header.logical_grid_offset == 0 ||
-       (is_behind_prefix(header.logical_grid_offset) && header.logical_grid_offset + kGridBytes <= header.grid_offset));
+  const auto is_behind_prefix = [](uint64_t offset) { return offset >= kPrefixBytes && offset % 4 == 0; };
+  const uint64_t logical = header.logical_grid_offset;
+  const bool is_laid_out = is_behind_prefix(header.grid_offset) &&
+                           (logical == 0 || (is_behind_prefix(logical) && logical + kGridBytes <= header.grid_offset));
   return is_laid_out ? "" : "its arguments are laid out in no possible way";
 }
 
@@ -75,8 +74,7 @@ unify_status read_image(const void* bytes, size_t size, Image& out, std::string&
     if (header.kind == kLowered) {
       out_why =
           "the kernel was lowered by the vendor's compiler, but not assembled: CANN's hivmc was not on the machine "
-          "that "
-          "compiled it. Compile it where CANN is installed.";
+          "that compiled it. Compile it where CANN is installed";
       return UNIFY_UNSUPPORTED;
     }
     out.object = static_cast<const char*>(bytes) + header.header_bytes;

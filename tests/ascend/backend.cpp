@@ -609,8 +609,14 @@ void test_damaged_and_foreign_images_are_refused_with_the_reason() {
     CHECK(has(why(image(header)), "laid out"));
   }
   header = {};
-  header.logical_grid_offset = 32;
-  CHECK(has(why(image(header)), "laid out"));
+  std::memcpy(header.chip, "950", 3);
+  CHECK(has(why(image(header)), "for chips of the 950's kind, and this is Ascend910B3"));
+  for (const char* chip : {"910B", "910C"}) {  // with the same cores
+    header = {};
+    std::memcpy(header.chip, chip, 4);
+    unify_module module = nullptr;
+    CHECK(load(device, image(header), &module) == UNIFY_OK && table->module_unload(module) == UNIFY_OK);
+  }
   header = {};
   header.lock_count = ~uint64_t{0};
   CHECK(has(why(image(header)), "locks"));
@@ -711,6 +717,11 @@ int main(int argc, char** argv) {
       TEST(a_device_is_described),
       TEST(a_fault_is_told_in_acls_words_and_stays_until_a_reset),
       TEST(a_fault_of_a_stream_that_goes_on_is_not_passed_over),
+  for (const uint32_t offset : {32u, 0xFFFFFFF8u}) {
+    header = {};
+    header.logical_grid_offset = offset;
+    CHECK(has(why(image(header)), "laid out"));
+  }
       TEST(what_is_no_fault_of_the_device_leaves_it_healthy),
       TEST(a_lost_device_stays_lost),
       TEST(a_stream_that_runs_is_given_up_without_waiting),
