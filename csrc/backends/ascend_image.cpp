@@ -26,6 +26,8 @@ struct Header {
   int64_t lock_init;
   uint32_t grid_offset;
   uint32_t logical_grid_offset;
+  uint32_t blocks;  // of a kernel that loops over its grid: for who reads the image
+  char chip[4];     // with zeros at the end
 };
 static_assert(sizeof(Header) == 64);
 
@@ -46,7 +48,6 @@ std::string why_not_header(const Header& header, size_t size) {
   return is_laid_out ? "" : "its arguments are laid out in no possible way";
 }
 
-}  // namespace
 // The cores of a chip: the vendor's platform files, src/platform/platform_config of its runtime.
 std::string_view cores_of(std::string_view chip) {
   constexpr std::string_view kVendor = "Ascend";
@@ -61,6 +62,11 @@ std::string_view cores_of(std::string_view chip) {
   return is_any({"910B", "910C", "910_93"}) ? "dav-c220" : chip;
 }
 
+}  // namespace
+
+bool is_for(const Image& image, const std::string& soc) {
+  return image.chip.empty() || cores_of(image.chip) == cores_of(soc);
+}
 
 unify_status read_image(const void* bytes, size_t size, Image& out, std::string& out_why) {
   out = {};
@@ -85,6 +91,7 @@ unify_status read_image(const void* bytes, size_t size, Image& out, std::string&
     out.lock_init = header.lock_init;
     out.grid_offset = header.grid_offset;
     out.logical_grid_offset = header.logical_grid_offset;
+    out.chip.assign(header.chip, strnlen(header.chip, sizeof header.chip));
   }
   Elf64_Ehdr object{};
   out_why = elf::why_not_elf(out.object, out.object_bytes, object);

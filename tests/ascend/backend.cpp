@@ -438,7 +438,8 @@ struct ImageHeader {
   int64_t lock_init = 0;
   uint32_t grid_offset = 32;
   uint32_t logical_grid_offset = 0;
-  char rest[8] = {};
+  uint32_t blocks = 0;
+  char chip[4] = {};
 };
 static_assert(sizeof(ImageHeader) == 64);
 

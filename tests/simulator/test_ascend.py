@@ -21,7 +21,7 @@ HEADER = struct.Struct("<8sIIIIQQqIIII")
 
 def binary(kind: int = 1, payload: bytes = b"module {}", args_bytes: int = 52) -> Binary:
     """What the compiler makes without CANN: a header, and the lowered text."""
-    header = HEADER.pack(b"UNIFYASC", 1, 64, kind, 0, len(payload), 4, -7, args_bytes - 12, 0, 0, 0)
+    header = HEADER.pack(b"UNIFYASC", 1, 64, kind, 0, len(payload), 4, -7, args_bytes - 12, 0, 0, b"910B")
     return Binary("add", header + payload, "ascend:910B3", (), args_bytes)
 
 
@@ -34,7 +34,7 @@ def test_an_image_keeps_its_header_and_gets_code() -> None:
     image = ascend.with_host_code(binary(), kernel()).image
     magic, version, header_bytes, kind, mode, payload_bytes, *rest = HEADER.unpack_from(image)
     assert (magic, version, header_bytes, kind, mode) == (b"UNIFYASC", 1, 64, 0, 0)
-    assert rest == [4, -7, 40, 0, 0, 0]
+    assert rest == [4, -7, 40, 0, 0, b"910B"]
     assert len(image) == 64 + payload_bytes
     acl = Acl()
     acl.aclrtSetDevice(0)

@@ -33,7 +33,7 @@ __all__ = ["CHIPS", "Chip", "compile", "lower"]
 _PREFIX_BYTES = 24
 _WORKSPACE_OFFSET = 16
 _GRID_BYTES = 12
-IMAGE = struct.Struct("<8sIIIIQQqIIII")  # csrc/backends/ascend_image.h: AscendImage
+IMAGE = struct.Struct("<8sIIIIQQqIII4s")  # csrc/backends/ascend_image.cpp: Header
 _MAGIC, _VERSION = b"UNIFYASC", 1
 _OBJECT, _LOWERED = 0, 1
 _MODES = {"aiv": 0, "aic": 1, "mix": 2}
@@ -105,7 +105,8 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
     payload = lowered.object if lowered.object is not None else lowered.hivm.encode()
     header = IMAGE.pack(
         _MAGIC, _VERSION, IMAGE.size, _LOWERED if lowered.object is None else _OBJECT, _MODES[facts.mode], len(payload),
-        facts.lock_count, facts.lock_init, end, logical, cores if is_persistent else 0, 0,
+        facts.lock_count, facts.lock_init, end, logical, cores if is_persistent else 0,
+        chip.name[:4].encode(),
     )  # fmt: skip
     texts = {"linalg": lowered.linalg, "hivm": lowered.hivm, "lines": lowered.lines}
     return Binary(
