@@ -64,7 +64,7 @@ struct Device {
     aclrtDrvMemHandle handle;
   };
   std::unordered_map<unify_address, Committed> committed;
-  std::vector<int32_t> peers;                               // that may use this device's memory
+  std::vector<Device*> peers;                               // that may use this device's memory, as it may theirs
   std::unordered_map<unify_address, std::string> imported;  // keys of other processes' memory
   std::unordered_map<unify_address, std::string> exported;  // keys that others have of this device's
   std::unordered_map<aclrtStream, LockMemory> locks;
@@ -228,7 +228,9 @@ void sweep(Device& device);
 
 uint32_t virtual_granularity(const Device& device);  // 0 without virtual memory
 void drop_memory(Device& device);
-aclError open_virtual(Device& device, int32_t peer);  // its virtual memory, now and later
+aclError open_virtual(Device& device, Device& peer);  // its virtual memory, now and later
+void forget_peers(Device& device);
+void release(const RetiredLocks& locks);  // in the device's context
 
 void add_memory(unify_backend& table);
 void add_streams(unify_backend& table);

@@ -81,7 +81,7 @@ aclError map(Device& device, unify_address address, size_t bytes, aclrtDrvMemHan
   if (code != ACL_SUCCESS) return code;
   const std::lock_guard<std::mutex> lock(device.mutex);
   for (size_t i = 0; code == ACL_SUCCESS && i < device.peers.size(); ++i) {
-    code = open_to(address, bytes, device.peers[i]);
+    code = open_to(address, bytes, device.peers[i]->index);
   }
   if (code == ACL_SUCCESS) {
     device.committed[address] = {bytes, memory};
@@ -264,12 +264,12 @@ void drop_memory(Device& device) {
   device.recorded_locks.clear();
 }
 
-aclError open_virtual(Device& device, int32_t peer) {
+aclError open_virtual(Device& device, Device& peer) {
   const std::lock_guard<std::mutex> lock(device.mutex);
   for (const auto& [address, range] : device.committed) {
-    if (const aclError code = open_to(address, range.bytes, peer); code != ACL_SUCCESS) return code;
+    if (const aclError code = open_to(address, range.bytes, peer.index); code != ACL_SUCCESS) return code;
   }
-  device.peers.push_back(peer);
+  device.peers.push_back(&peer);
   return ACL_SUCCESS;
 }
 

@@ -6,17 +6,30 @@
 namespace unify::ascend {
 namespace {
 
-bool is_open(Device& device, int32_t peer) {
+std::mutex ways;  // before a device's own
+
+bool is_open(Device& device, Device& peer) {
   const std::lock_guard<std::mutex> lock(device.mutex);
-  return std::find(device.peers.begin(), device.peers.end(), peer) != device.peers.end();
+  return std::find(device.peers.begin(), device.peers.end(), &peer) != device.peers.end();
+}
+
+void forget(Device& device, const Device& peer) {
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  device.peers.erase(std::remove(device.peers.begin(), device.peers.end(), &peer), device.peers.end());
 }
 
 // A way is open once both ends have opened it: torch_npu's NPUPeerToPeerAccess.cpp.
 unify_status open_way(Device& device, Device& peer) {
   unify_status status = run(device, [&] { return driver.aclrtDeviceEnablePeerAccess(peer.index, 0); });
   if (status == UNIFY_OK) status = run(peer, [&] { return driver.aclrtDeviceEnablePeerAccess(device.index, 0); });
-  if (status == UNIFY_OK) status = run(peer, [&] { return open_virtual(peer, device.index); });
-  return status == UNIFY_OK ? run(device, [&] { return open_virtual(device, peer.index); }) : status;
+  if (status == UNIFY_OK) status = run(peer, [&] { return open_virtual(peer, device); });
+  if (status == UNIFY_OK) status = run(device, [&] { return open_virtual(device, peer); });
+  if (status != UNIFY_OK) {
+    const std::lock_guard<std::mutex> lock(ways);
+    forget(device, peer);
+    forget(peer, device);
+  }
+  return status;
 }
 
 unify_status peer_access(unify_device handle, unify_device peer_handle, uint32_t enable, uint32_t* out_can) {
@@ -34,7 +47,7 @@ unify_status peer_access(unify_device handle, unify_device peer_handle, uint32_t
   if (status == UNIFY_UNSUPPORTED) return UNIFY_OK;
   if (status != UNIFY_OK) return status;
   *out_can = there != 0 && back != 0 ? 1 : 0;
-  if (*out_can == 0 || enable == 0 || is_open(peer, device.index)) return UNIFY_OK;
+  if (*out_can == 0 || enable == 0 || is_open(peer, device)) return UNIFY_OK;
   return open_way(device, peer);
 }
 
@@ -158,6 +171,17 @@ void add_sharing(unify_backend& table) {
   const bool has_memory = driver.aclrtIpcMemGetExportKey != nullptr && driver.aclrtIpcMemImportByKey != nullptr &&
                           driver.aclrtIpcMemClose != nullptr;
   if (!has_memory) return;
+// A reset of one end closes the way for both.
+void forget_peers(Device& device) {
+  const std::lock_guard<std::mutex> lock(ways);
+  std::vector<Device*> peers;
+  {
+    const std::lock_guard<std::mutex> own(device.mutex);
+    peers.swap(device.peers);
+  }
+  for (Device* peer : peers) forget(*peer, device);
+}
+
   table.ipc_export = ipc_export;
   table.ipc_import = ipc_import;
   table.ipc_close = ipc_close;

@@ -444,6 +444,22 @@ struct ImageHeader {
 static_assert(sizeof(ImageHeader) == 64);
 
 std::vector<char> elf() {
+void test_a_reset_of_either_end_closes_the_way_for_both() {
+  const unify_device ends[] = {open_device(0), open_device(1)};
+  uint32_t can = 0;
+  for (const int reset : {0, 1}) {
+    CHECK(table->peer_access(ends[0], ends[1], 1, &can) == UNIFY_OK && can == 1);
+    const long before = get("open:01");
+    CHECK(table->device_reset(ends[reset]) == UNIFY_OK);
+    CHECK(table->peer_access(ends[0], ends[1], 1, &can) == UNIFY_OK && get("open:01") == before + 1);
+    CHECK(table->peer_access(ends[1], ends[0], 1, &can) == UNIFY_OK && get("open:01") == before + 1);
+  }
+  table->device_close(ends[1]);
+  const unify_device again = open_device(1);
+  const long before = get("open:01");
+  CHECK(table->peer_access(ends[0], again, 1, &can) == UNIFY_OK && get("open:01") == before + 1);
+}
+
   std::vector<char> object(sizeof(Elf64_Ehdr) + sizeof(Elf64_Shdr));
   Elf64_Ehdr header{};
   std::memcpy(header.e_ident, ELFMAG, SELFMAG);
@@ -768,3 +784,4 @@ int main(int argc, char** argv) {
   tests.at(argv[2])();
   return 0;
 }
+      TEST(a_reset_of_either_end_closes_the_way_for_both),
