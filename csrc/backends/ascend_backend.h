@@ -49,9 +49,9 @@ struct Device {
   uint32_t ai_cores = 0;
   uint32_t vector_cores = 0;
   uint64_t shared_bytes = 0;
-  std::mutex sharing;  // for exporting, before the other
-  std::mutex mutex;    // of what follows
-  std::unordered_set<std::shared_ptr<struct Stream>> streams;
+  std::mutex export_mutex;  // before the other
+  std::mutex mutex;         // of what follows
+  std::unordered_set<std::shared_ptr<Stream>> streams;
   // Given up while they still ran: ACL would wait for them.
   std::vector<std::shared_ptr<struct Stream>> retired_streams;
   std::vector<std::unique_ptr<struct Graph>> retired_graphs;

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "ascend_backend.h"
+#include "process_mark.h"
 
 namespace unify::ascend {
 namespace {
@@ -57,18 +58,19 @@ struct Token {
   char magic[8];
   uint32_t kind;
   int32_t process;
+  uint64_t mark;
   char key[kKeyBytes];
 };
 static_assert(sizeof(Token) <= sizeof(unify_ipc_args::token));
 static_assert(sizeof(aclrtIpcEventHandle) <= sizeof(Token::key));
-constexpr char kMagic[8] = {'U', 'N', 'I', 'F', 'Y', 'A', 'S', '1'};
+constexpr char kMagic[8] = {'U', 'N', 'I', 'F', 'Y', 'A', 'S', '2'};
 
 bool has_events() { return driver.aclrtIpcGetEventHandle != nullptr && driver.aclrtIpcOpenEventHandle != nullptr; }
 
 // One key for each memory: what is imported by two of them lies at two places. It names nobody who may import it, as
 // torch_npu's do. The device's own lock is not held meanwhile: a fault that is found here takes it.
 unify_status export_memory(Device& device, unify_address address, Token& out) {
-  const std::lock_guard<std::mutex> sharing(device.sharing);
+  const std::lock_guard<std::mutex> exporting(device.export_mutex);
   size_t bytes = 0;
   {
     const std::lock_guard<std::mutex> lock(device.mutex);
@@ -103,6 +105,7 @@ unify_status ipc_export(unify_device handle, unify_ipc_args* args) {
   std::memcpy(token.magic, kMagic, sizeof kMagic);
   token.kind = args->kind;
   token.process = getpid();
+  token.mark = mark_of_process();
   const unify_status status = args->kind == UNIFY_IPC_EVENT ? export_event(*of(args->event), token)
                                                             : export_memory(*of(handle), args->address, token);
   std::memset(args->token, 0, sizeof args->token);
@@ -141,7 +144,9 @@ unify_status ipc_import(unify_device handle, unify_ipc_args* args) {
   if (std::memcmp(token.magic, kMagic, sizeof kMagic) != 0 || token.kind != static_cast<uint32_t>(args->kind)) {
     return refuse(UNIFY_INVALID_ARGUMENT, "this is no token of an Ascend device's memory or event");
   }
-  if (token.process == getpid()) return refuse(UNIFY_INVALID_ARGUMENT, "the token was made by this same process");
+  if (token.process == getpid() && token.mark == mark_of_process()) {
+    return refuse(UNIFY_INVALID_ARGUMENT, "the token was made by this same process");
+  }
   return args->kind == UNIFY_IPC_MEMORY ? import_memory(*of(handle), token, args->address)
                                         : import_event(*of(handle), token, args->event);
 }
@@ -166,11 +171,6 @@ unify_status ipc_close(unify_device handle, const unify_ipc_args* args) {
 
 }  // namespace
 
-void add_sharing(unify_backend& table) {
-  table.peer_access = peer_access;
-  const bool has_memory = driver.aclrtIpcMemGetExportKey != nullptr && driver.aclrtIpcMemImportByKey != nullptr &&
-                          driver.aclrtIpcMemClose != nullptr;
-  if (!has_memory) return;
 // A reset of one end closes the way for both.
 void forget_peers(Device& device) {
   const std::lock_guard<std::mutex> lock(ways);
@@ -182,6 +182,11 @@ void forget_peers(Device& device) {
   for (Device* peer : peers) forget(*peer, device);
 }
 
+void add_sharing(unify_backend& table) {
+  table.peer_access = peer_access;
+  const bool has_memory = driver.aclrtIpcMemGetExportKey != nullptr && driver.aclrtIpcMemImportByKey != nullptr &&
+                          driver.aclrtIpcMemClose != nullptr;
+  if (!has_memory) return;
   table.ipc_export = ipc_export;
   table.ipc_import = ipc_import;
   table.ipc_close = ipc_close;

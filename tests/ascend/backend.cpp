@@ -412,8 +412,8 @@ void test_tokens_carry_whole_allocations_to_other_processes() {
   CHECK(table->ipc_close(device, &args) == UNIFY_OK && get("closed") == 4096);
   CHECK(table->ipc_close(device, &args) == UNIFY_INVALID_ARGUMENT);
   CHECK(table->memory_free(device, UNIFY_MEMORY_DEVICE, memory) == UNIFY_OK);
-  CHECK(get("closes") == 2 && get("closes_at_free") == 2);  // by its owner too, before it is freed
-  args.token[16] = 'x';
+  CHECK(get("closes") == 3 && get("closes_at_free") == 3);  // by its owner too, before it is freed
+  args.token[24] = 'x';
   CHECK(table->ipc_import(device, &args) == UNIFY_NOT_FOUND);
   args.kind = UNIFY_IPC_EVENT;
   CHECK(table->ipc_import(device, &args) == UNIFY_INVALID_ARGUMENT);
@@ -469,6 +469,11 @@ void test_a_reset_of_either_end_closes_the_way_for_both() {
   header.e_shentsize = sizeof(Elf64_Shdr);
   header.e_shnum = 1;
   std::memcpy(object.data(), &header, sizeof header);
+  args.token[16] = static_cast<uint8_t>(args.token[16] ^ 1);  // of another container's process with this one's number
+  CHECK(table->ipc_import(device, &args) == UNIFY_OK && args.address == 0x1000);
+  CHECK(table->ipc_close(device, &args) == UNIFY_OK && get("closed") == 4096);
+  set("closed", 0);
+  args.token[16] = static_cast<uint8_t>(args.token[16] ^ 1);
   return object;
 }
 
