@@ -33,10 +33,34 @@ struct HostCall;
 // The thread that serves host functions where ACL has none of its own.
 class Reporter;
 
+struct Device;
+struct Stream;
+
 // Memory for the locks of kernels whose blocks wait for each other.
 struct LockMemory {
   void* address = nullptr;
   uint64_t bytes = 0;
+};
+
+// Those of a stream that ended, of whose launches the last may still run.
+struct RetiredLocks {
+  std::vector<void*> memory;
+  aclrtEvent last_launch = nullptr;
+};
+
+// A stream's, for its launches one after another. A member of it, so that they end when ~Stream has waited.
+class StreamLocks {
+ public:
+  ~StreamLocks();
+  // Memory for the stream's next launch, which `note_launch` follows.
+  aclError take(Stream& stream, uint64_t bytes, void*& out);
+  aclError note_launch(const Stream& stream);
+
+ private:
+  Device* device_ = nullptr;  // null: there are none
+  LockMemory memory_;
+  std::vector<void*> outgrown_;
+  aclrtEvent last_launch_ = nullptr;  // of another library's stream, for whose work nobody waits
 };
 
 struct Device {
@@ -67,8 +91,7 @@ struct Device {
   std::vector<Device*> peers;                               // that may use this device's memory, as it may theirs
   std::unordered_map<unify_address, std::string> imported;  // keys of other processes' memory
   std::unordered_map<unify_address, std::string> exported;  // keys that others have of this device's
-  std::unordered_map<aclrtStream, LockMemory> locks;
-  std::vector<void*> outgrown_locks;
+  std::vector<RetiredLocks> retired_locks;
   std::unordered_map<aclmdlRI, std::vector<void*>> recorded_locks;
 };
 
@@ -78,6 +101,7 @@ struct Stream : std::enable_shared_from_this<Stream> {
   aclrtStream handle = nullptr;  // null: a reset has taken it away
   bool is_owned = true;
   bool has_reporter = false;
+  StreamLocks locks;
   // Operations enqueued since the stream was last known to have run dry without failure: 0 if none.
   std::atomic<uint64_t> first_unproven{0};
   std::atomic<uint64_t> last_enqueued{0};

@@ -250,8 +250,7 @@ void drop_memory(Device& device) {
   for (const unify_address address : device.reserved) driver.aclrtReleaseMemAddress(pointer(address));
   for (const auto& [address, key] : device.exported) driver.aclrtIpcMemClose(key.c_str());
   for (const auto& [address, bytes] : device.allocated) driver.aclrtFree(pointer(address));
-  for (const auto& [stream, lock_memory] : device.locks) driver.aclrtFree(lock_memory.address);
-  for (void* outgrown : device.outgrown_locks) driver.aclrtFree(outgrown);
+  for (const RetiredLocks& retired : device.retired_locks) release(retired);
   for (const auto& [graph, recorded] : device.recorded_locks) {
     for (void* memory : recorded) driver.aclrtFree(memory);
   }
@@ -259,8 +258,7 @@ void drop_memory(Device& device) {
   device.reserved.clear();
   device.exported.clear();
   device.allocated.clear();
-  device.locks.clear();
-  device.outgrown_locks.clear();
+  device.retired_locks.clear();
   device.recorded_locks.clear();
 }
 

@@ -650,6 +650,36 @@ void test_damaged_and_foreign_images_are_refused_with_the_reason() {
   std::vector<char> object = elf();
   Elf64_Shdr section{};
   section.sh_type = SHT_PROGBITS;
+void test_locks_end_with_their_stream() {
+  const unify_device device = open_device();
+  ImageHeader header;
+  header.lock_count = 3;
+  const unify_function small = function_of(device, image(header));
+  header.lock_count = 300;
+  const unify_function large = function_of(device, image(header));
+  const std::string arguments(44, '\0');
+  const long before = get("device_memory");
+  for (int i = 0; i < 3; ++i) {
+    const unify_stream stream = make_stream(device);
+    CHECK(launch(stream, small, {1, 1, 1}, arguments) == UNIFY_OK);
+    CHECK(launch(stream, large, {1, 1, 1}, arguments) == UNIFY_OK && get("device_memory") == before + 2);
+    CHECK(table->stream_destroy(stream) == UNIFY_OK && get("device_memory") == before);
+  }
+  // Another library's stream still runs when it is let go: nobody waits for it.
+  void* native = nullptr;
+  symbol<aclError(int32_t)>("aclrtSetDevice")(0);
+  CHECK(symbol<aclError(void**, uint32_t, uint32_t)>("aclrtCreateStreamWithConfig")(&native, 0, 0) == ACL_SUCCESS);
+  set("held", 1);
+  const unify_stream wrapper = make_stream(device, 0, native);
+  CHECK(launch(wrapper, small, {1, 1, 1}, arguments) == UNIFY_OK);
+  CHECK(table->stream_destroy(wrapper) == UNIFY_OK && get("device_memory") == before + 1);
+  set("held", 0);
+  CHECK(symbol<aclError(void*)>("aclrtSynchronizeStream")(native) == ACL_SUCCESS);
+  const unify_stream stream = make_stream(device);
+  CHECK(launch(stream, small, {1, 1, 1}, arguments) == UNIFY_OK && get("device_memory") == before + 1);
+  CHECK(table->stream_destroy(stream) == UNIFY_OK && get("device_memory") == before);
+}
+
   section.sh_offset = ~uint64_t{7};
   section.sh_size = 16;
   std::memcpy(object.data() + sizeof(Elf64_Ehdr), &section, sizeof section);
@@ -790,3 +820,4 @@ int main(int argc, char** argv) {
   return 0;
 }
       TEST(a_reset_of_either_end_closes_the_way_for_both),
+      TEST(locks_end_with_their_stream),
