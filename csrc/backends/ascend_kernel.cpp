@@ -45,7 +45,7 @@ unify_status module_load(unify_device handle, const unify_module_args* args, uni
   if (!has_kernels()) {
     return refuse(UNIFY_UNSUPPORTED,
                   "this CANN does not load kernels from memory (aclrtBinaryLoadFromData, "
-                  "aclrtLaunchKernelWithHostArgs): install a newer one");
+                  "aclrtLaunchKernelWithHostArgs): install a newer one, 8.5 for example");
   }
   auto module = std::make_unique<Module>();
   module->device = &device;
@@ -222,14 +222,9 @@ unify_status launch(unify_stream handle, unify_function f, const unify_launch_ar
   const Module& module = *function.module;
   const Image& image = module.image;
   if (const unify_status status = check(*stream.device, *args); status != UNIFY_OK) return status;
-  const uint64_t plane = uint64_t{args->grid[0]} * args->grid[1];
-  const uint64_t programs = plane > INT32_MAX ? plane : plane * args->grid[2];
+  const uint64_t programs = programs_of(args->grid);
   const uint64_t blocks = blocks_of(module, programs);
-  if (programs > INT32_MAX || blocks > kMostBlocks) {
-    return refuse(UNIFY_INVALID_ARGUMENT, "the grid has " + std::to_string(programs) +
-                                              " programs; an Ascend chip starts " + std::to_string(kMostBlocks) +
-                                              " at most. Use larger tiles, or a kernel that loops over its grid.");
-  }
+  if (programs > INT32_MAX || blocks > kMostBlocks) return refuse_grid(module, args->grid);
   Arguments arguments(*args);
   if (image.has_prefix) {
     if (args->args_bytes < image.grid_offset + kGridBytes) {
@@ -255,6 +250,11 @@ unify_status launch(unify_stream handle, unify_function f, const unify_launch_ar
       *stream.device,
       [&] {
         return enqueue(stream, function, static_cast<uint32_t>(blocks), args->shared_bytes != 0 ? &config : nullptr,
+                       arguments);
+      },
+      args->operation);
+}
+
 bool is_done(const RetiredLocks& locks) {
   int state = ACL_EVENT_RECORDED_STATUS_COMPLETE;
   return locks.last_launch == nullptr || driver.aclrtQueryEventStatus(locks.last_launch, &state) != ACL_SUCCESS ||
@@ -270,8 +270,8 @@ void sweep_locks(Device& device) {
   retired.erase(done, retired.end());
 }
 
-                       arguments);
-      },
+}  // namespace
+
 void release(const RetiredLocks& locks) {
   for (void* memory : locks.memory) driver.aclrtFree(memory);
   if (locks.last_launch != nullptr) driver.aclrtDestroyEvent(locks.last_launch);
@@ -310,11 +310,6 @@ StreamLocks::~StreamLocks() {
   const std::lock_guard<std::mutex> lock(device_->mutex);
   device_->retired_locks.push_back(retired);
 }
-
-      args->operation);
-}
-
-}  // namespace
 
 void add_kernels(unify_backend& table) {
   table.module_load = module_load;

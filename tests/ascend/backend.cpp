@@ -541,7 +541,9 @@ void test_the_block_of_arguments_is_the_vendors() {
   CHECK(arguments.substr(32) == std::string(12, '\0'));  // the caller's are as they were
   CHECK(launch(stream, function, {65535, 1, 1}, arguments) == UNIFY_OK && get("blocks") == 65535);
   CHECK(launch(stream, function, {256, 256, 1}, arguments) == UNIFY_INVALID_ARGUMENT &&
-        has(message(), "65536 programs"));
+        has(message(), "65536 programs") && has(message(), "loops over its grid"));
+  CHECK(launch(stream, function, {1 << 20, 1 << 20, 4}, arguments) == UNIFY_INVALID_ARGUMENT &&
+        has(message(), "1048576 x 1048576 x 4 is 4398046511104 programs"));
   CHECK(launch(stream, function, {0x7fffffff, 0x7fffffff, 0x7fffffff}, arguments) == UNIFY_INVALID_ARGUMENT);
   CHECK(launch(stream, function, {1, 1, 1}, arguments.substr(0, 40)) == UNIFY_INVALID_ARGUMENT);
   CHECK(launch(stream, function, {1, 1, 1}, arguments, 1 << 20) == UNIFY_INVALID_ARGUMENT);
@@ -608,6 +610,9 @@ void test_a_plain_object_gets_its_arguments_as_they_are() {
         std::string(symbol<const char*()>("stub_arguments")()) == "12345678");
   CHECK(launch(stream, function, {1, 1, 1}, "") == UNIFY_OK);
 }
+  CHECK(launch(stream, vectors, {1 << 16, 1 << 15, 1}, arguments) == UNIFY_INVALID_ARGUMENT);
+  CHECK(has(message(), "2147483648 programs; this kernel loops over 2147483647 at most") &&
+        !has(message(), "or a kernel that loops"));
 
 void test_damaged_and_foreign_images_are_refused_with_the_reason() {
   const unify_device device = open_device();
