@@ -159,3 +159,34 @@ def test_a_device_is_used_from_python(python: Run, built: Built) -> None:
     assert finished.stdout.splitlines() == [
         "499500.0 2500.0 ascend:910B3 healthy ascend:1", "[1.0, 1.0, 1.0] healthy",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("library", ["whole", "old"])
+def test_copies_within_a_device_that_acl_does_not_do_are_done_also_in_a_graph(
+    python: Run, built: Built, library: str
+) -> None:
+    code = """
+        import numpy as np, unify as un
+        device = un.device("ascend:0")
+        stream = un.Stream(device)
+        x = un.asarray(np.arange(1000, dtype=np.uint8), device=device)
+        y, z = un.zeros(1000, un.uint8, device), un.zeros((10, 64), un.uint8, device)
+        y[1:900].copy_(x[3:902])
+        z[:, 1:30].copy_(x[:640].reshape(10, 64)[:, 2:31])
+        print((y.numpy()[1:900] == x.numpy()[3:902]).all())
+        print((z.numpy()[:, 1:30] == x.numpy()[:640].reshape(10, 64)[:, 2:31]).all())
+        if device.capabilities["graphs"] == "native":
+            raise SystemExit
+        y.fill_(0); z.fill_(0); device.synchronize()
+        with un.Graph.capture(stream) as graph:
+            y[1:900].copy_(x[3:902], stream=stream)
+            z[:, 1:30].copy_(x[:640].reshape(10, 64)[:, 2:31], stream=stream)
+        x.fill_(5); device.synchronize()
+        graph.launch(stream)
+        stream.synchronize()
+        print(y.numpy()[1:900].sum(), z.numpy().sum(), device.capabilities["graphs"])
+    """
+    path = str(getattr(built, library))
+    finished = python("-c", textwrap.dedent(code), env={**os.environ, "UNIFY_ASCEND_LIBRARY": path})
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines() == ["True", "True", "4495 1450 emulated"][: 2 if library == "whole" else 3]

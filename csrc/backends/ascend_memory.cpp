@@ -130,6 +130,10 @@ unify_status virtual_release(unify_device handle, unify_address address, size_t)
   return run(device, [&] { return driver.aclrtReleaseMemAddress(pointer(address)); });
 }
 
+constexpr uint64_t kCopyAlignment = 64;  // "for on-chip Device-to-Device memory copy": aclrtMemcpyAsync
+
+bool is_within_device(unify_device dst, unify_device src) { return dst != nullptr && dst == src; }
+
 // Between two devices as within one: the kinds 6 and 7 that acl_rt.h names are refused by aclrtMemcpyAsync.
 int kind_of(unify_device dst, unify_device src) {
   if (dst == nullptr) return ACL_MEMCPY_DEVICE_TO_HOST;
@@ -161,6 +165,9 @@ unify_status copy_on_host(unify_stream stream, const unify_copy_args& args) {
 
 unify_status copy(unify_stream handle, const unify_copy_args* args) {
   Stream& stream = *of(handle);
+  if (is_within_device(args->dst_device, args->src_device) && (args->dst | args->src) % kCopyAlignment != 0) {
+    return refuse(UNIFY_UNSUPPORTED, "ACL copies within a device between multiples of 64 bytes");
+  }
   note_enqueued(stream, args->operation);
   if (args->dst_device == nullptr && args->src_device == nullptr) return copy_on_host(handle, *args);
   return run(
@@ -172,23 +179,34 @@ unify_status copy(unify_stream handle, const unify_copy_args* args) {
       args->operation);
 }
 
+// What ACL answers where it cannot do something, or not here.
+bool is_inability(aclError code) {
+  return code == ACL_ERROR_INVALID_PARAM || code == ACL_ERROR_RT_PARAM_INVALID ||
+         code == ACL_ERROR_RT_FEATURE_NOT_SUPPORT;
+}
+
+// "between host and device": acl_rt.h. Runtimes that take rows within a device make a task of each.
 unify_status copy_rows(unify_stream handle, const unify_copy_rows_args* args) {
-  if (args->dst_device == nullptr && args->src_device == nullptr) {
-    return refuse(UNIFY_UNSUPPORTED, "ACL copies no rows within the host");
+  if ((args->dst_device == nullptr) == (args->src_device == nullptr)) {
+    return refuse(UNIFY_UNSUPPORTED, "ACL copies rows between the host and a device only");
   }
   Stream& stream = *of(handle);
   note_enqueued(stream, args->operation);
-  return run(
+  aclError code = ACL_SUCCESS;
+  const unify_status status = run(
       *stream.device,
       [&] {
-        return driver.aclrtMemcpy2dAsync(pointer(args->dst), args->dst_pitch, pointer(args->src), args->src_pitch,
+        code = driver.aclrtMemcpy2dAsync(pointer(args->dst), args->dst_pitch, pointer(args->src), args->src_pitch,
                                          args->bytes, args->rows, kind_of(args->dst_device, args->src_device),
                                          stream.handle);
+        return code;
       },
       args->operation);
+  return is_inability(code) ? refuse(UNIFY_UNSUPPORTED, "ACL does not copy these rows") : status;
 }
 
-// 32 bits at a time. Not every chip can, nor in memory that aclrtMalloc did not give.
+// 32 bits at a time. Not every chip can, nor in memory that aclrtMalloc did not give. ACL copies a buffer of its own,
+// of which it says nothing for a graph that runs later.
 unify_status fill_words(Stream& stream, const unify_fill_args& args, uint32_t value, size_t count) {
   if (driver.aclrtMemsetD32Async == nullptr) return refuse(UNIFY_UNSUPPORTED, "this CANN repeats bytes only");
   aclError code = ACL_SUCCESS;
@@ -196,6 +214,8 @@ unify_status fill_words(Stream& stream, const unify_fill_args& args, uint32_t va
       *stream.device,
       [&] {
         code = driver.aclrtMemsetD32Async(pointer(args.dst), count * sizeof value, value, count, stream.handle);
+        code = is_recording(stream, records);
+        if (code != ACL_SUCCESS || records) return code;
         return code;
       },
       args.operation);

@@ -350,6 +350,52 @@ void test_copies_know_where_both_ends_are() {
   CHECK(std::string(third) == "host");
 }
 
+void test_what_acl_does_not_copy_within_a_device_is_left_to_the_core() {
+  const unify_device first = open_device(0);
+  const unify_device second = open_device(1);
+  const unify_stream stream = make_stream(first);
+  const unify_address a = allocate(first, 4096);
+  const unify_address b = allocate(second, 4096);
+  set("log", 1);
+  calls();
+  CHECK(copy(stream, a + 1024, first, a + 3, first, 64) == UNIFY_UNSUPPORTED && has(message(), "64 bytes"));
+  CHECK(copy(stream, a + 1032, first, a, first, 64) == UNIFY_UNSUPPORTED);
+  unify_copy_rows_args rows{};
+  rows.struct_size = sizeof rows;
+  rows.dst = a + 1024;
+  rows.src = a;
+  rows.dst_device = rows.src_device = first;
+  rows.bytes = rows.dst_pitch = rows.src_pitch = 64;
+  rows.rows = 2;
+  CHECK(table->copy_rows(stream, &rows) == UNIFY_UNSUPPORTED);
+  CHECK(calls().empty());
+  CHECK(copy(stream, a + 1024, first, a + 64, first, 3) == UNIFY_OK);
+  CHECK(copy(stream, b + 1, second, a + 2, first, 3) == UNIFY_OK);  // two devices
+  char host[128] = {};
+  rows.dst = address_of(host);
+  rows.dst_device = nullptr;
+  CHECK(table->copy_rows(stream, &rows) == UNIFY_OK);
+  for (const long code : {100000, 107000, 207000}) {  // not as wide, nor as many
+    set("fail:aclrtMemcpy2dAsync", code);
+    CHECK(table->copy_rows(stream, &rows) == UNIFY_UNSUPPORTED);
+  }
+  set("fail:aclrtMemcpy2dAsync", 507015);
+  CHECK(table->copy_rows(stream, &rows) == UNIFY_KERNEL_FAULT);
+}
+
+void test_a_graph_has_no_fill_of_words() {
+  const unify_device device = open_device();
+  const unify_stream stream = make_stream(device);
+  const unify_address memory = allocate(device, 64);
+  CHECK(table->capture_begin(stream) == UNIFY_OK);
+  CHECK(fill(stream, memory, 0x01020304, 4, 16) == UNIFY_UNSUPPORTED && has(message(), "in a graph"));
+  CHECK(fill(stream, memory, 0x0102, 2, 16) == UNIFY_UNSUPPORTED);
+  CHECK(fill(stream, memory, 7, 1, 64) == UNIFY_OK);
+  unify_graph graph = nullptr;
+  CHECK(table->capture_end(stream, &graph) == UNIFY_OK);
+  CHECK(fill(stream, memory, 0x01020304, 4, 16) == UNIFY_OK);
+}
+
 void test_fills_of_several_widths_or_none() {
   const unify_device device = open_device();
   const unify_stream stream = make_stream(device);
@@ -796,6 +842,7 @@ int main(int argc, char** argv) {
       TEST(a_kernel_that_loops_over_its_grid_starts_a_block_for_each_core),
       TEST(a_lock_is_set_anew_before_each_launch),
       TEST(a_plain_object_gets_its_arguments_as_they_are),
+      TEST(what_acl_does_not_copy_within_a_device_is_left_to_the_core),
       TEST(damaged_and_foreign_images_are_refused_with_the_reason),
       TEST(a_graph_that_runs_is_given_up_without_waiting),
       TEST(nothing_is_left_when_a_device_is_closed),
