@@ -210,17 +210,19 @@ unify_status copy_rows(unify_stream handle, const unify_copy_rows_args* args) {
 unify_status fill_words(Stream& stream, const unify_fill_args& args, uint32_t value, size_t count) {
   if (driver.aclrtMemsetD32Async == nullptr) return refuse(UNIFY_UNSUPPORTED, "this CANN repeats bytes only");
   aclError code = ACL_SUCCESS;
+  bool records = false;
   const unify_status status = run(
       *stream.device,
       [&] {
-        code = driver.aclrtMemsetD32Async(pointer(args.dst), count * sizeof value, value, count, stream.handle);
         code = is_recording(stream, records);
         if (code != ACL_SUCCESS || records) return code;
+        code = driver.aclrtMemsetD32Async(pointer(args.dst), count * sizeof value, value, count, stream.handle);
         return code;
       },
       args.operation);
-  const bool is_refused = code == ACL_ERROR_INVALID_PARAM || code == ACL_ERROR_RT_FEATURE_NOT_SUPPORT;
-  return is_refused ? refuse(UNIFY_UNSUPPORTED, "ACL repeats bytes only, on this chip or in this memory") : status;
+  if (records) return refuse(UNIFY_UNSUPPORTED, "ACL repeats bytes only, in a graph");
+  return is_inability(code) ? refuse(UNIFY_UNSUPPORTED, "ACL repeats bytes only, on this chip or in this memory")
+                            : status;
 }
 
 unify_status fill(unify_stream handle, const unify_fill_args* args) {

@@ -444,6 +444,22 @@ void test_peers_are_opened_at_both_ends_once() {
   CHECK(table->peer_access(first, second, 1, &can) == UNIFY_OK && can == 0);
 }
 
+void test_a_reset_of_either_end_closes_the_way_for_both() {
+  const unify_device ends[] = {open_device(0), open_device(1)};
+  uint32_t can = 0;
+  for (const int reset : {0, 1}) {
+    CHECK(table->peer_access(ends[0], ends[1], 1, &can) == UNIFY_OK && can == 1);
+    const long before = get("open:01");
+    CHECK(table->device_reset(ends[reset]) == UNIFY_OK);
+    CHECK(table->peer_access(ends[0], ends[1], 1, &can) == UNIFY_OK && get("open:01") == before + 1);
+    CHECK(table->peer_access(ends[1], ends[0], 1, &can) == UNIFY_OK && get("open:01") == before + 1);
+  }
+  table->device_close(ends[1]);
+  const unify_device again = open_device(1);
+  const long before = get("open:01");
+  CHECK(table->peer_access(ends[0], again, 1, &can) == UNIFY_OK && get("open:01") == before + 1);
+}
+
 void test_tokens_carry_whole_allocations_to_other_processes() {
   const unify_device device = open_device();
   unify_ipc_args args{};
@@ -453,6 +469,11 @@ void test_tokens_carry_whole_allocations_to_other_processes() {
   args.address = memory;
   for (int i = 0; i < 2; ++i) CHECK(table->ipc_export(device, &args) == UNIFY_OK && get("exports") == 1);
   CHECK(table->ipc_import(device, &args) == UNIFY_INVALID_ARGUMENT && has(message(), "same process"));
+  args.token[16] = static_cast<uint8_t>(args.token[16] ^ 1);  // of another container's process with this one's number
+  CHECK(table->ipc_import(device, &args) == UNIFY_OK && args.address == 0x1000);
+  CHECK(table->ipc_close(device, &args) == UNIFY_OK && get("closed") == 4096);
+  set("closed", 0);
+  args.token[16] = static_cast<uint8_t>(args.token[16] ^ 1);
   args.token[12] = static_cast<uint8_t>(args.token[12] ^ 1);  // of another process
   CHECK(table->ipc_import(device, &args) == UNIFY_OK && args.address == 0x1000);
   CHECK(table->ipc_close(device, &args) == UNIFY_OK && get("closed") == 4096);
@@ -490,22 +511,6 @@ struct ImageHeader {
 static_assert(sizeof(ImageHeader) == 64);
 
 std::vector<char> elf() {
-void test_a_reset_of_either_end_closes_the_way_for_both() {
-  const unify_device ends[] = {open_device(0), open_device(1)};
-  uint32_t can = 0;
-  for (const int reset : {0, 1}) {
-    CHECK(table->peer_access(ends[0], ends[1], 1, &can) == UNIFY_OK && can == 1);
-    const long before = get("open:01");
-    CHECK(table->device_reset(ends[reset]) == UNIFY_OK);
-    CHECK(table->peer_access(ends[0], ends[1], 1, &can) == UNIFY_OK && get("open:01") == before + 1);
-    CHECK(table->peer_access(ends[1], ends[0], 1, &can) == UNIFY_OK && get("open:01") == before + 1);
-  }
-  table->device_close(ends[1]);
-  const unify_device again = open_device(1);
-  const long before = get("open:01");
-  CHECK(table->peer_access(ends[0], again, 1, &can) == UNIFY_OK && get("open:01") == before + 1);
-}
-
   std::vector<char> object(sizeof(Elf64_Ehdr) + sizeof(Elf64_Shdr));
   Elf64_Ehdr header{};
   std::memcpy(header.e_ident, ELFMAG, SELFMAG);
@@ -515,11 +520,6 @@ void test_a_reset_of_either_end_closes_the_way_for_both() {
   header.e_shentsize = sizeof(Elf64_Shdr);
   header.e_shnum = 1;
   std::memcpy(object.data(), &header, sizeof header);
-  args.token[16] = static_cast<uint8_t>(args.token[16] ^ 1);  // of another container's process with this one's number
-  CHECK(table->ipc_import(device, &args) == UNIFY_OK && args.address == 0x1000);
-  CHECK(table->ipc_close(device, &args) == UNIFY_OK && get("closed") == 4096);
-  set("closed", 0);
-  args.token[16] = static_cast<uint8_t>(args.token[16] ^ 1);
   return object;
 }
 
@@ -610,6 +610,9 @@ void test_a_kernel_that_loops_over_its_grid_starts_a_block_for_each_core() {
   CHECK(launch(stream, vectors, {100000, 7, 1}, arguments) == UNIFY_OK);
   CHECK(get("blocks") == 40 && grid_is(32, 100000, 7, 1) && grid_is(44, 40, 1, 1));
   CHECK(launch(stream, vectors, {5, 1, 2}, arguments) == UNIFY_OK && get("blocks") == 10 && grid_is(44, 10, 1, 1));
+  CHECK(launch(stream, vectors, {1 << 16, 1 << 15, 1}, arguments) == UNIFY_INVALID_ARGUMENT);
+  CHECK(has(message(), "2147483648 programs; this kernel loops over 2147483647 at most") &&
+        !has(message(), "or a kernel that loops"));
   header.mode = 1;
   const unify_function cubes = function_of(device, image(header));
   CHECK(get("magic") == 0x43554245);
@@ -647,60 +650,6 @@ void test_a_lock_is_set_anew_before_each_launch() {
   CHECK(table->module_unload(module) == UNIFY_OK && get("device_memory") == before - 1);
 }
 
-void test_a_plain_object_gets_its_arguments_as_they_are() {
-  const unify_device device = open_device();
-  const unify_stream stream = make_stream(device);
-  const unify_function function = function_of(device, elf());
-  CHECK(launch(stream, function, {2, 3, 1}, "12345678") == UNIFY_OK);
-  CHECK(get("blocks") == 6 && get("scratch") == 0 &&
-        std::string(symbol<const char*()>("stub_arguments")()) == "12345678");
-  CHECK(launch(stream, function, {1, 1, 1}, "") == UNIFY_OK);
-}
-  CHECK(launch(stream, vectors, {1 << 16, 1 << 15, 1}, arguments) == UNIFY_INVALID_ARGUMENT);
-  CHECK(has(message(), "2147483648 programs; this kernel loops over 2147483647 at most") &&
-        !has(message(), "or a kernel that loops"));
-
-void test_damaged_and_foreign_images_are_refused_with_the_reason() {
-  const unify_device device = open_device();
-  const auto why = [&](const std::vector<char>& bytes, unify_status status = UNIFY_INVALID_ARGUMENT) {
-    unify_module module = nullptr;
-    CHECK(load(device, bytes, &module) == status);
-    return message();
-  };
-  ImageHeader header;
-  header.kind = 1;
-  CHECK(has(why(image(header), UNIFY_UNSUPPORTED), "hivmc"));
-  header = {};
-  header.version = 2;
-  CHECK(has(why(image(header)), "version 2"));
-  header = {};
-  header.mode = 3;
-  CHECK(has(why(image(header)), "unknown kind"));
-  for (const uint32_t offset : {8u, 33u}) {
-    header = {};
-    header.grid_offset = offset;
-    CHECK(has(why(image(header)), "laid out"));
-  }
-  header = {};
-  std::memcpy(header.chip, "950", 3);
-  CHECK(has(why(image(header)), "for chips of the 950's kind, and this is Ascend910B3"));
-  for (const char* chip : {"910B", "910C"}) {  // with the same cores
-    header = {};
-    std::memcpy(header.chip, chip, 4);
-    unify_module module = nullptr;
-    CHECK(load(device, image(header), &module) == UNIFY_OK && table->module_unload(module) == UNIFY_OK);
-  }
-  header = {};
-  header.lock_count = ~uint64_t{0};
-  CHECK(has(why(image(header)), "locks"));
-  const std::vector<char> whole = image({});
-  for (size_t size = 1; size < whole.size(); ++size) {
-    const std::vector<char> cut(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size));
-    CHECK(!why(cut).empty());
-  }
-  std::vector<char> object = elf();
-  Elf64_Shdr section{};
-  section.sh_type = SHT_PROGBITS;
 void test_locks_end_with_their_stream() {
   const unify_device device = open_device();
   ImageHeader header;
@@ -731,10 +680,74 @@ void test_locks_end_with_their_stream() {
   CHECK(table->stream_destroy(stream) == UNIFY_OK && get("device_memory") == before);
 }
 
+void test_a_plain_object_gets_its_arguments_as_they_are() {
+  const unify_device device = open_device();
+  const unify_stream stream = make_stream(device);
+  const unify_function function = function_of(device, elf());
+  CHECK(launch(stream, function, {2, 3, 1}, "12345678") == UNIFY_OK);
+  CHECK(get("blocks") == 6 && get("scratch") == 0 &&
+        std::string(symbol<const char*()>("stub_arguments")()) == "12345678");
+  CHECK(launch(stream, function, {1, 1, 1}, "") == UNIFY_OK);
+}
+
+void test_damaged_and_foreign_images_are_refused_with_the_reason() {
+  const unify_device device = open_device();
+  const auto why = [&](const std::vector<char>& bytes, unify_status status = UNIFY_INVALID_ARGUMENT) {
+    unify_module module = nullptr;
+    CHECK(load(device, bytes, &module) == status);
+    return message();
+  };
+  ImageHeader header;
+  header.kind = 1;
+  CHECK(has(why(image(header), UNIFY_UNSUPPORTED), "hivmc"));
+  header = {};
+  header.version = 2;
+  CHECK(has(why(image(header)), "version 2"));
+  header = {};
+  header.mode = 3;
+  CHECK(has(why(image(header)), "unknown kind"));
+  for (const uint32_t offset : {8u, 33u}) {
+    header = {};
+    header.grid_offset = offset;
+    CHECK(has(why(image(header)), "laid out"));
+  }
+  for (const uint32_t offset : {32u, 0xFFFFFFF8u}) {
+    header = {};
+    header.logical_grid_offset = offset;
+    CHECK(has(why(image(header)), "laid out"));
+  }
+  header = {};
+  std::memcpy(header.chip, "950", 3);
+  CHECK(has(why(image(header)), "for chips of the 950's kind, and this is Ascend910B3"));
+  for (const char* chip : {"910B", "910C"}) {  // with the same cores
+    header = {};
+    std::memcpy(header.chip, chip, 4);
+    unify_module module = nullptr;
+    CHECK(load(device, image(header), &module) == UNIFY_OK && table->module_unload(module) == UNIFY_OK);
+  }
+  header = {};
+  header.lock_count = ~uint64_t{0};
+  CHECK(has(why(image(header)), "locks"));
+  const std::vector<char> whole = image({});
+  for (size_t size = 1; size < whole.size(); ++size) {
+    const std::vector<char> cut(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size));
+    CHECK(!why(cut).empty());
+  }
+  std::vector<char> object = elf();
+  Elf64_Shdr section{};
+  section.sh_type = SHT_PROGBITS;
   section.sh_offset = ~uint64_t{7};
   section.sh_size = 16;
   std::memcpy(object.data() + sizeof(Elf64_Ehdr), &section, sizeof section);
   CHECK(has(why(object), "cut off"));
+  Elf64_Ehdr segments{};
+  object = elf();
+  std::memcpy(&segments, object.data(), sizeof segments);
+  segments.e_phnum = 1;
+  segments.e_phentsize = sizeof(Elf64_Phdr);
+  segments.e_phoff = object.size();
+  std::memcpy(object.data(), &segments, sizeof segments);
+  CHECK(has(why(object), "program headers are cut off"));
   CHECK(has(why({'x', 'y'}), "too short"));
   unify_module module = nullptr;
   CHECK(load(device, elf(), &module) == UNIFY_OK);
@@ -820,11 +833,6 @@ int main(int argc, char** argv) {
       TEST(a_device_is_described),
       TEST(a_fault_is_told_in_acls_words_and_stays_until_a_reset),
       TEST(a_fault_of_a_stream_that_goes_on_is_not_passed_over),
-  for (const uint32_t offset : {32u, 0xFFFFFFF8u}) {
-    header = {};
-    header.logical_grid_offset = offset;
-    CHECK(has(why(image(header)), "laid out"));
-  }
       TEST(what_is_no_fault_of_the_device_leaves_it_healthy),
       TEST(a_lost_device_stays_lost),
       TEST(a_stream_that_runs_is_given_up_without_waiting),
@@ -834,15 +842,18 @@ int main(int argc, char** argv) {
       TEST(times_are_signed_and_asked_of_events_that_have_them),
       TEST(host_calls_run_once_also_where_the_context_forgets_them),
       TEST(copies_know_where_both_ends_are),
+      TEST(what_acl_does_not_copy_within_a_device_is_left_to_the_core),
       TEST(fills_of_several_widths_or_none),
+      TEST(a_graph_has_no_fill_of_words),
       TEST(virtual_memory_comes_and_goes),
       TEST(peers_are_opened_at_both_ends_once),
+      TEST(a_reset_of_either_end_closes_the_way_for_both),
       TEST(tokens_carry_whole_allocations_to_other_processes),
       TEST(the_block_of_arguments_is_the_vendors),
       TEST(a_kernel_that_loops_over_its_grid_starts_a_block_for_each_core),
       TEST(a_lock_is_set_anew_before_each_launch),
+      TEST(locks_end_with_their_stream),
       TEST(a_plain_object_gets_its_arguments_as_they_are),
-      TEST(what_acl_does_not_copy_within_a_device_is_left_to_the_core),
       TEST(damaged_and_foreign_images_are_refused_with_the_reason),
       TEST(a_graph_that_runs_is_given_up_without_waiting),
       TEST(nothing_is_left_when_a_device_is_closed),
@@ -855,14 +866,6 @@ int main(int argc, char** argv) {
   library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
   CHECK(library != nullptr && argc == 3);
   unify_backend_get_args args{};
-  Elf64_Ehdr segments{};
-  object = elf();
-  std::memcpy(&segments, object.data(), sizeof segments);
-  segments.e_phnum = 1;
-  segments.e_phentsize = sizeof(Elf64_Phdr);
-  segments.e_phoff = object.size();
-  std::memcpy(object.data(), &segments, sizeof segments);
-  CHECK(has(why(object), "program headers are cut off"));
   args.struct_size = sizeof args;
   args.library = argv[1];
   table = unify_ascend_backend_get(&args);
@@ -871,5 +874,3 @@ int main(int argc, char** argv) {
   tests.at(argv[2])();
   return 0;
 }
-      TEST(a_reset_of_either_end_closes_the_way_for_both),
-      TEST(locks_end_with_their_stream),
