@@ -30,6 +30,7 @@ class HostKernel:
     args_bytes: int
     scratch_bytes: int
     parameters: Sequence[tuple[str, int]]  # Triton's type and the offset of each
+    prefix_bytes: int = 0  # of the arguments, before these: what Ascend's launcher puts there, which the chip looks at
 
 
 def host_section(kernel: HostKernel) -> bytes:
@@ -46,7 +47,7 @@ def host_section(kernel: HostKernel) -> bytes:
         kernel.scratch_bytes,
         len(kernel.object),
         len(name),
-        0,
+        kernel.prefix_bytes,
     )
     return (header + table + name).ljust(header_bytes, b"\0") + kernel.object
 
