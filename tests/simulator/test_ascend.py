@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from unify.simulator.section import HostKernel
 from .acl.driver import VECTOR, Acl, words
 from .driver import compiled
 
-HEADER = struct.Struct("<8sIIIIQQqIIII")
+HEADER = struct.Struct("<8sIIIIQQqIII4s")
 
 
 def binary(kind: int = 1, payload: bytes = b"module {}", args_bytes: int = 52) -> Binary:
@@ -111,3 +112,15 @@ def test_a_variable_is_enough(python: Any, monkeypatch: pytest.MonkeyPatch) -> N
     finished = python("-c", program)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip() == "['cpu', 'cuda:0', 'ascend:0', 'ascend:1']"
+
+
+def test_links_are_made_again(tmp_path: Path) -> None:
+    ascend.link_libraries(tmp_path)
+    (tmp_path / "libhccl.so").unlink()
+    (tmp_path / "libhccl.so").symlink_to("/nowhere")
+    ascend.link_libraries(tmp_path)
+    assert {link.resolve() for link in tmp_path.iterdir()} == {ascend.library_path().resolve()}
+    (tmp_path / "libhccl.so").unlink()
+    (tmp_path / "libhccl.so").write_text("mine")
+    with pytest.raises(FileExistsError):
+        ascend.link_libraries(tmp_path)

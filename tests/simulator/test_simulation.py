@@ -181,3 +181,30 @@ assert acl.aclrtGetSocName() == b"Ascend910B4"
 """
     finished = python("-c", program)
     assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("first", ["ascend:910B3", "cuda:90"])
+def test_a_simulation_that_is_refused_changes_nothing(python: Any, first: str) -> None:
+    kind = first.partition(":")[0]
+    other = {"ascend": "ascend:950", "cuda": "cuda:80"}[kind]
+    program = f"""
+import unify as un
+from unify.errors import InvalidArgument
+for wrong in (dict(count=99), dict(memory_bytes=1)):
+    try:
+        un.simulate({first!r}, **wrong)
+    except InvalidArgument:
+        continue
+    raise SystemExit("not refused")
+print(un.simulate({first!r}))
+try:
+    un.simulate({other!r}, count=3)
+except InvalidArgument as error:
+    print("looked for already" in str(error))
+print([d.name for d in un.devices()], un.device("{kind}:0").target)
+"""
+    finished = python("-c", program)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines() == [
+        f"unify.simulate({first!r}, count=1)", "True", f"['cpu', '{kind}:0'] {first}",
+    ]  # fmt: skip
