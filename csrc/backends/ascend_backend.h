@@ -77,7 +77,7 @@ struct Device {
   std::mutex mutex;         // of what follows
   std::unordered_set<std::shared_ptr<Stream>> streams;
   // Given up while they still ran: ACL would wait for them.
-  std::vector<std::shared_ptr<struct Stream>> retired_streams;
+  std::vector<std::shared_ptr<Stream>> retired_streams;
   std::vector<std::unique_ptr<struct Graph>> retired_graphs;
   std::list<HostCall*> host_calls;  // in the order of their making
   std::unique_ptr<Reporter> reporter;

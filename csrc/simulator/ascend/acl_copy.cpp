@@ -161,12 +161,14 @@ Copy plain(void* dst, const void* src, size_t bytes) { return {number(dst), byte
 // What aclrtMemset and its like take: memory of a device, or of the host from aclrtMallocHost.
 Result check_fill(const void* memory, size_t most, uint64_t width, size_t count) {
   if (memory == nullptr) return refuse(ACL_ERROR_INVALID_PARAM, "A null pointer.");
-  if (count > UINT64_MAX / width || count * width > most) return ACL_ERROR_RT_PARAM_INVALID;
+  // aclrtMemsetD32 looks for itself, aclrtMemset leaves it to the runtime: src/acl/aclrt_impl/memory.cpp.
+  const Result invalid = width > 1 ? ACL_ERROR_INVALID_PARAM : ACL_ERROR_RT_PARAM_INVALID;
+  if (count > UINT64_MAX / width || count * width > most) return invalid;
   std::vector<Piece> pieces;
   if (find(memory) == nullptr || !driver().memory.resolve(number(memory), count * width, pieces)) {
-    return refuse(ACL_ERROR_RT_PARAM_INVALID, "An address is not in memory that a device can use.");
+    return refuse(invalid, "An address is not in memory that a device can use.");
   }
-  return number(memory) % width == 0 ? ACL_SUCCESS : ACL_ERROR_RT_ADDR_UNALIGNED;
+  return number(memory) % width == 0 ? ACL_SUCCESS : refuse(invalid, "The address is no multiple of 4.");
 }
 
 aclError fill_at_once(const char* name, void* memory, size_t most, uint32_t value, uint32_t width, size_t count) {

@@ -152,6 +152,10 @@ def test_fills_write_values_of_their_width(acl: Acl) -> None:
     assert acl.fill_later(address, 0, 4096) == "RT_PARAM_INVALID"
     host = ctypes.create_string_buffer(8)
     assert acl.fill_later(ctypes.addressof(host), 0, 8) == "RT_PARAM_INVALID"
+    size_t = ctypes.c_size_t
+    for place, most in ((address + 2, 60), (address, 8), (ctypes.addressof(host), 64)):
+        assert acl.result("aclrtMemsetD32", place, size_t(most), 5, size_t(3)) == "INVALID_PARAM"
+        assert acl.result("aclrtMemsetD32Async", place, size_t(most), 5, size_t(3), None) == "INVALID_PARAM"
 
 
 def test_rows_are_copied_by_their_pitches(acl: Acl) -> None:
