@@ -103,8 +103,8 @@ PRODUCT = {"a": "*fp16:16", "b": "*fp16:16", "c": "*fp32:16", "k": "i32:16"}
 
 def header_of(binary: Binary) -> dict[str, int | bytes]:
     names = ("magic", "version", "header_bytes", "kind", "mode", "payload_bytes", "lock_count", "lock_init")
-    names += ("grid_offset", "logical_grid_offset", "blocks", "reserved")
-    return dict(zip(names, struct.unpack_from("<8sIIIIQQqIIII", binary.image), strict=True))
+    names += ("grid_offset", "logical_grid_offset", "blocks", "chip")
+    return dict(zip(names, struct.unpack_from("<8sIIIIQQqIII4s", binary.image), strict=True))
 
 
 @pytest.mark.parametrize("chip", CHIPS)
@@ -114,6 +114,7 @@ def test_vector_kernels_are_lowered(chip: str) -> None:
     assert binary.metadata["mode"] == "aiv"
     header = header_of(binary)
     assert (header["magic"], header["header_bytes"], header["mode"]) == (b"UNIFYASC", 64, 0)
+    assert header["chip"] == {"950": b"950\0", "910C": b"910C"}.get(chip, b"910B")
     assert len(binary.image) == 64 + int(header["payload_bytes"])
     used, limit = binary.metadata["ub_bytes"], binary.metadata["ub_limit"]
     assert isinstance(used, int)

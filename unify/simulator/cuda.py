@@ -13,7 +13,7 @@ from unify._errors import InvalidArgument
 from unify.compiler.target import Binary, CompileFunction, Options, Target, register_target
 
 from .section import NAME, HostKernel, host_section, with_section
-from .simulation import GIB, Simulation, Words, error_of, load
+from .simulation import GIB, Simulation, Words, error_of, load, whole
 
 _WORDS = Words("CUDA", "cuLaunchKernelEx", "cuMemcpyAsync", "CUDA_ERROR_ILLEGAL_ADDRESS")
 _TEXT = re.compile(r"cuda:(?P<capability>\d+)(?:x(?P<count>\d+))?(?:,(?P<memory_gib>\d+(?:\.\d+)?)g)?")
@@ -45,9 +45,14 @@ def simulate(target: str = "cuda:90", count: int = 1, memory_bytes: int = GIB, n
         raise InvalidArgument(f"simulate: {target!r} is not a chip; say cuda:90, for example.")
     library = _library()
     encoded = None if name is None else name.encode()
-    if library.unify_simulator_configure(count, int(arch), memory_bytes, encoded) < 0:
-        raise InvalidArgument(f"simulated CUDA: {error_of(library)}.")
-    open_driver("cuda", str(library_path()))
+    count, memory_bytes = whole("count", count), whole("memory_bytes", memory_bytes, (1 << 63) - 1)
+    capability = whole("compute capability", int(arch))
+
+    def configure() -> None:
+        if library.unify_simulator_configure(count, capability, memory_bytes, encoded) < 0:
+            raise InvalidArgument(f"simulated CUDA: {error_of(library)}.")
+
+    open_driver("cuda", str(library_path()), configure)
     register_target("cuda", compile_simulated)
     return Simulation(library, target, count, _WORDS)
 

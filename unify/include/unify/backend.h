@@ -377,7 +377,9 @@ typedef struct unify_backend {
               pageable host memory may return only once that memory is not needed any more.
      Memory:  both ranges stay alive until the stream has passed; the core sees to it. Overlap is undefined.
      Threads: one call on a stream at a time; the core serialises.
-     Errors:  INVALID_ARGUMENT at once; a fault of the device from the stream's next synchronize or query. */
+     Errors:  INVALID_ARGUMENT at once; UNSUPPORTED at once for two places of one device that it does not copy
+              between (as they are aligned, say): the core then copies by a kernel, or through the host. A fault of
+              the device from the stream's next synchronize or query. */
   unify_status (*copy)(unify_stream stream, const unify_copy_args* args);
 
   /* Enqueues the repetition of a value.
