@@ -115,7 +115,7 @@ def source_key(kernel: Any) -> str:
         return str(kernel.cache_key)
     except Exception as error:
         for frame, _ in traceback.walk_tb(error.__traceback__):
-            function = frame.f_locals.get("self")
+            function: Any = frame.f_locals.get("self")
             if str(getattr(function, "hash", "")).startswith("recursion:"):  # Triton would go on with this as the key
                 function.hash = None
         if not isinstance(error, RuntimeError):  # "Unsupported function referenced: …"
