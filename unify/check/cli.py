@@ -105,9 +105,11 @@ def _row(kernel: Kernel, number: int, target: str, outcomes: dict[_Task, Outcome
     found = []
     for which, variant in enumerate(kernel.variants):
         outcome = outcomes[number, which, target]
-        if variant.grid is not None and outcome.status != "failed":
-            is_persistent = bool(outcome.memory.get("persistent"))
-            outcome = with_grid(outcome, rules.of_grid(target, variant.grid, is_persistent, kernel.file, kernel.line))
+        is_persistent = bool(outcome.memory.get("persistent"))
+        for grid in variant.grids if outcome.status != "failed" else ():
+            if of_it := rules.of_grid(target, grid, is_persistent, kernel.file, kernel.line):
+                outcome = with_grid(outcome, of_it)
+                break
         found.append((variant, outcome))
     return report.row_of(kernel, target, found)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .subject import ERROR, Finding, Kernel, Outcome, Row, Variant
+from .subject import ERROR, Finding, Kernel, Outcome, Refused, Row, Variant
 
 _SPACES = ("ub", "l1", "l0c")
 _CORES = {"aiv": "vector", "aic": "cube", "mix": "both"}
@@ -25,11 +25,16 @@ def row_of(kernel: Kernel, target: str, outcomes: Sequence[tuple[Variant, Outcom
         chosen = passed[0] if passed else failed[0]
         found = chosen[1].findings
     variant, outcome = chosen
-    file, line = (outcome.file, outcome.line) if outcome.file else (kernel.file, kernel.line)
+    file, line = _place(kernel, outcome)
+    refused = [Refused(v.constants, o.reason, *_place(kernel, o)) for v, o in failed] if passed else []
     return Row(
         kernel.name, target, outcome.status, outcome.reason, file, line, found, outcome.memory, variant.constants,
-        len(outcomes), len(passed),
+        len(outcomes), len(passed), () if kernel.needs_all else tuple(refused),
     )  # fmt: skip
+
+
+def _place(kernel: Kernel, outcome: Outcome) -> tuple[str, int]:
+    return (outcome.file, outcome.line or 0) if outcome.file else (kernel.file, kernel.line)
 
 
 def _together(outcomes: Iterable[Outcome]) -> tuple[Finding, ...]:
@@ -131,6 +136,11 @@ def _together_by_kernel(places: _Places) -> dict[tuple[str, str, tuple[str, ...]
     return found
 
 
+def _with(reason: str | None, constants: dict[str, str]) -> str:
+    shown = ", ".join(f"{name}={text}" for name, text in constants.items())
+    return f"{reason} (with {shown})" if shown else str(reason)
+
+
 def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], _Places]:
     """What is said, once, with the places and targets that it is about; reasons for a failure first."""
     found: dict[tuple[str, str, str, str], _Places] = {}
@@ -142,10 +152,12 @@ def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], _Places]:
 
     for row in rows:
         if row.status == "failed":
-            constants = ", ".join(f"{name}={text}" for name, text in row.constants.items())
-            text = f"{row.reason}" + (f" (with {constants})" if row.tried > 1 and constants else "")
+            text = _with(row.reason, row.constants) if row.tried > 1 else str(row.reason)
             if row.reason not in [finding.text for finding in row.findings]:
                 add(row, ("failed", ERROR, text, ""), row.file, row.line)
+        for refused in row.refused:
+            said = ("refused", "one configuration of a tuner", _with(refused.reason, refused.constants), "")
+            add(row, said, refused.file, refused.line)
     for row in rows:
         for finding in row.findings:
             said = (finding.rule, finding.severity, finding.text, finding.source)

@@ -265,7 +265,7 @@ def of_grid(target: str, grid: tuple[int, int, int], is_persistent: bool, file: 
     programs, limit = f"{x * y * z:,}", f"{_BLOCKS:,}"
     if target.startswith("ascend") and not is_persistent and x * y * z > _BLOCKS:
         details: dict[str, object] = {"programs": programs, "limit": limit}
-    elif target.startswith("cuda") and max(y, z) > _BLOCKS:
+    elif target.startswith("cuda") and (max(y, z) > _BLOCKS or x > 2**31 - 1):
         details = {"programs": f"{x:,} × {y:,} × {z:,}", "limit": f"2,147,483,647 × {limit} × {limit}"}
     else:
         return ()
