@@ -267,7 +267,7 @@ def in_a_loop(x, y, N: tl.constexpr = 256):
 
 
 def test_loops_that_are_written_out() -> None:
-    before, after = outcome_of(written_out, B3, FLOATS), outcome_of(in_a_loop, B3, FLOATS)
+    before, after = (outcome_of(kernel, B3, FLOATS, N=1024) for kernel in (written_out, in_a_loop))
     found = [f for f in before.findings if f.rule == "unrolled"]
     assert [f.line for f in found] == [line_of(written_out)]
     assert "32 times" in found[0].text
@@ -300,8 +300,9 @@ def called_in_a_loop(x, y, N: tl.constexpr = 64):
 
 
 def test_calls_by_hand_are_no_loop() -> None:
-    assert "unrolled" not in findings_of(called_by_hand, B3, FLOATS)
-    (found,) = findings_of(called_in_a_loop, B3, FLOATS)["unrolled"]
+    assert "unrolled" not in findings_of(called_by_hand, B3, FLOATS, N=1024)
+    (found,) = findings_of(called_in_a_loop, B3, FLOATS, N=1024)["unrolled"]
+    assert "unrolled" not in findings_of(called_in_a_loop, B3, FLOATS, N=64)  # it fits well
     assert (found.line, "16 times" in found.text) == (line_of(part, "# a part"), True)
 
 

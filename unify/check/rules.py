@@ -157,6 +157,13 @@ RULES = (
         rules_lowered.scatter,
     ),
     Rule(
+        "wrapped-places", PERFORMANCE, _ASCEND,
+        "The places are remainders, so that to the compiler a row is no block of memory, and each element comes alone.",
+        "Leave % out of the places, and mask what lies beyond the edge: tl.load(…, mask=rows[:, None] < M).",
+        f"{_GUIDE}, programming_guide.md (discrete access); {_COMPILER}: one element in a loop, a row without %",
+        rules_lowered.wrapped,
+    ),
+    Rule(
         "strided-access", PERFORMANCE, _ASCEND,
         "Neighbours of a row lie {stride} apart in memory: the copy takes them one by one, not in rows.",
         "Let the last axis be the one with stride 1, and turn the tile on the chip with tl.trans.",
@@ -202,7 +209,7 @@ RULES = (
     Rule(
         "masked-fill", PERFORMANCE, ("910",),
         "The vector unit fills the tile with `other` before the load may start.",
-        "Leave `other` out where what is masked off is not used.",
+        "Leave `other` out: what is masked off is not stored either.",
         f"{_GUIDE}, performance_guidelines.md (care_padding); {_COMPILER}: broadcast_scalar before the load",
         rules_lowered.masked_fill,
     ),
@@ -289,7 +296,7 @@ def of_grid(target: str, grid: tuple[int, int, int], is_persistent: bool, file: 
     programs, limit = f"{x * y * z:,}", f"{_BLOCKS:,}"
     if target.startswith("ascend") and not is_persistent and x * y * z > _BLOCKS:
         details: dict[str, object] = {"programs": programs, "limit": limit}
-    elif target.startswith("cuda") and max(y, z) > _BLOCKS:
+    elif target.startswith("cuda") and (max(y, z) > _BLOCKS or x > 2**31 - 1):
         details = {"programs": f"{x:,} × {y:,} × {z:,}", "limit": f"2,147,483,647 × {limit} × {limit}"}
     else:
         return ()
