@@ -15,7 +15,7 @@ from unify._errors import InvalidArgument
 from unify.compiler.target import Binary, Options, Target, register_target
 
 from .section import ASCEND_NAME, HostKernel, empty_elf, host_section, with_section
-from .simulation import GIB, Simulation, Words, error_of, load
+from .simulation import GIB, Simulation, Words, error_of, load, made_once
 
 MODELS = ("910B1", "910B2", "910B3", "910B4", "910C", "950")
 _WORDS = Words("Ascend", "aclrtLaunchKernelWithHostArgs", "aclrtMemcpyAsync", "ACL_ERROR_RT_AICORE_EXCEPTION")
@@ -54,17 +54,22 @@ def simulate(target: str = "ascend:910B3", count: int = 1, memory_bytes: int = G
     """Makes this process see `count` simulated chips of a model: 910B1, 910B2, 910B3, 910B4, 910C or 950.
 
     Before the first Ascend device is opened. Kernels compiled for the target `ascend` run on them from then on: what
-    Huawei's compiler made of a kernel, up to its assembler, runs on the CPU. Raises InvalidArgument.
+    Huawei's compiler made of a kernel, up to its assembler, runs on the CPU. The same again is the same object. Raises
+    InvalidArgument.
     """
     kind, _, model = target.partition(":")
     if kind != "ascend" or model not in MODELS:
         raise InvalidArgument(f"simulate: {target!r} is not a chip; known: {', '.join(MODELS)}. Say ascend:910B3.")
+    return made_once("ascend", (model, count, memory_bytes), lambda: _make(model, count, memory_bytes))
+
+
+def _make(model: str, count: int, memory_bytes: int) -> Simulation:
     library = _library()
     if library.unify_simulator_configure(count, model.encode(), memory_bytes) < 0:
         raise InvalidArgument(f"simulated Ascend: {error_of(library)}.")
     open_driver("ascend", str(library_path()))
     register_target("ascend", compile_simulated)
-    return Simulation(library, target, count, _WORDS)
+    return Simulation(library, f"ascend:{model}", count, _WORDS)
 
 
 def from_text(text: str) -> Simulation:
