@@ -71,7 +71,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         run("-shared", "-pthread", folder / "stub.o", f"-Wl,--version-script={folder}/exports.map", "-o", folder / name)
         return folder / name
 
-    sources = [FOLDER / "stub.cpp", FOLDER / "backend.cpp", *(ROOT / "csrc" / "backends").glob("ascend*.cpp")]
+    backends = ROOT / "csrc" / "backends"
+    sources = [FOLDER / "stub.cpp", FOLDER / "backend.cpp", backends / "stream_work.cpp", *backends.glob("ascend*.cpp")]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, sources))
     run(*objects[1:], "-ldl", "-pthread", "-o", folder / "backend")

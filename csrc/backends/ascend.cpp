@@ -46,8 +46,7 @@ std::string package_version(const char* package) {
   char name[ACL_PKG_VERSION_MAX_SIZE] = {};
   char version[ACL_PKG_VERSION_MAX_SIZE] = {};
   std::snprintf(name, sizeof name, "%s", package);
-  const bool is_known =
-      driver.aclsysGetVersionStr != nullptr && driver.aclsysGetVersionStr(name, version) == ACL_SUCCESS;
+  const bool is_known = driver.aclsysGetVersionStr != nullptr && succeeds(driver.aclsysGetVersionStr(name, version));
   return is_known ? version : "";
 }
 
@@ -64,12 +63,12 @@ std::string version_text() {
 uint64_t attribute(const Device& device, int attribute, int capability) {
   int64_t value = 0;
   const auto id = static_cast<uint32_t>(device.index);
-  if (driver.aclrtGetDeviceInfo != nullptr && driver.aclrtGetDeviceInfo(id, attribute, &value) == ACL_SUCCESS) {
+  if (driver.aclrtGetDeviceInfo != nullptr && succeeds(driver.aclrtGetDeviceInfo(id, attribute, &value))) {
     return static_cast<uint64_t>(std::max<int64_t>(value, 0));
   }
   value = 0;
   if (driver.aclGetDeviceCapability != nullptr && capability >= 0) {
-    driver.aclGetDeviceCapability(id, capability, &value);
+    (void)succeeds(driver.aclGetDeviceCapability(id, capability, &value));
   }
   return static_cast<uint64_t>(std::max<int64_t>(value, 0));
 }
@@ -82,7 +81,7 @@ unify_status device_count(uint32_t* out) {
 // Takes a reference to the device's own context, the one that torch_npu uses too, without leaving it current.
 aclError retain(Device& device) {
   aclrtContext before = nullptr;
-  if (driver.aclrtGetCurrentContext(&before) != ACL_SUCCESS) before = nullptr;
+  if (!succeeds(driver.aclrtGetCurrentContext(&before))) before = nullptr;
   aclError code = driver.aclrtSetDevice(device.index);
   if (code == ACL_SUCCESS) code = driver.aclrtGetCurrentContext(&device.context);
   if (code != ACL_SUCCESS) device.context = nullptr;
@@ -126,10 +125,14 @@ void forget_all(Device& device) {
 
 void device_close(unify_device handle) {
   std::unique_ptr<Device> device(of(handle));
-  if (device->is_gone || device->fault != ACL_SUCCESS) forget_all(*device);
+  if (device->is_gone || device->fault != ACL_SUCCESS) {
+    forget_all(*device);
+  } else {
+    finish_serving(*device);
+  }
   device->retired_streams.clear();
   device->retired_graphs.clear();
-  run_forgotten_calls(*device);
+  device->calls.run_forgotten();
   stop_reporter(*device);
   if (device->context == nullptr) return;
   {
@@ -152,7 +155,7 @@ void read_identity(const Device& device, unify_device_info& info) {
   std::snprintf(info.driver_version, sizeof info.driver_version, "%s",
                 (of_driver.empty() ? "CANN " + version_text() : of_driver).c_str());
   aclrtUuid uuid{};
-  if (driver.aclrtDeviceGetUuid != nullptr && driver.aclrtDeviceGetUuid(device.index, &uuid) == ACL_SUCCESS) {
+  if (driver.aclrtDeviceGetUuid != nullptr && succeeds(driver.aclrtDeviceGetUuid(device.index, &uuid))) {
     std::memcpy(info.uuid, uuid.bytes, sizeof info.uuid);
   }
 }
@@ -199,7 +202,16 @@ unify_status device_info(unify_device handle, unify_device_info* out) {
   return UNIFY_OK;
 }
 
-// Stream by stream: aclrtSynchronizeDevice would end the recordings of other threads.
+// A stream that records now cannot be waited for.
+aclError synchronize(const Stream& stream, bool& out_records) {
+  const Entered entered(*stream.device);
+  if (entered.result() != ACL_SUCCESS) return entered.result();
+  const aclError code = is_recording(stream, out_records);
+  return code != ACL_SUCCESS || out_records ? code : driver.aclrtSynchronizeStream(stream.handle);
+}
+
+// Stream by stream: aclrtSynchronizeDevice would end the recordings of other threads. Of streams that are others' only
+// where work of ours may be left: they may have ended since. All of them, though one fails.
 unify_status device_synchronize(unify_device handle) {
   Device& device = *of(handle);
   std::vector<std::shared_ptr<Stream>> streams;
@@ -208,24 +220,30 @@ unify_status device_synchronize(unify_device handle) {
     streams.assign(device.streams.begin(), device.streams.end());
     streams.insert(streams.end(), device.retired_streams.begin(), device.retired_streams.end());
   }
+  unify_status status = UNIFY_OK;
   for (const std::shared_ptr<Stream>& stream : streams) {
-    const uint64_t last = stream->last_enqueued.load();
+    if (!stream->is_owned && stream->work.is_proven()) continue;
+    const uint64_t pieces = stream->work.pieces();
     bool records = false;
-    const unify_status status = run(device, [&] {
-      const aclError code = is_recording(*stream, records);
-      return code != ACL_SUCCESS || records ? code : driver.aclrtSynchronizeStream(stream->handle);
-    });
-    if (status != UNIFY_OK) return status;
-    if (!records) note_proven(*stream, last);
+    const aclError code = synchronize(*stream, records);
+    const bool is_over = code == ACL_SUCCESS ? !records : !stream->is_owned;  // whose end is told once
+    if (is_over) stream->work.prove(pieces);
+    if (status == UNIFY_OK) {
+      status = status_of(&device, code);
+    } else {
+      (void)succeeds(code);
+    }
   }
   sweep(device);
-  return status_of(&device, device.fault.load());
+  if (device.fault.load() == ACL_SUCCESS) return status;
+  device.calls.wait();
+  return status == UNIFY_OK ? status_of(&device, device.fault.load()) : status;
 }
 
 unify_status device_status(unify_device handle, unify_device_state* out) {
   const Device& device = *of(handle);
   int state = ACL_RT_DEVICE_STATUS_NORMAL;
-  if (driver.aclrtQueryDeviceStatus != nullptr) driver.aclrtQueryDeviceStatus(device.index, &state);
+  if (driver.aclrtQueryDeviceStatus != nullptr) (void)succeeds(driver.aclrtQueryDeviceStatus(device.index, &state));
   const bool is_gone = device.is_gone.load() || state == ACL_RT_DEVICE_STATUS_ABNORMAL;
   *out = is_gone ? UNIFY_DEVICE_GONE : device.fault.load() != ACL_SUCCESS ? UNIFY_DEVICE_FAULTED : UNIFY_DEVICE_HEALTHY;
   return UNIFY_OK;
@@ -260,14 +278,13 @@ unify_status device_reset(unify_device handle) {
                   : driver.aclrtResetDeviceForce != nullptr ? driver.aclrtResetDeviceForce(device.index)
                                                             : driver.aclrtResetDevice(device.index);
   device.context = nullptr;
-  run_forgotten_calls(device);
+  device.calls.run_forgotten();
   if (code == ACL_SUCCESS) code = retain(device);
   if (code == ACL_SUCCESS) code = probe(device);
-  device.is_gone = code != ACL_SUCCESS;
-  if (code != ACL_SUCCESS) {
-    status_of(nullptr, code);
-    return UNIFY_DEVICE_LOST;
-  }
+  const unify_status status = status_of(nullptr, code);
+  const bool is_full = status == UNIFY_OUT_OF_MEMORY && device.context != nullptr;  // which is no fault of the device
+  device.is_gone = status != UNIFY_OK && !is_full;
+  if (device.is_gone) return status_as(UNIFY_DEVICE_LOST);
   device.fault = ACL_SUCCESS;
   return UNIFY_OK;
 }

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -15,8 +14,10 @@
 #include <utility>
 #include <vector>
 
+#include "answer.h"
 #include "ascend_image.h"
 #include "ascend_types.h"
+#include "stream_work.h"
 
 namespace unify::ascend {
 
@@ -28,8 +29,6 @@ struct Driver {
 };
 extern Driver driver;
 
-// A host function on its way through a stream. ACL forgets it when the context fails; the ABI runs it all the same.
-struct HostCall;
 // The thread that serves host functions where ACL has none of its own.
 class Reporter;
 
@@ -46,6 +45,7 @@ struct Device {
   aclrtContext context = nullptr;            // null: not opened, after a reset that failed
   std::atomic<aclError> fault{ACL_SUCCESS};  // the sticky code that its context answers with
   std::atomic<bool> is_gone{false};
+  StreamCalls calls;
   uint32_t ai_cores = 0;
   uint32_t vector_cores = 0;
   uint64_t shared_bytes = 0;
@@ -55,7 +55,6 @@ struct Device {
   // Given up while they still ran: ACL would wait for them.
   std::vector<std::shared_ptr<struct Stream>> retired_streams;
   std::vector<std::unique_ptr<struct Graph>> retired_graphs;
-  std::list<HostCall*> host_calls;  // in the order of their making
   std::unique_ptr<Reporter> reporter;
   std::unordered_map<unify_address, size_t> allocated;  // bytes of each
   std::unordered_set<unify_address> reserved;
@@ -77,10 +76,8 @@ struct Stream : std::enable_shared_from_this<Stream> {
   Device* device = nullptr;
   aclrtStream handle = nullptr;  // null: a reset has taken it away
   bool is_owned = true;
-  bool has_reporter = false;
-  // Operations enqueued since the stream was last known to have run dry without failure: 0 if none.
-  std::atomic<uint64_t> first_unproven{0};
-  std::atomic<uint64_t> last_enqueued{0};
+  std::atomic<bool> is_drawn_in{false};  // it waited for work that another library captured, if ever
+  WorkCount work;
 };
 
 struct Event {
@@ -88,6 +85,7 @@ struct Event {
   aclrtEvent handle = nullptr;
   bool has_timing = false;
   std::atomic<bool> is_recorded{false};
+  std::atomic<bool> is_captured{false};  // the last record is a part of another library's graph
 };
 
 struct Function {
@@ -109,7 +107,8 @@ struct Graph {
   ~Graph();  // waits for launches under way
   Device* device = nullptr;
   aclmdlRI handle = nullptr;
-  aclrtEvent last_launch = nullptr;
+  // The last launch on each stream: aclmdlRIDestroy waits for those under way, for 10 seconds, and then refuses.
+  std::unordered_map<aclrtStream, aclrtEvent> launches;
   std::vector<void*> locks;
 };
 
@@ -125,9 +124,13 @@ inline unify_address address_of(const void* pointer) { return reinterpret_cast<u
 
 // ---- errors: ascend_error.cpp ----
 
-// The status of ACL's answer, kept for last_error with ACL's text. A sticky code marks the device as faulted and names
-// the operations that may have caused it; any other failure is that of `operation`.
+// The status of ACL's answer, kept for last_error with ACL's text. A sticky code marks the device as faulted, and may
+// be any operation's; any other failure is that of `operation`.
 unify_status status_of(Device* device, aclError code, uint64_t operation = 0);
+// The failure that was kept last, where it means something else than usual.
+unify_status status_as(unify_status status);
+// Whether a call succeeded whose failure is no error: what ACL says of it would be told with the next one.
+bool succeeds(aclError code);
 // A refusal of the backend's own.
 unify_status refuse(unify_status status, std::string message);
 // The same after a call that ACL refused: what ACL says of it is added.
@@ -178,51 +181,47 @@ unify_status run(Device& device, Call call, uint64_t operation = 0) {
   return status_of(&device, entered.result() != ACL_SUCCESS ? entered.result() : call(), operation);
 }
 
-// A call that waits or asks. Streams of other libraries, and old versions, go on after a failure and say it once only.
+// A call of ACL that enqueues a piece of work.
 template <typename Call>
-unify_status run_unless_faulted(Device& device, Call call) {
+unify_status enqueue(Stream& stream, Call call, uint64_t operation = 0) {
+  const unify_status status = run(*stream.device, call, operation);
+  stream.work.add();
+  return status;
+}
+
+// A call that waits: what it waits for has ended then, also where it failed. Streams of other libraries, and old
+// versions, go on after a failure and say it once only.
+template <typename Call>
+unify_status wait(Device& device, Call call) {
   const unify_status status = run(device, call);
+  if (device.fault.load() == ACL_SUCCESS) return status;
+  device.calls.wait();
   return status == UNIFY_OK ? status_of(&device, device.fault.load()) : status;
 }
 
-// Remembers that an operation stands on the stream. One call on a stream at a time.
-inline void note_enqueued(Stream& stream, uint64_t operation) noexcept {
-  stream.last_enqueued.store(operation);
-  uint64_t none = 0;
-  stream.first_unproven.compare_exchange_strong(none, operation);
-}
-// Everything up to `last`, which was last_enqueued before the stream was found dry, ended well. Another thread may
-// enqueue meanwhile.
-inline void note_proven(Stream& stream, uint64_t last) noexcept {
-  uint64_t first = stream.first_unproven.load();
-  if (first == 0 || first > last) return;
-  stream.first_unproven.compare_exchange_strong(first, 0);
-  uint64_t none = 0;
-  if (stream.last_enqueued.load() != last) stream.first_unproven.compare_exchange_strong(none, last + 1);
-}
-
-// Fills as much of a caller's struct as the caller knows.
-template <typename Struct>
-void answer(Struct* out, Struct filled) {
-  filled.struct_size = out->struct_size;
-  filled.extension = out->extension;
-  std::memcpy(out, &filled, std::min(out->struct_size, sizeof filled));
+// A call that asks, likewise.
+template <typename Call>
+unify_status ask(Device& device, Call call) {
+  const unify_status status = run(device, call);
+  if (device.fault.load() == ACL_SUCCESS) return status;
+  if (device.calls.are_running()) return UNIFY_NOT_READY;
+  return status == UNIFY_OK ? status_of(&device, device.fault.load()) : status;
 }
 
 // ---- host functions: ascend_host_call.cpp ----
 
 bool has_host_calls();
 unify_status host_call(unify_stream stream, unify_host_function function, void* user);
-// Runs the host calls that a failed context forgot, each once, on a thread of their own: they may take locks that the
-// one who found the failure holds.
-void run_forgotten_calls(Device& device);
-void stop_serving(Stream& stream);  // in the device's context
+void stop_serving(Stream& stream);    // after the calls in it, in the device's context
+void finish_serving(Device& device);  // waits for the calls in other libraries' streams
 void stop_reporter(Device& device);
 
 // ---- each file's part of the backend's table ----
 
 // Whether the stream records a graph now; *out_graph is the one that it records.
 aclError is_recording(const Stream& stream, bool& out_is_recording, aclmdlRI* out_graph = nullptr);
+// Whether another library may record it.
+inline bool may_be_recorded(const Stream& stream) { return !stream.is_owned || stream.is_drawn_in.load(); }
 // Destroys what was given up and has come to its end since.
 void sweep(Device& device);
 

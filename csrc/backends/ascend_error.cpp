@@ -1,6 +1,5 @@
-// ACL's codes as statuses, and which operations may stand behind one.
+// ACL's codes as statuses.
 #include <cctype>
-#include <tuple>
 #include <utility>
 
 #include "ascend_backend.h"
@@ -63,18 +62,30 @@ struct Failure {
 };
 thread_local Failure last;
 
-// The operations of all streams that are not known to have ended well.
-std::pair<uint64_t, uint64_t> suspects(Device& device) {
-  const std::lock_guard<std::mutex> lock(device.mutex);
-  uint64_t first = 0;
-  uint64_t end = 0;
-  for (const std::shared_ptr<Stream>& stream : device.streams) {
-    const uint64_t unproven = stream->first_unproven.load(std::memory_order_relaxed);
-    if (unproven == 0) continue;
-    first = first == 0 ? unproven : std::min(first, unproven);
-    end = std::max(end, stream->last_enqueued.load(std::memory_order_relaxed));
+// "…, task_id=3, flip_num=0, fault kernel_name=…": as the vendor's runtime writes of a task that failed.
+bool is_of_task(const std::string& text) { return text.find("task_id=") != std::string::npos; }
+
+// What ACL says of the work that failed. It tells that to who waits for the stream of it, and to nobody else. Only
+// streams that answer a question by the failure are waited for: they have stopped.
+std::string text_of_task(Device& device) {
+  std::vector<std::shared_ptr<Stream>> streams;
+  {
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    for (const auto& stream : device.streams) {
+      if (!may_be_recorded(*stream) && !stream->work.is_proven()) streams.push_back(stream);
+    }
   }
-  return {first, end};
+  const Entered entered(device);
+  for (const std::shared_ptr<Stream>& stream : streams) {
+    bool records = false;
+    int state = 0;
+    if (!succeeds(is_recording(*stream, records)) || records) continue;
+    if (succeeds(driver.aclrtStreamQuery(stream->handle, &state))) continue;
+    driver.aclrtSynchronizeStream(stream->handle);
+    std::string text = recent_text();
+    if (is_of_task(text)) return text;
+  }
+  return {};
 }
 
 }  // namespace
@@ -84,12 +95,27 @@ unify_status status_of(Device* device, aclError code, uint64_t operation) {
   const Meaning meaning = meaning_of(code);
   last = {meaning.status, code, message_of(meaning), operation, 0};
   if (!meaning.is_sticky || device == nullptr) return meaning.status;
-  std::tie(last.operation, last.operation_last) = suspects(*device);
-  if (last.operation == last.operation_last) last.operation_last = 0;
+  // Any operation may be it, as far as the core does not know better.
+  last.operation = 1;
+  last.operation_last = UINT64_MAX;
   if (meaning.status == UNIFY_DEVICE_LOST) device->is_gone = true;
   aclError none = ACL_SUCCESS;
-  if (device->fault.compare_exchange_strong(none, code)) run_forgotten_calls(*device);
+  if (!device->fault.compare_exchange_strong(none, code)) return meaning.status;
+  if (!is_of_task(last.message)) {
+    if (const std::string text = text_of_task(*device); !text.empty()) last.message = words_of(meaning) + ": " + text;
+  }
+  device->calls.run_forgotten();
   return meaning.status;
+}
+
+unify_status status_as(unify_status status) {
+  last.status = status;
+  return status;
+}
+
+bool succeeds(aclError code) {
+  if (code != ACL_SUCCESS) (void)recent_text();
+  return code == ACL_SUCCESS;
 }
 
 unify_status refuse(unify_status status, std::string message) {

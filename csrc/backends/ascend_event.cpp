@@ -32,24 +32,33 @@ unify_status event_destroy(unify_event handle) {
 }
 
 unify_status event_record(unify_event event, unify_stream stream) {
-  const unify_status status =
-      run(*of(stream)->device, [&] { return driver.aclrtRecordEvent(of(event)->handle, of(stream)->handle); });
-  if (status == UNIFY_OK) of(event)->is_recorded = true;
+  bool records = false;
+  const unify_status status = run(*of(stream)->device, [&] {
+    const aclError code = may_be_recorded(*of(stream)) ? is_recording(*of(stream), records) : ACL_SUCCESS;
+    return code != ACL_SUCCESS ? code : driver.aclrtRecordEvent(of(event)->handle, of(stream)->handle);
+  });
+  if (status != UNIFY_OK) return status;
+  of(event)->is_recorded = true;
+  of(event)->is_captured = records;
   return status;
 }
+
+// To ask it, or to wait for it, would break the recording.
+unify_status refuse_captured() { return refuse(UNIFY_INVALID_ARGUMENT, "the event is a part of a graph"); }
 
 unify_status event_synchronize(unify_event handle) {
   Event& event = *of(handle);
   if (!event.is_recorded.load()) return UNIFY_OK;
-  return run_unless_faulted(*event.device, [&] { return driver.aclrtSynchronizeEvent(event.handle); });
+  if (event.is_captured.load()) return refuse_captured();
+  return wait(*event.device, [&] { return driver.aclrtSynchronizeEvent(event.handle); });
 }
 
 unify_status event_query(unify_event handle) {
   Event& event = *of(handle);
   if (!event.is_recorded.load()) return UNIFY_OK;
+  if (event.is_captured.load()) return refuse_captured();
   int state = ACL_EVENT_RECORDED_STATUS_NOT_READY;
-  const unify_status status =
-      run_unless_faulted(*event.device, [&] { return driver.aclrtQueryEventStatus(event.handle, &state); });
+  const unify_status status = ask(*event.device, [&] { return driver.aclrtQueryEventStatus(event.handle, &state); });
   if (status != UNIFY_OK) return status;
   return state == ACL_EVENT_RECORDED_STATUS_COMPLETE ? UNIFY_OK : UNIFY_NOT_READY;
 }

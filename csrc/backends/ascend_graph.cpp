@@ -6,8 +6,8 @@ namespace unify::ascend {
 Graph::~Graph() {
   if (handle == nullptr || device->context == nullptr) return;
   const Entered entered(*device);
-  driver.aclmdlRIDestroy(handle);
-  if (last_launch != nullptr) driver.aclrtDestroyEvent(last_launch);
+  for (const auto& [stream, event] : launches) driver.aclrtDestroyEvent(event);
+  if (!succeeds(driver.aclmdlRIDestroy(handle))) return;  // it runs still, and uses its locks
   for (void* lock : locks) driver.aclrtFree(lock);
 }
 
@@ -41,15 +41,32 @@ unify_status capture_end(unify_stream handle, unify_graph* out) {
   return UNIFY_OK;
 }
 
-// An event tells when the graph can be destroyed: aclmdlRIDestroy waits for a launch under way, for 10 seconds, and
-// then refuses.
+// The event of a stream's last launch of the graph, made at the first one. Those of launches that are over go.
+aclError event_for(Graph& graph, const Stream& stream, aclrtEvent& out) {
+  for (auto each = graph.launches.begin(); each != graph.launches.end();) {
+    int state = ACL_EVENT_RECORDED_STATUS_NOT_READY;
+    const bool is_over = each->first != stream.handle && succeeds(driver.aclrtQueryEventStatus(each->second, &state)) &&
+                         state == ACL_EVENT_RECORDED_STATUS_COMPLETE;
+    if (is_over) driver.aclrtDestroyEvent(each->second);
+    each = is_over ? graph.launches.erase(each) : std::next(each);
+  }
+  const auto found = graph.launches.find(stream.handle);
+  if (found != graph.launches.end()) {
+    out = found->second;
+    return ACL_SUCCESS;
+  }
+  const aclError code = driver.aclrtCreateEventExWithFlag(&out, ACL_EVENT_SYNC);
+  if (code == ACL_SUCCESS) graph.launches[stream.handle] = out;
+  return code;
+}
+
 unify_status graph_launch(unify_graph handle, unify_stream stream) {
   Graph& graph = *of(handle);
-  return run(*graph.device, [&] {
-    aclError code = ACL_SUCCESS;
-    if (graph.last_launch == nullptr) code = driver.aclrtCreateEventExWithFlag(&graph.last_launch, ACL_EVENT_SYNC);
+  return enqueue(*of(stream), [&] {
+    aclrtEvent event = nullptr;
+    aclError code = event_for(graph, *of(stream), event);
     if (code == ACL_SUCCESS) code = driver.aclmdlRIExecuteAsync(graph.handle, of(stream)->handle);
-    return code == ACL_SUCCESS ? driver.aclrtRecordEvent(graph.last_launch, of(stream)->handle) : code;
+    return code == ACL_SUCCESS ? driver.aclrtRecordEvent(event, of(stream)->handle) : code;
   });
 }
 

@@ -2,37 +2,92 @@
 // aclrtLaunchCallback, which wants a thread of ours that serves reports and that each stream is subscribed to.
 #include <pthread.h>
 
+#include <chrono>
 #include <condition_variable>
-#include <system_error>
 #include <thread>
 
 #include "ascend_backend.h"
 
 namespace unify::ascend {
 
+// The thread of ours, and the streams that it is subscribed to. Other libraries' only as long as calls are in them:
+// their owners may destroy them then.
 class Reporter {
  public:
-  explicit Reporter(aclrtContext context) : thread_([this, context] { serve(context); }) {}
+  explicit Reporter(Device& device) : calls_(device.calls), thread_([this, &device] { serve(device.context); }) {}
   ~Reporter() {
-    is_ending_ = true;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      is_ending_ = true;
+    }
+    changed_.notify_all();
     thread_.join();
   }
   Reporter(const Reporter&) = delete;
   Reporter& operator=(const Reporter&) = delete;
-  // How aclrtSubscribeReport calls the thread.
-  [[nodiscard]] uint64_t id() { return static_cast<uint64_t>(thread_.native_handle()); }
+
+  aclError subscribe(const Stream& stream) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (served_.count(stream.handle) != 0) return ACL_SUCCESS;
+    const aclError code = driver.aclrtSubscribeReport(id(), stream.handle);
+    // Its owner serves it: older versions of torch_npu do.
+    if (code == ACL_ERROR_RT_STREAM_SUBSCRIBE && !succeeds(code)) return ACL_SUCCESS;
+    if (code == ACL_SUCCESS) served_[stream.handle] = stream.is_owned;
+    changed_.notify_all();
+    return code;
+  }
+  void unsubscribe(const Stream& stream) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (served_.erase(stream.handle) != 0) (void)succeeds(driver.aclrtUnSubscribeReport(id(), stream.handle));
+  }
+  [[nodiscard]] std::vector<aclrtStream> foreign() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<aclrtStream> streams;
+    for (const auto& [stream, is_owned] : served_) {
+      if (!is_owned) streams.push_back(stream);
+    }
+    return streams;
+  }
 
  private:
-  void serve(aclrtContext context) const {
+  // How aclrtSubscribeReport calls the thread.
+  uint64_t id() { return static_cast<uint64_t>(thread_.native_handle()); }
+
+  void serve(aclrtContext context) {
     constexpr int32_t kMilliseconds = 100;  // the longest that the end is waited for
-    driver.aclrtSetCurrentContext(context);
-    // Without a subscription it fails at once, rather than wait.
+    (void)succeeds(driver.aclrtSetCurrentContext(context));
+    std::unique_lock<std::mutex> lock(mutex_);
     while (!is_ending_) {
-      if (driver.aclrtProcessReport(kMilliseconds) != ACL_SUCCESS) std::this_thread::yield();
+      if (served_.empty()) {  // ACL would answer at once
+        changed_.wait(lock);
+        continue;
+      }
+      lock.unlock();
+      const aclError code = driver.aclrtProcessReport(kMilliseconds);
+      const bool is_well = succeeds(code) || code == ACL_ERROR_RT_REPORT_TIMEOUT;
+      lock.lock();
+      if (is_well) {
+        leave_idle();
+      } else {
+        changed_.wait_for(lock, std::chrono::milliseconds(kMilliseconds));
+      }
     }
   }
 
-  std::atomic<bool> is_ending_{false};
+  // With the mutex. A call is noted before its stream is subscribed.
+  void leave_idle() {
+    for (auto each = served_.begin(); each != served_.end();) {
+      const bool is_idle = !each->second && !calls_.are_in(each->first);
+      if (is_idle) (void)succeeds(driver.aclrtUnSubscribeReport(id(), each->first));
+      each = is_idle ? served_.erase(each) : std::next(each);
+    }
+  }
+
+  const StreamCalls& calls_;
+  std::mutex mutex_;  // of what follows
+  std::condition_variable changed_;
+  std::unordered_map<aclrtStream, bool> served_;  // whether it is the backend's own
+  bool is_ending_ = false;
   std::thread thread_;
 };
 
@@ -41,43 +96,6 @@ Device::~Device() = default;
 
 void stop_reporter(Device& device) { device.reporter.reset(); }
 
-struct HostCall {
-  Device* device;
-  unify_host_function function;
-  void* user;
-
-  // By ACL. Who takes the call out of the device's list runs it: a failed context forgets its calls, or does not.
-  static void run(void* self) {
-    auto* call = static_cast<HostCall*>(self);
-    {
-      const std::lock_guard<std::mutex> lock(call->device->mutex);
-      const auto found = std::find(call->device->host_calls.begin(), call->device->host_calls.end(), call);
-      if (found == call->device->host_calls.end()) return;
-      call->device->host_calls.erase(found);
-    }
-    call->function(call->user);
-    delete call;
-  }
-};
-
-void run_forgotten_calls(Device& device) {
-  std::list<HostCall*> calls;
-  {
-    const std::lock_guard<std::mutex> lock(device.mutex);
-    calls.swap(device.host_calls);
-  }
-  if (calls.empty()) return;
-  // They are not freed: ACL may still come to them.
-  const auto run_all = [calls = std::move(calls)] {
-    for (HostCall* call : calls) call->function(call->user);
-  };
-  try {
-    std::thread(run_all).detach();
-  } catch (const std::system_error&) {
-    run_all();
-  }
-}
-
 bool has_host_calls() {
   return driver.aclrtLaunchHostFunc != nullptr ||
          (driver.aclrtLaunchCallback != nullptr && driver.aclrtSubscribeReport != nullptr &&
@@ -85,30 +103,31 @@ bool has_host_calls() {
 }
 
 void stop_serving(Stream& stream) {
-  if (!std::exchange(stream.has_reporter, false) || stream.device->reporter == nullptr) return;
-  driver.aclrtUnSubscribeReport(stream.device->reporter->id(), stream.handle);
+  Device& device = *stream.device;
+  if (device.reporter == nullptr) return;
+  if (device.calls.are_in(stream.handle)) (void)succeeds(driver.aclrtSynchronizeStream(stream.handle));
+  device.reporter->unsubscribe(stream);
+}
+
+void finish_serving(Device& device) {
+  if (device.reporter == nullptr) return;
+  const Entered entered(device);
+  for (const aclrtStream stream : device.reporter->foreign()) {
+    if (device.calls.are_in(stream)) (void)succeeds(driver.aclrtSynchronizeStream(stream));
+  }
 }
 
 namespace {
 
-aclError subscribe(Stream& stream) {
-  if (stream.has_reporter) return ACL_SUCCESS;
-  Device& device = *stream.device;
-  uint64_t thread = 0;
-  {
-    const std::lock_guard<std::mutex> lock(device.mutex);
-    if (device.reporter == nullptr) device.reporter = std::make_unique<Reporter>(device.context);
-    thread = device.reporter->id();
-  }
-  const aclError code = driver.aclrtSubscribeReport(thread, stream.handle);
-  stream.has_reporter = code == ACL_SUCCESS;
-  return code;
-}
-
 // In the device's context. One call on a stream at a time.
 aclError launch(Stream& stream, aclrtCallback function, void* user) {
   if (driver.aclrtLaunchHostFunc != nullptr) return driver.aclrtLaunchHostFunc(stream.handle, function, user);
-  const aclError code = subscribe(stream);
+  Device& device = *stream.device;
+  {
+    const std::lock_guard<std::mutex> lock(device.mutex);
+    if (device.reporter == nullptr) device.reporter = std::make_unique<Reporter>(device);
+  }
+  const aclError code = device.reporter->subscribe(stream);
   if (code != ACL_SUCCESS) return code;
   return driver.aclrtLaunchCallback(function, user, ACL_CALLBACK_BLOCK, stream.handle);
 }
@@ -122,19 +141,9 @@ unify_status host_call(unify_stream handle, unify_host_function function, void* 
   unify_status status = run(device, [&] { return is_recording(stream, records); });
   if (status != UNIFY_OK) return status;
   if (records) return run(device, [&] { return launch(stream, function, user); });  // which may run often
-  auto* call = new HostCall{&device, function, user};
-  {
-    const std::lock_guard<std::mutex> lock(device.mutex);
-    device.host_calls.push_back(call);
-  }
-  status = run(device, [&] { return launch(stream, HostCall::run, call); });
-  if (status == UNIFY_OK) return status;
-  const std::lock_guard<std::mutex> lock(device.mutex);
-  const auto found = std::find(device.host_calls.begin(), device.host_calls.end(), call);
-  if (found == device.host_calls.end()) return UNIFY_OK;  // it runs, as one that was forgotten
-  device.host_calls.erase(found);
-  delete call;
-  return status;
+  void* call = device.calls.add(stream.handle, function, user);
+  status = enqueue(stream, [&] { return launch(stream, StreamCalls::run, call); });
+  return status == UNIFY_OK || !device.calls.take_back(call) ? UNIFY_OK : status;
 }
 
 }  // namespace unify::ascend

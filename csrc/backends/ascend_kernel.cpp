@@ -60,7 +60,7 @@ unify_status module_load(unify_device handle, const unify_module_args* args, uni
     if (code != ACL_SUCCESS) driver.aclrtBinaryUnLoad(module->handle);
     // Chips that have no such address take none.
     const bool can_meet = code == ACL_SUCCESS && driver.aclrtGetHardwareSyncAddr != nullptr;
-    if (can_meet && driver.aclrtGetHardwareSyncAddr(&module->sync_address) != ACL_SUCCESS) {
+    if (can_meet && !succeeds(driver.aclrtGetHardwareSyncAddr(&module->sync_address))) {
       module->sync_address = nullptr;
     }
     return code;
@@ -218,9 +218,8 @@ unify_status launch(unify_stream handle, unify_function f, const unify_launch_ar
   scratch.id = ACL_RT_LAUNCH_KERNEL_ATTR_DYN_UBUF_SIZE;
   scratch.value.dynUBufSize = static_cast<uint32_t>(args->shared_bytes);
   aclrtLaunchKernelCfg config{&scratch, 1};
-  note_enqueued(stream, args->operation);
-  return run(
-      *stream.device,
+  return enqueue(
+      stream,
       [&] {
         if (module.lock.address != nullptr) {
           void* lock = nullptr;

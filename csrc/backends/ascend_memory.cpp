@@ -161,10 +161,9 @@ unify_status copy_on_host(unify_stream stream, const unify_copy_args& args) {
 
 unify_status copy(unify_stream handle, const unify_copy_args* args) {
   Stream& stream = *of(handle);
-  note_enqueued(stream, args->operation);
   if (args->dst_device == nullptr && args->src_device == nullptr) return copy_on_host(handle, *args);
-  return run(
-      *stream.device,
+  return enqueue(
+      stream,
       [&] {
         return driver.aclrtMemcpyAsync(pointer(args->dst), args->bytes, pointer(args->src), args->bytes,
                                        kind_of(args->dst_device, args->src_device), stream.handle);
@@ -177,9 +176,8 @@ unify_status copy_rows(unify_stream handle, const unify_copy_rows_args* args) {
     return refuse(UNIFY_UNSUPPORTED, "ACL copies no rows within the host");
   }
   Stream& stream = *of(handle);
-  note_enqueued(stream, args->operation);
-  return run(
-      *stream.device,
+  return enqueue(
+      stream,
       [&] {
         return driver.aclrtMemcpy2dAsync(pointer(args->dst), args->dst_pitch, pointer(args->src), args->src_pitch,
                                          args->bytes, args->rows, kind_of(args->dst_device, args->src_device),
@@ -192,8 +190,8 @@ unify_status copy_rows(unify_stream handle, const unify_copy_rows_args* args) {
 unify_status fill_words(Stream& stream, const unify_fill_args& args, uint32_t value, size_t count) {
   if (driver.aclrtMemsetD32Async == nullptr) return refuse(UNIFY_UNSUPPORTED, "this CANN repeats bytes only");
   aclError code = ACL_SUCCESS;
-  const unify_status status = run(
-      *stream.device,
+  const unify_status status = enqueue(
+      stream,
       [&] {
         code = driver.aclrtMemsetD32Async(pointer(args.dst), count * sizeof value, value, count, stream.handle);
         return code;
@@ -209,11 +207,10 @@ unify_status fill(unify_stream handle, const unify_fill_args* args) {
     const bool is_of_words = args->count % 2 == 0 && args->dst % sizeof(uint32_t) == 0;
     if (!is_of_words) return refuse(UNIFY_UNSUPPORTED, "ACL repeats 1 or 4 bytes");
   }
-  note_enqueued(stream, args->operation);
   if (args->value_bytes == 2) return fill_words(stream, *args, (args->value & 0xffff) * 0x10001u, args->count / 2);
   if (args->value_bytes == 4) return fill_words(stream, *args, args->value, args->count);
-  return run(
-      *stream.device,
+  return enqueue(
+      stream,
       [&] {
         return driver.aclrtMemsetAsync(pointer(args->dst), args->count, static_cast<int32_t>(args->value & 0xff),
                                        args->count, stream.handle);

@@ -4,10 +4,10 @@
 namespace unify::ascend {
 
 Stream::~Stream() {
-  if (handle == nullptr || device->context == nullptr) return;
+  if (!is_owned || handle == nullptr || device->context == nullptr) return;
   const Entered entered(*device);
   stop_serving(*this);
-  if (is_owned) driver.aclrtDestroyStream(handle);
+  driver.aclrtDestroyStream(handle);
 }
 
 aclError is_recording(const Stream& stream, bool& out_is_recording, aclmdlRI* out_graph) {
@@ -16,7 +16,7 @@ aclError is_recording(const Stream& stream, bool& out_is_recording, aclmdlRI* ou
   out_is_recording = false;
   if (driver.aclmdlRICaptureGetInfo == nullptr) return ACL_SUCCESS;
   const aclError code = driver.aclmdlRICaptureGetInfo(stream.handle, &state, &graph);
-  if (code == ACL_ERROR_RT_FEATURE_NOT_SUPPORT) return ACL_SUCCESS;
+  if (code == ACL_ERROR_RT_FEATURE_NOT_SUPPORT && !succeeds(code)) return ACL_SUCCESS;
   out_is_recording = state != ACL_MODEL_RI_CAPTURE_STATUS_NONE;
   if (out_graph != nullptr) *out_graph = graph;
   return code;
@@ -26,13 +26,15 @@ namespace {
 
 bool is_running(const Stream& stream) {
   int state = ACL_STREAM_STATUS_COMPLETE;
-  return driver.aclrtStreamQuery(stream.handle, &state) == ACL_SUCCESS && state == ACL_STREAM_STATUS_NOT_READY;
+  return succeeds(driver.aclrtStreamQuery(stream.handle, &state)) && state == ACL_STREAM_STATUS_NOT_READY;
 }
 
 bool is_running(const Graph& graph) {
-  int state = ACL_EVENT_RECORDED_STATUS_COMPLETE;
-  return graph.last_launch != nullptr && driver.aclrtQueryEventStatus(graph.last_launch, &state) == ACL_SUCCESS &&
-         state == ACL_EVENT_RECORDED_STATUS_NOT_READY;
+  return std::any_of(graph.launches.begin(), graph.launches.end(), [](const auto& launch) {
+    int state = ACL_EVENT_RECORDED_STATUS_COMPLETE;
+    return succeeds(driver.aclrtQueryEventStatus(launch.second, &state)) &&
+           state == ACL_EVENT_RECORDED_STATUS_NOT_READY;
+  });
 }
 
 // Moves what has come to its end out of a list.
@@ -51,7 +53,7 @@ aclError create(Stream& stream, int32_t priority) {
   aclError code = driver.aclrtCreateStreamWithConfig(&stream.handle, static_cast<uint32_t>(priority), kFast);
   if (code != ACL_SUCCESS || driver.aclrtSetStreamFailureMode == nullptr) return code;
   code = driver.aclrtSetStreamFailureMode(stream.handle, ACL_STOP_ON_FAILURE);
-  if (code == ACL_ERROR_RT_FEATURE_NOT_SUPPORT) return ACL_SUCCESS;
+  if (code == ACL_ERROR_RT_FEATURE_NOT_SUPPORT && !succeeds(code)) return ACL_SUCCESS;
   if (code != ACL_SUCCESS) driver.aclrtDestroyStream(std::exchange(stream.handle, nullptr));
   return code;
 }
@@ -99,36 +101,43 @@ unify_status stream_destroy(unify_stream handle) {
   return status_of(&device, device.fault.load());
 }
 
-template <typename Ask>
-unify_status wait_or_ask(Stream& stream, Ask ask) {
-  const uint64_t last = stream.last_enqueued.load(std::memory_order_relaxed);
-  const unify_status status = run_unless_faulted(*stream.device, ask);
-  if (status == UNIFY_OK) note_proven(stream, last);
-  return status;
+// Neither to ask a stream that is being recorded nor to wait for it is allowed: the recording would fail (the vendor's
+// FAQ on ACL graphs, "submission restrictions during capture"). What its owner has destroyed has ended, where no work
+// of ours was left.
+unify_status require_not_recorded(Stream& stream, bool& out_is_over) {
+  out_is_over = false;
+  if (!may_be_recorded(stream)) return UNIFY_OK;
+  bool records = false;
+  const unify_status status = ask(*stream.device, [&] {
+    const aclError code = is_recording(stream, records);
+    out_is_over = code == ACL_ERROR_RT_INVALID_HANDLE && !stream.is_owned && stream.work.is_proven();
+    return out_is_over && !succeeds(code) ? ACL_SUCCESS : code;
+  });
+  return records ? refuse(UNIFY_UNSUPPORTED, "another library records the stream") : status;
 }
 
 unify_status stream_synchronize(unify_stream handle) {
   Stream& stream = *of(handle);
-  return wait_or_ask(stream, [&] { return driver.aclrtSynchronizeStream(stream.handle); });
+  bool is_over = false;
+  unify_status status = require_not_recorded(stream, is_over);
+  if (is_over || (status != UNIFY_OK && status != UNIFY_NOT_READY)) return status;
+  const uint64_t pieces = stream.work.pieces();
+  status = wait(*stream.device, [&] { return driver.aclrtSynchronizeStream(stream.handle); });
+  if (status == UNIFY_OK) stream.work.prove(pieces);
+  return status;
 }
 
-// To ask a stream that is being captured would break the capture.
 unify_status stream_query(unify_stream handle) {
   Stream& stream = *of(handle);
-  Device& device = *stream.device;
-  if (!stream.is_owned) {
-    bool records = false;
-    const unify_status status = run(device, [&] { return is_recording(stream, records); });
-    if (status != UNIFY_OK) return status;
-    if (records) return refuse(UNIFY_UNSUPPORTED, "the stream's owner is recording it");
-  }
-  const uint64_t last = stream.last_enqueued.load(std::memory_order_relaxed);
+  bool is_over = false;
+  unify_status status = require_not_recorded(stream, is_over);
+  if (status != UNIFY_OK || is_over) return status;
+  const uint64_t pieces = stream.work.pieces();
   int state = ACL_STREAM_STATUS_COMPLETE;
-  const unify_status status =
-      run_unless_faulted(device, [&] { return driver.aclrtStreamQuery(stream.handle, &state); });
+  status = ask(*stream.device, [&] { return driver.aclrtStreamQuery(stream.handle, &state); });
   if (status != UNIFY_OK) return status;
   if (state == ACL_STREAM_STATUS_NOT_READY) return UNIFY_NOT_READY;
-  note_proven(stream, last);
+  stream.work.prove(pieces);
   return UNIFY_OK;
 }
 
@@ -136,7 +145,10 @@ unify_status stream_query(unify_stream handle) {
 unify_status stream_wait_event(unify_stream handle, unify_event event) {
   Stream& stream = *of(handle);
   if (!of(event)->is_recorded.load()) return UNIFY_OK;
-  return run(*stream.device, [&] { return driver.aclrtStreamWaitEvent(stream.handle, of(event)->handle); });
+  const unify_status status =
+      run(*stream.device, [&] { return driver.aclrtStreamWaitEvent(stream.handle, of(event)->handle); });
+  if (status == UNIFY_OK && of(event)->is_captured.load()) stream.is_drawn_in = true;
+  return status;
 }
 
 }  // namespace

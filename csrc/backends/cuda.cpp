@@ -94,7 +94,7 @@ void device_close(unify_device handle) {
     const Entered entered(*device);
     driver.cuCtxSynchronize();
   }
-  run_forgotten_calls(*device);
+  device->calls.run_forgotten();
   if (device->context != nullptr) driver.cuDevicePrimaryCtxRelease(device->id);
 }
 
@@ -152,18 +152,18 @@ unify_status device_synchronize(unify_device handle) {
     streams.assign(device.streams.begin(), device.streams.end());
   }
   for (const std::shared_ptr<Stream>& stream : streams) {
-    if (!stream->is_owned && stream->is_proven()) continue;
-    const uint64_t pieces = stream->pieces.load();
+    if (!stream->is_owned && stream->work.is_proven()) continue;
+    const uint64_t pieces = stream->work.pieces();
     bool can_wait = false;
-    const unify_status status = run(device, [&] {
+    const unify_status status = wait(device, [&] {
       const CUresult code = find_capture(*stream, can_wait);
       return code == CUDA_SUCCESS && can_wait ? driver.cuStreamSynchronize(stream->handle) : code;
     });
     if (status != UNIFY_OK) {
-      if (!stream->is_owned) stream->proven_pieces.store(pieces);  // its end is told once
+      if (!stream->is_owned) stream->work.prove(pieces);  // its end is told once
       return status;
     }
-    if (can_wait) stream->proven_pieces.store(pieces);
+    if (can_wait) stream->work.prove(pieces);
   }
   return status_of(&device, device.fault.load());
 }
@@ -203,7 +203,7 @@ unify_status device_reset(unify_device handle) {
   CUresult code = driver.cuDevicePrimaryCtxReset(device.id);
   if (device.context != nullptr) driver.cuDevicePrimaryCtxRelease(device.id);
   device.context = nullptr;
-  run_forgotten_calls(device);
+  device.calls.run_forgotten();
   drop_virtual(device);
   if (code == CUDA_SUCCESS) code = retain_again(device);
   device.is_gone = code != CUDA_SUCCESS;

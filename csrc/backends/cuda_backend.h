@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -14,7 +13,9 @@
 #include <unordered_set>
 #include <vector>
 
+#include "answer.h"
 #include "cuda_types.h"
+#include "stream_work.h"
 
 namespace unify::cuda {
 
@@ -26,18 +27,15 @@ struct Driver {
 };
 extern Driver driver;
 
-// A host function on its way through a stream. CUDA forgets it when the context fails; the ABI runs it all the same.
-struct HostCall;
-
 struct Device {
   CUdevice id = 0;
   int index = 0;
   CUcontext context = nullptr;                // null: not retained, after a reset that failed
   std::atomic<CUresult> fault{CUDA_SUCCESS};  // the sticky code that its context answers with
   std::atomic<bool> is_gone{false};
+  StreamCalls calls;
   std::mutex mutex;  // of what follows
   std::unordered_set<std::shared_ptr<struct Stream>> streams;
-  std::list<HostCall*> host_calls;                   // in the order of their making
   std::unordered_map<unify_address, size_t> pinned;  // bytes of each
   // Virtual memory is of no context: neither a reset takes it away, nor does cuCtxEnablePeerAccess open it.
   std::unordered_map<unify_address, size_t> reserved;
@@ -51,10 +49,7 @@ struct Stream : std::enable_shared_from_this<Stream> {
   CUstream handle = nullptr;
   bool is_owned = true;
   std::atomic<bool> is_drawn_in{false};  // it waited for work that another library captured, if ever
-  // Pieces of work enqueued: all, and as many as are known to have ended well.
-  std::atomic<uint64_t> pieces{0};
-  std::atomic<uint64_t> proven_pieces{0};
-  [[nodiscard]] bool is_proven() const noexcept { return proven_pieces.load() == pieces.load(); }
+  WorkCount work;
 };
 
 struct Event {
@@ -145,20 +140,23 @@ CUresult find_capture(const Stream& stream, bool& out_can_wait);
 template <typename Call>
 unify_status enqueue(Stream& stream, Call call, uint64_t operation = 0) {
   const unify_status status = run(*stream.device, call, operation);
-  stream.pieces.fetch_add(1);  // not before: who finds the stream dry meanwhile has not seen it
+  stream.work.add();
   return status;
 }
 
-// Runs the host calls that a failed context forgot, each once, on a thread of their own: they may take locks that the
-// one who found the failure holds.
-void run_forgotten_calls(Device& device);
+// A call that waits: what it waits for has ended then, also where it failed.
+template <typename Call>
+unify_status wait(Device& device, Call call) {
+  const unify_status status = run(device, call);
+  if (device.fault.load() != CUDA_SUCCESS) device.calls.wait();
+  return status;
+}
 
-// Fills as much of a caller's struct as the caller knows.
-template <typename Struct>
-void answer(Struct* out, Struct filled) {
-  filled.struct_size = out->struct_size;
-  filled.extension = out->extension;
-  std::memcpy(out, &filled, std::min(out->struct_size, sizeof filled));
+// A call that asks, likewise.
+template <typename Call>
+unify_status ask(Device& device, Call call) {
+  const unify_status status = run(device, call);
+  return device.fault.load() != CUDA_SUCCESS && device.calls.are_running() ? UNIFY_NOT_READY : status;
 }
 
 // Each file's part of the backend's table.

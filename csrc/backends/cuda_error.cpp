@@ -45,7 +45,7 @@ unify_status status_of(Device* device, CUresult code, uint64_t operation) {
   last.operation_last = code == CUDA_ERROR_CONTEXT_IS_DESTROYED ? 0 : UINT64_MAX;
   if (meaning.status == UNIFY_DEVICE_LOST) device->is_gone = true;
   CUresult none = CUDA_SUCCESS;
-  if (device->fault.compare_exchange_strong(none, code)) run_forgotten_calls(*device);
+  if (device->fault.compare_exchange_strong(none, code)) device->calls.run_forgotten();
   return meaning.status;
 }
 

@@ -1,49 +1,9 @@
 // Streams, host calls and events.
 #include <cmath>
-#include <system_error>
-#include <thread>
 
 #include "cuda_backend.h"
 
 namespace unify::cuda {
-
-struct HostCall {
-  Device* device;
-  unify_host_function function;
-  void* user;
-
-  // By the driver. Who takes the call out of the device's list runs it: a failed context forgets its calls, or does
-  // not.
-  static void run(void* self) {
-    auto* call = static_cast<HostCall*>(self);
-    {
-      const std::lock_guard<std::mutex> lock(call->device->mutex);
-      const auto found = std::find(call->device->host_calls.begin(), call->device->host_calls.end(), call);
-      if (found == call->device->host_calls.end()) return;
-      call->device->host_calls.erase(found);
-    }
-    call->function(call->user);
-    delete call;
-  }
-};
-
-void run_forgotten_calls(Device& device) {
-  std::list<HostCall*> calls;
-  {
-    const std::lock_guard<std::mutex> lock(device.mutex);
-    calls.swap(device.host_calls);
-  }
-  if (calls.empty()) return;
-  // They are not freed: the driver may still come to them.
-  const auto run_all = [calls = std::move(calls)] {
-    for (HostCall* call : calls) call->function(call->user);
-  };
-  try {
-    std::thread(run_all).detach();
-  } catch (const std::system_error&) {
-    run_all();
-  }
-}
 
 Stream::~Stream() {
   if (!is_owned || handle == nullptr || device->context == nullptr) return;
@@ -100,33 +60,38 @@ unify_status stream_destroy(unify_stream handle) {
   return status_of(&device, device.fault.load());
 }
 
-template <typename Ask>
-unify_status wait_or_ask(Stream& stream, Ask ask) {
-  const uint64_t pieces = stream.pieces.load();
-  const unify_status status = run(*stream.device, [&] { return ask(stream.handle); });
-  if (status == UNIFY_OK) stream.proven_pieces.store(pieces);
+unify_status stream_synchronize(unify_stream handle) {
+  Stream& stream = *of(handle);
+  const uint64_t pieces = stream.work.pieces();
+  const unify_status status = wait(*stream.device, [&] { return driver.cuStreamSynchronize(stream.handle); });
+  if (status == UNIFY_OK) stream.work.prove(pieces);
   return status;
 }
 
-unify_status stream_synchronize(unify_stream stream) { return wait_or_ask(*of(stream), driver.cuStreamSynchronize); }
+unify_status ask_stream(Stream& stream) {
+  const uint64_t pieces = stream.work.pieces();
+  const unify_status status = ask(*stream.device, [&] { return driver.cuStreamQuery(stream.handle); });
+  if (status == UNIFY_OK) stream.work.prove(pieces);
+  return status;
+}
 
 // What its owner has destroyed runs dry all the same, and has, where no work of ours was left.
 bool has_ended(const Stream& stream, CUresult code) {
-  return code == CUDA_ERROR_INVALID_HANDLE && !stream.is_owned && stream.is_proven();
+  return code == CUDA_ERROR_INVALID_HANDLE && !stream.is_owned && stream.work.is_proven();
 }
 
 unify_status stream_query(unify_stream handle) {
   Stream& stream = *of(handle);
-  if (stream.is_owned && !stream.is_drawn_in.load()) return wait_or_ask(stream, driver.cuStreamQuery);
+  if (stream.is_owned && !stream.is_drawn_in.load()) return ask_stream(stream);
   bool can_ask = false;
   bool is_over = false;
-  const unify_status status = run(*stream.device, [&] {
+  const unify_status status = ask(*stream.device, [&] {
     const CUresult code = find_capture(stream, can_ask);
     is_over = has_ended(stream, code);
     return is_over ? CUDA_SUCCESS : code;
   });
   if (status != UNIFY_OK || is_over) return status;
-  if (can_ask) return wait_or_ask(stream, driver.cuStreamQuery);
+  if (can_ask) return ask_stream(stream);
   return refuse(UNIFY_UNSUPPORTED, "another library records the stream, or one that orders itself with it");
 }
 
@@ -151,19 +116,9 @@ unify_status host_call(unify_stream handle, unify_host_function function, void* 
   if (capture != CU_STREAM_CAPTURE_STATUS_NONE) {  // which may run often
     return run(device, [&] { return driver.cuLaunchHostFunc(stream.handle, function, user); });
   }
-  auto* call = new HostCall{&device, function, user};
-  {
-    const std::lock_guard<std::mutex> lock(device.mutex);
-    device.host_calls.push_back(call);
-  }
-  status = enqueue(stream, [&] { return driver.cuLaunchHostFunc(stream.handle, HostCall::run, call); });
-  if (status == UNIFY_OK) return status;
-  const std::lock_guard<std::mutex> lock(device.mutex);
-  const auto found = std::find(device.host_calls.begin(), device.host_calls.end(), call);
-  if (found == device.host_calls.end()) return UNIFY_OK;  // it runs, as one that was forgotten
-  device.host_calls.erase(found);
-  delete call;
-  return status;
+  void* call = device.calls.add(stream.handle, function, user);
+  status = enqueue(stream, [&] { return driver.cuLaunchHostFunc(stream.handle, StreamCalls::run, call); });
+  return status == UNIFY_OK || !device.calls.take_back(call) ? UNIFY_OK : status;
 }
 
 unify_status event_create(unify_device handle, const unify_event_args* args, unify_event* out) {
@@ -190,11 +145,11 @@ unify_status event_record(unify_event event, unify_stream stream) {
 }
 
 unify_status event_synchronize(unify_event event) {
-  return run(*of(event)->device, [&] { return driver.cuEventSynchronize(of(event)->handle); });
+  return wait(*of(event)->device, [&] { return driver.cuEventSynchronize(of(event)->handle); });
 }
 
 unify_status event_query(unify_event event) {
-  return run(*of(event)->device, [&] { return driver.cuEventQuery(of(event)->handle); });
+  return ask(*of(event)->device, [&] { return driver.cuEventQuery(of(event)->handle); });
 }
 
 unify_status event_elapsed(unify_event start, unify_event stop, int64_t* out_nanoseconds) {

@@ -16,6 +16,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "answer.h"
 #include "thread_pool.h"
 
 namespace unify::host {
@@ -75,14 +76,6 @@ struct Guarded<Function> {
     }
   }
 };
-
-// Fills as much of a caller's struct as the caller knows.
-template <typename Struct>
-void answer(Struct* out, Struct filled) {
-  filled.struct_size = out->struct_size;
-  filled.extension = out->extension;
-  std::memcpy(out, &filled, std::min(out->struct_size, sizeof filled));
-}
 
 // ---- streams and events ----
 

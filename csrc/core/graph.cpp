@@ -283,7 +283,7 @@ void Graph::Private::launch_natively(Stream& stream, std::shared_ptr<Private>& o
   }
   const TraceScope span(stream, "graph");
   const Enqueued enqueued(stream, {0, Operation::Kind::kGraph, stream.id(), label, {}, 0});
-  const unify_status status = device->table().graph_launch(native, stream.handle());
+  const unify_status status = enqueued.take(device->table().graph_launch(native, stream.handle()));
   if (status != UNIFY_OK) throw_status(*device, &stream, status, "launching a graph");
   note_launch(stream);
 }
@@ -301,26 +301,26 @@ struct Replay {
     const Enqueued enqueued(stream, {0, Operation::Kind::kLaunch, stream.id(), node.function->label, grid, 0});
     args.operation = enqueued.number();
     const TraceScope kernel(stream, node.function->label);
-    return table.launch(stream.handle(), node.function->handle, &args);
+    return enqueued.take(table.launch(stream.handle(), node.function->handle, &args));
   }
   unify_status operator()(const unify_copy_args& node) const {
     unify_copy_args args = node;
     const Enqueued enqueued(stream, {0, Operation::Kind::kCopy, stream.id(), nullptr, {}, args.bytes});
     args.operation = enqueued.number();
-    return table.copy(stream.handle(), &args);
+    return enqueued.take(table.copy(stream.handle(), &args));
   }
   unify_status operator()(const unify_copy_rows_args& node) const {
     unify_copy_rows_args args = node;
     const Enqueued enqueued(stream, {0, Operation::Kind::kCopy, stream.id(), nullptr, {}, args.bytes * args.rows});
     args.operation = enqueued.number();
-    return table.copy_rows(stream.handle(), &args);
+    return enqueued.take(table.copy_rows(stream.handle(), &args));
   }
   unify_status operator()(const unify_fill_args& node) const {
     unify_fill_args args = node;
     const Enqueued enqueued(stream,
                             {0, Operation::Kind::kFill, stream.id(), nullptr, {}, args.count * args.value_bytes});
     args.operation = enqueued.number();
-    return table.fill(stream.handle(), &args);
+    return enqueued.take(table.fill(stream.handle(), &args));
   }
   unify_status operator()(const std::function<void()>& node) const {
     return table.host_call(stream.handle(), call_on_stream, const_cast<std::function<void()>*>(&node));

@@ -127,7 +127,7 @@ bool launch(Stream& stream, const std::shared_ptr<Function>& function, const Gri
   const Enqueued enqueued(stream, {0, Operation::Kind::kLaunch, stream.id(), function->label, grid, 0});
   launch_args.operation = enqueued.number();
   const TraceScope span(stream, function->label);
-  const unify_status status = device.table().launch(stream.handle(), function->handle, &launch_args);
+  const unify_status status = enqueued.take(device.table().launch(stream.handle(), function->handle, &launch_args));
   if (status != UNIFY_OK) throw_status(device, &stream, status, std::string("launch of ") + function->label);
   for (size_t i = 0; i < foreign_count && !is_elsewhere; ++i) {
     if (foreign[i] != nullptr) stream.keep_alive_locked(std::move(foreign[i]));
@@ -146,13 +146,21 @@ void OperationRing::push(const Operation& operation) noexcept {
   entry.number.store(operation.number, std::memory_order_release);
 }
 
+constexpr uint64_t kRefused = 0x80;  // in Entry::place, beside the kind
+
+void OperationRing::note_refusal(uint64_t number) noexcept {
+  Entry& entry = ring_[number % kSize];
+  if (entry.number.load(std::memory_order_acquire) == number) entry.place.fetch_or(kRefused, std::memory_order_relaxed);
+}
+
 bool OperationRing::read(uint64_t number, Operation& out) const noexcept {
   const Entry& entry = ring_[number % kSize];
   if (entry.number.load(std::memory_order_acquire) != number) return false;
   const uint64_t place = entry.place.load(std::memory_order_relaxed);
   const uint64_t columns_and_rows = entry.columns_and_rows.load(std::memory_order_relaxed);
   out.number = number;
-  out.kind = static_cast<Operation::Kind>(place & 0xff);
+  out.kind = static_cast<Operation::Kind>(place & (kRefused - 1));
+  out.is_refused = (place & kRefused) != 0;
   out.stream = static_cast<uint32_t>(place >> 8);
   out.label = entry.label.load(std::memory_order_relaxed);
   out.grid = {static_cast<uint32_t>(columns_and_rows), static_cast<uint32_t>(columns_and_rows >> 32),
@@ -174,7 +182,7 @@ OperationRing::Cause OperationRing::cause_among(uint64_t first, uint64_t last,
   last = std::min(last, last_number());
   for (uint64_t number = last < kSize ? first : std::max(first, last - kSize + 1); number <= last; ++number) {
     Operation operation;
-    if (!read(number, operation)) continue;
+    if (!read(number, operation) || operation.is_refused) continue;
     const auto stream = proven.find(operation.stream);  // one that is gone ended well
     if (stream == proven.end() || number <= stream->second) continue;
     if (operation.kind == Operation::Kind::kLaunch || operation.kind == Operation::Kind::kGraph) {
@@ -217,6 +225,13 @@ Enqueued::Enqueued(Stream& stream, Operation operation)
 }
 
 Enqueued::~Enqueued() { stream_.note_enqueued(number_); }
+
+unify_status Enqueued::take(unify_status status) const noexcept {
+  const bool is_refused =
+      status == UNIFY_INVALID_ARGUMENT || status == UNIFY_UNSUPPORTED || status == UNIFY_OUT_OF_MEMORY;
+  if (is_refused) stream_.device().operations().note_refusal(number_);
+  return status;
+}
 
 const char* intern(const std::string& text) {
   static std::mutex mutex;

@@ -41,6 +41,7 @@ struct Operation {
   const char* label = nullptr;  // the kernel, or what a graph is of: a string that is never freed
   Grid grid{};                  // launches
   uint64_t bytes = 0;           // copies and fills
+  bool is_refused = false;      // by the backend
 };
 
 // The last operations of a device: what an error prints. Writing takes a few ns, no lock and no memory.
@@ -49,6 +50,7 @@ class OperationRing {
   static constexpr size_t kSize = 4096;  // more than a step of a model enqueues before anybody waits
   uint64_t next_number() noexcept { return counter_.fetch_add(1, std::memory_order_relaxed) + 1; }
   void push(const Operation& operation) noexcept;
+  void note_refusal(uint64_t number) noexcept;
   [[nodiscard]] uint64_t last_number() const noexcept { return counter_.load(std::memory_order_relaxed); }
   [[nodiscard]] std::string describe(uint64_t number) const;  // "kernel rms_norm (norm.py:12), grid 4×1×1", or ""
   // What may have failed among first … last: the launches beyond what its stream, by number, is `proven` up to; copies
@@ -85,6 +87,8 @@ class Enqueued {
   Enqueued(const Enqueued&) = delete;
   Enqueued& operator=(const Enqueued&) = delete;
   [[nodiscard]] uint64_t number() const noexcept { return number_; }
+  // Takes the backend's answer and gives it on. What was refused cannot be what fails later.
+  unify_status take(unify_status status) const noexcept;
 
  private:
   Stream& stream_;

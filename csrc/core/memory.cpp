@@ -38,7 +38,7 @@ unify_status enqueue(Stream& stream, Args& args, const Place& dst, const Place& 
   const Enqueued enqueued(stream, {0, Operation::Kind::kCopy, stream.id(), nullptr, {}, bytes});
   args.operation = enqueued.number();
   const TraceScope span(stream, "copy");
-  return (device.table().*entry)(stream.handle(), &args);
+  return enqueued.take((device.table().*entry)(stream.handle(), &args));
 }
 
 void enqueue_copy(Stream& stream, const Place& dst, const Place& src, size_t bytes) {
@@ -166,7 +166,7 @@ bool enqueue_fill(Stream& stream, unify_fill_args& args) {
   const Enqueued enqueued(stream, {0, Operation::Kind::kFill, stream.id(), nullptr, {}, args.count * args.value_bytes});
   args.operation = enqueued.number();
   const TraceScope span(stream, "fill");
-  const unify_status status = device.table().fill(stream.handle(), &args);
+  const unify_status status = enqueued.take(device.table().fill(stream.handle(), &args));
   if (status == UNIFY_UNSUPPORTED) return false;
   if (status != UNIFY_OK) throw_status(device, &stream, status, "fill");
   return true;

@@ -59,8 +59,28 @@ def wrapped_by_bits(x, y, n, N: tl.constexpr = 256):
     tl.store(y + i, tl.load(x + i) & (n - 1))
 
 
+@un.jit
+def wrapped_by_division(x, y, n, N: tl.constexpr = 256):
+    i = tl.arange(0, N)
+    value = tl.load(x + i)
+    tl.store(y + i, value - value // n * n)
+
+
 def test_remainders_are_done_one_by_one() -> None:
     check("scalar-arithmetic", wrapped, wrapped_by_bits, {**INTS, "n": "i32"}, "arith.remsi")
+    check("scalar-arithmetic", wrapped, wrapped_by_division, {**INTS, "n": "i32"}, "arith.remsi")
+
+
+@un.jit
+def shifted_each(x, y, N: tl.constexpr = 256):
+    i = tl.arange(0, N)
+    tl.store(y + i, tl.load(x + i) << tl.load(y + i))  # here
+
+
+def test_shifts_that_differ_are_done_one_by_one() -> None:
+    found = findings_of(shifted_each, B3, INTS)["scalar-arithmetic"]
+    assert [f.line for f in found] == [line_of(shifted_each)]
+    assert "scalar-arithmetic" not in findings_of(shifted, B3, {**INTS, "n": "i32"})
 
 
 @un.jit
@@ -70,13 +90,28 @@ def divided(x, y, n, N: tl.constexpr = 256):
 
 
 @un.jit
+def divided_later(x, y, n, N: tl.constexpr = 256):
+    i = tl.program_id(0) * N + tl.arange(0, N)
+    value = tl.load(x + i, mask=i < n)
+    tl.store(y + i, value // 7, mask=i < n)  # here
+
+
+@un.jit
+def divided_as_floats(x, y, n, N: tl.constexpr = 256):
+    i = tl.arange(0, N)
+    tl.store(y + i, (tl.load(x + i).to(tl.float32) / n).to(tl.int32))
+
+
+@un.jit
 def shifted(x, y, n, N: tl.constexpr = 256):
     i = tl.arange(0, N)
     tl.store(y + i, tl.load(x + i) >> n)
 
 
 def test_integers_are_divided_as_floats() -> None:
-    check("integer-division", divided, shifted, {**INTS, "n": "i32"}, "@vcast_int32_t_to_float")
+    check("integer-division", divided, shifted, {**INTS, "n": "i32"}, "@vdiv_vs_1d_float")
+    check("integer-division", divided_later, divided_as_floats, {**INTS, "n": "i32"}, "@vdiv_vs_1d_float")
+    assert "integer-division" not in findings_of(divided, B3, {"x": "*i16:16", "y": "*i16:16", "n": "i16"})  # exact
 
 
 @un.jit
@@ -255,6 +290,30 @@ def held(x, y, N: tl.constexpr = 256):
 @pytest.mark.parametrize("target", [B3, NEXT])
 def test_a_barrier_waits_for_all_units(target: str) -> None:
     check("barrier", held, every_one, FLOATS, "PIPE_ALL", target)
+
+
+@un.jit
+def greatest_of_all(x, y, N: tl.constexpr = 64):
+    i = tl.program_id(0) * N + tl.arange(0, N)
+    tl.store(y + i, tl.atomic_max(x + i, i))  # here
+
+
+@un.jit
+def counted_in_a_loop(x, y, n):
+    tl.atomic_add(y, 1)
+    for i in range(n):
+        tl.atomic_xor(x + i, 1)  # here
+
+
+@pytest.mark.parametrize("target", [B3, NEXT])
+def test_a_lock_around_a_loop_is_told_at_the_atomic_in_it(target: str) -> None:
+    (all_programs,) = findings_of(greatest_of_all, target, INTS)["atomic-lock"]
+    assert (all_programs.line, "one after the other" in all_programs.text) == (line_of(greatest_of_all), True)
+    assert "@sync_block_lock" in all_programs.evidence
+    (whole_loop,) = findings_of(counted_in_a_loop, target, {**INTS, "n": "i32"})["atomic-lock"]
+    assert (whole_loop.line, "around its whole loop." in whole_loop.text) == (line_of(counted_in_a_loop), True)
+    (itself,) = findings_of(flagged, target, INTS)["atomic-lock"]
+    assert "all cores share." in itself.text
 
 
 @un.jit

@@ -122,6 +122,47 @@ def test_a_lock_that_programs_wait_for() -> None:
 
 
 @un.jit
+def waiting_by_load(x, y):
+    while tl.load(x, volatile=True) < 5:  # here
+        pass
+    tl.store(y, 1)
+
+
+@un.jit
+def waiting_by_the_round_before(x, y):
+    is_taken = 1
+    while is_taken:
+        is_taken = tl.atomic_xchg(x, 1)  # here
+    tl.store(y, 1)
+
+
+@un.jit
+def following(x, y):
+    place = 1
+    while place > 0:  # a list in memory, that nobody changes
+        tl.store(y + place, tl.load(y + place, volatile=True) + 1)
+        place = tl.load(x + place)
+
+
+@un.jit
+def working(x, y, n):
+    part = tl.atomic_add(x, 1)
+    while part < n:  # a queue
+        tl.store(y + part, part)
+        part = tl.atomic_add(x, 1)
+
+
+@pytest.mark.parametrize("kernel", [waiting_by_load, waiting_by_the_round_before])
+def test_other_ways_to_wait(kernel: Any) -> None:
+    assert [f.line for f in findings_of(kernel, B3, INTS)["spin-lock"]] == [line_of(kernel)]
+
+
+def test_loops_that_wait_for_nobody() -> None:
+    assert "spin-lock" not in findings_of(following, B3, INTS)
+    assert "spin-lock" not in findings_of(working, B3, {**INTS, "n": "i32"})
+
+
+@un.jit
 def leaving(x, n):
     if tl.program_id(0) >= n:  # here
         return
@@ -219,6 +260,36 @@ def test_loops_that_are_written_out() -> None:
     assert "32 times" in found[0].text
     assert "unrolled" not in [f.rule for f in after.findings]
     assert before.memory["ub_bytes"] >= 4 * after.memory["ub_bytes"]  # as the rule says
+
+
+@un.jit
+def part(x, i):
+    return tl.load(x + i)  # a part
+
+
+@un.jit
+def called_by_hand(x, y, N: tl.constexpr = 64):
+    i = tl.arange(0, N)
+    a = part(x, i) + part(x, i + 64) + part(x, i + 128) + part(x, i + 192)
+    b = part(x, i + 256) + part(x, i + 320) + part(x, i + 384) + part(x, i + 448)
+    c = part(x, i + 512) + part(x, i + 576) + part(x, i + 640) + part(x, i + 704)
+    d = part(x, i + 768) + part(x, i + 832) + part(x, i + 896) + part(x, i + 960)
+    tl.store(y + i, a + b + c + d)
+
+
+@un.jit
+def called_in_a_loop(x, y, N: tl.constexpr = 64):
+    i = tl.arange(0, N)
+    total = tl.zeros([N], tl.float32)
+    for number in tl.static_range(16):
+        total += part(x, i + number * 64)
+    tl.store(y + i, total)
+
+
+def test_calls_by_hand_are_no_loop() -> None:
+    assert "unrolled" not in findings_of(called_by_hand, B3, FLOATS)
+    (found,) = findings_of(called_in_a_loop, B3, FLOATS)["unrolled"]
+    assert (found.line, "16 times" in found.text) == (line_of(part, "# a part"), True)
 
 
 def test_what_a_library_function_does_is_at_the_users_line() -> None:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
@@ -117,6 +118,87 @@ def ranges_kernel(counts, x, out, n):
 
 
 @un.jit
+def double_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i) * 2)
+
+
+@un.jit
+def highest_kernel(x, out, BLOCK: tl.constexpr):
+    tl.atomic_max(out, tl.max(tl.load(x + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)), 0))
+
+
+@un.jit
+def highest_of_each_kernel(x, out, BLOCK: tl.constexpr):
+    tl.store(out + tl.program_id(0), tl.max(tl.load(x + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)), 0))
+
+
+@un.jit
+def quotient_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i) // 7)
+
+
+@un.jit
+def remainder_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i) % 7)
+
+
+@un.jit
+def signed_kernel(x, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    value = tl.load(x + i).to(tl.int32)
+    tl.store(out + i, value // 7 + value % 7)
+
+
+@un.jit
+def words_kernel(x):
+    tl.device_print("here")
+    tl.store(x, 1.0)
+
+
+@un.jit
+def words_and_a_number_kernel(x):
+    tl.device_print("here", 0)
+    tl.store(x, 1.0)
+
+
+@triton.jit
+def _welford(mean, squares, count, other_mean, other_squares, other_count):
+    total, far = count + other_count, other_mean - mean
+    rest = far * far * count * other_count / total
+    return mean + far * other_count / total, squares + other_squares + rest, total
+
+
+@triton.jit
+def _mean(mean, count, other_mean, other_count):
+    return (mean * count + other_mean * other_count) / (count + other_count), count + other_count
+
+
+@un.jit
+def welford_kernel(x, out, BLOCK: tl.constexpr):
+    value = tl.load(x + tl.arange(0, BLOCK))
+    one = tl.full((BLOCK,), 1.0, tl.float32)
+    _, squares, count = tl.reduce((value, tl.zeros_like(value), one), 0, _welford)
+    tl.store(out, squares / count)
+
+
+@un.jit
+def mean_kernel(x, out, BLOCK: tl.constexpr):
+    value = tl.load(x + tl.arange(0, BLOCK))
+    mean, _ = tl.reduce((value, tl.full((BLOCK,), 1.0, tl.float32)), 0, _mean)
+    tl.store(out, mean)
+
+
+@un.jit
+def two_sums_kernel(x, out, BLOCK: tl.constexpr):
+    value = tl.load(x + tl.arange(0, BLOCK))
+    mean = tl.sum(value, 0) / BLOCK
+    tl.store(out, tl.sum((value - mean) * (value - mean), 0) / BLOCK)
+
+
+@un.jit
 def argmax_kernel(x, places, BLOCK: tl.constexpr):
     tl.store(places, tl.argmax(tl.load(x + tl.arange(0, BLOCK)), 0))
 
@@ -180,6 +262,8 @@ def line_of(kernel: un.Kernel, text: str) -> int:
     return start + next(number for number, line in enumerate(lines) if text in line)
 
 
+DOUBLES = {"x": "*fp64", "out": "*fp64"}
+WORDS = {"x": "*u32", "out": "*u32"}
 HALVES = {"x": "*fp16", "y": "*fp16", "out": "*fp32"}
 
 
@@ -199,6 +283,16 @@ HALVES = {"x": "*fp16", "y": "*fp16", "out": "*fp32"}
         (float8_kernel, "950", {"x": "*fp8e4nv", "out": "*fp32"}, {"BLOCK": 256}, "load it as int8",
          float8_by_bits_kernel, {"BLOCK": 256}),
         (place_kernel, "910B3", POINTERS, {}, "cannot be an address here", place_reloaded_kernel, {}),
+        (double_kernel, "910B3", DOUBLES, {"BLOCK": 64}, "computes with float64", double_kernel,
+         {"BLOCK": 64}),
+        (double_kernel, "950", DOUBLES, {"BLOCK": 64}, "computes with float64", double_kernel, {"BLOCK": 64}),
+        (highest_kernel, "910B3", POINTERS, {"BLOCK": 64}, "second kernel", highest_of_each_kernel, {"BLOCK": 64}),
+        (highest_kernel, "950", POINTERS, {"BLOCK": 64}, "second kernel", highest_of_each_kernel, {"BLOCK": 64}),
+        (quotient_kernel, "910B3", WORDS, {"BLOCK": 64}, "cast them to int32", signed_kernel, {"BLOCK": 64}),
+        (remainder_kernel, "910B3", WORDS, {"BLOCK": 64}, "cast them to int32", signed_kernel, {"BLOCK": 64}),
+        (words_kernel, "910B3", POINTERS, {}, "needs a value here", words_and_a_number_kernel, {}),
+        (welford_kernel, "910B3", POINTERS, {"BLOCK": 64}, "one by one", two_sums_kernel, {"BLOCK": 64}),
+        (mean_kernel, "950", POINTERS, {"BLOCK": 64}, "one by one", two_sums_kernel, {"BLOCK": 64}),
         (whiles_kernel, "910B3", {**POINTERS, "n": "i32"}, {}, r"loses a tile .* range\(n\)", ranges_kernel, {}),
         (left_in_a_branch_kernel, "910B3", {"x": "*fp32", "n": "i32"}, {}, "put the rest under the opposite condition",
          written_in_a_branch_kernel, {}),
@@ -222,7 +316,7 @@ def test_a_refusal_says_what_is_taken(
     assert message.startswith(f"{__file__}:{error.line}: kernel {error.kernel}: ascend:{chip}: ")
     assert "/tmp" not in message.removeprefix(__file__)
     assert re.search(said, message), message
-    taken = {"x": "*i8"} if "*fp8e4nv" in types.values() else {}
+    taken = {"*fp8e4nv": {"x": "*i8"}, "*fp64": {"x": "*fp32", "out": "*fp32"}}.get(types.get("x", ""), {})
     types = {**POINTERS, **types, **taken}
     un.compile(
         rewritten, f"ascend:{chip}", {n: types[n] for n in rewritten.arg_names if n in types}, rewritten_constants

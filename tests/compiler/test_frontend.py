@@ -194,6 +194,28 @@ def test_calls_are_inlined_also_those_marked_otherwise() -> None:
     assert "tt.call" not in text_of(calls_apart, {"x": "*fp32"})
 
 
+def is_no_kernels(x):
+    return x
+
+
+@triton.jit
+def calls_what_none_may(x, IS_ODD: tl.constexpr = False):
+    if IS_ODD:
+        x = is_no_kernels(x)
+    return x
+
+
+@triton.jit
+def calls_it_in_turn(x):
+    tl.store(x, calls_what_none_may(1))
+
+
+def test_a_source_without_a_key_has_none_the_next_time_either() -> None:
+    for kernel in (calls_it_in_turn, calls_what_none_may, calls_it_in_turn):
+        with pytest.raises(CompileError, match="Unsupported function referenced"):
+            source_key(kernel)
+
+
 @triton.jit
 def swaps(x):
     i = tl.arange(0, 64)

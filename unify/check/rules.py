@@ -151,8 +151,8 @@ RULES = (
     ),
     Rule(
         "unrolled", PERFORMANCE, _ASCEND,
-        "tl.static_range writes this line {count} times, and what each one holds is kept in on-chip memory.",
-        "Use range.",
+        "This line is written out {count} times, and what each one holds is kept in on-chip memory.",
+        "Use range in place of tl.static_range.",
         f"{_GUIDE}, issue 2246; {_COMPILER}: the sum of UB",
         rules_ttir.unrolled,
     ),
@@ -187,7 +187,8 @@ RULES = (
     Rule(
         "scalar-arithmetic", PERFORMANCE, _ASCEND,
         "The scalar unit does this {operation} of {type}, {count} elements one by one.",
-        "Use int32 or float32 for what is computed in tiles.",
+        "In place of int64 use int32 or float32; of x % n, x - x // n * n (by float32, exact below 2^24) or x & "
+        "(n - 1); of a tile of shifts, one for the whole tile.",
         f"{_GUIDE}, performance_guidelines.md (scalar fallback); {_COMPILER}: arith in a loop over elements",
         rules_lowered.scalar_arithmetic,
     ),
@@ -228,7 +229,7 @@ RULES = (
     ),
     Rule(
         "atomic-lock", PERFORMANCE, _ASCEND,
-        "This atomic holds a lock that all cores share.",
+        "This atomic takes a lock that all cores share{around}.",
         "Use tl.atomic_add without its result, or sum in a second kernel.",
         f"{_GUIDE}, python-api/outline.md (atomics); {_COMPILER}: sync_block_lock",
         rules_lowered.atomic_lock,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import TypeGuard
+
+from unify.compiler import mlir
 
 from .lowered import Lowered, Memref, Statement, memref_of
 from .places import Place
@@ -13,6 +16,8 @@ from .subject import Hit, Subject, place_of
 
 _VECTOR = re.compile(r"v[a-z]+_|vs?el|broadcast_|reduce_|transpose_|arange_|deinterleave|interleave|copy_ubuf")
 _MANY = 64
+_ATOMICS = ("tt.atomic_rmw", "tt.atomic_cas")
+_EXCHANGES = (1, 2, 3, 10)  # Triton's RMWOp: and, or, xor, xchg
 _BITS = {"i1": 8, "i8": 8, "i16": 16, "f16": 16, "bf16": 16, "i32": 32, "f32": 32, "i64": 64}
 _OPERATIONS = {
     "addi": "addition", "subi": "subtraction", "muli": "multiplication", "cmpi": "comparison", "remsi": "remainder",
@@ -98,12 +103,18 @@ def integer_compare(subject: Subject) -> Iterator[Hit]:
 
 
 def integer_division(subject: Subject) -> Iterator[Hit]:
-    """A quotient of integers by way of float32."""
+    """A quotient of int32 by way of float32. The operands are converted where they were loaded, maybe lines above."""
+    written = {_line_of(op) for op in subject.operations if _is_division_of_int32(op)}
     for calls in _by_place(subject.lowered).values():
-        names = [call.callee for call in calls]
-        parts = (r"vcast_u?int\d+_t_to_float", r"vdivs?_\w*float", r"vcast_float_to_u?int\d+_t")
-        if all(any(re.match(part, name) for name in names) for part in parts):
-            yield Hit(_place(calls[0]), ", ".join(f"@{name}" for name in names))
+        parts = [call for call in calls if re.match(r"vdivs?_\w*float|vcast_float_to_u?int32_t", call.callee)]
+        if len({call.callee[:5] for call in parts}) == 2 and _line(parts[0]) in written:
+            yield Hit(_place(parts[0]), ", ".join(f"@{call.callee}" for call in parts))
+
+
+def _is_division_of_int32(operation: mlir.Operation) -> bool:
+    is_division = operation.name in ("arith.divsi", "arith.divui", "arith.remsi", "arith.remui")
+    type_ = operation.results[0].type if is_division else None
+    return isinstance(type_, mlir.Tensor) and str(type_.element) == "i32"
 
 
 def masked_fill(subject: Subject) -> Iterator[Hit]:
@@ -141,9 +152,33 @@ def barrier(subject: Subject) -> Iterator[Hit]:
 
 
 def atomic_lock(subject: Subject) -> Iterator[Hit]:
-    """Atomics that the chip has no instruction for."""
-    for call in subject.lowered.calls(r"sync_block_lock"):
-        yield Hit(_place(call), call.text)
+    """Atomics that the chip has no instruction for: the lock of one in a loop is held for the whole of the loop."""
+    for lock, inside in _locks(subject.lowered):
+        atomics = [op for op in subject.operations if op.name in _ATOMICS and _line_of(op) in inside]
+        for atomic in [op for op in atomics if _needs_lock(op, subject)] or atomics:
+            yield Hit(place_of(atomic), lock.text, {"around": _held(lock, atomic, subject)})
+
+
+def _locks(lowered: Lowered) -> Iterator[tuple[Statement, set[tuple[str, int]]]]:
+    """Each lock, and the lines of what is done while it is held."""
+    for number, lock in enumerate(lowered.statements):
+        if lock.callee == "sync_block_lock":
+            rest = lowered.statements[number:]
+            yield lock, {_line(s) for s in itertools.takewhile(lambda s: s.callee != "sync_block_unlock", rest)}
+
+
+def _needs_lock(atomic: mlir.Operation, subject: Subject) -> bool:
+    """Sums and extremes have an instruction, which gives nothing back."""
+    is_used = any(value is atomic.results[0] for op in subject.operations for value in op.operands)
+    return is_used or atomic.name == "tt.atomic_cas" or atomic.integer("atomic_rmw_op") in _EXCHANGES
+
+
+def _held(lock: Statement, atomic: mlir.Operation, subject: Subject) -> str:
+    is_persistent = bool(subject.memory.get("persistent"))
+    if is_persistent and not lock.loops:
+        return ", and holds it around all programs of a block: the cores work one after the other"
+    loops = [op for op in subject.operations if op.name in ("scf.for", "scf.while") and atomic in mlir.walk(op)]
+    return ", and holds it around its whole loop" if len(lock.loops) - is_persistent < len(loops) else ""
 
 
 def many_operations(subject: Subject) -> Iterator[Hit]:
@@ -237,6 +272,10 @@ def _has_place(statement: Statement) -> TypeGuard[Statement]:
 def _place(statement: Statement) -> Place:
     assert statement.place is not None
     return statement.place
+
+
+def _line_of(operation: mlir.Operation) -> tuple[str, int]:
+    return operation.location.file, operation.location.line
 
 
 def _line(statement: Statement) -> tuple[str, int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
 from unify.compiler import mlir
 
+from .places import Place, Places
 from .subject import Hit, Subject, hits, place_of, words
 
 _ARITHMETIC = ("arith.", "math.", "tt.reduce", "tt.scan", "tt.dot", "tt.load", "tt.store", "tt.fp_to_fp")
@@ -14,6 +16,7 @@ _ATOMICS = ("tt.atomic_rmw", "tt.atomic_cas")
 _ACQUIRE_RELEASE, _GPU = 4, 1  # Triton's MemSemantic and MemSyncScope
 _EXCHANGES = {1: "and", 2: "or", 3: "xor", 10: "xchg"}  # Triton's RMWOp
 _COPIES = 16
+_ACCESS = re.compile(r'"(tt\.(?:load|store))"\(.* loc\((#loc\d*)\)$', re.MULTILINE)
 
 
 def float64(subject: Subject) -> Iterator[Hit]:
@@ -46,12 +49,45 @@ def inline_assembly(subject: Subject) -> Iterator[Hit]:
 
 
 def spin_lock(subject: Subject) -> Iterator[Hit]:
-    """Loops whose condition is what an atomic found."""
+    """Loops whose condition is what an atomic found, or a load of what others may write meanwhile."""
     for loop in _named(subject, "scf.while"):
         inside = [
             op for block in loop.regions[0].blocks for operation in block.operations for op in mlir.walk(operation)
         ]
-        yield from hits(op for op in inside if op.name in (*_ATOMICS, "tt.atomic_poll"))
+        asked = [op for op in _condition_of(loop) if op.boolean("isVolatile") or _is_exchange(op)]
+        waits = [op for op in inside if op.name in (*_ATOMICS, "tt.atomic_poll")]
+        yield from hits(iter(dict.fromkeys(waits + asked)))
+
+
+def _is_exchange(operation: mlir.Operation) -> bool:
+    """An atomic by which a lock is taken; a sum in a loop's body may be a queue of work, where nobody waits."""
+    return operation.name == "tt.atomic_cas" or (
+        operation.name == "tt.atomic_rmw" and operation.integer("atomic_rmw_op") in _EXCHANGES
+    )
+
+
+def _condition_of(loop: mlir.Operation) -> list[mlir.Operation]:
+    """What the condition of an scf.while is computed from, inside of the loop: also by the round before."""
+    before, after = (region.entry for region in loop.regions)
+    condition, done = before.operations[-1], after.operations[-1]
+    found: dict[mlir.Operation, None] = {}
+    seen: set[mlir.Value] = set()
+    todo = [condition.operands[0]]
+    while todo:
+        value = todo.pop()
+        owner = value.owner
+        if value in seen:
+            continue
+        seen.add(value)
+        if owner is before:
+            todo.append(done.operands[value.index])
+        elif owner is after:
+            todo.append(condition.operands[1 + value.index])
+        elif isinstance(owner, mlir.Operation) and mlir.is_inside(value, loop):
+            found[owner] = None
+            todo += owner.operands
+            todo += [result for region in owner.regions for result in region.entry.operations[-1].operands]
+    return list(found)
 
 
 def early_return(subject: Subject) -> Iterator[Hit]:
@@ -86,12 +122,18 @@ def dot_float32(subject: Subject) -> Iterator[Hit]:
 
 
 def unrolled(subject: Subject) -> Iterator[Hit]:
-    """Loads and stores that stand many times for one place of the source."""
-    found = Counter(place_of(op) for op in _named(subject, "tt.load", "tt.store") if op.location.file)
-    for place, count in found.items():
-        if count >= _COPIES:
-            operation = next(op for op in subject.operations if place_of(op) == place)
-            yield Hit(place, f"{count} × {words(operation)}", {"count": count})
+    """Loads and stores that stand many times for one place of the source, in one call of the function that has it."""
+    found = Counter(_ACCESS.findall(subject.ttir))  # a location of MLIR has all calls that lead there
+    places = Places(subject.ttir)
+    for (name, location), count in found.items():
+        place = places.of(location)
+        if place is not None and count >= _COPIES:
+            shown = next((words(op) for op in _named(subject, name) if _is_at(op, place)), name)
+            yield Hit(place, f"{count} × {shown}", {"count": count})
+
+
+def _is_at(operation: mlir.Operation, place: Place) -> bool:
+    return place_of(operation) == Place(place.file, place.line, place.column)
 
 
 def _named(subject: Subject, *names: str) -> Iterator[mlir.Operation]:

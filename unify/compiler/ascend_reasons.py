@@ -48,15 +48,34 @@ _ADVICE = (
         "kernel and use them in another.",
     ),
     Advice(
-        r"",
-        r"f8E\w+",
-        "float8 has no arithmetic here: load it as int8, put its bits into a float32 by shifts, and scale by a power "
-        "of two.",
-    ),
-    Advice(
         r"buffer memory has been released|along control flow edge|Traverse IR Failed",
         r'"scf\.while"',
         "The compiler loses a tile that several while loops change: write them as `for … in range(n)`.",
+    ),
+    Advice(
+        r"hivm\.hir\.\w+' op failed to verify", r"\bf64\b", "No core of the chip computes with float64: use float32."
+    ),
+    Advice(
+        r"Illegal mask for atomicrmwOp|uint32_t_to_half|Failed to propagate memory scope",
+        r'"tt\.bitcast".*<f32>[\s\S]*"tt\.atomic_rmw"',
+        "An atomic maximum or minimum of floats is not taken: store each program's own, and take the largest of those "
+        "in a second kernel.",
+    ),
+    Advice(
+        r"cast uint32_t_to_float|unsupported hfusion binary operation",
+        r"arith\.(?:div|rem)ui",
+        "A division or remainder of unsigned numbers is not taken: below 2³¹, cast them to int32 first.",
+    ),
+    Advice(
+        r"UseInfo",
+        r'"tt\.print"\(\)',
+        'tl.device_print needs a value here: tl.device_print("text", 0).',
+    ),
+    Advice(
+        r"reduceOp|tt\.reduce is not taken",
+        r"tt\.reduce",
+        "A tl.reduce over several values is not taken: reduce them one by one; a variance is tl.sum(v, 0), and then "
+        "tl.sum of the squared distances from the mean.",
     ),
     Advice(
         r"tt\.extern_elementwise",
@@ -81,6 +100,12 @@ _ADVICE = (
         r'"tt\.dot"\((%[\w.-]+), \1,',
         "tl.dot of a tile with itself is not taken: load the tile twice.",
         only_950=True,
+    ),
+    Advice(
+        r"",
+        r"f8E\w+",
+        "float8 has no arithmetic here: load it as int8, put its bits into a float32 by shifts, and scale by a power "
+        "of two.",
     ),
 )
 
@@ -154,7 +179,8 @@ def _errors(log: str) -> list[str]:
 
 
 def _words(said: str) -> str:
-    """The vendor's words without the place and their guess at a reason, bits as KiB too."""
+    """The vendor's words without places, theirs and the kernel's, or their guess at a reason; bits as KiB too."""
+    said = re.sub(r"[\w-]+: /\S+:\d+: .*?Assertion `(.*?)' failed.*", r"assertion `\1` failed", said)
     words = re.sub(r"\s*\(possible reason:.*", "", re.sub(r"^.*?\berror: ", "", said)).rstrip(" .!")
     bits = re.search(r"requires (\d+) bits while (\d+) bits available", words)
     return f"{words} ({int(bits[1]) / 8192:g} KiB of {int(bits[2]) / 8192:g})" if bits is not None else words

@@ -131,7 +131,7 @@ def _forget_placeholders(error: BaseException) -> None:
     when that fails: the next launch would take it for the key, whatever the source."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         function = frame.f_locals.get("self")
-        if str(getattr(function, "hash", "")).startswith("recursion:"):
+        if function is not None and str(getattr(function, "hash", "")).startswith("recursion:"):
             function.hash = None
 
 

@@ -108,22 +108,23 @@ def _gather(p: Program, op: mlir.Operation) -> None:
 def _assert(p: Program, op: mlir.Operation, message: str) -> None:
     """Ends the program where one of the conditions does not hold."""
     (operand,) = op.operands
-    bound, em = p.values[operand], p.em
-    if isinstance(bound, Buffer):
-        slot = em.name("holds")
-        em.allocas.append(f"  {slot} = alloca i1")
-        em.line(f"store i1 true, ptr {slot}")
-        tile = bound
+    bound = p.values[operand]
+    end_unless(p, op, bound if isinstance(bound, Val) else _all(p, bound), message)
 
-        def one(at: list[Size]) -> None:
-            value = buffers.load(p, tile, buffers.offset_of(p, tile, at))
-            before = em.assign(f"load i1, ptr {slot}")
-            em.line(f"store i1 {em.assign(f'and i1 {before}, {em.text(value)}')}, ptr {slot}")
 
-        with em.nest():
-            _each(p, list(tile.shape), [], one)
-        bound = Val("i1", 1, em.assign(f"load i1, ptr {slot}"))
-    end_unless(p, op, bound, message)
+def _all(p: Program, buffer: Buffer) -> Val:
+    em, slot = p.em, p.em.name("holds")
+    em.allocas.append(f"  {slot} = alloca i1")
+    em.line(f"store i1 true, ptr {slot}")
+
+    def one(at: list[Size]) -> None:
+        value = buffers.load(p, buffer, buffers.offset_of(p, buffer, at))
+        before = em.assign(f"load i1, ptr {slot}")
+        em.line(f"store i1 {em.assign(f'and i1 {before}, {em.text(value)}')}, ptr {slot}")
+
+    with em.nest():
+        _each(p, list(buffer.shape), [], one)
+    return Val("i1", 1, em.assign(f"load i1, ptr {slot}"))
 
 
 def _print(p: Program, op: mlir.Operation, declaration: mlir.Operation) -> None:

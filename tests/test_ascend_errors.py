@@ -1,0 +1,277 @@
+"""Who is blamed for a fault of an Ascend device, and what every call says about it, whichever noticed it first."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from .conftest import Run
+
+PRELUDE = """
+import ctypes, gc, sys, threading, time
+import triton.language as tl
+import unify as un
+from unify.simulator.ascend import library_path
+
+simulation = un.simulate("ascend:910B3", count=2, memory_bytes=256 << 20)
+device = un.device("ascend:0")
+LAUNCH = "aclrtLaunchKernelWithHostArgs"
+
+def told(call):
+    try:
+        call()
+    except un.Error as error:
+        return error
+    return "nothing was raised"
+
+"""
+KERNELS = """
+import triton.language as tl
+import unify as un
+
+@un.jit
+def innocent_kernel(x, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x + i, tl.load(x + i, mask=i < n) + 1, mask=i < n)
+
+@un.jit
+def guilty_kernel(x, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x + i, tl.load(x + i, mask=i < n) + 1, mask=i < n)
+"""
+
+
+@pytest.fixture
+def program(python: Run, tmp_path):
+    """Runs a program on simulated chips, and returns the lines that it printed."""
+    (tmp_path / "kernels.py").write_text(KERNELS)
+
+    def run(code: str) -> list[str]:
+        whole = PRELUDE + f"sys.path.insert(0, {str(tmp_path)!r})\nfrom kernels import *\n" + textwrap.dedent(code)
+        finished = python("-c", whole)
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stderr == ""
+        return finished.stdout.splitlines()
+
+    return run
+
+
+def test_a_graph_that_fails_is_named_with_its_kernels(program) -> None:
+    (kernel,) = program("""
+        x = un.zeros(1000, device=device)
+        guilty_kernel[(1,)](x, 10, BLOCK=128)
+        with un.Graph.capture(device=device) as graph:
+            guilty_kernel[(8,)](x, 1000, BLOCK=128)
+        device.synchronize()
+        simulation.fail("aclmdlRIExecuteAsync", error="aicore")
+        print(told(lambda: (graph.launch(), x[0].item())).kernel)
+    """)
+    assert kernel == "graph of guilty_kernel (kernels.py:10), stream 0"
+
+
+def test_a_graph_is_one_of_the_suspects(program) -> None:
+    (kernel,) = program("""
+        x, y = un.zeros(1000, device=device), un.zeros(1000, device=device)
+        with un.Graph.capture(device=device) as graph:
+            for kernel in (guilty_kernel, innocent_kernel, guilty_kernel):
+                kernel[(8,)](x, 1000, BLOCK=128)
+        graph.launch()
+        device.synchronize()
+        device.default_stream.host_call(lambda: time.sleep(0.05))
+        simulation.fail("aclmdlRIExecuteAsync", error="aicore")
+        innocent_kernel[(8,)](y, 1000, BLOCK=128)
+        graph.launch()
+        print(told(device.synchronize).kernel)
+    """)
+    graph = "graph of guilty_kernel (kernels.py:10) and innocent_kernel (kernels.py:5)"
+    assert kernel == f"one of 2 launches since the last wait: innocent_kernel (kernels.py:5), {graph}"
+
+
+def test_launches_that_were_waited_for_are_no_suspects_though_older_work_of_another_stream_is(program) -> None:
+    (kernel,) = program("""
+        x, stream = un.zeros(1000, device=device), un.Stream(device)
+        device.synchronize()
+        device.default_stream.host_call(lambda: time.sleep(0.2))
+        guilty_kernel[(8,)](x, 1000, BLOCK=128)  # nobody waits for it
+        with stream:
+            y = un.zeros(1000, device=device)
+            for _ in range(40):
+                innocent_kernel[(8,)](y, 1000, BLOCK=128)
+        stream.synchronize()
+        simulation.fail(LAUNCH, error="aicore")
+        print(told(lambda: (guilty_kernel[(8,)](x, 1000, BLOCK=128), device.synchronize())).kernel)
+    """)
+    assert kernel == "kernel guilty_kernel (kernels.py:10), one of its 2 launches since the last wait"
+
+
+@pytest.mark.parametrize("code", ["", "with un.Graph.capture(stream): innocent_kernel[(8,)](x, 1000, BLOCK=128)"])
+def test_what_a_recording_holds_and_what_was_refused_is_no_suspect(program, code: str) -> None:
+    (kernel,) = program(f"""
+        x, stream = un.zeros(1000, device=device), un.Stream(device)
+        innocent_kernel[(8,)](x, 1000, BLOCK=128)
+        device.synchronize()
+        {code}
+        simulation.fail(LAUNCH, error="ACL_ERROR_RT_PARAM_INVALID")
+        assert type(told(lambda: innocent_kernel[(8,)](x, 1000, BLOCK=128))) is un.InvalidArgument
+        simulation.fail(LAUNCH, error="aicore")
+        print(told(lambda: (guilty_kernel[(8,)](x, 1000, BLOCK=128), device.synchronize())).kernel)
+    """)
+    assert kernel == "kernel guilty_kernel (kernels.py:10), grid 8×1×1, stream 0"
+
+
+DROPPED = {
+    "a module": "del module",
+    "an event": "del event",
+    "a stream": "del stream",
+    "memory": "del memory; un.trim_memory(device)",
+    "a graph": "del graph",
+}
+
+
+@pytest.mark.parametrize("what", DROPPED)
+def test_the_first_error_is_whole_though_the_end_of_something_met_the_fault_first(program, what: str) -> None:
+    whole, again = program(f"""
+        types = {{"x": "*fp32", "n": "i32"}}
+        binary = un.compile(innocent_kernel, "ascend:910B3", types, {{"BLOCK": 128}})
+        module, stream, event = un.Module.from_binary(binary, device), un.Stream(device), un.Event(device)
+        x, memory = un.zeros(1000, device=device), un.zeros(1 << 24, device=device)
+        module["innocent_kernel"][(8,)](x, 1000)
+        event.record()
+        with un.Graph.capture(device=device) as graph:
+            innocent_kernel[(8,)](x, 1000, BLOCK=128)
+        device.synchronize()
+        simulation.fail(LAUNCH, error="aicore")
+        def fail():
+            global module, stream, event, memory, graph
+            guilty_kernel[(8,)](x, 1000, BLOCK=128)
+            time.sleep(0.01)
+            {DROPPED[what]}
+            device.synchronize()
+        for call in (fail, device.synchronize):
+            error = told(call)
+            words = ["AICORE_EXCEPTION, 507015", "guilty_kernel (kernels.py:10)", "UNIFY_CHECK_BOUNDS"]
+            words += ["fault kernel_name=guilty_kernel", "newest last"]
+            print(type(error).__name__, error.native_code, error.native_name, *(word in str(error) for word in words))
+    """)
+    assert whole == "KernelFault 507015 ACL_ERROR_RT_AICORE_EXCEPTION True True True True True"
+    assert again == "KernelFault 507015 ACL_ERROR_RT_AICORE_EXCEPTION True True True True False"
+
+
+MEETING = {
+    "the device": "device.synchronize()",
+    "another stream": "others[0].synchronize()",
+    "a question": "(time.sleep(0.01), others[0].is_idle)",
+    "a launch": "(time.sleep(0.01), innocent_kernel[(8,)](y, 1000, BLOCK=128))",
+    "an allocation": "(time.sleep(0.01), un.zeros(1 << 24, device=device))",
+}
+
+
+@pytest.mark.parametrize("who", MEETING)
+def test_acl_s_words_about_the_task_are_told_by_whoever_meets_the_fault(program, who: str) -> None:
+    (words,) = program(f"""
+        x, y, others = un.zeros(1000, device=device), un.zeros(1000, device=device), [un.Stream(device) for _ in "abcd"]
+        for kernel in (guilty_kernel, innocent_kernel):
+            kernel[(8,)](x, 1000, BLOCK=128)
+        device.synchronize()
+        simulation.fail(LAUNCH, error="aicore")
+        guilty_kernel[(8,)](x, 1000, BLOCK=128)
+        print("fault kernel_name=guilty_kernel" in str(told(lambda: {MEETING[who]})))
+    """)
+    assert words == "True"
+
+
+def test_a_fault_without_a_suspect_still_tells_acl_s_error_each_time(program) -> None:
+    first, second = program("""
+        x = un.zeros(1000, device=device)
+        device.synchronize()
+        simulation.fail("aclrtSynchronizeStream", error="aicore")
+        for _ in range(2):
+            error = told(device.synchronize)
+            print(error.native_name, error.kernel, str(error).splitlines()[0])
+    """)
+    reason = "aicore exception: EZ9999: Inner Error!"
+    assert first == f"ACL_ERROR_RT_AICORE_EXCEPTION None ascend:0: waiting for the device: {reason}"
+    assert second == (
+        f"ACL_ERROR_RT_AICORE_EXCEPTION None ascend:0 is unusable since waiting for the device: {reason}"
+    )
+
+
+def test_a_lost_device_keeps_its_cause_through_a_reset_that_fails(program) -> None:
+    lost, reset, after = program("""
+        x = un.zeros(1000, device=device)
+        device.synchronize()
+        simulation.lose()
+        time.sleep(0.05)
+        told(device.synchronize)
+        for call in (device.synchronize, device.reset, device.synchronize):
+            error = told(call)
+            print(type(error).__name__, error.native_name, str(error).splitlines()[0])
+    """)
+    assert lost.startswith("DeviceLost ACL_ERROR_RT_LOST_HEARTBEAT ascend:0 is lost since waiting for the device: ")
+    assert reset.startswith("DeviceLost ACL_ERROR_RT_LOST_HEARTBEAT ascend:0: reset: ")
+    assert after.startswith("DeviceLost ACL_ERROR_RT_LOST_HEARTBEAT ascend:0 is lost since waiting for the device: ")
+
+
+@pytest.mark.parametrize("name", ["ACL_ERROR_RT_AICORE_EXCEPTION", "ACL_ERROR_RT_DRV_INTERNAL_ERROR"])
+def test_a_reset_that_a_fault_hits_tells_acl_s_error_and_may_be_repeated(program, name: str) -> None:
+    first, state, after = program(f"""
+        un.zeros(1000, device=device)
+        device.synchronize()
+        simulation.fail("aclrtMemcpy", error={name!r})
+        error = told(device.reset)
+        print(type(error).__name__, error.native_name, str(error).splitlines()[0])
+        print(device.state)
+        device.reset()
+        print(un.ones(2, device=device).tolist())
+    """)
+    assert first.startswith(f"DeviceLost {name} ascend:0: reset: ")
+    assert state == "gone"
+    assert after == "[1.0, 1.0]"
+
+
+def test_a_device_whose_memory_others_have_is_well_after_a_reset(program) -> None:
+    (state,) = program("""
+        un.zeros(1000, device=device)
+        device.synchronize()
+        simulation.fail("aclrtMalloc", error="out_of_memory")
+        device.reset()
+        print(device.state)
+    """)
+    assert state == "healthy"
+
+
+def test_what_failed_without_an_error_is_not_told_with_the_next_one(program) -> None:
+    (has_other_s_words,) = program("""
+        x = un.zeros(1000, device=device)
+        simulation.fail("aclrtGetHardwareSyncAddr", error="ACL_ERROR_RT_FEATURE_NOT_SUPPORT")
+        innocent_kernel[(8,)](x, 1000, BLOCK=128)  # a chip without that address takes none
+        device.synchronize()
+        simulation.fail("aclrtCreateEventExWithFlag", error="ACL_ERROR_RT_NO_EVENT_RESOURCE")
+        print("aclrtGetHardwareSyncAddr" in str(told(lambda: un.Event(device, timing=True))))
+    """)
+    assert has_other_s_words == "False"
+
+
+# ---- host functions of a context that failed ----
+
+WAITS = ["stream.synchronize()", "device.synchronize()", "event.synchronize()", "stream.synchronize(timeout_s=30)"]
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_wait_that_fails_ends_after_the_host_functions_that_were_enqueued(program, wait: str) -> None:
+    (ran,) = program(f"""
+        x, stream, event, ran = un.zeros(1000, device=device), un.Stream(device), un.Event(device), []
+        device.synchronize()
+        simulation.hang(LAUNCH)
+        for _ in range(2):
+            guilty_kernel[(8,)](x, 1000, BLOCK=128, stream=stream)
+            simulation.fail(LAUNCH, error="aicore")
+        for number in range(5):
+            stream.host_call(lambda number=number: (time.sleep(0.02), ran.append(number)))
+        event.record(stream)
+        simulation.release()
+        error = told(lambda: {wait})
+        print(type(error).__name__, ran)
+    """)
+    assert ran == "KernelFault [0, 1, 2, 3, 4]"
