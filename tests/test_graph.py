@@ -9,6 +9,8 @@ import pytest
 import unify as un
 from unify._errors import Error, GraphError
 
+from .conftest import Run
+
 
 def test_a_capture_is_entered_once() -> None:
     capture = un.Graph.capture(device="cpu")
@@ -48,6 +50,39 @@ def test_it_is_shown_in_one_line_and_described_in_many() -> None:
     with un.Graph.capture(device="cpu") as graph:
         pass
     assert repr(graph) == "unify.Graph(empty)"
+
+
+def test_a_capture_on_the_default_device_of_work_that_goes_elsewhere_is_an_error(python: Run) -> None:
+    code = """
+import unify as un
+un.simulate("cuda:90")
+x = un.zeros(8, device="cuda:0")
+try:
+    with un.Graph.capture() as graph:
+        x.fill_(1)
+except un.errors.GraphError as error:
+    print(error)
+for named in ("cuda:0", un.device("cuda:0")):
+    with un.Graph.capture(named) as graph:
+        x.fill_(2)
+    print(len(graph), x[0].item())
+"""
+    finished = python("-c", code)
+    assert finished.stderr == ""
+    assert finished.stdout.splitlines() == [
+        "capture: nothing was recorded on cpu, the default device; work on arrays of another device ran at once. Name "
+        'the device: Graph.capture("cuda:0").',
+        "1 1.0",
+        "1 1.0",
+    ]
+
+
+def test_a_capture_has_one_device() -> None:
+    with pytest.raises(un.errors.InvalidArgument, match="given twice"):
+        un.Graph.capture("cpu", device="cpu")
+    with un.Graph.capture("cpu") as graph:  # a device that was named may have nothing to do
+        pass
+    assert len(graph) == 0
 
 
 def test_a_graph_whose_recording_failed_cannot_be_launched() -> None:

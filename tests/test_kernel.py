@@ -15,6 +15,8 @@ import triton.language as tl
 import unify as un
 from unify.testing.backends import compile_backend
 
+from .conftest import Run
+
 SCALE = tl.constexpr(3)
 
 
@@ -502,3 +504,23 @@ def test_a_python_function_in_a_kernel_is_a_compile_error_with_its_place() -> No
     ) as raised:
         calls_python[1](np.ones(1, np.int32))
     assert raised.value.line is not None
+
+
+def test_a_kernel_without_arrays_runs_on_the_device_of_its_stream(python: Run, tmp_path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text("""
+import triton.language as tl
+import unify as un
+
+@un.jit
+def show_kernel(n):
+    tl.device_print("n", n)
+
+un.simulate("cuda:90")
+un.set_default_device("cuda:0")
+stream = un.Stream("cpu")
+show_kernel[(1,)](5, stream=stream)
+stream.synchronize()
+""")
+    finished = python(str(path))
+    assert (finished.stdout, finished.stderr) == ("pid (0, 0, 0) idx () n: 5\n", "")

@@ -498,12 +498,15 @@ def _print_toolchains(chosen: Sequence[Any], *, as_json: bool) -> None:
     if as_json:
         import json
 
-        fields = ("name", "about", "version", "megabytes", "is_installed")
+        fields = ("name", "about", "version", "megabytes", "is_installed", "damage")
         rows = [{field: getattr(one, field) for field in fields} | {"folder": str(one.folder)} for one in chosen]
         print(json.dumps(rows, indent=2))
         return
     for one in chosen:
-        print(f"{one.name}  {one.about}, {one.version}: {one.folder if one.is_installed else 'not installed'}")
+        state = str(one.folder) if one.is_installed else "not installed"
+        if one.damage:
+            state = f"{one.folder}, damaged: {one.damage}; `unify toolchain install {one.name}` mends it"
+        print(f"{one.name}  {one.about}, {one.version}: {state}")
 
 
 def _bench(args: argparse.Namespace) -> int:

@@ -11,9 +11,12 @@ namespace {
 // What `with unify.Graph.capture(stream) as graph:` is between its begin and end.
 class Capture {
  public:
-  // graph: one to record again, or null for a new one.
-  explicit Capture(std::shared_ptr<Stream> stream, std::shared_ptr<Graph> graph = nullptr)
-      : stream_(std::move(stream)), graph_(std::move(graph)), is_update_(graph_ != nullptr) {}
+  // graph: one to record again, or null for a new one. is_of_default: on the default device, since none was named.
+  explicit Capture(std::shared_ptr<Stream> stream, std::shared_ptr<Graph> graph = nullptr, bool is_of_default = false)
+      : stream_(std::move(stream)),
+        graph_(std::move(graph)),
+        is_update_(graph_ != nullptr),
+        is_of_default_(is_of_default) {}
 
   std::shared_ptr<Graph> enter() {
     if (was_entered_) {
@@ -40,13 +43,22 @@ class Capture {
       without_gil([&] { graph_->abandon(); });
     }
     release_owners();
+    if (exception_class.is_none() && is_of_default_ && graph_->size() == 0) throw_nothing_recorded();
   }
 
  private:
+  // Work goes to the device of its arrays, and where that is another one it has run by now.
+  [[noreturn]] void throw_nothing_recorded() const {
+    throw Error(ErrorKind::kGraph, "capture: nothing was recorded on " + stream_->device().name() +
+                                       ", the default device; work on arrays of another device ran at once. Name the "
+                                       "device: Graph.capture(\"cuda:0\").");
+  }
+
   std::shared_ptr<Stream> stream_;
   std::shared_ptr<Stream> previous_;
   std::shared_ptr<Graph> graph_;
   bool is_update_;
+  bool is_of_default_;
   bool was_entered_ = false;
 };
 
@@ -54,9 +66,16 @@ std::shared_ptr<Capture> capture(const py::object& stream, const py::object& dev
   if (!stream.is_none() && py::isinstance<Stream>(stream)) {
     return std::make_shared<Capture>(stream.cast<std::shared_ptr<Stream>>());
   }
-  const std::shared_ptr<Device> opened = device_from_object(device.ptr());
-  if (!stream.is_none()) return std::make_shared<Capture>(stream_from_object(stream.ptr(), *opened));
-  return std::make_shared<Capture>(without_gil([&] { return Stream::create(opened); }));
+  const bool names_device = py::isinstance<Device>(stream) || py::isinstance<py::str>(stream);
+  if (names_device && !device.is_none()) {
+    throw Error(ErrorKind::kInvalidArgument, "capture: the device was given twice.");
+  }
+  const std::shared_ptr<Device> opened = device_from_object(names_device ? stream.ptr() : device.ptr());
+  if (!stream.is_none() && !names_device) {
+    return std::make_shared<Capture>(stream_from_object(stream.ptr(), *opened));
+  }
+  return std::make_shared<Capture>(without_gil([&] { return Stream::create(opened); }), nullptr,
+                                   stream.is_none() && device.is_none());
 }
 
 }  // namespace
@@ -68,8 +87,9 @@ void bind_graph(py::module_& module) {
   py::class_<Graph, std::shared_ptr<Graph>>(module, "Graph", "Work that was recorded once and can be launched often.",
                                             py::release_gil_before_calling_cpp_dtor())
       .def_static("capture", &capture, py::arg("stream") = py::none(), py::kw_only(), py::arg("device") = py::none(),
-                  "`with Graph.capture() as graph:` records what is enqueued on `stream` (default: a new one, "
-                  "which is the current one inside) in place of running it.")
+                  "`with Graph.capture() as graph:` records what is enqueued on `stream` (default: a new one of the device, "
+                  "which is the current one inside) in place of running it. A device may stand in its place. Raises "
+                  "GraphError where no device was named and nothing went to the default one.")
       .def(
           "update",
           [](const std::shared_ptr<Graph>& graph, const py::object& stream) {

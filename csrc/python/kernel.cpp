@@ -11,7 +11,8 @@ const Variant* prepare(Call& call, PyObject* const* args, size_t nargs, PyObject
   try {
     bind(call, args, nargs, keywords);
     classify(call);
-    if (has_fallback && call.stream != nullptr) return nullptr;
+    const bool has_array = call.device_argument != nullptr;  // else unify's default device would have been taken
+    if (has_fallback && (call.stream != nullptr || !has_array)) return nullptr;
     return &variant_of(call);
   } catch (const Error&) {
     if (has_fallback) return nullptr;

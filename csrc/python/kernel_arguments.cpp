@@ -363,6 +363,9 @@ void own_borrowed(Call& call) {
 void classify(Call& call) {
   for (size_t i = 0; i < call.size; ++i) classify_value(call, i);
   push_options(call);
+  if (call.device == nullptr && call.stream != nullptr && py::isinstance<Stream>(call.stream)) {
+    call.device = &py::handle(call.stream).cast<Stream&>().device();
+  }
   if (call.device == nullptr) {
     call.device_owner = device_from_object(Py_None);
     call.device = call.device_owner.get();

@@ -252,7 +252,7 @@ def test_a_signal_ends_the_command_and_the_compilers_that_it_runs(
     with settings.override(toolchain_dir=tmp_path / "toolchains"):
         (folder,) = (chosen.folder for chosen in toolchain.toolchains() if chosen.name == "ascend")
     folder.mkdir(parents=True)
-    (folder / toolchain._RECORD).touch()
+    (folder / toolchain._RECORD).write_text("{}")
     started = tmp_path / "started"
     started.mkdir()
     adapter = folder / "triton-adapter-opt"

@@ -42,7 +42,7 @@ def file_of_adapter(tmp_path: Path) -> Iterator[Path]:
     with settings.override(toolchain_dir=tmp_path / "toolchains"):
         (folder,) = (chosen.folder for chosen in toolchain.toolchains() if chosen.name == "ascend")
         folder.mkdir(parents=True)
-        (folder / toolchain._RECORD).touch()
+        (folder / toolchain._RECORD).write_text("{}")
         adapter = folder / "triton-adapter-opt"
         adapter.touch(0o755)
         yield adapter

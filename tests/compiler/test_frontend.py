@@ -237,28 +237,6 @@ def test_a_failure_of_tritons_own_is_the_kernels() -> None:
     assert raised.value.line == line_of(swaps, "@triton.jit")
 
 
-def _in_python(value: Any) -> Any:
-    return value
-
-
-@triton.jit
-def _calls_python(x, DEBUG: tl.constexpr):
-    if DEBUG:
-        _in_python(x)
-    tl.store(x, 1)
-
-
-@triton.jit
-def _calls_it(x, DEBUG: tl.constexpr):
-    _calls_python(x, DEBUG)
-
-
-def test_what_no_kernel_may_call_is_refused_each_time() -> None:
-    for kernel in (_calls_it, _calls_python, _calls_it):  # the second after it failed as a part of the first
-        with pytest.raises(CompileError, match="_in_python"):
-            source_key(kernel)
-
-
 def test_the_key_follows_the_source_after_a_call_was_refused(tmp_path: Path) -> None:
     source = """import triton, triton.language as tl
 def helper(x): pass
@@ -269,7 +247,7 @@ def kernel(x, DEBUG: tl.constexpr = False):
     tl.store(x, {})
 """
     keys = []
-    for value in (1, 2):
+    for value in (1, 22):  # of another length: a file of the same second and size may come from the .pyc
         module = module_from(tmp_path / "edited.py", source.format(value))
         with pytest.raises(CompileError):
             source_key(module.kernel)

@@ -7,6 +7,7 @@ import hashlib
 import platform
 import subprocess
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -93,6 +94,27 @@ def test_nothing_is_run_from_where_others_may_write(toy: Toolchain) -> None:
     toolchain.install("toy", quiet=True).chmod(0o777)
     with pytest.raises(un.errors.TargetError, match="writable by others"):
         toolchain.find("toy")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda program: program.write_text("#!/bin/sh\n"), "toycc is not what was installed"),
+        (lambda program: program.chmod(0o644), "toycc cannot be run"),
+        (lambda program: program.unlink(), "toycc is gone"),
+        (lambda program: program.with_name("installed.json").write_text("{"), "installed.json cannot be read"),
+    ],
+    ids=["truncated", "mode", "deleted", "record"],
+)
+def test_what_was_damaged_is_not_run_and_is_mended(toy: Toolchain, harm: Callable[[Path], object], words: str) -> None:
+    program = toolchain.install("toy", quiet=True) / "toycc"
+    harm(program)
+    assert not toolchain.is_installed("toy")
+    with pytest.raises(un.errors.TargetError, match=rf"damaged: {words}.*`unify toolchain install toy`"):
+        toolchain.find("toy")
+    toolchain.install("toy", quiet=True)
+    assert toolchain.find("toy") == toy.folder
+    assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == "toycc 1.5\n"
 
 
 def test_an_attempt_that_did_not_end_is_begun_anew(toy: Toolchain) -> None:

@@ -117,6 +117,27 @@ def test_descriptors_tuples_and_none(tmp_path: Path) -> None:
     """)  # fmt: skip
 
 
+def test_another_default_device_of_unify_is_no_matter(tmp_path: Path) -> None:
+    printed = run(tmp_path, """
+        import torch, triton, triton.language as tl
+
+        @triton.jit
+        def add(pair, out, N: tl.constexpr):
+            i = tl.arange(0, N)
+            tl.store(out + i, tl.load(pair[0] + i) + tl.load(pair[1] + i))
+
+        @triton.jit
+        def show(n):
+            tl.device_print("n", n)
+
+        x, out = torch.randn(16), torch.empty(16)
+        add[(1,)]((x, x), out, N=16)
+        torch.testing.assert_close(out, x + x)
+        show[(1,)](5)
+    """, UNIFY_SIMULATE="cuda:90", UNIFY_DEVICE="cuda:0")  # fmt: skip
+    assert printed == "pid (0, 0, 0) idx () n: 5\n"
+
+
 def test_gradients_non_contiguous_and_wrong_devices(tmp_path: Path) -> None:
     run(tmp_path, ADD + textwrap.dedent("""
         leaf = torch.randn(1000, requires_grad=True)

@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unify._config import settings
 from unify._errors import TargetError
@@ -79,8 +79,27 @@ class Toolchain:
 
     @property
     def is_installed(self) -> bool:
-        """Whether all of it is there."""
-        return (self.folder / _RECORD).is_file()
+        """Whether all of it is there, as it was installed."""
+        return (self.folder / _RECORD).is_file() and not self.damage
+
+    @property
+    def damage(self) -> str:
+        """What became of an installed one since, in words; empty where nothing did."""
+        try:
+            sizes = json.loads((self.folder / _RECORD).read_text()).get("bytes", {})
+        except FileNotFoundError:
+            return ""
+        except ValueError:
+            return f"{_RECORD} cannot be read"
+        for program, bytes_ in sizes.items():
+            path = self.folder / program
+            if not path.is_file():
+                return f"{program} is gone"
+            if path.stat().st_size != bytes_:
+                return f"{program} is not what was installed"
+            if not os.access(path, os.X_OK):
+                return f"{program} cannot be run"
+        return ""
 
 
 _BISHENG = tuple(f"ascendnpuir/bin/bishengir-{tool}{chip}" for tool in ("compile", "opt") for chip in ("", "-a5"))
@@ -120,6 +139,11 @@ def toolchains() -> tuple[Toolchain, ...]:
 def find(name: str) -> Path:
     """Returns the folder with the toolchain's programs. Raises TargetError, saying how to install it."""
     chosen = _chosen(name)
+    if damage := chosen.damage:
+        raise TargetError(
+            f"target {name}: the vendor's compilers in {chosen.folder} are damaged: {damage}. "
+            f"`unify toolchain install {name}` fetches them again ({chosen.megabytes} MB)."
+        )
     if not chosen.is_installed:
         raise TargetError(
             f"target {name}: the vendor's compilers are not installed. `unify toolchain install {name}` fetches them "
@@ -144,9 +168,9 @@ def version_of(name: str) -> str:
 def install(name: str, quiet: bool = False) -> Path:
     """Fetches a toolchain by pip, from the index that pip is set to, and returns its folder.
 
-    Nothing of what is there already is fetched again. Each file must have the hash that is written here. Waits while
-    another process installs or removes it. quiet: no progress is shown. Raises TargetError for a machine that the
-    vendor has no programs for, or if pip fails.
+    Nothing of what is there already is fetched again, unless it is damaged. Each file must have the hash that is
+    written here. Waits while another process installs or removes it. quiet: no progress is shown. Raises TargetError
+    for a machine that the vendor has no programs for, or if pip fails.
     """
     chosen = _chosen(name)
     if chosen.is_installed:
@@ -167,10 +191,13 @@ def _install(chosen: Toolchain, quiet: bool) -> Path:
         for wheel in chosen.wheels:
             _unpack(next(wheels.glob(f"{wheel.name.replace('-', '_')}-*.whl")), wheel.members, made)
         _try(chosen, made)
-        record = {wheel.name: [wheel.version, wheel.hashes[platform.machine()]] for wheel in chosen.wheels}
+        record: dict[str, Any] = {
+            wheel.name: [wheel.version, wheel.hashes[platform.machine()]] for wheel in chosen.wheels
+        }
+        record["bytes"] = {program: (made / program).stat().st_size for program in chosen.programs}
         (made / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(folder)  # some of it was deleted
+            shutil.rmtree(folder)  # it is damaged
         made.rename(folder)
     return folder
 

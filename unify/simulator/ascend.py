@@ -15,7 +15,7 @@ from unify._errors import InvalidArgument
 from unify.compiler.target import Binary, Options, Target, register_target
 
 from .section import ASCEND_NAME, HostKernel, empty_elf, host_section, with_section
-from .simulation import GIB, Simulation, Words, error_of, load, whole
+from .simulation import GIB, Simulation, Words, error_of, load, made_once, whole
 
 MODELS = ("910B1", "910B2", "910B3", "910B4", "910C", "950")
 _WORDS = Words("Ascend", "aclrtLaunchKernelWithHostArgs", "aclrtMemcpyAsync", "ACL_ERROR_RT_AICORE_EXCEPTION")
@@ -59,11 +59,16 @@ def simulate(target: str = "ascend:910B3", count: int = 1, memory_bytes: int = G
     """Makes this process see `count` simulated chips of a model: 910B1, 910B2, 910B3, 910B4, 910C or 950.
 
     Before the first Ascend device is opened. Kernels compiled for the target `ascend` run on them from then on: what
-    Huawei's compiler made of a kernel, up to its assembler, runs on the CPU. Raises InvalidArgument.
+    Huawei's compiler made of a kernel, up to its assembler, runs on the CPU. The same again is the same object. Raises
+    InvalidArgument.
     """
     kind, _, model = target.partition(":")
     if kind != "ascend" or model not in MODELS:
         raise InvalidArgument(f"simulate: {target!r} is not a chip; known: {', '.join(MODELS)}. Say ascend:910B3.")
+    return made_once("ascend", (model, count, memory_bytes), lambda: _make(model, count, memory_bytes))
+
+
+def _make(model: str, count: int, memory_bytes: int) -> Simulation:
     library = _library()
     count, memory_bytes = whole("count", count), whole("memory_bytes", memory_bytes, (1 << 63) - 1)
 
@@ -73,7 +78,7 @@ def simulate(target: str = "ascend:910B3", count: int = 1, memory_bytes: int = G
 
     open_driver("ascend", str(library_path()), configure)
     register_target("ascend", compile_simulated)
-    return Simulation(library, target, count, _WORDS)
+    return Simulation(library, f"ascend:{model}", count, _WORDS)
 
 
 def from_text(text: str) -> Simulation:

@@ -13,8 +13,9 @@ from unify._errors import InvalidArgument
 from unify.compiler.target import Binary, CompileFunction, Options, Target, register_target
 
 from .section import NAME, HostKernel, host_section, with_section
-from .simulation import GIB, Simulation, Words, error_of, load, whole
+from .simulation import GIB, Simulation, Words, error_of, load, made_once, whole
 
+CAPABILITIES = (80, 86, 89, 90, 100, 120)
 _WORDS = Words("CUDA", "cuLaunchKernelEx", "cuMemcpyAsync", "CUDA_ERROR_ILLEGAL_ADDRESS")
 _TEXT = re.compile(r"cuda:(?P<capability>\d+)(?:x(?P<count>\d+))?(?:,(?P<memory_gib>\d+(?:\.\d+)?)g)?")
 
@@ -38,30 +39,39 @@ def simulate(target: str = "cuda:90", count: int = 1, memory_bytes: int = GIB, n
     """Makes this process see `count` simulated chips of a compute capability: 80, 86, 89, 90, 100 or 120.
 
     Before the first CUDA device is opened. Kernels compiled for the target `cuda` run on them from then on: each cubin
-    carries the CPU compiler's code too. Raises InvalidArgument.
+    carries the CPU compiler's code too. The same again is the same object. Raises InvalidArgument.
     """
     kind, _, arch = target.partition(":")
     if kind != "cuda" or not arch.isdecimal():
         raise InvalidArgument(f"simulate: {target!r} is not a chip; say cuda:90, for example.")
+    if int(arch) not in CAPABILITIES:
+        known = ", ".join(map(str, CAPABILITIES))
+        raise InvalidArgument(f"simulate: {target!r} is no chip that can be simulated; known: {known}.")
+    asked = (int(arch), count, memory_bytes, name)
+    return made_once("cuda", asked, lambda: _make(*asked))
+
+
+def _make(arch: int, count: int, memory_bytes: int, name: str | None) -> Simulation:
     library = _library()
     encoded = None if name is None else name.encode()
     count, memory_bytes = whole("count", count), whole("memory_bytes", memory_bytes, (1 << 63) - 1)
-    capability = whole("compute capability", int(arch))
 
     def configure() -> None:
-        if library.unify_simulator_configure(count, capability, memory_bytes, encoded) < 0:
+        if library.unify_simulator_configure(count, arch, memory_bytes, encoded) < 0:
             raise InvalidArgument(f"simulated CUDA: {error_of(library)}.")
 
     open_driver("cuda", str(library_path()), configure)
     register_target("cuda", compile_simulated)
-    return Simulation(library, target, count, _WORDS)
+    return Simulation(library, f"cuda:{arch}", count, _WORDS)
 
 
 def from_text(text: str) -> Simulation:
     """Reads "cuda:90", "cuda:90x2" for two of them, "cuda:90x2,4g" for 4 GiB of memory each. Raises InvalidArgument."""
     found = _TEXT.fullmatch(text)
     if found is None:
-        raise InvalidArgument(f"UNIFY_SIMULATE={text!r}: say cuda:90, cuda:90x2 for two chips, or cuda:90x2,4g.")
+        raise InvalidArgument(
+            f"UNIFY_SIMULATE={text!r}: say cuda:90, cuda:90x2 for two chips, or cuda:90x2,4g; of Ascend, ascend:910B3."
+        )
     memory_bytes = int(float(found["memory_gib"] or 1) * GIB)
     return simulate(f"cuda:{found['capability']}", int(found["count"] or 1), memory_bytes)
 

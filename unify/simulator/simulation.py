@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import difflib
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from unify._errors import InvalidArgument, described
@@ -105,6 +106,22 @@ class Simulation:
         if result < 0:
             raise InvalidArgument(f"simulated {self._words.vendor}: {error_of(self._library)}.")
         return result
+
+
+_made: dict[str, tuple[tuple[object, ...], Simulation]] = {}
+
+
+def made_once(kind: str, asked: tuple[object, ...], make: Callable[[], Simulation]) -> Simulation:
+    """Makes a vendor's simulation, of which a process has one: asked for again, as in a notebook's first cell, the same.
+
+    Raises InvalidArgument where another one is there.
+    """
+    if kind not in _made:
+        _made[kind] = asked, make()
+    before, simulation = _made[kind]
+    if before != asked:
+        raise InvalidArgument(f"simulate: this process has {simulation!r} already; others need a process of their own.")
+    return simulation
 
 
 _KINDS = (

@@ -83,7 +83,9 @@ class _Launcher:
     def __init__(self, source: Any, metadata: Any) -> None:
         self._names = tuple(source.signature)
         self._types = tuple(source.signature.values())
-        self._is_flat = all(isinstance(t, str) and not t.startswith("tensordesc") for t in self._types)
+        texts = [t for t in self._types if isinstance(t, str) and not t.startswith("tensordesc")]
+        # Without an array it would be launched on unify's default device, which may be another one.
+        self._is_flat = len(texts) == len(self._types) and any(t[0] == "*" for t in texts)
         self._launchers: Any = None
 
     def __call__(
