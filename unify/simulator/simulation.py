@@ -120,7 +120,8 @@ def made_once(kind: str, asked: tuple[object, ...], make: Callable[[], Simulatio
         _made[kind] = asked, make()
     before, simulation = _made[kind]
     if before != asked:
-        raise InvalidArgument(f"simulate: this process has {simulation!r} already; others need a process of their own.")
+        said = f"this process has {simulation!r} already; others need a process of their own"
+        raise InvalidArgument(f"simulate: {said}.")
     return simulation
 
 
