@@ -413,7 +413,8 @@ typedef struct unify_backend {
      Threads: any, also while another thread enqueues.
      Errors:  the first failure of that work that was not returned yet by stream_synchronize, device_synchronize or
               the call that enqueued it. Where device_status is still HEALTHY it ends with that, and the stream works
-              on; elsewhere KERNEL_FAULT and DEVICE_LOST stay: each later call returns them. */
+              on; elsewhere KERNEL_FAULT and DEVICE_LOST stay: each later call returns them. UNSUPPORTED, where the
+              backend sees it, for a stream that another library records. */
   unify_status (*stream_synchronize)(unify_stream stream);
 
   /* Asks without waiting whether a stream has run dry.
