@@ -70,8 +70,8 @@ def copy_kernel(
 def copy_strided(dst: Tensor, src: Tensor, stream: Stream) -> bool:
     """dst[...] = src by a kernel, for tensors of one shape and device that do not overlap, enqueued on `stream`.
 
-    False where none does it: the device has no compiler, its compiler refuses a dtype or its driver the binary, the dtypes
-    need more than one rounding, or more than five axes are left. Nothing is enqueued then.
+    False where none does it: the device has no compiler, its compiler refuses a dtype or its driver the binary, the
+    dtypes need more than one rounding, or more than five axes are left. Nothing is enqueued then.
     """
     if dst.ndim > MOST_AXES or (dst.dtype != src.dtype and (src.dtype, dst.dtype) not in CASTS):
         return False
