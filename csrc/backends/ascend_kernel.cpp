@@ -53,10 +53,10 @@ unify_status module_load(unify_device handle, const unify_module_args* args, uni
   if (const unify_status status = read_image(args->image, args->bytes, module->image, why); status != UNIFY_OK) {
     return refuse(status, why);
   }
-  const char* chip = driver.aclrtGetSocName();
-  if (!is_for(module->image, chip != nullptr ? chip : "")) {
+  const char* soc = driver.aclrtGetSocName();
+  if (soc != nullptr && !is_for(module->image, soc)) {
     return refuse(UNIFY_INVALID_ARGUMENT, "it is for chips of the " + module->image.chip + "'s kind, and this is " +
-                                              chip + ". Compile the kernel for this device");
+                                              soc + ". Compile the kernel for this device");
   }
   const unify_status status = run(device, [&] {
     aclError code = load(*module, module->image);
