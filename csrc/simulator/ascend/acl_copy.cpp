@@ -70,18 +70,6 @@ Result check_kind(aclrtMemcpyKind kind, const void* dst, const void* src) {
                                                 where(is_from_device) + " to " + where(is_to_device) + ".");
 }
 
-// "For on-chip Device-to-Device memory copy, both the source and destination addresses must be 64-byte aligned":
-// acl_rt.h, aclrtMemcpy and aclrtMemcpyAsync.
-Result check_alignment(const Copy& copy) {
-  constexpr uint64_t kAlignment = 64;
-  const std::shared_ptr<Range> to = driver().memory.find(copy.dst);
-  const std::shared_ptr<Range> from = driver().memory.find(copy.src);
-  const bool is_within = to != nullptr && from != nullptr && to->device >= 0 && to->device == from->device;
-  const bool is_of_rows = copy.height > 1;  // of which it is not said
-  if (!is_within || is_of_rows || (copy.dst | copy.src) % kAlignment == 0) return ACL_SUCCESS;
-  return refuse(ACL_ERROR_RT_ADDR_UNALIGNED, "Within a device both addresses of a copy are multiples of 64.");
-}
-
 uint32_t wrong_bits(const Call& call) { return call.fault.kind == Fault::Kind::kCorrupt ? call.fault.bits : 0; }
 
 Result check_sizes(const Copy& copy, size_t most, const void* dst, const void* src) {
@@ -105,7 +93,6 @@ Result copy_at_once(Call& call, const Copy& copy, const void* dst, const void* s
     return refuse(ACL_ERROR_RT_DRV_INTERNAL_ERROR, "Access to the other device is not enabled.");
   }
   if (!is_whole(copy)) return refuse(ACL_ERROR_RT_DRV_INTERNAL_ERROR, "An address is not in memory of the device.");
-  if (const Result result = check_alignment(copy); result != ACL_SUCCESS) return result;
   if (const Result result = hang_here(call); result != ACL_SUCCESS) return result;
   call.lock.unlock();
   const Result result = copy_now(copy, *context, wrong_bits(call));
@@ -125,7 +112,6 @@ Result copy_later(Call& call, Stream& stream, const Copy& copy, aclrtMemcpyKind 
                   const void* src) {
   if (kind == ACL_MEMCPY_HOST_TO_HOST) return refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, "From the host to the host.");
   if (const Result result = check_kind(kind, dst, src); result != ACL_SUCCESS) return result;
-  if (const Result result = check_alignment(copy); result != ACL_SUCCESS) return result;
   const bool waits = is_pageable(dst) || is_pageable(src);
   const bool is_captured = stream.capture != nullptr;
   if (is_captured && waits && is_forbidden()) return ACL_ERROR_RT_CAPTURE_MODE_BLOCK_ASYNC;

@@ -113,16 +113,13 @@ def test_between_addresses_of_the_device_the_chip_finds_out(acl: Acl) -> None:
     assert "reason=[sys dma transfer failed]" in acl.message()
 
 
-def test_within_a_device_copies_are_between_multiples_of_64(acl: Acl) -> None:
-    data, size = acl.upload(bytes(range(256))), ctypes.c_size_t(16)
-    for to, source in ((data + 1, data + 128), (data, data + 130), (data + 32, data + 96)):
-        assert acl.copy_later(to, source, 16, D2D) == "RT_ADDR_UNALIGNED"
-        assert acl.result("aclrtMemcpy", to, size, source, size, D2D) == "RT_ADDR_UNALIGNED"
-    assert "multiples of 64" in acl.message()
-    assert acl.copy_later(data, data + 64, 3, D2D) == "SUCCESS"
-    host = ctypes.create_string_buffer(16)
-    assert acl.copy_later(data + 1, ctypes.addressof(host), 16, H2D) == "SUCCESS"
+def test_within_a_device_copies_begin_anywhere(acl: Acl) -> None:
+    """acl_rt.h asks for multiples of 64; the runtime does not, and torch_npu copies views without them."""
+    data, host = acl.upload(bytes(range(256))), ctypes.create_string_buffer(16)
+    assert acl.copy_later(data + 1, data + 130, 16, D2D) == "SUCCESS"
     acl.aclrtSynchronizeStream(None)
+    assert acl.result("aclrtMemcpy", host, ctypes.c_size_t(16), data + 1, ctypes.c_size_t(16), D2H) == "SUCCESS"
+    assert host.raw == bytes(range(130, 146))
 
 
 def test_from_host_to_host_there_is_no_stream(acl: Acl) -> None:
