@@ -177,6 +177,19 @@ def test_files_of_one_name_are_told_apart(
     assert f"\n  other[1]/kernels_to_check.py:{line}  bad: cpu\n" in out
 
 
+def test_a_target_without_its_compilers_fails_alone(
+    capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path
+) -> None:
+    with settings.override(toolchain_dir=tmp_path / "empty"):
+        status, out, _ = run(capsys, f"{file}:good", "--targets", "ascend:910B3,cpu", "--json")
+        chip, cpu = json.loads(out)
+        assert (status, chip["status"], cpu["status"]) == (1, "failed", "ok")
+        assert "unify toolchain install ascend" in chip["reason"]
+        status, out, err = run(capsys, f"{file}:good", "--targets", "ascend:910B3")
+    assert (status, out) == (1, "")
+    assert "unify toolchain install ascend" in err
+
+
 def test_a_script_does_not_read_the_commands_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "with_arguments.py"
     path.write_text(f"import argparse\nargparse.ArgumentParser().parse_args()\n{KERNELS}")

@@ -11,7 +11,7 @@ from typing import Any
 from unify._config import settings
 from unify._errors import CompileError, InvalidArgument, TargetError
 from unify._report import parse_pairs, parse_value
-from unify.compiler import Target
+from unify.compiler import Target, toolchain
 
 from . import collect, record, report, rules, work
 from .subject import Kernel, Outcome, Row, Variant, with_grid
@@ -44,7 +44,11 @@ def run(args: Any) -> int:
 
 
 def check(kernels: list[Kernel], targets: list[str]) -> list[Row]:
-    """Compiles each variant of each kernel for each target, or takes it from the cache. Raises TargetError."""
+    """Compiles each variant of each kernel for each target, or takes it from the cache. Raises TargetError.
+
+    A target whose compilers are not installed fails alone, unless it is the only one.
+    """
+    absent = _not_installed(targets)
     outcomes: dict[_Task, Outcome] = {}
     keys: dict[str, list[_Task]] = {}
     missing = []
@@ -62,6 +66,8 @@ def check(kernels: list[Kernel], targets: list[str]) -> list[Row]:
         found = None if settings.no_cache else work.known(key)
         if found is not None:
             outcomes[task] = found
+        elif task[2] in absent:
+            outcomes[task] = Outcome("failed", absent[task[2]])
         elif key not in keys:
             missing.append((task, variant, key))
         keys.setdefault(key, []).append(task)
@@ -81,6 +87,20 @@ def check(kernels: list[Kernel], targets: list[str]) -> list[Row]:
                 for task in keys[each.key]:
                     outcomes[task] = outcome
     return [_row(kernel, number, target, outcomes) for number, kernel, target in _lines(kernels, targets)]
+
+
+def _not_installed(targets: list[str]) -> dict[str, str]:
+    """Why some targets cannot be compiled for here. Raises TargetError if that is so of each."""
+    absent: dict[str, TargetError] = {}
+    for target in targets:
+        try:
+            if (kind := target.partition(":")[0]) in [chosen.name for chosen in toolchain.toolchains()]:
+                toolchain.find(kind)
+        except TargetError as error:
+            absent[target] = error
+    if len(absent) == len(targets):
+        raise absent[targets[0]]
+    return {target: str(error) for target, error in absent.items()}
 
 
 def _options(variant: Variant, target: str) -> dict[str, Any]:
