@@ -192,9 +192,7 @@ def test_a_fault_without_a_suspect_still_tells_acl_s_error_each_time(program) ->
     """)
     reason = "aicore exception: EZ9999: Inner Error!"
     assert first == f"ACL_ERROR_RT_AICORE_EXCEPTION None ascend:0: waiting for the device: {reason}"
-    assert second == (
-        f"ACL_ERROR_RT_AICORE_EXCEPTION None ascend:0 is unusable since waiting for the device: {reason}"
-    )
+    assert second == (f"ACL_ERROR_RT_AICORE_EXCEPTION None ascend:0 is unusable since waiting for the device: {reason}")
 
 
 def test_a_lost_device_keeps_its_cause_through_a_reset_that_fails(program) -> None:

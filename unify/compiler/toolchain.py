@@ -191,7 +191,9 @@ def _install(chosen: Toolchain, quiet: bool) -> Path:
         for wheel in chosen.wheels:
             _unpack(next(wheels.glob(f"{wheel.name.replace('-', '_')}-*.whl")), wheel.members, made)
         _try(chosen, made)
-        record: dict[str, Any] = {wheel.name: [wheel.version, wheel.hashes[platform.machine()]] for wheel in chosen.wheels}
+        record: dict[str, Any] = {
+            wheel.name: [wheel.version, wheel.hashes[platform.machine()]] for wheel in chosen.wheels
+        }
         record["bytes"] = {program: (made / program).stat().st_size for program in chosen.programs}
         (made / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
         with contextlib.suppress(FileNotFoundError):

@@ -47,7 +47,9 @@ def simulate(target: str = "cuda:90", count: int = 1, memory_bytes: int = GIB, n
     if int(arch) not in CAPABILITIES:
         known = ", ".join(map(str, CAPABILITIES))
         raise InvalidArgument(f"simulate: {target!r} is no chip that can be simulated; known: {known}.")
-    return made_once("cuda", (int(arch), count, memory_bytes, name), lambda: _make(int(arch), count, memory_bytes, name))
+    return made_once(
+        "cuda", (int(arch), count, memory_bytes, name), lambda: _make(int(arch), count, memory_bytes, name)
+    )
 
 
 def _make(arch: int, count: int, memory_bytes: int, name: str | None) -> Simulation:
