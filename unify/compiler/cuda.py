@@ -186,9 +186,9 @@ def _assemble(ptx: str, arch: int, name: str, place: str, target: object) -> _As
         )
         log = finished.stderr.replace(f"{folder}/", "")
         if finished.returncode:
-            error = _error(name, place, target, f"ptxas {version} ended with {finished.returncode}: {log}")
-            error.is_accident = finished.returncode < 0  # a signal ended it
-            raise error
+            failure = _error(name, place, target, f"ptxas {version} ended with {finished.returncode}: {log}")
+            failure.is_accident = finished.returncode < 0  # a signal ended it
+            raise failure
         cubin = out.read_bytes()
     return _Assembled(cubin, _number(r"Used (\d+) registers", log), _number(r"(\d+) bytes spill stores", log), version)
 

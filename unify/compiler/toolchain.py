@@ -169,8 +169,8 @@ def install(name: str, quiet: bool = False) -> Path:
     """Fetches a toolchain by pip, from the index that pip is set to, and returns its folder.
 
     Nothing of what is there already is fetched again, unless it is damaged. Each file must have the hash that is
-    written here. Waits while another process installs or removes it. quiet: no progress is shown. Raises TargetError for a machine that the
-    vendor has no programs for, or if pip fails.
+    written here. Waits while another process installs or removes it. quiet: no progress is shown. Raises TargetError
+    for a machine that the vendor has no programs for, or if pip fails.
     """
     chosen = _chosen(name)
     if chosen.is_installed:

@@ -31,10 +31,10 @@ def generate(args: argparse.Namespace) -> int:
     model, tokenizer = _load(args)
     ids = tokenizer.encode(args.prompt, control=True)
     generator = Generator(model, tokenizer, _sampling(args), max_context=len(ids) + args.max_tokens)
-    show = printable if sys.stdout.isatty() else str
+    clean = printable if sys.stdout.isatty() else str
 
     def write(text: str) -> None:
-        sys.stdout.write(show(text))
+        sys.stdout.write(clean(text))
         sys.stdout.flush()
 
     if args.json:

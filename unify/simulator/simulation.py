@@ -93,7 +93,7 @@ _made: dict[str, tuple[tuple[object, ...], Simulation]] = {}
 
 
 def made_once(kind: str, asked: tuple[object, ...], make: Callable[[], Simulation]) -> Simulation:
-    """Makes a vendor's simulation, of which a process has one: asked for again, as in a notebook's first cell, the same.
+    """Makes a vendor's simulation, of which a process has one: the same again, as of a notebook's first cell, is it.
 
     Raises InvalidArgument where another one is there.
     """
