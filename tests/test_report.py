@@ -135,14 +135,14 @@ def test_a_question_that_makes_no_sense_says_so(
     capsys: pytest.CaptureFixture[str], file: Path, argv: tuple[str, ...], message: str
 ) -> None:
     status, _, err = run(capsys, *(word.format(file=file) for word in argv))
-    assert status == 1
+    assert status == 2
     assert message in err
 
 
 def test_a_file_that_cannot_be_run_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "sick.py").write_text("import no_such_thing_at_all\n")
     status, _, err = run(capsys, tmp_path / "sick.py")
-    assert status == 1
+    assert status == 2
     assert "sick.py cannot be imported: ModuleNotFoundError: No module named 'no_such_thing_at_all'" in err
     (tmp_path / "bare.py").write_text("x = 1\n")
     assert "no kernel of" in run(capsys, tmp_path / "bare.py")[2]
@@ -169,7 +169,7 @@ def test_a_file_that_ends_the_process_is_no_success(capsys: pytest.CaptureFixtur
     path = tmp_path / "script_of_mine.py"
     path.write_text(KERNELS + "import sys\nsys.exit(0)\n")
     for command in ("compile", "check"):
-        assert cli.main([command, str(path)]) == 1
+        assert cli.main([command, str(path)]) == 2
         out, err = capsys.readouterr()
         assert out == ""
         assert f"{command}: {path} ended with status 0 while it was imported. Put what ends it under if" in err

@@ -73,7 +73,8 @@ def _arch(target: Target) -> int:
     known = ", ".join(map(str, _CAPABILITIES))
     raise TargetError(
         f"no target '{target}': behind 'cuda:' stands a compute capability that Triton and ptxas know, such as "
-        f"'cuda:90' for an H100. Known: {known}."
+        f"'cuda:90' for an H100. Known: {known}.",
+        is_unknown=True,
     )
 
 
