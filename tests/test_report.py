@@ -76,6 +76,28 @@ def test_a_kernel_is_shown_with_what_it_costs(capsys: pytest.CaptureFixture[str]
     assert caption.strip() == "2 compiled"
 
 
+def test_what_is_lowered_only_is_no_binary(
+    capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path
+) -> None:
+    def lower(ttir: str, target: Target, options: Options) -> Binary:
+        return Binary(
+            "add", b"header and text", str(target), (), 8, shared_bytes=0, threads=1, metadata={"status": "lowered"},
+            stages={"hivm": "module {}"},
+        )  # fmt: skip
+
+    register_target("chip", lower)
+    out = tmp_path / "out"
+    status, shown, err = run(capsys, f"{file}:add", "--target", "chip:1", "-o", out, "--report")
+    title, row, footer = shown.strip().splitlines()
+    assert "binary B" not in title
+    assert row.split()[-1] == "lowered"
+    assert footer == "1 compiled; lowered: all but the vendor's assembler, which only CANN has"
+    assert (status, list(out.iterdir())) == (0, [])
+    assert "lowered, no binary to write" in err
+    run(capsys, f"{file}:add", "--target", "chip:1", "-o", out, "--emit", "hivm")
+    assert [path.name for path in out.iterdir()] == ["add.chip-1.hivm"]
+
+
 def test_without_a_name_every_annotated_kernel_is_taken(capsys: pytest.CaptureFixture[str], file: Path) -> None:
     status, out, _ = run(capsys, file, "--json")
     rows = json.loads(out)
