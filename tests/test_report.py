@@ -146,7 +146,7 @@ def test_binaries_and_texts_are_written(capsys: pytest.CaptureFixture[str], file
     ("argv", "message"),
     [
         ((), "give a file with kernels, FILE.py or FILE.py:kernel, or --shipped"),
-        (("none.py",), "none.py is not a Python file"),
+        (("none.py",), "none.py does not exist"),
         (("{file}:nothing",), "has no kernel 'nothing'. It has helper, add, fill, broken"),
         (("{file}:add", "--target", "cpuu"), "no target 'cpuu'. Did you mean 'cpu'"),
         (("{file}:add", "--type", "x"), "'x' is not NAME=VALUE"),
@@ -167,7 +167,18 @@ def test_a_file_that_cannot_be_run_says_why(capsys: pytest.CaptureFixture[str], 
     assert status == 2
     assert "sick.py cannot be imported: ModuleNotFoundError: No module named 'no_such_thing_at_all'" in err
     (tmp_path / "bare.py").write_text("x = 1\n")
-    assert "no kernel of" in run(capsys, tmp_path / "bare.py")[2]
+    assert "bare.py has no kernel: a function" in run(capsys, tmp_path / "bare.py")[2]
+
+
+def test_what_a_kernel_lacks_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "tuned.py"
+    path.write_text(
+        "import triton, triton.language as tl\n"
+        "@triton.autotune([triton.Config({'SIZE': 8})], key=[])\n"
+        "@triton.jit\n"
+        "def fill(x: '*fp32', n, SIZE: tl.constexpr): pass\n"
+    )
+    assert "\n  fill lacks n, SIZE (a constexpr)\n" in run(capsys, path)[2]
 
 
 def test_only_a_files_own_kernels_are_taken(tmp_path: Path, file: Path) -> None:

@@ -130,6 +130,97 @@ def test_a_reset_brings_the_device_back(program, fault: str) -> None:
     assert printed == ["5.0 healthy"]
 
 
+def test_pinned_memory_outlives_a_reset(program) -> None:
+    printed = program("""
+        pinned = un.empty_pinned(4, un.float32, first)
+        view = pinned.numpy()
+        view[:] = 7
+        held = simulation.live(0)["pinned_bytes"]
+        first.reset()
+        print(view.tolist(), held > 0)
+        del pinned, view
+        gc.collect()
+        print(un.ones(2, un.float32, first).tolist(), simulation.live(0)["pinned_bytes"])
+    """)
+    assert printed == ["[7.0, 7.0, 7.0, 7.0] True", "[1.0, 1.0] 0"]
+
+
+@pytest.mark.parametrize("end", ["first", "second"])
+def test_devices_copy_to_each_other_after_a_reset_of_either(program, end: str) -> None:
+    printed = program(f"""
+        def both():
+            x = un.asarray(np.arange(1000, dtype=np.float32), device=first)
+            y = un.asarray(x, device=second)
+            z = un.asarray(y, device=first)
+            return bool((z.numpy() == np.arange(1000)).all())
+
+        print(both())
+        {end}.reset()
+        print(both(), first.state, second.state)
+    """)
+    assert printed == ["True", "True healthy healthy"]
+
+
+def test_copies_at_any_address_also_in_a_graph(program) -> None:
+    printed = program("""
+        x, y = un.asarray(np.arange(1024, dtype=np.uint8), device=first), un.zeros(1024, un.uint8, first)
+        z = un.zeros((32, 32), un.uint8, first)
+        y[1:1000].copy_(x[3:1002])
+        z[:, 3:20].copy_(x.reshape(32, 32)[:, 5:22])
+        expected = x.numpy()
+        print((y.numpy()[1:1000] == expected[3:1002]).all())
+        print((z.numpy()[:, 3:20] == expected.reshape(32, 32)[:, 5:22]).all())
+        stream = un.Stream(first)
+        first.synchronize()
+        words = un.zeros(64, un.uint32, first)
+        with un.Graph.capture(stream) as graph:
+            y[1:1000].copy_(x[3:1002], stream=stream)
+            words.fill_(0x01020304, stream=stream)
+        x.fill_(9); words.fill_(0); first.synchronize()
+        graph.launch(stream)
+        stream.synchronize()
+        print(set(y.numpy()[1:1000].tolist()), set(words.numpy().tolist()) == {0x01020304})
+    """)
+    assert printed == ["True", "True", "{9} True"]
+
+
+def test_a_binary_for_another_kind_of_chip_is_refused(program) -> None:
+    printed = program("""
+        types = {"x": "*fp32", "n": "i32", "factor": "fp32"}
+        for target in ("ascend:950", "ascend:910C", "ascend:910B1"):
+            binary = un.compile(scale_kernel, target, types, {"BLOCK": 256})
+            try:
+                un.Module.from_binary(binary, first)
+                print("loaded")
+            except un.InvalidArgument as error:
+                print(error)
+    """)
+    assert "for chips of the 950's kind, and this is Ascend910B3. Compile" in printed[0]
+    assert printed[1:] == ["loaded", "loaded"]
+
+
+def test_a_token_of_another_container_may_have_the_number_of_this_process(program) -> None:
+    child = """
+    import sys
+    import unify as un
+    un.simulate("ascend:910B3")
+    x = un.full(4, 7, un.int32, "ascend:0")
+    print(x.share().hex(), flush=True)
+    sys.stdin.readline()
+    """
+    printed = program(f"""
+    import os, struct, subprocess, textwrap
+    command = [sys.executable, "-c", textwrap.dedent({child!r})]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        token = bytes.fromhex(other.stdout.readline())
+        place = token.index(struct.pack("<i", other.pid))  # as each container counts processes of its own
+        token = token[:place] + struct.pack("<i", os.getpid()) + token[place + 4:]
+        print(un.Tensor.from_shared(token).tolist())
+        other.communicate("end\\n")
+    """)
+    assert printed == ["[7, 7, 7, 7]"]
+
+
 def test_memory_that_runs_out_is_told(program) -> None:
     printed = program("""
         try:

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ._core import Stream, Tensor
-from ._errors import CompileError, TargetError
+from ._errors import CompileError, TargetError, UnsupportedError
 from ._kernel import jit
 from ._tensor import (
     bfloat16,
@@ -26,7 +26,7 @@ from ._tensor import (
 from .compiler import Target
 
 # Elements are moved as integers of their size.
-_REFUSED: set[tuple[str, object, object]] = set()  # targets and dtypes that a compiler did not take
+_REFUSED: set[tuple[str, object, object]] = set()  # targets and dtypes that a compiler or a driver did not take
 BITS = {1: uint8, 2: uint16, 4: uint32, 8: uint64}
 SMALL = (bool_, int8, uint8, int16, uint16)
 INTEGERS = (*SMALL, int32, uint32, int64, uint64)
@@ -70,8 +70,8 @@ def copy_kernel(
 def copy_strided(dst: Tensor, src: Tensor, stream: Stream) -> bool:
     """dst[...] = src by a kernel, for tensors of one shape and device that do not overlap, enqueued on `stream`.
 
-    False where none does it: the device has no compiler or its compiler refuses a dtype, the dtypes need more than one
-    rounding, or more than five axes are left. Nothing is enqueued then.
+    False where none does it: the device has no compiler, its compiler refuses a dtype or its driver the binary, the
+    dtypes need more than one rounding, or more than five axes are left. Nothing is enqueued then.
     """
     if dst.ndim > MOST_AXES or (dst.dtype != src.dtype and (src.dtype, dst.dtype) not in CASTS):
         return False
@@ -102,7 +102,7 @@ def copy_strided(dst: Tensor, src: Tensor, stream: Stream) -> bool:
             rows[1], columns[1], d1, d2, d3, rows[2], columns[2], s1, s2, s3,
             ROWS=tile_rows, COLUMNS=tile_columns, stream=stream,
         )  # fmt: skip
-    except CompileError:
+    except (CompileError, UnsupportedError):
         _REFUSED.add(key)
         return False
     return True

@@ -7,6 +7,7 @@ import gc
 import importlib
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -214,12 +215,19 @@ def add_backend(library: str, name: str = "") -> BackendStatus:
     return _load(str(library), name)
 
 
-def open_driver(name: str, library: str) -> None:
-    """Makes a backend of ours ("cuda", "ascend") use this driver. Raises InvalidArgument if it has looked for one."""
+def open_driver(name: str, library: str, prepare: Callable[[], None] | None = None) -> None:
+    """Makes a backend of ours ("cuda", "ascend") use this driver, once `prepare` has made it ready.
+
+    Raises InvalidArgument if the backend has looked for a driver, before `prepare` is called, and what that raises.
+    """
     _registration.read_settings()
     with _registration.opening:
-        is_first = _core.open_builtin(name, library)
-        _registration.opened.add(name)
+        is_first = name not in _registration.opened
+        if is_first:
+            if prepare is not None:
+                prepare()
+            is_first = _core.open_builtin(name, library)
+            _registration.opened.add(name)
     if not is_first:
         raise InvalidArgument(f"{name}: its driver was looked for already. Name another one before the first device.")
 

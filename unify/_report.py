@@ -208,26 +208,32 @@ def _chosen(text: str, given: set[str]) -> list[JITFunction[Any]]:
     path, _, name = text.partition(".py:")
     file = Path(f"{path}.py" if name else text)
     kernels = load_kernels(file)
-    known = ", ".join(kernels) or "no kernels"
+    if not kernels:
+        raise InvalidArgument(f"compile: {file} has no kernel: a function under unify.jit or triton.jit.")
+    known = ", ".join(kernels)
     if name:
         if name not in kernels:
             raise InvalidArgument(f"compile: {file} has no kernel {name!r}. It has {known}.")
         return [kernels[name]]
-    ready = [kernel for kernel in kernels.values() if _has_types(kernel, given)]
+    ready = [kernel for kernel in kernels.values() if not _lacking(kernel, given)]
     if not ready:
+        lacking = "".join(f"\n  {name} lacks {', '.join(_lacking(k, given))}" for name, k in kernels.items())
         raise InvalidArgument(
-            f"compile: no kernel of {file} has a type for each parameter. It has {known}. Annotate the parameters, "
-            'x: "*fp16", n: "i32", or give --type x=*fp16 --constant BLOCK=128.'
+            f"compile: no kernel of {file} has a type for each parameter.{lacking}\n  Annotate the parameters, "
+            'x: "*fp16", n: "i32", or give --type x=*fp16 --constant BLOCK=128. `unify check` takes '
+            "an autotuner's constants."
         )
-    return ready
+    return list({id(kernel): kernel for kernel in ready}.values())  # one may have two names
 
 
-def _has_types(kernel: JITFunction[Any], given: set[str]) -> bool:
+def _lacking(kernel: JITFunction[Any], given: set[str]) -> list[str]:
+    """The parameters that have neither a type nor a value."""
+
     def is_known(parameter: Any) -> bool:
         has_value = parameter.has_default if parameter.is_constexpr else bool(parameter.annotation)
         return parameter.name in given or has_value
 
-    return all(map(is_known, kernel.params))
+    return [p.name if not p.is_constexpr else f"{p.name} (a constexpr)" for p in kernel.params if not is_known(p)]
 
 
 def load_kernels(file: Path) -> dict[str, JITFunction[Any]]:
@@ -241,9 +247,10 @@ def load(file: Path) -> ModuleType:
     Raises InvalidArgument where that fails.
     """
     if not file.is_file() or file.suffix != ".py":
-        raise InvalidArgument(f"compile: {file} is not a Python file. Give FILE.py or FILE.py:kernel.")
+        wrong = "is not a Python file" if file.exists() else "does not exist"
+        raise InvalidArgument(f"compile: {file} {wrong}. Give FILE.py or FILE.py:kernel.")
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), _arguments([str(file)]):
             return _of_package(file.resolve()) or _alone(file.resolve())
     except Error:
         raise
@@ -285,6 +292,15 @@ def _alone(file: Path) -> ModuleType:
     with _first_on_path(file.parent):
         spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def _arguments(argv: list[str]) -> Iterator[None]:
+    before, sys.argv = sys.argv, argv  # a script would read the command's as its own
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 @contextlib.contextmanager

@@ -96,7 +96,8 @@ they come from a real run: --run runs a program on the CPU, with CPU tensors, an
 makes, of unify.jit kernels and plain triton.jit ones, with the largest grid seen. A kernel's file is run too, as by
 import, with its package if it is in one. What it prints goes to standard error.
 
-Exit status: 0 all compile and nothing would fail, 1 otherwise, 2 wrong usage. Outcomes are kept in UNIFY_CACHE_DIR.
+Exit status: 0 all compile and nothing would fail, 1 otherwise, 2 wrong usage. A kernel that is not checked, as its types are
+not known, is named, with --json on standard error, and does not count. Outcomes are kept in UNIFY_CACHE_DIR.
 """
 _TOOLCHAIN_EPILOG = """\
 examples:
@@ -262,6 +263,15 @@ def _add_compile(commands: Any) -> None:
     parser.set_defaults(run=_compile)
 
 
+class _Program(argparse.Action):
+    """--run takes what stands behind it for the program's arguments, so files before it would be lost among them."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        if namespace.files:
+            parser.error(f"give either --run {values[0]} or {namespace.files[0]}, in two calls")
+        setattr(namespace, self.dest, values)
+
+
 def _add_check(commands: Any) -> None:
     about = "Say for each kernel and target whether it compiles, and what to change."
     parser = _new(commands.add_parser, "check", about, _CHECK_EPILOG, help="will kernels work on other targets")
@@ -272,8 +282,9 @@ def _add_check(commands: Any) -> None:
         "--targets", "--target", action="append", metavar="T,...", help="cpu, cuda:90, ascend:910B3, ... (default: cpu)"
     )
     parser.add_argument(
-        "--run", nargs="+", dest="program", metavar="PROGRAM.py", help="check what this program launches; its arguments"
-    )
+        "--run", nargs="+", dest="program", metavar="PROGRAM.py", action=_Program,
+        help="check what this program launches; its arguments",
+    )  # fmt: skip
     parser.add_argument("--shipped", action="store_true", help="the kernels of unify.ops in place of a file's")
     parser.add_argument("--type", action="append", metavar="NAME=TYPE", help="a parameter's type, *fp32 or i32 say")
     parser.add_argument("--constant", action="append", metavar="NAME=VALUE", help="a constexpr's value")

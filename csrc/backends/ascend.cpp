@@ -110,13 +110,13 @@ unify_status device_open(const unify_device_open_args* args, unify_device* out) 
 void forget_all(Device& device) {
   std::unordered_set<std::shared_ptr<Stream>> streams;
   std::vector<std::unique_ptr<Graph>> graphs;
+  forget_peers(device);
   {
     const std::lock_guard<std::mutex> lock(device.mutex);
     streams.swap(device.streams);
     streams.insert(device.retired_streams.begin(), device.retired_streams.end());
     device.retired_streams.clear();
     graphs.swap(device.retired_graphs);
-    device.peers.clear();
     device.imported.clear();
   }
   for (const std::shared_ptr<Stream>& stream : streams) stream->handle = nullptr;
@@ -130,6 +130,7 @@ void device_close(unify_device handle) {
   } else {
     finish_serving(*device);
   }
+  forget_peers(*device);
   device->retired_streams.clear();
   device->retired_graphs.clear();
   device->calls.run_forgotten();

@@ -32,10 +32,34 @@ extern Driver driver;
 // The thread that serves host functions where ACL has none of its own.
 class Reporter;
 
+struct Device;
+struct Stream;
+
 // Memory for the locks of kernels whose blocks wait for each other.
 struct LockMemory {
   void* address = nullptr;
   uint64_t bytes = 0;
+};
+
+// Those of a stream that ended, of whose launches the last may still run.
+struct RetiredLocks {
+  std::vector<void*> memory;
+  aclrtEvent last_launch = nullptr;
+};
+
+// A stream's, for its launches one after another. A member of it, so that they end when ~Stream has waited.
+class StreamLocks {
+ public:
+  ~StreamLocks();
+  // Memory for the stream's next launch, which `note_launch` follows.
+  aclError take(Stream& stream, uint64_t bytes, void*& out);
+  aclError note_launch(const Stream& stream);
+
+ private:
+  Device* device_ = nullptr;  // null: there are none
+  LockMemory memory_;
+  std::vector<void*> outgrown_;
+  aclrtEvent last_launch_ = nullptr;  // of another library's stream, for whose work nobody waits
 };
 
 struct Device {
@@ -49,11 +73,11 @@ struct Device {
   uint32_t ai_cores = 0;
   uint32_t vector_cores = 0;
   uint64_t shared_bytes = 0;
-  std::mutex sharing;  // for exporting, before the other
-  std::mutex mutex;    // of what follows
-  std::unordered_set<std::shared_ptr<struct Stream>> streams;
+  std::mutex export_mutex;  // before the other
+  std::mutex mutex;         // of what follows
+  std::unordered_set<std::shared_ptr<Stream>> streams;
   // Given up while they still ran: ACL would wait for them.
-  std::vector<std::shared_ptr<struct Stream>> retired_streams;
+  std::vector<std::shared_ptr<Stream>> retired_streams;
   std::vector<std::unique_ptr<struct Graph>> retired_graphs;
   std::unique_ptr<Reporter> reporter;
   std::unordered_map<unify_address, size_t> allocated;  // bytes of each
@@ -63,11 +87,10 @@ struct Device {
     aclrtDrvMemHandle handle;
   };
   std::unordered_map<unify_address, Committed> committed;
-  std::vector<int32_t> peers;                               // that may use this device's memory
+  std::vector<Device*> peers;                               // that may use this device's memory, as it may theirs
   std::unordered_map<unify_address, std::string> imported;  // keys of other processes' memory
   std::unordered_map<unify_address, std::string> exported;  // keys that others have of this device's
-  std::unordered_map<aclrtStream, LockMemory> locks;
-  std::vector<void*> outgrown_locks;
+  std::vector<RetiredLocks> retired_locks;
   std::unordered_map<aclmdlRI, std::vector<void*>> recorded_locks;
 };
 
@@ -78,6 +101,7 @@ struct Stream : std::enable_shared_from_this<Stream> {
   bool is_owned = true;
   std::atomic<bool> is_drawn_in{false};  // it waited for work that another library captured, if ever
   WorkCount work;
+  StreamLocks locks;
 };
 
 struct Event {
@@ -227,7 +251,9 @@ void sweep(Device& device);
 
 uint32_t virtual_granularity(const Device& device);  // 0 without virtual memory
 void drop_memory(Device& device);
-aclError open_virtual(Device& device, int32_t peer);  // its virtual memory, now and later
+aclError open_virtual(Device& device, Device& peer);  // its virtual memory, now and later
+void forget_peers(Device& device);
+void release(const RetiredLocks& locks);  // in the device's context
 
 void add_memory(unify_backend& table);
 void add_streams(unify_backend& table);

@@ -102,11 +102,22 @@ bool has_host_calls() {
           driver.aclrtUnSubscribeReport != nullptr && driver.aclrtProcessReport != nullptr);
 }
 
+namespace {
+
+// It stays until a reset or the end.
+Reporter* reporter_of(Device& device) {
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  return device.reporter.get();
+}
+
+}  // namespace
+
 void stop_serving(Stream& stream) {
   Device& device = *stream.device;
-  if (device.reporter == nullptr) return;
+  Reporter* reporter = reporter_of(device);
+  if (reporter == nullptr) return;
   if (device.calls.are_in(stream.handle)) (void)succeeds(driver.aclrtSynchronizeStream(stream.handle));
-  device.reporter->unsubscribe(stream);
+  reporter->unsubscribe(stream);
 }
 
 void finish_serving(Device& device) {
@@ -127,7 +138,7 @@ aclError launch(Stream& stream, aclrtCallback function, void* user) {
     const std::lock_guard<std::mutex> lock(device.mutex);
     if (device.reporter == nullptr) device.reporter = std::make_unique<Reporter>(device);
   }
-  const aclError code = device.reporter->subscribe(stream);
+  const aclError code = reporter_of(device)->subscribe(stream);
   if (code != ACL_SUCCESS) return code;
   return driver.aclrtLaunchCallback(function, user, ACL_CALLBACK_BLOCK, stream.handle);
 }

@@ -25,9 +25,13 @@ struct Image {
   int64_t lock_init = 0;
   uint32_t grid_offset = 0;
   uint32_t logical_grid_offset = 0;  // 0: the kernel runs once for each block of the grid
+  std::string chip;                  // that it was compiled for: "910B", "910C", "950"; empty: it does not say
 };
 
 // Reads an image. Not OK: out_why says why it cannot be loaded.
 unify_status read_image(const void* bytes, size_t size, Image& out, std::string& out_why);
+
+// Whether a chip, by the name that ACL gives it, may run it: chips with the same cores run each other's kernels.
+bool is_for(const Image& image, const std::string& soc);
 
 }  // namespace unify::ascend

@@ -45,13 +45,18 @@ unify_status module_load(unify_device handle, const unify_module_args* args, uni
   if (!has_kernels()) {
     return refuse(UNIFY_UNSUPPORTED,
                   "this CANN does not load kernels from memory (aclrtBinaryLoadFromData, "
-                  "aclrtLaunchKernelWithHostArgs): install a newer one");
+                  "aclrtLaunchKernelWithHostArgs): install a newer one, 8.5 for example");
   }
   auto module = std::make_unique<Module>();
   module->device = &device;
   std::string why;
   if (const unify_status status = read_image(args->image, args->bytes, module->image, why); status != UNIFY_OK) {
     return refuse(status, why);
+  }
+  const char* soc = driver.aclrtGetSocName();
+  if (soc != nullptr && !is_for(module->image, soc)) {
+    return refuse(UNIFY_INVALID_ARGUMENT, "it is for chips of the " + module->image.chip + "'s kind, and this is " +
+                                              soc + ". Compile the kernel for this device");
   }
   const unify_status status = run(device, [&] {
     aclError code = load(*module, module->image);
@@ -121,28 +126,12 @@ unify_status function_get(unify_module handle, unify_function_args* args, unify_
 
 // A lock for the next launch on the stream. The stream's own, since its launches run one after another; a graph, which
 // may be launched elsewhere at the same time, has one for each launch.
-aclError lock_for(const Stream& stream, uint64_t bytes, void*& out) {
-  Device& device = *stream.device;
-  bool records = false;
-  aclmdlRI graph = nullptr;
-  aclError code = is_recording(stream, records, &graph);
-  if (code != ACL_SUCCESS) return code;
-  const std::lock_guard<std::mutex> lock(device.mutex);
-  if (records) {
-    code = driver.aclrtMalloc(&out, bytes, ACL_MEM_MALLOC_HUGE_FIRST);
-    if (code == ACL_SUCCESS) device.recorded_locks[graph].push_back(out);
-    return code;
-  }
-  LockMemory& memory = device.locks[stream.handle];
-  if (memory.bytes < bytes) {
-    void* larger = nullptr;
-    code = driver.aclrtMalloc(&larger, bytes, ACL_MEM_MALLOC_HUGE_FIRST);
-    if (code != ACL_SUCCESS) return code;
-    if (memory.address != nullptr) device.outgrown_locks.push_back(memory.address);  // a launch may still use it
-    memory = {larger, bytes};
-  }
-  out = memory.address;
-  return ACL_SUCCESS;
+aclError lock_for(Stream& stream, uint64_t bytes, bool records, aclmdlRI graph, void*& out) {
+  if (!records) return stream.locks.take(stream, bytes, out);
+  const aclError code = driver.aclrtMalloc(&out, bytes, ACL_MEM_MALLOC_HUGE_FIRST);
+  const std::lock_guard<std::mutex> lock(stream.device->mutex);
+  if (code == ACL_SUCCESS) stream.device->recorded_locks[graph].push_back(out);
+  return code;
 }
 
 // The arguments of a launch, as it changes them.
@@ -184,20 +173,58 @@ uint64_t blocks_of(const Module& module, uint64_t programs) {
   return std::min<uint64_t>(programs, std::max(cores, 1u));
 }
 
+// How many programs a grid has; what does not fit is too large for any kernel.
+uint64_t programs_of(const uint32_t* grid) {
+  uint64_t programs = uint64_t{grid[0]} * grid[1];
+  return __builtin_mul_overflow(programs, uint64_t{grid[2]}, &programs) ? UINT64_MAX : programs;
+}
+
+unify_status refuse_grid(const Module& module, const uint32_t* grid) {
+  const std::string text =
+      "a grid of " + std::to_string(grid[0]) + " x " + std::to_string(grid[1]) + " x " + std::to_string(grid[2]);
+  const uint64_t programs = programs_of(grid);
+  const std::string count = programs == UINT64_MAX ? "more than 2^64" : std::to_string(programs);
+  if (module.image.logical_grid_offset != 0) {  // its loop counts in 32 bits
+    return refuse(UNIFY_INVALID_ARGUMENT, text + " is " + count + " programs; this kernel loops over " +
+                                              std::to_string(INT32_MAX) + " at most. Use larger tiles");
+  }
+  return refuse(UNIFY_INVALID_ARGUMENT, text + " is " + count + " programs; an Ascend chip starts " +
+                                            std::to_string(kMostBlocks) +
+                                            " at most. Use larger tiles, or a kernel that loops over its grid");
+}
+
+// The launch, with the lock that its blocks wait by set anew.
+aclError enqueue(Stream& stream, const Function& function, uint32_t blocks, aclrtLaunchKernelCfg* config,
+                 Arguments& arguments) {
+  const LockMemory& initial = function.module->lock;
+  bool records = false;
+  aclError code = ACL_SUCCESS;
+  if (initial.address != nullptr) {
+    aclmdlRI graph = nullptr;
+    void* lock = nullptr;
+    code = is_recording(stream, records, &graph);
+    if (code == ACL_SUCCESS) code = lock_for(stream, initial.bytes, records, graph, lock);
+    if (code != ACL_SUCCESS) return code;
+    code = driver.aclrtMemcpyAsync(lock, initial.bytes, initial.address, initial.bytes, ACL_MEMCPY_DEVICE_TO_DEVICE,
+                                   stream.handle);
+    if (code != ACL_SUCCESS) return code;
+    arguments.put(kLockOffset, lock);
+  }
+  code = driver.aclrtLaunchKernelWithHostArgs(function.handle, blocks, stream.handle, config, arguments.data(),
+                                              arguments.bytes(), nullptr, 0);
+  const bool has_lock = code == ACL_SUCCESS && initial.address != nullptr && !records;
+  return has_lock ? stream.locks.note_launch(stream) : code;
+}
+
 unify_status launch(unify_stream handle, unify_function f, const unify_launch_args* args) {
   Stream& stream = *of(handle);
   const Function& function = *of(f);
   const Module& module = *function.module;
   const Image& image = module.image;
   if (const unify_status status = check(*stream.device, *args); status != UNIFY_OK) return status;
-  const uint64_t plane = uint64_t{args->grid[0]} * args->grid[1];
-  const uint64_t programs = plane > INT32_MAX ? plane : plane * args->grid[2];
+  const uint64_t programs = programs_of(args->grid);
   const uint64_t blocks = blocks_of(module, programs);
-  if (programs > INT32_MAX || blocks > kMostBlocks) {
-    return refuse(UNIFY_INVALID_ARGUMENT, "the grid has " + std::to_string(programs) +
-                                              " programs; an Ascend chip starts " + std::to_string(kMostBlocks) +
-                                              " at most. Use larger tiles, or a kernel that loops over its grid.");
-  }
+  if (programs > INT32_MAX || blocks > kMostBlocks) return refuse_grid(module, args->grid);
   Arguments arguments(*args);
   if (image.has_prefix) {
     if (args->args_bytes < image.grid_offset + kGridBytes) {
@@ -221,23 +248,67 @@ unify_status launch(unify_stream handle, unify_function f, const unify_launch_ar
   return enqueue(
       stream,
       [&] {
-        if (module.lock.address != nullptr) {
-          void* lock = nullptr;
-          aclError code = lock_for(stream, module.lock.bytes, lock);
-          if (code != ACL_SUCCESS) return code;
-          code = driver.aclrtMemcpyAsync(lock, module.lock.bytes, module.lock.address, module.lock.bytes,
-                                         ACL_MEMCPY_DEVICE_TO_DEVICE, stream.handle);
-          if (code != ACL_SUCCESS) return code;
-          arguments.put(kLockOffset, lock);
-        }
-        return driver.aclrtLaunchKernelWithHostArgs(function.handle, static_cast<uint32_t>(blocks), stream.handle,
-                                                    args->shared_bytes != 0 ? &config : nullptr, arguments.data(),
-                                                    arguments.bytes(), nullptr, 0);
+        return enqueue(stream, function, static_cast<uint32_t>(blocks), args->shared_bytes != 0 ? &config : nullptr,
+                       arguments);
       },
       args->operation);
 }
 
+bool is_done(const RetiredLocks& locks) {
+  int state = ACL_EVENT_RECORDED_STATUS_COMPLETE;
+  return locks.last_launch == nullptr || driver.aclrtQueryEventStatus(locks.last_launch, &state) != ACL_SUCCESS ||
+         state != ACL_EVENT_RECORDED_STATUS_NOT_READY;
+}
+
+// Frees what launches of streams that ended used, once they have ended too.
+void sweep_locks(Device& device) {
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  auto& retired = device.retired_locks;
+  const auto done = std::partition(retired.begin(), retired.end(), [](const auto& one) { return !is_done(one); });
+  std::for_each(done, retired.end(), release);
+  retired.erase(done, retired.end());
+}
+
 }  // namespace
+
+void release(const RetiredLocks& locks) {
+  for (void* memory : locks.memory) driver.aclrtFree(memory);
+  if (locks.last_launch != nullptr) driver.aclrtDestroyEvent(locks.last_launch);
+}
+
+aclError StreamLocks::take(Stream& stream, uint64_t bytes, void*& out) {
+  device_ = stream.device;
+  sweep_locks(*device_);
+  if (memory_.bytes < bytes) {
+    void* larger = nullptr;
+    const aclError code = driver.aclrtMalloc(&larger, bytes, ACL_MEM_MALLOC_HUGE_FIRST);
+    if (code != ACL_SUCCESS) return code;
+    if (memory_.address != nullptr) outgrown_.push_back(memory_.address);  // a launch may still use it
+    memory_ = {larger, bytes};
+  }
+  out = memory_.address;
+  return ACL_SUCCESS;
+}
+
+aclError StreamLocks::note_launch(const Stream& stream) {
+  if (stream.is_owned) return ACL_SUCCESS;
+  aclError code = ACL_SUCCESS;
+  if (last_launch_ == nullptr) code = driver.aclrtCreateEventExWithFlag(&last_launch_, ACL_EVENT_SYNC);
+  return code == ACL_SUCCESS ? driver.aclrtRecordEvent(last_launch_, stream.handle) : code;
+}
+
+StreamLocks::~StreamLocks() {
+  if (device_ == nullptr || device_->context == nullptr) return;
+  if (memory_.address != nullptr) outgrown_.push_back(memory_.address);
+  const RetiredLocks retired{std::move(outgrown_), last_launch_};
+  const Entered entered(*device_);
+  if (is_done(retired)) {
+    release(retired);
+    return;
+  }
+  const std::lock_guard<std::mutex> lock(device_->mutex);
+  device_->retired_locks.push_back(retired);
+}
 
 void add_kernels(unify_backend& table) {
   table.module_load = module_load;

@@ -81,7 +81,7 @@ aclError map(Device& device, unify_address address, size_t bytes, aclrtDrvMemHan
   if (code != ACL_SUCCESS) return code;
   const std::lock_guard<std::mutex> lock(device.mutex);
   for (size_t i = 0; code == ACL_SUCCESS && i < device.peers.size(); ++i) {
-    code = open_to(address, bytes, device.peers[i]);
+    code = open_to(address, bytes, device.peers[i]->index);
   }
   if (code == ACL_SUCCESS) {
     device.committed[address] = {bytes, memory};
@@ -130,6 +130,10 @@ unify_status virtual_release(unify_device handle, unify_address address, size_t)
   return run(device, [&] { return driver.aclrtReleaseMemAddress(pointer(address)); });
 }
 
+constexpr uint64_t kCopyAlignment = 64;  // "for on-chip Device-to-Device memory copy": aclrtMemcpyAsync
+
+bool is_within_device(unify_device dst, unify_device src) { return dst != nullptr && dst == src; }
+
 // Between two devices as within one: the kinds 6 and 7 that acl_rt.h names are refused by aclrtMemcpyAsync.
 int kind_of(unify_device dst, unify_device src) {
   if (dst == nullptr) return ACL_MEMCPY_DEVICE_TO_HOST;
@@ -161,6 +165,9 @@ unify_status copy_on_host(unify_stream stream, const unify_copy_args& args) {
 
 unify_status copy(unify_stream handle, const unify_copy_args* args) {
   Stream& stream = *of(handle);
+  if (is_within_device(args->dst_device, args->src_device) && (args->dst | args->src) % kCopyAlignment != 0) {
+    return refuse(UNIFY_UNSUPPORTED, "ACL copies within a device between multiples of 64 bytes");
+  }
   if (args->dst_device == nullptr && args->src_device == nullptr) return copy_on_host(handle, *args);
   return enqueue(
       stream,
@@ -171,34 +178,49 @@ unify_status copy(unify_stream handle, const unify_copy_args* args) {
       args->operation);
 }
 
-unify_status copy_rows(unify_stream handle, const unify_copy_rows_args* args) {
-  if (args->dst_device == nullptr && args->src_device == nullptr) {
-    return refuse(UNIFY_UNSUPPORTED, "ACL copies no rows within the host");
-  }
-  Stream& stream = *of(handle);
-  return enqueue(
-      stream,
-      [&] {
-        return driver.aclrtMemcpy2dAsync(pointer(args->dst), args->dst_pitch, pointer(args->src), args->src_pitch,
-                                         args->bytes, args->rows, kind_of(args->dst_device, args->src_device),
-                                         stream.handle);
-      },
-      args->operation);
+// What ACL answers where it cannot do something, or not here.
+bool is_inability(aclError code) {
+  return code == ACL_ERROR_INVALID_PARAM || code == ACL_ERROR_RT_PARAM_INVALID ||
+         code == ACL_ERROR_RT_FEATURE_NOT_SUPPORT;
 }
 
-// 32 bits at a time. Not every chip can, nor in memory that aclrtMalloc did not give.
-unify_status fill_words(Stream& stream, const unify_fill_args& args, uint32_t value, size_t count) {
-  if (driver.aclrtMemsetD32Async == nullptr) return refuse(UNIFY_UNSUPPORTED, "this CANN repeats bytes only");
+// "between host and device": acl_rt.h. Runtimes that take rows within a device make a task of each.
+unify_status copy_rows(unify_stream handle, const unify_copy_rows_args* args) {
+  if ((args->dst_device == nullptr) == (args->src_device == nullptr)) {
+    return refuse(UNIFY_UNSUPPORTED, "ACL copies rows between the host and a device only");
+  }
+  Stream& stream = *of(handle);
   aclError code = ACL_SUCCESS;
   const unify_status status = enqueue(
       stream,
       [&] {
+        code = driver.aclrtMemcpy2dAsync(pointer(args->dst), args->dst_pitch, pointer(args->src), args->src_pitch,
+                                         args->bytes, args->rows, kind_of(args->dst_device, args->src_device),
+                                         stream.handle);
+        return code;
+      },
+      args->operation);
+  return is_inability(code) ? refuse(UNIFY_UNSUPPORTED, "ACL does not copy these rows") : status;
+}
+
+// 32 bits at a time. Not every chip can, nor in memory that aclrtMalloc did not give. ACL copies a buffer of its own,
+// of which it says nothing for a graph that runs later.
+unify_status fill_words(Stream& stream, const unify_fill_args& args, uint32_t value, size_t count) {
+  if (driver.aclrtMemsetD32Async == nullptr) return refuse(UNIFY_UNSUPPORTED, "this CANN repeats bytes only");
+  aclError code = ACL_SUCCESS;
+  bool records = false;
+  const unify_status status = enqueue(
+      stream,
+      [&] {
+        code = is_recording(stream, records);
+        if (code != ACL_SUCCESS || records) return code;
         code = driver.aclrtMemsetD32Async(pointer(args.dst), count * sizeof value, value, count, stream.handle);
         return code;
       },
       args.operation);
-  const bool is_refused = code == ACL_ERROR_INVALID_PARAM || code == ACL_ERROR_RT_FEATURE_NOT_SUPPORT;
-  return is_refused ? refuse(UNIFY_UNSUPPORTED, "ACL repeats bytes only, on this chip or in this memory") : status;
+  if (records) return refuse(UNIFY_UNSUPPORTED, "ACL repeats bytes only, in a graph");
+  return is_inability(code) ? refuse(UNIFY_UNSUPPORTED, "ACL repeats bytes only, on this chip or in this memory")
+                            : status;
 }
 
 unify_status fill(unify_stream handle, const unify_fill_args* args) {
@@ -247,8 +269,7 @@ void drop_memory(Device& device) {
   for (const unify_address address : device.reserved) driver.aclrtReleaseMemAddress(pointer(address));
   for (const auto& [address, key] : device.exported) driver.aclrtIpcMemClose(key.c_str());
   for (const auto& [address, bytes] : device.allocated) driver.aclrtFree(pointer(address));
-  for (const auto& [stream, lock_memory] : device.locks) driver.aclrtFree(lock_memory.address);
-  for (void* outgrown : device.outgrown_locks) driver.aclrtFree(outgrown);
+  for (const RetiredLocks& retired : device.retired_locks) release(retired);
   for (const auto& [graph, recorded] : device.recorded_locks) {
     for (void* memory : recorded) driver.aclrtFree(memory);
   }
@@ -256,17 +277,16 @@ void drop_memory(Device& device) {
   device.reserved.clear();
   device.exported.clear();
   device.allocated.clear();
-  device.locks.clear();
-  device.outgrown_locks.clear();
+  device.retired_locks.clear();
   device.recorded_locks.clear();
 }
 
-aclError open_virtual(Device& device, int32_t peer) {
+aclError open_virtual(Device& device, Device& peer) {
   const std::lock_guard<std::mutex> lock(device.mutex);
   for (const auto& [address, range] : device.committed) {
-    if (const aclError code = open_to(address, range.bytes, peer); code != ACL_SUCCESS) return code;
+    if (const aclError code = open_to(address, range.bytes, peer.index); code != ACL_SUCCESS) return code;
   }
-  device.peers.push_back(peer);
+  device.peers.push_back(&peer);
   return ACL_SUCCESS;
 }
 

@@ -2,21 +2,35 @@
 #include <unistd.h>
 
 #include "ascend_backend.h"
+#include "process_mark.h"
 
 namespace unify::ascend {
 namespace {
 
-bool is_open(Device& device, int32_t peer) {
+std::mutex ways;  // before a device's own
+
+bool is_open(Device& device, Device& peer) {
   const std::lock_guard<std::mutex> lock(device.mutex);
-  return std::find(device.peers.begin(), device.peers.end(), peer) != device.peers.end();
+  return std::find(device.peers.begin(), device.peers.end(), &peer) != device.peers.end();
+}
+
+void forget(Device& device, const Device& peer) {
+  const std::lock_guard<std::mutex> lock(device.mutex);
+  device.peers.erase(std::remove(device.peers.begin(), device.peers.end(), &peer), device.peers.end());
 }
 
 // A way is open once both ends have opened it: torch_npu's NPUPeerToPeerAccess.cpp.
 unify_status open_way(Device& device, Device& peer) {
   unify_status status = run(device, [&] { return driver.aclrtDeviceEnablePeerAccess(peer.index, 0); });
   if (status == UNIFY_OK) status = run(peer, [&] { return driver.aclrtDeviceEnablePeerAccess(device.index, 0); });
-  if (status == UNIFY_OK) status = run(peer, [&] { return open_virtual(peer, device.index); });
-  return status == UNIFY_OK ? run(device, [&] { return open_virtual(device, peer.index); }) : status;
+  if (status == UNIFY_OK) status = run(peer, [&] { return open_virtual(peer, device); });
+  if (status == UNIFY_OK) status = run(device, [&] { return open_virtual(device, peer); });
+  if (status != UNIFY_OK) {
+    const std::lock_guard<std::mutex> lock(ways);
+    forget(device, peer);
+    forget(peer, device);
+  }
+  return status;
 }
 
 unify_status peer_access(unify_device handle, unify_device peer_handle, uint32_t enable, uint32_t* out_can) {
@@ -34,7 +48,7 @@ unify_status peer_access(unify_device handle, unify_device peer_handle, uint32_t
   if (status == UNIFY_UNSUPPORTED) return UNIFY_OK;
   if (status != UNIFY_OK) return status;
   *out_can = there != 0 && back != 0 ? 1 : 0;
-  if (*out_can == 0 || enable == 0 || is_open(peer, device.index)) return UNIFY_OK;
+  if (*out_can == 0 || enable == 0 || is_open(peer, device)) return UNIFY_OK;
   return open_way(device, peer);
 }
 
@@ -44,18 +58,19 @@ struct Token {
   char magic[8];
   uint32_t kind;
   int32_t process;
+  uint64_t mark;
   char key[kKeyBytes];
 };
 static_assert(sizeof(Token) <= sizeof(unify_ipc_args::token));
 static_assert(sizeof(aclrtIpcEventHandle) <= sizeof(Token::key));
-constexpr char kMagic[8] = {'U', 'N', 'I', 'F', 'Y', 'A', 'S', '1'};
+constexpr char kMagic[8] = {'U', 'N', 'I', 'F', 'Y', 'A', 'S', '2'};
 
 bool has_events() { return driver.aclrtIpcGetEventHandle != nullptr && driver.aclrtIpcOpenEventHandle != nullptr; }
 
 // One key for each memory: what is imported by two of them lies at two places. It names nobody who may import it, as
 // torch_npu's do. The device's own lock is not held meanwhile: a fault that is found here takes it.
 unify_status export_memory(Device& device, unify_address address, Token& out) {
-  const std::lock_guard<std::mutex> sharing(device.sharing);
+  const std::lock_guard<std::mutex> exporting(device.export_mutex);
   size_t bytes = 0;
   {
     const std::lock_guard<std::mutex> lock(device.mutex);
@@ -90,6 +105,7 @@ unify_status ipc_export(unify_device handle, unify_ipc_args* args) {
   std::memcpy(token.magic, kMagic, sizeof kMagic);
   token.kind = args->kind;
   token.process = getpid();
+  token.mark = mark_of_process();
   const unify_status status = args->kind == UNIFY_IPC_EVENT ? export_event(*of(args->event), token)
                                                             : export_memory(*of(handle), args->address, token);
   std::memset(args->token, 0, sizeof args->token);
@@ -128,7 +144,9 @@ unify_status ipc_import(unify_device handle, unify_ipc_args* args) {
   if (std::memcmp(token.magic, kMagic, sizeof kMagic) != 0 || token.kind != static_cast<uint32_t>(args->kind)) {
     return refuse(UNIFY_INVALID_ARGUMENT, "this is no token of an Ascend device's memory or event");
   }
-  if (token.process == getpid()) return refuse(UNIFY_INVALID_ARGUMENT, "the token was made by this same process");
+  if (token.process == getpid() && token.mark == mark_of_process()) {
+    return refuse(UNIFY_INVALID_ARGUMENT, "the token was made by this same process");
+  }
   return args->kind == UNIFY_IPC_MEMORY ? import_memory(*of(handle), token, args->address)
                                         : import_event(*of(handle), token, args->event);
 }
@@ -152,6 +170,17 @@ unify_status ipc_close(unify_device handle, const unify_ipc_args* args) {
 }
 
 }  // namespace
+
+// A reset of one end closes the way for both.
+void forget_peers(Device& device) {
+  const std::lock_guard<std::mutex> lock(ways);
+  std::vector<Device*> peers;
+  {
+    const std::lock_guard<std::mutex> own(device.mutex);
+    peers.swap(device.peers);
+  }
+  for (Device* peer : peers) forget(*peer, device);
+}
 
 void add_sharing(unify_backend& table) {
   table.peer_access = peer_access;

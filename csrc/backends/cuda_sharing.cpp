@@ -1,8 +1,8 @@
 // Memory of other devices, and memory and events of other processes.
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "cuda_backend.h"
+#include "process_mark.h"
 
 namespace unify::cuda {
 namespace {
@@ -20,8 +20,7 @@ unify_status peer_access(unify_device handle, unify_device peer, uint32_t enable
   });
 }
 
-// What travels: the driver's handle, and who made it, since CUDA does not open a handle in its own process. Two
-// containers may give processes of theirs one number.
+// What travels: the driver's handle, and who made it, since CUDA does not open a handle in its own process.
 struct Token {
   char magic[8];
   uint32_t kind;
@@ -32,16 +31,6 @@ struct Token {
 static_assert(sizeof(Token) <= sizeof(unify_ipc_args::token));
 static_assert(sizeof(CUipcMemHandle) == sizeof(Token::handle) && sizeof(CUipcEventHandle) == sizeof(Token::handle));
 constexpr char kMagic[8] = {'U', 'N', 'I', 'F', 'Y', 'C', 'U', '2'};
-
-// Random; a child of a fork has its parent's, and another number.
-uint64_t mark_of_process() {
-  static const uint64_t mark = [] {
-    uint64_t random = 0;
-    if (getrandom(&random, sizeof random, 0) != sizeof random) random = 0;
-    return random;
-  }();
-  return mark;
-}
 
 unify_status ipc_export(unify_device handle, unify_ipc_args* args) {
   Token token{};

@@ -16,6 +16,7 @@
 #include "failures.h"
 #include "launch.h"
 #include "leaks.h"
+#include "memory.h"
 #include "module.h"
 #include "reclaim.h"
 #include "recording.h"
@@ -307,13 +308,16 @@ struct Replay {
     unify_copy_args args = node;
     const Enqueued enqueued(stream, {0, Operation::Kind::kCopy, stream.id(), nullptr, {}, args.bytes});
     args.operation = enqueued.number();
-    return enqueued.take(table.copy(stream.handle(), &args));
+    const unify_status status = table.copy(stream.handle(), &args);
+    return enqueued.take(status == UNIFY_UNSUPPORTED ? through_host(args, &unify_backend::copy, args.bytes) : status);
   }
   unify_status operator()(const unify_copy_rows_args& node) const {
     unify_copy_rows_args args = node;
     const Enqueued enqueued(stream, {0, Operation::Kind::kCopy, stream.id(), nullptr, {}, args.bytes * args.rows});
     args.operation = enqueued.number();
-    return enqueued.take(table.copy_rows(stream.handle(), &args));
+    const unify_status status = table.copy_rows(stream.handle(), &args);
+    return enqueued.take(
+        status == UNIFY_UNSUPPORTED ? through_host(args, &unify_backend::copy_rows, args.bytes * args.rows) : status);
   }
   unify_status operator()(const unify_fill_args& node) const {
     unify_fill_args args = node;
@@ -321,6 +325,24 @@ struct Replay {
                             {0, Operation::Kind::kFill, stream.id(), nullptr, {}, args.count * args.value_bytes});
     args.operation = enqueued.number();
     return enqueued.take(table.fill(stream.handle(), &args));
+  }
+  // What the backend does not copy within a device was recorded unasked. By two calls of it, then.
+  template <typename Args>
+  unify_status through_host(Args args, unify_status (*unify_backend::*entry)(unify_stream, const Args*),
+                            size_t bytes) const {
+    const std::shared_ptr<Storage> staging = allocate_pinned(stream.device_ptr(), bytes);
+    Args out = args;
+    out.dst = args.src = staging->address();
+    out.dst_device = args.src_device = nullptr;
+    set_pitch(out, args);
+    unify_status status = (table.*entry)(stream.handle(), &out);
+    if (status == UNIFY_OK) status = (table.*entry)(stream.handle(), &args);
+    stream.keep_alive_locked(staging);
+    return status;
+  }
+  static void set_pitch(unify_copy_args&, unify_copy_args&) {}
+  static void set_pitch(unify_copy_rows_args& out, unify_copy_rows_args& in) {
+    out.dst_pitch = in.src_pitch = out.bytes;
   }
   unify_status operator()(const std::function<void()>& node) const {
     return table.host_call(stream.handle(), call_on_stream, const_cast<std::function<void()>*>(&node));

@@ -41,18 +41,22 @@ unify_status enqueue(Stream& stream, Args& args, const Place& dst, const Place& 
   return enqueued.take((device.table().*entry)(stream.handle(), &args));
 }
 
-void enqueue_copy(Stream& stream, const Place& dst, const Place& src, size_t bytes) {
+unify_status enqueue_copy(Stream& stream, const Place& dst, const Place& src, size_t bytes) {
   unify_copy_args args{};
   args.bytes = bytes;
-  const unify_status status = enqueue(stream, args, dst, src, bytes, record_copy, &unify_backend::copy);
-  if (status != UNIFY_OK) throw_status(stream.device(), &stream, status, "copy of " + format_bytes(bytes));
+  return enqueue(stream, args, dst, src, bytes, record_copy, &unify_backend::copy);
 }
 
-void copy_directly(Stream& stream, const Place& dst, const Place& src, size_t bytes) {
-  enqueue_copy(stream, dst, src, bytes);
+void note_use(Stream& stream, const Place& dst, const Place& src) {
   for (const Place* place : {&dst, &src}) {
     if (place->storage != nullptr) place->storage->used_on(stream);
   }
+}
+
+void copy_directly(Stream& stream, const Place& dst, const Place& src, size_t bytes) {
+  const unify_status status = enqueue_copy(stream, dst, src, bytes);
+  if (status != UNIFY_OK) throw_status(stream.device(), &stream, status, "copy of " + format_bytes(bytes));
+  note_use(stream, dst, src);
 }
 
 bool can_reach(Device& device, Device& peer) {
@@ -119,6 +123,20 @@ void copy(Stream& stream, Place dst, Place src, size_t bytes) {
     stream.synchronize();
     copy_directly(*other_stream, dst, host, bytes);
   }
+}
+
+bool try_copy(Stream& stream, Place dst, Place src, size_t bytes) {
+  const bool is_within = bytes > 0 && dst.device == &stream.device() && src.device == dst.device;
+  if (!is_within) {
+    copy(stream, dst, src, bytes);
+    return true;
+  }
+  stream.device().require_usable();
+  const unify_status status = enqueue_copy(stream, dst, src, bytes);
+  if (status == UNIFY_UNSUPPORTED) return false;
+  if (status != UNIFY_OK) throw_status(stream.device(), &stream, status, "copy of " + format_bytes(bytes));
+  note_use(stream, dst, src);
+  return true;
 }
 
 bool copy_rows(Stream& stream, Place dst, size_t dst_pitch, Place src, size_t src_pitch, size_t bytes, size_t rows) {

@@ -25,6 +25,9 @@ struct Place {
 // way of the other device's current stream too. Recorded if the stream records.
 void copy(Stream& stream, Place dst, Place src, size_t bytes);
 
+// The same. False, and nothing done, where the backend does not copy between these places of one device.
+[[nodiscard]] bool try_copy(Stream& stream, Place dst, Place src, size_t bytes);
+
 // As copy, of `rows` rows of `bytes` bytes that lie further apart. False, and nothing done, where no call of the
 // backend copies them: one of the devices cannot be reached, or there is no such call.
 [[nodiscard]] bool copy_rows(Stream& stream, Place dst, size_t dst_pitch, Place src, size_t src_pitch, size_t bytes,

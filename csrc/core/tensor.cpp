@@ -353,10 +353,7 @@ bool copy_directly(Stream& stream, const Tensor& dst, const Tensor& source) {
   dst.storage->require_current();
   src.storage->require_current();
   const bool is_plain = dst.dtype == src.dtype && dst.is_contiguous() && src.is_contiguous();
-  if (is_plain) {
-    copy(stream, place_of(dst, dst.address()), place_of(src, src.address()), dst.bytes());
-    return true;
-  }
+  if (is_plain) return try_copy(stream, place_of(dst, dst.address()), place_of(src, src.address()), dst.bytes());
   if (dst.device().is_host_visible() && src.device().is_host_visible()) {
     copy_on_host(stream, dst, src);
   } else if (!copy_as_rows(stream, dst, src)) {

@@ -28,10 +28,11 @@ bool read_host_section(const uint8_t* content, uint64_t bytes, KernelImage& out,
   const uint64_t needed = sizeof host + uint64_t{host.parameters} * sizeof(HostParameter) + host.name_bytes;
   if (host.parameters > kMostParameters || host.header_bytes < needed || host.header_bytes > bytes ||
       host.object_bytes > bytes - host.header_bytes || host.args_bytes > kMostArgsBytes ||
-      host.scratch_bytes > kMostScratch || host.name_bytes == 0) {
+      host.scratch_bytes > kMostScratch || host.name_bytes == 0 || host.prefix_bytes > host.args_bytes) {
     return fail(why, "sizes in the section with the CPU's code");
   }
   out.args_bytes = host.args_bytes;
+  out.prefix_bytes = host.prefix_bytes;
   out.scratch_bytes = host.scratch_bytes;
   out.parameters.resize(host.parameters);
   const uint8_t* at = content + sizeof host;

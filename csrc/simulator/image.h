@@ -24,7 +24,7 @@ struct HostHeader {
   uint64_t scratch_bytes;
   uint64_t object_bytes;
   uint32_t name_bytes;
-  uint32_t reserved;
+  uint32_t prefix_bytes;  // of the arguments, before the kernel's own: what the vendor's launcher puts there
 };
 static_assert(sizeof(HostHeader) == 48, "written by unify/simulator/section.py");
 
@@ -41,6 +41,7 @@ constexpr uint32_t kHostVersion = 1;
 struct KernelImage {
   std::string name;
   uint32_t args_bytes = 0;
+  uint32_t prefix_bytes = 0;
   uint64_t scratch_bytes = 0;
   std::vector<HostParameter> parameters;
   std::shared_ptr<host::LoadedObject> object;

@@ -72,6 +72,7 @@ struct Range {
   char* alias = nullptr;
   int device = -1;              // whose memory it is; -1: the host's
   const void* owner = nullptr;  // the context that frees it when it is reset, or null
+  int made_on = -1;             // pinned, managed: the device in whose context it was made
   uint32_t access = 0;          // a bit for each device whose kernels may use it, besides peers
   bool is_open = false;         // while such kernels run
   bool is_borrowed = false;     // the program's own pages, which it registered

@@ -38,7 +38,7 @@ auto with_device(int number, Work&& work) -> decltype(work(std::declval<Device&>
 int64_t bytes_of(const Device& device, RangeKind kind) {
   uint64_t bytes = 0;
   for (const auto& [address, range] : driver().memory.ranges()) {
-    if (range->kind == kind && range->owner == device.context.get()) bytes += range->bytes;
+    if (range->kind == kind && range->made_on == device.index) bytes += range->bytes;
   }
   return static_cast<int64_t>(bytes);
 }

@@ -330,6 +330,20 @@ void test_host_calls_run_once_also_where_the_context_forgets_them() {
   table->device_close(device);
 }
 
+void test_acl_may_come_to_host_calls_after_their_device_was_closed() {
+  const unify_device device = open_device();
+  const unify_stream stream = make_stream(device);
+  std::atomic<int> calls_made{0};
+  set("held", 1);
+  for (int i = 0; i < 3; ++i) CHECK(table->host_call(stream, count, &calls_made) == UNIFY_OK);
+  set("fault:0", 507035);
+  CHECK(table->stream_synchronize(stream) == UNIFY_KERNEL_FAULT && calls_made == 3);
+  CHECK(table->stream_destroy(stream) == UNIFY_KERNEL_FAULT);
+  table->device_close(device);
+  set("held", 0);
+  CHECK(calls_made == 3);
+}
+
 // ---- memory ----
 
 void test_copies_know_where_both_ends_are() {
@@ -348,6 +362,52 @@ void test_copies_know_where_both_ends_are() {
   CHECK(copy(stream, address_of(third), nullptr, address_of(other), nullptr, 64) == UNIFY_OK);  // ACL has no such kind
   for (int i = 0; i < 200 && third[0] == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   CHECK(std::string(third) == "host");
+}
+
+void test_what_acl_does_not_copy_within_a_device_is_left_to_the_core() {
+  const unify_device first = open_device(0);
+  const unify_device second = open_device(1);
+  const unify_stream stream = make_stream(first);
+  const unify_address a = allocate(first, 4096);
+  const unify_address b = allocate(second, 4096);
+  set("log", 1);
+  calls();
+  CHECK(copy(stream, a + 1024, first, a + 3, first, 64) == UNIFY_UNSUPPORTED && has(message(), "64 bytes"));
+  CHECK(copy(stream, a + 1032, first, a, first, 64) == UNIFY_UNSUPPORTED);
+  unify_copy_rows_args rows{};
+  rows.struct_size = sizeof rows;
+  rows.dst = a + 1024;
+  rows.src = a;
+  rows.dst_device = rows.src_device = first;
+  rows.bytes = rows.dst_pitch = rows.src_pitch = 64;
+  rows.rows = 2;
+  CHECK(table->copy_rows(stream, &rows) == UNIFY_UNSUPPORTED);
+  CHECK(calls().empty());
+  CHECK(copy(stream, a + 1024, first, a + 64, first, 3) == UNIFY_OK);
+  CHECK(copy(stream, b + 1, second, a + 2, first, 3) == UNIFY_OK);  // two devices
+  char host[128] = {};
+  rows.dst = address_of(host);
+  rows.dst_device = nullptr;
+  CHECK(table->copy_rows(stream, &rows) == UNIFY_OK);
+  for (const long code : {100000, 107000, 207000}) {  // not as wide, nor as many
+    set("fail:aclrtMemcpy2dAsync", code);
+    CHECK(table->copy_rows(stream, &rows) == UNIFY_UNSUPPORTED);
+  }
+  set("fail:aclrtMemcpy2dAsync", 507015);
+  CHECK(table->copy_rows(stream, &rows) == UNIFY_KERNEL_FAULT);
+}
+
+void test_a_graph_has_no_fill_of_words() {
+  const unify_device device = open_device();
+  const unify_stream stream = make_stream(device);
+  const unify_address memory = allocate(device, 64);
+  CHECK(table->capture_begin(stream) == UNIFY_OK);
+  CHECK(fill(stream, memory, 0x01020304, 4, 16) == UNIFY_UNSUPPORTED && has(message(), "in a graph"));
+  CHECK(fill(stream, memory, 0x0102, 2, 16) == UNIFY_UNSUPPORTED);
+  CHECK(fill(stream, memory, 7, 1, 64) == UNIFY_OK);
+  unify_graph graph = nullptr;
+  CHECK(table->capture_end(stream, &graph) == UNIFY_OK);
+  CHECK(fill(stream, memory, 0x01020304, 4, 16) == UNIFY_OK);
 }
 
 void test_fills_of_several_widths_or_none() {
@@ -398,6 +458,22 @@ void test_peers_are_opened_at_both_ends_once() {
   CHECK(table->peer_access(first, second, 1, &can) == UNIFY_OK && can == 0);
 }
 
+void test_a_reset_of_either_end_closes_the_way_for_both() {
+  const unify_device ends[] = {open_device(0), open_device(1)};
+  uint32_t can = 0;
+  for (const int reset : {0, 1}) {
+    CHECK(table->peer_access(ends[0], ends[1], 1, &can) == UNIFY_OK && can == 1);
+    const long before = get("open:01");
+    CHECK(table->device_reset(ends[reset]) == UNIFY_OK);
+    CHECK(table->peer_access(ends[0], ends[1], 1, &can) == UNIFY_OK && get("open:01") == before + 1);
+    CHECK(table->peer_access(ends[1], ends[0], 1, &can) == UNIFY_OK && get("open:01") == before + 1);
+  }
+  table->device_close(ends[1]);
+  const unify_device again = open_device(1);
+  const long before = get("open:01");
+  CHECK(table->peer_access(ends[0], again, 1, &can) == UNIFY_OK && get("open:01") == before + 1);
+}
+
 void test_tokens_carry_whole_allocations_to_other_processes() {
   const unify_device device = open_device();
   unify_ipc_args args{};
@@ -407,13 +483,18 @@ void test_tokens_carry_whole_allocations_to_other_processes() {
   args.address = memory;
   for (int i = 0; i < 2; ++i) CHECK(table->ipc_export(device, &args) == UNIFY_OK && get("exports") == 1);
   CHECK(table->ipc_import(device, &args) == UNIFY_INVALID_ARGUMENT && has(message(), "same process"));
+  args.token[16] = static_cast<uint8_t>(args.token[16] ^ 1);  // of another container's process with this one's number
+  CHECK(table->ipc_import(device, &args) == UNIFY_OK && args.address == 0x1000);
+  CHECK(table->ipc_close(device, &args) == UNIFY_OK && get("closed") == 4096);
+  set("closed", 0);
+  args.token[16] = static_cast<uint8_t>(args.token[16] ^ 1);
   args.token[12] = static_cast<uint8_t>(args.token[12] ^ 1);  // of another process
   CHECK(table->ipc_import(device, &args) == UNIFY_OK && args.address == 0x1000);
   CHECK(table->ipc_close(device, &args) == UNIFY_OK && get("closed") == 4096);
   CHECK(table->ipc_close(device, &args) == UNIFY_INVALID_ARGUMENT);
   CHECK(table->memory_free(device, UNIFY_MEMORY_DEVICE, memory) == UNIFY_OK);
-  CHECK(get("closes") == 2 && get("closes_at_free") == 2);  // by its owner too, before it is freed
-  args.token[16] = 'x';
+  CHECK(get("closes") == 3 && get("closes_at_free") == 3);  // by its owner too, before it is freed
+  args.token[24] = 'x';
   CHECK(table->ipc_import(device, &args) == UNIFY_NOT_FOUND);
   args.kind = UNIFY_IPC_EVENT;
   CHECK(table->ipc_import(device, &args) == UNIFY_INVALID_ARGUMENT);
@@ -438,7 +519,8 @@ struct ImageHeader {
   int64_t lock_init = 0;
   uint32_t grid_offset = 32;
   uint32_t logical_grid_offset = 0;
-  char rest[8] = {};
+  uint32_t blocks = 0;
+  char chip[4] = {};
 };
 static_assert(sizeof(ImageHeader) == 64);
 
@@ -519,7 +601,9 @@ void test_the_block_of_arguments_is_the_vendors() {
   CHECK(arguments.substr(32) == std::string(12, '\0'));  // the caller's are as they were
   CHECK(launch(stream, function, {65535, 1, 1}, arguments) == UNIFY_OK && get("blocks") == 65535);
   CHECK(launch(stream, function, {256, 256, 1}, arguments) == UNIFY_INVALID_ARGUMENT &&
-        has(message(), "65536 programs"));
+        has(message(), "65536 programs") && has(message(), "loops over its grid"));
+  CHECK(launch(stream, function, {1 << 20, 1 << 20, 4}, arguments) == UNIFY_INVALID_ARGUMENT &&
+        has(message(), "1048576 x 1048576 x 4 is 4398046511104 programs"));
   CHECK(launch(stream, function, {0x7fffffff, 0x7fffffff, 0x7fffffff}, arguments) == UNIFY_INVALID_ARGUMENT);
   CHECK(launch(stream, function, {1, 1, 1}, arguments.substr(0, 40)) == UNIFY_INVALID_ARGUMENT);
   CHECK(launch(stream, function, {1, 1, 1}, arguments, 1 << 20) == UNIFY_INVALID_ARGUMENT);
@@ -540,6 +624,9 @@ void test_a_kernel_that_loops_over_its_grid_starts_a_block_for_each_core() {
   CHECK(launch(stream, vectors, {100000, 7, 1}, arguments) == UNIFY_OK);
   CHECK(get("blocks") == 40 && grid_is(32, 100000, 7, 1) && grid_is(44, 40, 1, 1));
   CHECK(launch(stream, vectors, {5, 1, 2}, arguments) == UNIFY_OK && get("blocks") == 10 && grid_is(44, 10, 1, 1));
+  CHECK(launch(stream, vectors, {1 << 16, 1 << 15, 1}, arguments) == UNIFY_INVALID_ARGUMENT);
+  CHECK(has(message(), "2147483648 programs; this kernel loops over 2147483647 at most") &&
+        !has(message(), "or a kernel that loops"));
   header.mode = 1;
   const unify_function cubes = function_of(device, image(header));
   CHECK(get("magic") == 0x43554245);
@@ -577,6 +664,36 @@ void test_a_lock_is_set_anew_before_each_launch() {
   CHECK(table->module_unload(module) == UNIFY_OK && get("device_memory") == before - 1);
 }
 
+void test_locks_end_with_their_stream() {
+  const unify_device device = open_device();
+  ImageHeader header;
+  header.lock_count = 3;
+  const unify_function small = function_of(device, image(header));
+  header.lock_count = 300;
+  const unify_function large = function_of(device, image(header));
+  const std::string arguments(44, '\0');
+  const long before = get("device_memory");
+  for (int i = 0; i < 3; ++i) {
+    const unify_stream stream = make_stream(device);
+    CHECK(launch(stream, small, {1, 1, 1}, arguments) == UNIFY_OK);
+    CHECK(launch(stream, large, {1, 1, 1}, arguments) == UNIFY_OK && get("device_memory") == before + 2);
+    CHECK(table->stream_destroy(stream) == UNIFY_OK && get("device_memory") == before);
+  }
+  // Another library's stream still runs when it is let go: nobody waits for it.
+  void* native = nullptr;
+  symbol<aclError(int32_t)>("aclrtSetDevice")(0);
+  CHECK(symbol<aclError(void**, uint32_t, uint32_t)>("aclrtCreateStreamWithConfig")(&native, 0, 0) == ACL_SUCCESS);
+  set("held", 1);
+  const unify_stream wrapper = make_stream(device, 0, native);
+  CHECK(launch(wrapper, small, {1, 1, 1}, arguments) == UNIFY_OK);
+  CHECK(table->stream_destroy(wrapper) == UNIFY_OK && get("device_memory") == before + 1);
+  set("held", 0);
+  CHECK(symbol<aclError(void*)>("aclrtSynchronizeStream")(native) == ACL_SUCCESS);
+  const unify_stream stream = make_stream(device);
+  CHECK(launch(stream, small, {1, 1, 1}, arguments) == UNIFY_OK && get("device_memory") == before + 1);
+  CHECK(table->stream_destroy(stream) == UNIFY_OK && get("device_memory") == before);
+}
+
 void test_a_plain_object_gets_its_arguments_as_they_are() {
   const unify_device device = open_device();
   const unify_stream stream = make_stream(device);
@@ -608,9 +725,20 @@ void test_damaged_and_foreign_images_are_refused_with_the_reason() {
     header.grid_offset = offset;
     CHECK(has(why(image(header)), "laid out"));
   }
+  for (const uint32_t offset : {32u, 0xFFFFFFF8u}) {
+    header = {};
+    header.logical_grid_offset = offset;
+    CHECK(has(why(image(header)), "laid out"));
+  }
   header = {};
-  header.logical_grid_offset = 32;
-  CHECK(has(why(image(header)), "laid out"));
+  std::memcpy(header.chip, "950", 3);
+  CHECK(has(why(image(header)), "for chips of the 950's kind, and this is Ascend910B3"));
+  for (const char* chip : {"910B", "910C"}) {  // with the same cores
+    header = {};
+    std::memcpy(header.chip, chip, 4);
+    unify_module module = nullptr;
+    CHECK(load(device, image(header), &module) == UNIFY_OK && table->module_unload(module) == UNIFY_OK);
+  }
   header = {};
   header.lock_count = ~uint64_t{0};
   CHECK(has(why(image(header)), "locks"));
@@ -626,6 +754,14 @@ void test_damaged_and_foreign_images_are_refused_with_the_reason() {
   section.sh_size = 16;
   std::memcpy(object.data() + sizeof(Elf64_Ehdr), &section, sizeof section);
   CHECK(has(why(object), "cut off"));
+  Elf64_Ehdr segments{};
+  object = elf();
+  std::memcpy(&segments, object.data(), sizeof segments);
+  segments.e_phnum = 1;
+  segments.e_phentsize = sizeof(Elf64_Phdr);
+  segments.e_phoff = object.size();
+  std::memcpy(object.data(), &segments, sizeof segments);
+  CHECK(has(why(object), "program headers are cut off"));
   CHECK(has(why({'x', 'y'}), "too short"));
   unify_module module = nullptr;
   CHECK(load(device, elf(), &module) == UNIFY_OK);
@@ -657,6 +793,32 @@ void test_a_graph_that_runs_is_given_up_without_waiting() {
   set("held", 0);
   CHECK(*pointer<char>(memory) == 9);
   CHECK(table->device_synchronize(device) == UNIFY_OK && get("graphs") == 0 && get("events") == 0);
+}
+
+void test_a_graph_that_runs_too_long_keeps_its_locks() {
+  const unify_device device = open_device();
+  ImageHeader header;
+  header.lock_count = 1;
+  const unify_function function = function_of(device, image(header));
+  const unify_stream streams[] = {make_stream(device), make_stream(device)};
+  const long before = get("device_memory");
+  const auto record = [&] {
+    unify_graph graph = nullptr;
+    CHECK(table->capture_begin(streams[0]) == UNIFY_OK);
+    CHECK(launch(streams[0], function, {2, 1, 1}, std::string(44, '\0')) == UNIFY_OK);
+    CHECK(table->capture_end(streams[0], &graph) == UNIFY_OK && get("device_memory") == before + 1);
+    return graph;
+  };
+  unify_graph graph = record();
+  set("held:1", 1);  // the second stream alone
+  for (const unify_stream stream : {streams[1], streams[0]}) CHECK(table->graph_launch(graph, stream) == UNIFY_OK);
+  CHECK(table->graph_destroy(graph) == UNIFY_OK);
+  CHECK(get("graphs") == 1 && get("destroy_waits") == 0 && get("device_memory") == before + 1);
+  set("held:1", 0);
+  CHECK(table->device_synchronize(device) == UNIFY_OK && get("graphs") == 0 && get("device_memory") == before);
+  graph = record();
+  set("fail:aclmdlRIDestroy", 107037);
+  CHECK(table->graph_destroy(graph) == UNIFY_OK && get("device_memory") == before + 1);
 }
 
 void test_nothing_is_left_when_a_device_is_closed() {
@@ -719,17 +881,23 @@ int main(int argc, char** argv) {
       TEST(an_event_that_was_never_recorded_holds_nobody),
       TEST(times_are_signed_and_asked_of_events_that_have_them),
       TEST(host_calls_run_once_also_where_the_context_forgets_them),
+      TEST(acl_may_come_to_host_calls_after_their_device_was_closed),
       TEST(copies_know_where_both_ends_are),
+      TEST(what_acl_does_not_copy_within_a_device_is_left_to_the_core),
       TEST(fills_of_several_widths_or_none),
+      TEST(a_graph_has_no_fill_of_words),
       TEST(virtual_memory_comes_and_goes),
       TEST(peers_are_opened_at_both_ends_once),
+      TEST(a_reset_of_either_end_closes_the_way_for_both),
       TEST(tokens_carry_whole_allocations_to_other_processes),
       TEST(the_block_of_arguments_is_the_vendors),
       TEST(a_kernel_that_loops_over_its_grid_starts_a_block_for_each_core),
       TEST(a_lock_is_set_anew_before_each_launch),
+      TEST(locks_end_with_their_stream),
       TEST(a_plain_object_gets_its_arguments_as_they_are),
       TEST(damaged_and_foreign_images_are_refused_with_the_reason),
       TEST(a_graph_that_runs_is_given_up_without_waiting),
+      TEST(a_graph_that_runs_too_long_keeps_its_locks),
       TEST(nothing_is_left_when_a_device_is_closed),
       TEST(an_old_version_has_less),
   };

@@ -30,6 +30,7 @@ struct Context {
 struct StubStream {
   Context* context = nullptr;
   uint32_t flags = 0;
+  long number = 0;  // of its making
   bool stops = false;
   int recording = 0;
   std::deque<std::function<void()>> tasks;
@@ -86,7 +87,7 @@ aclError enqueue(aclrtStream handle, std::function<void()> task) {
   if (stream->context != current) return failed(107003, "stream not in current context");
   if (stream->recording != 0) {
     recorded->tasks.push_back(std::move(task));
-  } else if (values["held"] != 0) {
+  } else if (values["held"] != 0 || values["held:" + std::to_string(stream->number)] != 0) {
     stream->tasks.push_back(std::move(task));
   } else {
     task();
@@ -123,7 +124,7 @@ extern "C" {
 void stub_set(const char* key, long value) {
   const std::lock_guard<std::recursive_mutex> lock(mutex);
   values[key] = value;
-  if (std::string(key) == "held" && value == 0) {
+  if (std::string(key).rfind("held", 0) == 0 && value == 0) {
     for (StubStream* stream : streams) release(*stream);
   }
   if (std::string(key).rfind("fault:", 0) == 0) faults[std::atoi(key + 6)] = static_cast<int>(value);
@@ -349,6 +350,7 @@ aclError aclrtCreateStreamWithConfig(aclrtStream* out, uint32_t priority, uint32
   auto* stream = new StubStream;
   stream->context = current;
   stream->flags = flags;
+  stream->number = values["streams_made"]++;
   streams.insert(stream);
   *out = stream;
   return 0;
@@ -537,7 +539,7 @@ aclError aclmdlRIExecuteAsync(aclmdlRI graph, aclrtStream stream) {
   });
 }
 aclError aclmdlRIDestroy(aclmdlRI graph) {
-  const std::lock_guard<std::recursive_mutex> lock(mutex);
+  ENTER();
   for (const StubStream* stream : streams) values["destroy_waits"] += !stream->tasks.empty();
   delete static_cast<StubGraph*>(graph);
   --values["graphs"];

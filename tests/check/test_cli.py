@@ -153,8 +153,41 @@ def test_types_and_constants_may_be_given(capsys: pytest.CaptureFixture[str], fi
 
 def test_the_table_names_what_was_not_checked(capsys: pytest.CaptureFixture[str], file: Path) -> None:
     _, out, _ = run(capsys, file, "--targets", "cpu")
-    assert "not checked: untyped" in out
-    assert "1 of 2 pass." in out
+    assert "kernels_to_check.py:untyped: kernel untyped: parameter 'x' has no type" in out
+    assert "1 of 2 pass. 1 not checked." in out
+
+
+def test_json_names_what_was_not_checked_apart(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    _, out, err = run(capsys, file, "--targets", "cpu", "--json")
+    assert [row["kernel"] for row in json.loads(out)] == ["good", "bad"]
+    assert "not checked: " in err
+    assert "kernels_to_check.py:untyped" in err
+
+
+def test_files_of_one_name_are_told_apart(
+    capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other[1]" / file.name
+    other.parent.mkdir()
+    other.write_text(KERNELS)
+    monkeypatch.chdir(tmp_path)
+    _, out, _ = run(capsys, file.name, other)
+    line = KERNELS[: KERNELS.index('x + "one"')].count("\n") + 1
+    assert f"\n  kernels_to_check.py:{line}  bad: cpu\n" in out
+    assert f"\n  other[1]/kernels_to_check.py:{line}  bad: cpu\n" in out
+
+
+def test_a_script_does_not_read_the_commands_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "with_arguments.py"
+    path.write_text(f"import argparse\nargparse.ArgumentParser().parse_args()\n{KERNELS}")
+    assert run(capsys, f"{path}:good", "--targets", "cpu")[0] == 0
+
+
+def test_files_and_a_program_are_two_questions(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(capsys, file, "--run", "program.py")
+    assert ended.value.code == 2
+    assert "give either --run program.py or" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(
@@ -165,26 +198,27 @@ def test_launches_of_a_program_with_too_large_a_grid(capsys: pytest.CaptureFixtu
     program.write_text(
         "import sys, torch, triton, triton.language as tl\n"
         "@triton.jit\n"
-        "def leaves(x):\n"
-        "    if tl.program_id(0) > 0:\n"
-        "        return\n"
+        "def all_alike(x):\n"  # and so no loop over the programs is made of it
         "    tl.store(x, 1.0)\n"
-        "leaves[(int(sys.argv[1]),)](torch.zeros(1))\n"
+        "all_alike[(int(sys.argv[1]),)](torch.zeros(1))\n"
     )
     status, out, _ = run(capsys, "--run", program, "70000", "--targets", "ascend:910B3", "--json")
     (row,) = json.loads(out)
     assert (status, row["status"]) == (1, "failed")
-    assert [finding["rule"] for finding in row["findings"]] == ["grid", "early-return"]
+    assert [finding["rule"] for finding in row["findings"]] == ["grid"]
     status, out, _ = run(capsys, "--targets", "ascend:910B3", "--json", "--run", program, "--", "60000")
-    assert status == 0
-    assert [finding["rule"] for finding in json.loads(out)[0]["findings"]] == ["early-return"]
+    assert (status, json.loads(out)[0]["findings"]) == (0, [])
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         ((), "give files with kernels, FILE.py or FILE.py:kernel, or --run PROGRAM.py, or --shipped"),
-        (("none.py",), "none.py is not a Python file"),
+        (("none.py",), "check: none.py does not exist"),
+        (("{file}", "--targets", ","), "--targets names no target"),
+        (("{file}", "--targets", ""), "--targets names no target"),
+        (("{file}", "--shipped"), "--shipped checks unify's own kernels"),
+        (("{file}:good", "--constant", "BLOCKS=1"), "--constant BLOCKS: no kernel of"),
         (("{file}:nothing",), "has no kernel 'nothing'"),
         (("{file}:untyped",), "parameter 'x' has no type"),
         (("{file}:good", "--targets", "cpuu"), "no target 'cpuu'. Did you mean 'cpu'"),

@@ -47,11 +47,40 @@ def file(tmp_path: Path) -> Path:
 
 def test_kernels_with_types_are_taken_and_the_others_named(file: Path) -> None:
     kernels, left_out = collect.of_file(str(file), {}, {})
-    assert [kernel.name for kernel in kernels] == ["add", "fill", "fill", "wrong"]
+    assert [kernel.name for kernel in kernels] == ["add", "fill", "wrong"]
     assert list(left_out) == ["helper"]
     assert "parameter 'x' has no type" in left_out["helper"]
     assert kernels[0].variants[0].constants == {"BLOCK": "64"}
     assert Path(kernels[0].file) == file
+
+
+def test_a_kernel_with_two_names_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "kernels_with_names.py"
+    path.write_text(
+        SOURCE + "\nother = add\nbare = fill.fn.fn\n"
+        "again = triton.autotune([triton.Config({'SIZE': 32, 'TWICE': 1})], key=[])(fill.fn.fn)\n"
+    )
+    kernels, _ = collect.of_file(str(path), {}, {})
+    assert [(kernel.name, len(kernel.variants)) for kernel in kernels] == [
+        ("add", 1), ("fill", 2), ("wrong", 1), ("fill", 1),
+    ]  # fmt: skip
+    assert collect.of_file(f"{path}:other", {}, {})[0][0].name == "add"
+
+
+def test_files_are_told_apart_and_what_nobody_has_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "kernels.py").write_text(SOURCE)
+    files = ["a/kernels.py", "b/kernels.py"]
+    kernels, left_out = collect.of_files(files, {"n": "i64"}, {"SIZE": 4})
+    assert [kernel.file for kernel in kernels[:1]] == [str(tmp_path / "a" / "kernels.py")]
+    assert list(left_out) == ["a/kernels.py:helper", "b/kernels.py:helper"]
+    assert "Give it, say --type x=*fp32, or annotate it" in left_out["a/kernels.py:helper"]
+    with pytest.raises(un.errors.InvalidArgument, match="check: --constant BLOK: no kernel of .* Did you mean BLOCK?"):
+        collect.of_files(files, {}, {"BLOK": 4})
+    with pytest.raises(un.errors.InvalidArgument, match="check: --type zz: no kernel of a/kernels.py:add has such"):
+        collect.of_files(["a/kernels.py:add"], {"zz": "i32"}, {})
 
 
 def test_one_kernel_with_what_is_given_for_it(file: Path) -> None:

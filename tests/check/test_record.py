@@ -21,7 +21,8 @@ import unify as un
 @triton.jit
 def plain(x, y, n, scale, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(y + i, tl.load(x + i, mask=i < n) * scale, mask=i < n)
+    if scale is not None:
+        tl.store(y + i, tl.load(x + i, mask=i < n) * scale, mask=i < n)
 
 @un.jit
 def ours(x, BLOCK: tl.constexpr = 16):
@@ -44,7 +45,9 @@ print("arguments", sys.argv[1:])
 x, y = torch.randn(1000), torch.empty(1000)
 for size in (96, 100, 1000):  # the last two are of one kind
     plain[lambda meta: (triton.cdiv(size, meta["BLOCK"]),)](x, y, size, 2.0, BLOCK=64)
-plain[(1, 2)](x.half(), y.half(), 7, 1.5, BLOCK=64, num_warps=8)
+plain[(1, 300)](x, y, 1000, 2.0, BLOCK=64)  # fewer programs, more along an axis
+plain[(1000,)](x, y, 1000, 2.0, BLOCK=64)
+plain[(1, 2)](x.half(), y.half(), 7, None, BLOCK=64, num_warps=8)
 assert torch.equal(y, x * 2)
 ours[1](np.zeros(16, np.float32))
 ours[(1,)](un.zeros(16))
@@ -67,8 +70,16 @@ def test_each_kind_of_launch_is_a_variant(recorded: tuple[dict[str, Kernel], dic
     plain = kernels["plain"]
     assert (plain.file, plain.line) == (str(path), PROGRAM[: PROGRAM.index("@triton.jit\ndef plain")].count("\n") + 1)
     assert plain.needs_all
-    assert [variant.grid for variant in plain.variants] == [(2, 1, 1), (16, 1, 1), (1, 2, 1)]
-    assert [variant.constants for variant in plain.variants] == [{"BLOCK": "64"}] * 3
+    assert [variant.grids for variant in plain.variants] == [
+        ((2, 1, 1),),
+        ((1000, 1, 1), (1, 300, 1)),
+        ((1, 2, 1),),
+    ]  # fmt: skip
+    assert [variant.constants for variant in plain.variants] == [
+        {"BLOCK": "64", "x": "*fp32:16", "y": "*fp32:16", "n": "i32:16", "scale": "fp32"},
+        {"BLOCK": "64", "x": "*fp32:16", "y": "*fp32:16", "n": "i32", "scale": "fp32"},
+        {"BLOCK": "64", "x": "*fp16:16", "y": "*fp16:16", "n": "i32", "scale": "None", "num_warps": "8"},
+    ]
     assert plain.variants[2].options == {"num_warps": 8}
     first, third = plain.variants[0].ttir("ascend:910B3"), plain.variants[2].ttir("ascend:910B3")
     assert isinstance(first, str)
@@ -85,7 +96,7 @@ def test_kernels_of_every_kind(recorded: tuple[dict[str, Kernel], dict[str, str]
     assert not kernels["tuned"].needs_all
     assert [variant.constants for variant in kernels["tuned"].variants] == [{"SIZE": "8"}, {"SIZE": "16"}]
     assert kernels["ours"].variants[0].constants == {"BLOCK": "16"}
-    assert kernels["warmed"].variants[0].grid is None
+    assert kernels["warmed"].variants[0].grids == ()
     assert list(left_out) == ["with_tuple"]
     assert "'pair' is a tuple" in left_out["with_tuple"]
 

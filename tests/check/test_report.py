@@ -7,7 +7,7 @@ import json
 import pytest
 
 from unify.check import report
-from unify.check.subject import ERROR, PERFORMANCE, Finding, Kernel, Outcome, Row, Variant
+from unify.check.subject import ERROR, PERFORMANCE, Finding, Kernel, Outcome, Refused, Row, Variant
 
 SLOW = Finding("gather", PERFORMANCE, "one by one.", "/a/k.py", 7, "the guide", "memref.load")
 WRONG = Finding("spin-lock", ERROR, "nobody comes.", "/a/k.py", 9, "the guide")
@@ -44,6 +44,8 @@ def test_of_a_tuner_one_is_enough() -> None:
     found = row(FAILS, FITS, LARGER, needs_all=False)
     assert (found.status, found.constants, found.passed) == ("lowered", {"BLOCK": "128"}, 2)
     assert found.findings == ()
+    assert found.refused == (Refused({"BLOCK": "64"}, "too large", "/a/k.py", 5),)
+    assert row(FAILS, FAILS, needs_all=False).refused == row(FAILS, FITS).refused == ()
     assert row(FAILS, FAILS, needs_all=False).status == "failed"
 
 
@@ -75,7 +77,22 @@ def test_the_table_and_each_thing_once(capsys: pytest.CaptureFixture[str]) -> No
     assert "k.py:7  add: ascend:910B3, ascend:950" in out
     assert "failed (error): too large (with BLOCK=128)" in out
     assert "not checked: helper: has no [types]" in out
-    assert "3 of 4 pass. lowered: all but the vendor's assembler" in out
+    assert "3 of 4 pass. 1 not checked. lowered: all but the vendor's assembler" in out
+
+
+def test_what_a_tuner_will_not_use_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    report.show([row(FAILS, FITS, needs_all=False)], {})
+    out = capsys.readouterr().out
+    assert "refused (one configuration of a tuner): too large (with BLOCK=64)\n  /a/k.py:5  add: ascend:910B3" in out
+    assert "1 of 1 pass." in out
+
+
+def test_a_reason_that_is_a_finding_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome("failed", WRONG.text, "/a/k.py", 9, FITS.memory, (WRONG,))
+    report.show([row(outcome)], {})
+    out = capsys.readouterr().out
+    assert out.count("nobody comes.") == 1
+    assert "1.0 / 192" in out
 
 
 def test_lines_of_one_kernel_stand_together(capsys: pytest.CaptureFixture[str]) -> None:

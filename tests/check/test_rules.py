@@ -34,6 +34,8 @@ def test_no_rule_is_there_twice() -> None:
         ("ascend:910B3", (1 << 20, 1, 1), True, False),
         ("cuda:90", (1 << 20, 1, 1), False, False),
         ("cuda:90", (1, 65536, 1), False, True),
+        ("cuda:90", (2**31 - 1, 1, 1), False, False),
+        ("cuda:90", (2**31, 1, 1), False, True),
         ("cpu", (1 << 20, 1 << 20, 1), False, False),
     ],
 )

@@ -142,55 +142,7 @@ def test_stores_that_write_what_their_mask_leaves_out(target: str) -> None:
     assert lines_of("masked-store", scattered, target) == []  # one by one, each under its condition
 
 
-# ---------------------------------------------------------------- atomics and assertions
-
-
-@un.jit
-def exchanged(x, out, n, N: tl.constexpr = 64):
-    i = tl.arange(0, N)
-    tl.store(out + i, tl.atomic_xchg(x + i, i))  # here
-
-
-@un.jit
-def exchanged_blindly(x, n):
-    tl.atomic_xchg(x + tl.program_id(0), n)  # here
-
-
-@un.jit
-def added(x, out, n, N: tl.constexpr = 64):
-    i = tl.arange(0, N)
-    tl.store(out + i, tl.atomic_add(x + i, i))
-
-
-def test_exchanges_that_the_910_drops() -> None:
-    for kernel in (exchanged, exchanged_blindly):
-        assert lines_of("lost-exchange", kernel, "ascend:910B3") == [line_of(kernel)]
-        assert lines_of("lost-exchange", kernel, "ascend:950") == []
-    assert lines_of("lost-exchange", added, "ascend:910B3") == []
-
-
-@un.jit
-def compared(x, out, n, N: tl.constexpr = 64):
-    i = tl.arange(0, N)
-    tl.store(out + i, tl.atomic_cas(x + i, i, i + 1))  # here
-
-
-@un.jit
-def compared_alone(x, out):
-    tl.store(out, tl.atomic_cas(x, 3, 7))  # here
-
-
-@un.jit
-def compared_blindly(x, out, n, N: tl.constexpr = 64):
-    i = tl.arange(0, N)
-    tl.atomic_cas(x + i, i, i + 1)
-
-
-@pytest.mark.parametrize("target", CHIPS)
-def test_results_of_compare_and_exchange(target: str) -> None:
-    for kernel in (compared, compared_alone):
-        assert lines_of("cas-result", kernel, target) == [line_of(kernel)]
-    assert lines_of("cas-result", compared_blindly, target) == []
+# ---------------------------------------------------------------- assertions
 
 
 @un.jit

@@ -263,6 +263,61 @@ def test_what_is_masked_off_is_filled_first() -> None:
 
 
 @un.jit
+def summed(x, y, n, N: tl.constexpr = 256):
+    i = tl.arange(0, N)
+    tl.store(y, tl.sum(tl.load(x + i, mask=i < n, other=0.0), 0))
+
+
+@un.jit
+def stored_for_all(x, y, n, N: tl.constexpr = 256):
+    i = tl.arange(0, N)
+    tl.store(y + i, tl.load(x + i, mask=i < n, other=1.0))
+
+
+@pytest.mark.parametrize("kernel", [summed, stored_for_all])
+def test_a_fill_that_is_needed_is_no_finding(kernel: Any) -> None:
+    assert "masked-fill" not in findings_of(kernel, B3, {**FLOATS, "n": "i32"})
+
+
+@un.jit
+def rows_by_remainder(x, y, n, N: tl.constexpr = 32):
+    i = tl.arange(0, N)
+    rows = (tl.program_id(0) * N + i) % n
+    places = x + rows[:, None] * N + i[None, :]
+    total = tl.zeros([N, N], tl.float32)
+    for _ in range(4):
+        total += tl.load(places)  # here
+        places += N
+    tl.store(y + i[:, None] * N + i[None, :], total)
+
+
+@un.jit
+def rows_by_mask(x, y, n, N: tl.constexpr = 32):
+    i = tl.arange(0, N)
+    rows = tl.program_id(0) * N + i
+    places = x + rows[:, None] * N + i[None, :]
+    total = tl.zeros([N, N], tl.float32)
+    for _ in range(4):
+        total += tl.load(places, mask=rows[:, None] < n, other=0.0)
+        places += N
+    tl.store(y + i[:, None] * N + i[None, :], total)
+
+
+@pytest.mark.parametrize("target", [B3, NEXT])
+def test_places_that_are_remainders_are_no_rows(target: str) -> None:
+    types = {**FLOATS, "n": "i32"}
+    check("wrapped-places", rows_by_remainder, rows_by_mask, types, "memref.load", target)
+    assert "gather" not in findings_of(rows_by_mask, target, types)
+    assert "wrapped-places" not in findings_of(by_table, target, {**FLOATS, "n": "*i32:16"})
+
+
+@un.jit
+def by_table(x, y, n, N: tl.constexpr = 32):
+    i = tl.arange(0, N)
+    tl.store(y + i, tl.load(x + tl.load(n + i) % 8))
+
+
+@un.jit
 def in_parts(x, y, n, N: tl.constexpr):
     for start in range(0, n, N):
         i = start + tl.arange(0, N)
@@ -318,7 +373,7 @@ def test_a_lock_around_a_loop_is_told_at_the_atomic_in_it(target: str) -> None:
 
 @un.jit
 def flagged(x, y):
-    tl.store(y, tl.atomic_cas(x, 0, 1))  # here
+    tl.atomic_cas(x, 0, 1)  # here
 
 
 @un.jit

@@ -175,14 +175,27 @@ def staying(x, n):
         tl.store(x + tl.program_id(0), 1.0)
 
 
-def test_a_kernel_that_leaves_early_starts_a_block_for_each_program() -> None:
+@un.jit
+def place_of(n):
+    if tl.program_id(0) >= n:  # in a function
+        return n
+    return tl.program_id(0)
+
+
+@un.jit
+def joined(x, n):
+    tl.store(x + place_of(n), 1.0)
+
+
+def test_a_kernel_whose_ways_join_after_a_return_starts_a_block_for_each_program() -> None:
     types = {"x": "*fp32", "n": "i32"}
-    outcome = outcome_of(leaving, B3, types)
-    assert [(f.rule, f.line) for f in outcome.findings] == [("early-return", line_of(leaving))]
+    outcome = outcome_of(joined, B3, types)
+    assert [(f.rule, f.line) for f in outcome.findings] == [("early-return", line_of(place_of, "# in a function"))]
     assert outcome.memory["grid_limit"] == 65535
-    outcome = outcome_of(staying, B3, types)
-    assert "early-return" not in [f.rule for f in outcome.findings]
-    assert outcome.memory["grid_limit"] is None
+    for kernel in (staying, leaving):
+        outcome = outcome_of(kernel, B3, types)
+        assert "early-return" not in [f.rule for f in outcome.findings]
+        assert outcome.memory["grid_limit"] is None
 
 
 @un.jit
@@ -254,7 +267,7 @@ def in_a_loop(x, y, N: tl.constexpr = 256):
 
 
 def test_loops_that_are_written_out() -> None:
-    before, after = outcome_of(written_out, B3, FLOATS), outcome_of(in_a_loop, B3, FLOATS)
+    before, after = (outcome_of(kernel, B3, FLOATS, N=1024) for kernel in (written_out, in_a_loop))
     found = [f for f in before.findings if f.rule == "unrolled"]
     assert [f.line for f in found] == [line_of(written_out)]
     assert "32 times" in found[0].text
@@ -287,8 +300,9 @@ def called_in_a_loop(x, y, N: tl.constexpr = 64):
 
 
 def test_calls_by_hand_are_no_loop() -> None:
-    assert "unrolled" not in findings_of(called_by_hand, B3, FLOATS)
-    (found,) = findings_of(called_in_a_loop, B3, FLOATS)["unrolled"]
+    assert "unrolled" not in findings_of(called_by_hand, B3, FLOATS, N=1024)
+    (found,) = findings_of(called_in_a_loop, B3, FLOATS, N=1024)["unrolled"]
+    assert "unrolled" not in findings_of(called_in_a_loop, B3, FLOATS, N=64)  # it fits well
     assert (found.line, "16 times" in found.text) == (line_of(part, "# a part"), True)
 
 

@@ -50,6 +50,18 @@ def every_type_kernel(byte, short, word, real, double_word, array, out):
 
 
 @un.jit
+def place_of_program(n):
+    if tl.program_id(0) >= n:
+        return n
+    return tl.program_id(0)
+
+
+@un.jit
+def joined_kernel(x, n):
+    tl.store(x + place_of_program(n), 1.0)
+
+
+@un.jit
 def early_kernel(x, n):
     if tl.program_id(0) >= n:
         return
@@ -91,8 +103,8 @@ PRODUCT = {"a": "*fp16:16", "b": "*fp16:16", "c": "*fp32:16", "k": "i32:16"}
 
 def header_of(binary: Binary) -> dict[str, int | bytes]:
     names = ("magic", "version", "header_bytes", "kind", "mode", "payload_bytes", "lock_count", "lock_init")
-    names += ("grid_offset", "logical_grid_offset", "blocks", "reserved")
-    return dict(zip(names, struct.unpack_from("<8sIIIIQQqIIII", binary.image), strict=True))
+    names += ("grid_offset", "logical_grid_offset", "blocks", "chip")
+    return dict(zip(names, struct.unpack_from("<8sIIIIQQqIII4s", binary.image), strict=True))
 
 
 @pytest.mark.parametrize("chip", CHIPS)
@@ -102,6 +114,7 @@ def test_vector_kernels_are_lowered(chip: str) -> None:
     assert binary.metadata["mode"] == "aiv"
     header = header_of(binary)
     assert (header["magic"], header["header_bytes"], header["mode"]) == (b"UNIFYASC", 64, 0)
+    assert header["chip"] == {"950": b"950\0", "910C": b"910C"}.get(chip, b"910B")
     assert len(binary.image) == 64 + int(header["payload_bytes"])
     used, limit = binary.metadata["ub_bytes"], binary.metadata["ub_limit"]
     assert isinstance(used, int)
@@ -170,14 +183,19 @@ def test_what_is_assumed_is_no_obstacle(chip: str) -> None:
 
 def test_arguments_lie_as_the_vendors_launcher_packs_them() -> None:
     types = {"byte": "i8", "short": "i16", "word": "i32", "real": "fp32", "double_word": "i64"}
-    binary = un.compile(early_kernel, "ascend:910B3", {"x": "*fp32", "n": "i32"})
+    binary = un.compile(joined_kernel, "ascend:910B3", {"x": "*fp32", "n": "i32"})
     # Behind the synchronisation's, the lock's and the workspace's addresses; the grid follows.
     assert [(p.name, p.offset) for p in binary.parameters] == [("x", 24), ("n", 32)]
     assert header_of(binary)["grid_offset"] == 36
-    assert header_of(binary)["logical_grid_offset"] == header_of(binary)["blocks"] == 0  # it leaves early: no loop
+    assert header_of(binary)["logical_grid_offset"] == header_of(binary)["blocks"] == 0  # its ways join: no loop
     assert binary.args_bytes == 48
     binary = un.compile(every_type_kernel, "ascend:910B3", {**types, "array": "*fp32", "out": "*fp32"})
     assert [p.offset for p in binary.parameters] == [24, 28, 32, 36, 40, 48, 56]
+
+
+@pytest.mark.parametrize("chip", ["910B3", "950"])
+def test_a_kernel_that_leaves_early_is_put_into_a_loop_too(chip: str) -> None:
+    assert un.compile(early_kernel, f"ascend:{chip}", {"x": "*fp32", "n": "i32"}).metadata["persistent"] is True
 
 
 @pytest.mark.parametrize(("chip", "cores"), [("910B1", 48), ("910B3", 40), ("910C", 48), ("950", 72)])

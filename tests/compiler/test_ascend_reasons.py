@@ -352,3 +352,66 @@ def test_the_file_of_a_kernel_may_have_any_name(tmp_path: Path, name: str) -> No
 def test_the_line_is_the_operations_own() -> None:
     error = error_of(tanh_kernel, "910B3", {"x": "*fp32", "out": "*fp32"}, BLOCK=256)
     assert error.line == line_of(tanh_kernel, "libdevice.tanh")
+
+
+@un.jit
+def exchanged(x, out, n, N: tl.constexpr = 64):
+    i = tl.arange(0, N)
+    tl.store(out + i, tl.atomic_xchg(x + i, i))  # here
+
+
+@un.jit
+def exchanged_blindly(x, n):
+    tl.atomic_xchg(x + tl.program_id(0), n)  # here
+
+
+@un.jit
+def added(x, out, n, N: tl.constexpr = 64):
+    i = tl.arange(0, N)
+    tl.store(out + i, tl.atomic_add(x + i, i))
+
+
+EXCHANGES = {"x": "*i32", "out": "*i32", "n": "i32"}
+
+
+def exchange_error(kernel: un.Kernel, chip: str) -> un.errors.CompileError:
+    types = {name: EXCHANGES[name] for name in kernel.arg_names if name in EXCHANGES}
+    return error_of(kernel, chip, types, **({"N": 64} if "N" in kernel.arg_names else {}))
+
+
+@pytest.mark.parametrize("kernel", [exchanged, exchanged_blindly])
+def test_an_exchange_that_the_910_drops_is_refused(kernel: un.Kernel) -> None:
+    error = exchange_error(kernel, "910B3")
+    assert "dropped by the compiler" in str(error)
+    assert error.line == line_of(kernel, "# here")
+
+
+def test_other_atomics_are_taken() -> None:
+    for kernel, chip in ((exchanged_blindly, "950"), (added, "910B3"), (compared_blindly, "910B3")):
+        types = {name: EXCHANGES[name] for name in kernel.arg_names if name in EXCHANGES}
+        un.compile(kernel, f"ascend:{chip}", types, {"N": 64} if "N" in kernel.arg_names else {})
+
+
+@un.jit
+def compared(x, out, n, N: tl.constexpr = 64):
+    i = tl.arange(0, N)
+    tl.store(out + i, tl.atomic_cas(x + i, i, i + 1))  # here
+
+
+@un.jit
+def compared_alone(x, out):
+    tl.store(out, tl.atomic_cas(x, 3, 7))  # here
+
+
+@un.jit
+def compared_blindly(x, out, n, N: tl.constexpr = 64):
+    i = tl.arange(0, N)
+    tl.atomic_cas(x + i, i, i + 1)
+
+
+@pytest.mark.parametrize("chip", ["910B3", "950"])
+@pytest.mark.parametrize("kernel", [compared, compared_alone])
+def test_the_result_of_a_compare_and_exchange_is_refused(kernel: un.Kernel, chip: str) -> None:
+    error = exchange_error(kernel, chip)
+    assert "what is in memory after it" in str(error)
+    assert error.line == line_of(kernel, "# here")

@@ -52,6 +52,32 @@ def early_kernel(x, n):
 
 
 @un.jit
+def ways_kernel(x, n):
+    if tl.program_id(0) == 1:
+        return
+    elif tl.program_id(0) == 2:
+        tl.store(x + tl.program_id(0), 2.0)
+        return
+    if tl.program_id(0) >= n:
+        tl.atomic_add(x + tl.program_id(0), 3.0)
+        return
+    for _ in range(n):
+        tl.store(x + tl.program_id(0), tl.load(x + tl.program_id(0)) + 1.0)
+
+
+@un.jit
+def leaving(n):
+    if tl.program_id(0) >= n:
+        return n
+    return tl.program_id(0)
+
+
+@un.jit
+def joined_kernel(x, n):
+    tl.store(x + leaving(n), 1.0)
+
+
+@un.jit
 def alone_kernel(x):
     tl.store(x, 1.0)
 
@@ -116,6 +142,19 @@ def test_loops_branches_and_atomics_stay_inside(blocks: int) -> None:
     np.testing.assert_array_equal(seen, expected)
 
 
-def test_what_leaves_early_or_never_asks_stays_as_it_is() -> None:
-    assert persistent(ttir_of(early_kernel)) is None
+@pytest.mark.parametrize("blocks", [1, 3, 50])
+@pytest.mark.parametrize("kernel", [early_kernel, ways_kernel])
+def test_what_follows_an_early_return_is_put_under_a_condition(kernel: un.Kernel, blocks: int) -> None:
+    looped = persistent(ttir_of(kernel))
+    assert looped is not None
+    assert '"cf.' not in looped
+    expected, seen = np.zeros((2, 20), np.float32)
+    run(kernel.fn.__name__, ttir_of(kernel), 20, expected, 7)
+    run(kernel.fn.__name__, looped, blocks, seen, 7, 20, 1, 1)
+    assert len(set(expected[:9])) > 1
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_what_joins_again_or_never_asks_stays_as_it_is() -> None:
+    assert persistent(ttir_of(joined_kernel)) is None
     assert persistent(ttir_of(alone_kernel)) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,12 @@ from unify.simulator.section import HostKernel
 from .acl.driver import VECTOR, Acl, words
 from .driver import compiled
 
-HEADER = struct.Struct("<8sIIIIQQqIIII")
+HEADER = struct.Struct("<8sIIIIQQqIII4s")
 
 
 def binary(kind: int = 1, payload: bytes = b"module {}", args_bytes: int = 52) -> Binary:
     """What the compiler makes without CANN: a header, and the lowered text."""
-    header = HEADER.pack(b"UNIFYASC", 1, 64, kind, 0, len(payload), 4, -7, args_bytes - 12, 0, 0, 0)
+    header = HEADER.pack(b"UNIFYASC", 1, 64, kind, 0, len(payload), 4, -7, args_bytes - 12, 0, 0, b"910B")
     return Binary("add", header + payload, "ascend:910B3", (), args_bytes)
 
 
@@ -34,7 +35,7 @@ def test_an_image_keeps_its_header_and_gets_code() -> None:
     image = ascend.with_host_code(binary(), kernel()).image
     magic, version, header_bytes, kind, mode, payload_bytes, *rest = HEADER.unpack_from(image)
     assert (magic, version, header_bytes, kind, mode) == (b"UNIFYASC", 1, 64, 0, 0)
-    assert rest == [4, -7, 40, 0, 0, 0]
+    assert rest == [4, -7, 40, 0, 0, b"910B"]
     assert len(image) == 64 + payload_bytes
     acl = Acl()
     acl.aclrtSetDevice(0)
@@ -111,3 +112,15 @@ def test_a_variable_is_enough(python: Any, monkeypatch: pytest.MonkeyPatch) -> N
     finished = python("-c", program)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip() == "['cpu', 'cuda:0', 'ascend:0', 'ascend:1']"
+
+
+def test_links_are_made_again(tmp_path: Path) -> None:
+    ascend.link_libraries(tmp_path)
+    (tmp_path / "libhccl.so").unlink()
+    (tmp_path / "libhccl.so").symlink_to("/nowhere")
+    ascend.link_libraries(tmp_path)
+    assert {link.resolve() for link in tmp_path.iterdir()} == {ascend.library_path().resolve()}
+    (tmp_path / "libhccl.so").unlink()
+    (tmp_path / "libhccl.so").write_text("mine")
+    with pytest.raises(FileExistsError):
+        ascend.link_libraries(tmp_path)

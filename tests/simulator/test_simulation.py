@@ -76,6 +76,68 @@ def test_what_is_alive_is_counted_by_kind(acl: Acl, driver: Driver) -> None:
     acl.aclrtResetDeviceForce(0)
 
 
+def test_host_memory_is_counted_where_it_was_made(acl: Acl, driver: Driver) -> None:
+    before = simulation_of(acl).live()
+    pinned, managed = acl.pinned(5000), acl.made("aclrtMemAllocManaged", ctypes.c_uint64(100), 1)
+    live = simulation_of(acl).live()
+    assert live["pinned_bytes"] == before["pinned_bytes"] + 8192
+    assert live["managed_bytes"] == before["managed_bytes"] + 4096
+    acl.aclrtFreeHost(pinned)
+    acl.aclrtFree(managed)
+    assert simulation_of(acl).live() == before
+    host = driver.made("cuMemHostAlloc", ctypes.c_size_t(100), 0)
+    assert driver.live("pinned_bytes") == 4096
+    driver.cuMemFreeHost(ctypes.c_void_p(host))
+    assert driver.live("pinned_bytes") == 0
+    acl.aclrtResetDeviceForce(0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "call", "near"),
+    [
+        ("ascend", "aclrtMemcpyAsyn", "'aclrtMemcpyAsync'"),
+        ("ascend", "malloc", "any call"),  # of another library
+        ("ascend", "unify_simulator_fail", "any call"),
+        ("ascend", "a:b", "any call"),
+        ("cuda", "cuLaunchKernelX", "'cuLaunchKernelEx'"),
+        ("cuda", "cuMemAlloc_v2", "'cuMemAlloc'"),
+    ],
+)
+def test_a_call_that_the_driver_does_not_have_is_refused(
+    acl: Acl, driver: Driver, kind: str, call: str, near: str
+) -> None:
+    simulation = simulation_of(acl)
+    if kind == "cuda":
+        words = Words("CUDA", "cuLaunchKernelEx", "cuMemcpyAsync", "ecc")
+        simulation = Simulation(load(driver.library._name), "cuda:90", 2, words)
+    for plan in (simulation.fail, simulation.hang, simulation.corrupt):
+        with pytest.raises(InvalidArgument, match=f"no function {call!r}.*{near}"):
+            plan(call)
+    acl.aclrtResetDeviceForce(0)
+
+
+def test_numbers_reach_c_as_they_are(acl: Acl) -> None:
+    simulation = simulation_of(acl)
+    for call, words in (
+        (lambda: simulation.fail(after=1.5), "after is a whole number, not a float, 1.5"),  # type: ignore[arg-type]
+        (lambda: simulation.fail(after=-1), "after is -1"),
+        (lambda: simulation.fail(device="0"), "device is a whole number, not a str"),  # type: ignore[arg-type]
+        (lambda: simulation.fail(device=1 << 32), "device is 4294967296"),
+        (lambda: simulation.live(1 << 32), "device is 4294967296"),
+        (lambda: simulation.clear(-1), "device is -1"),
+        (lambda: simulation.release(0.5), "device is a whole number"),  # type: ignore[arg-type]
+        (lambda: simulation.fail_after("x", "ecc"), "'x' is not a number"),  # type: ignore[arg-type]
+        (lambda: ascend.simulate(count=(1 << 32) + 1), "count is 4294967297"),
+        (lambda: ascend.simulate(count=2.5), "count is a whole number"),  # type: ignore[arg-type]
+        (lambda: ascend.simulate(memory_bytes=1 << 64), "memory_bytes is 18446744073709551616"),
+        (lambda: cuda.simulate(count=True + (1 << 32)), "count is 4294967297"),
+        (lambda: cuda.simulate("cuda:4294967386"), "cuda:4294967386' is no chip that can be simulated"),
+    ):
+        with pytest.raises(InvalidArgument, match=words):
+            call()
+    acl.aclrtResetDeviceForce(0)
+
+
 def test_the_libraries_are_where_each_kind_looks_for_them() -> None:
     assert ascend.library_path() == ACL_LIBRARY
     assert simulator.library_path() == cuda.library_path() != ascend.library_path()
@@ -120,6 +182,33 @@ assert acl.aclrtGetSocName() == b"Ascend910B4"
 """
     finished = python("-c", program)
     assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("first", ["ascend:910B3", "cuda:90"])
+def test_a_simulation_that_is_refused_changes_nothing(python: Any, first: str) -> None:
+    kind = first.partition(":")[0]
+    other = {"ascend": "ascend:950", "cuda": "cuda:80"}[kind]
+    program = f"""
+import unify as un
+from unify.errors import InvalidArgument
+for wrong in (dict(count=99), dict(memory_bytes=1)):
+    try:
+        un.simulate({first!r}, **wrong)
+    except InvalidArgument:
+        continue
+    raise SystemExit("not refused")
+print(un.simulate({first!r}))
+try:
+    un.simulate({other!r}, count=3)
+except InvalidArgument as error:
+    print("already" in str(error))
+print([d.name for d in un.devices()], un.device("{kind}:0").target)
+"""
+    finished = python("-c", program)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines() == [
+        f"unify.simulate({first!r}, count=1)", "True", f"['cpu', '{kind}:0'] {first}",
+    ]  # fmt: skip
 
 
 def test_the_same_chips_again_are_the_same_and_others_are_refused(python: Any) -> None:

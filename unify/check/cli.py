@@ -23,6 +23,10 @@ def run(args: Any) -> int:
     """Runs `unify check` and returns its exit status: 0, or 1 if a kernel does not compile or would not work."""
     targets = [str(Target.parse(target)) for text in args.targets or ["cpu"] for target in text.split(",") if target]
     targets = list(dict.fromkeys(targets))
+    if not targets:
+        raise InvalidArgument("check: --targets names no target: cpu, cuda:90, ascend:910B3, …")
+    if args.shipped and (args.files or args.program):
+        raise InvalidArgument("check: --shipped checks unify's own kernels, and no others. Give one of them.")
     try:
         kernels, left_out = _kernels(args, targets)
     except InvalidArgument as error:  # what `unify compile` says as well, in its name
@@ -32,6 +36,8 @@ def run(args: Any) -> int:
     rows = check(kernels, targets)
     if args.json:
         print(report.as_json(rows))
+        for name, reason in left_out.items():
+            print(f"not checked: {name}: {reason}", file=sys.stderr)
     else:
         report.show(rows, left_out)
     return 1 if any(map(report.is_bad, rows)) else 0
@@ -99,9 +105,11 @@ def _row(kernel: Kernel, number: int, target: str, outcomes: dict[_Task, Outcome
     found = []
     for which, variant in enumerate(kernel.variants):
         outcome = outcomes[number, which, target]
-        if variant.grid is not None and outcome.status != "failed":
-            is_persistent = bool(outcome.memory.get("persistent"))
-            outcome = with_grid(outcome, rules.of_grid(target, variant.grid, is_persistent, kernel.file, kernel.line))
+        is_persistent = bool(outcome.memory.get("persistent"))
+        for grid in variant.grids if outcome.status != "failed" else ():
+            if of_it := rules.of_grid(target, grid, is_persistent, kernel.file, kernel.line):
+                outcome = with_grid(outcome, of_it)
+                break
         found.append((variant, outcome))
     return report.row_of(kernel, target, found)
 
@@ -113,22 +121,17 @@ def _kernels(args: Any, targets: list[str]) -> tuple[list[Kernel], dict[str, str
         return collect.shipped(targets), {}
     types = parse_pairs(args.type)
     constants = {name: parse_value(text) for name, text in parse_pairs(args.constant).items()}
-    kernels: list[Kernel] = []
-    left_out: dict[str, str] = {}
-    for file in args.files:
-        found, others = collect.of_file(file, types, constants)
-        kernels += found
-        left_out |= others
-    return kernels, left_out
+    return collect.of_files(args.files, types, constants)
 
 
 def _nothing(args: Any, left_out: dict[str, str]) -> str:
+    said = "".join(f"\n  {name}: {reason}" for name, reason in left_out.items())
     if args.program:
-        said = "".join(f"\n  {name}: {reason}" for name, reason in left_out.items())
         return f"check: {args.program[0]} launched no kernel on the CPU that can be checked.{said}"
     if not args.files:
         return "check: give files with kernels, FILE.py or FILE.py:kernel, or --run PROGRAM.py, or --shipped."
-    said = "".join(f"\n  {name}: {reason}" for name, reason in left_out.items())
+    if not left_out:
+        return f"check: {', '.join(args.files)} has no kernel: a function under unify.jit or triton.jit."
     return (
         f"check: no kernel of {', '.join(args.files)} has a type for each parameter.{said}\n  Annotate them, "
         'x: "*fp16", n: "i32", give --type x=*fp16 --constant BLOCK=128, or --run a program that launches them.'

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,42 @@ from unify._errors import CompileError, InvalidArgument
 from unify._report import kernels_of, load
 from unify.compiler import Options, Specialization, source_of, to_ttir
 
+from .report import shown
 from .subject import Kernel, Outcome, Variant
 
 _TUNED_OPTIONS = ("num_warps", "num_stages", "num_ctas")
 
 
-def of_file(text: str, types: dict[str, str], constants: dict[str, Any]) -> tuple[list[Kernel], dict[str, str]]:
+def of_files(
+    texts: Sequence[str], types: dict[str, str], constants: dict[str, Any]
+) -> tuple[list[Kernel], dict[str, str]]:
+    """The kernels of several files, and why others are left out, by FILE.py:kernel. Raises InvalidArgument, also where
+    no kernel has a parameter that a type or a constant is given for.
+    """
+    found: list[Kernel] = []
+    left_out: dict[str, str] = {}
+    known: set[str] = set()
+    for text in texts:
+        kernels, others = of_file(text, types, constants, known)
+        found += kernels
+        left_out |= {f"{shown(text)}:{name}": reason for name, reason in others.items()}
+    for option, given in (("type", types), ("constant", constants)):
+        if strange := [name for name in given if name not in known]:
+            close = difflib.get_close_matches(strange[0], known, 1)
+            raise InvalidArgument(
+                f"check: --{option} {strange[0]}: no kernel of {', '.join(texts)} has such a parameter."
+                + (f" Did you mean {close[0]}?" if close else "")
+            )
+    return found, left_out
+
+
+def of_file(
+    text: str, types: dict[str, str], constants: dict[str, Any], known: set[str] | None = None
+) -> tuple[list[Kernel], dict[str, str]]:
     """The kernels of FILE.py, or the one of FILE.py:kernel; and why others of the file are left out, by name.
 
-    types, constants: what is given for parameters besides their annotations and defaults. Raises InvalidArgument.
+    types, constants: what is given for parameters besides their annotations and defaults. known: gets the names of all
+    parameters. Raises InvalidArgument.
     """
     path, _, name = text.partition(".py:")
     file = Path(f"{path}.py" if name else text)
@@ -34,14 +63,33 @@ def of_file(text: str, types: dict[str, str], constants: dict[str, Any]) -> tupl
     if name and name not in kernels:
         raise InvalidArgument(f"check: {file} has no kernel {name!r}. It has {', '.join(kernels) or 'no kernels'}.")
     found, left_out = [], {}
-    for each in [name] if name else kernels:
+    for each in [name] if name else _each_once({name: getattr(module, name) for name in kernels}):
+        if known is not None:
+            known |= set(kernels[each].arg_names)
         try:
             found.append(_kernel(kernels[each], getattr(module, each), types, constants))
         except InvalidArgument as error:
             if name:
-                raise
-            left_out[each] = str(error).removeprefix("compile: ")
+                raise InvalidArgument(_for_command(str(error))) from None
+            left_out[each] = _for_command(str(error)).removeprefix("compile: ")
     return found, left_out
+
+
+def _each_once(values: dict[str, Any]) -> list[str]:
+    """The names without those for what another one stands for too: a kernel that a tuner is around, say."""
+    found: dict[int, str] = {}
+    inside: set[int] = set()
+    for name, value in values.items():
+        around = [*_wrappers(value), _innermost(value)]
+        inside |= {id(each) for each in around[1:]}
+        found.setdefault(id(around[0]), name)
+    return [name for identity, name in found.items() if identity not in inside]
+
+
+def _for_command(said: str) -> str:
+    """What unify.compile says of a kernel's parameters, with the command's options in place of its arguments."""
+    said = re.sub(r'types=\{"(\w+)": "(\S+?)"\}', r"--type \1=\2", said)
+    return re.sub(r"(parameter '(\w+)' is a constexpr.*) in `constants`", r"\1: --constant \2=...", said)
 
 
 def shipped(targets: list[str]) -> list[Kernel]:
@@ -107,6 +155,14 @@ def _by_front(ttir: Callable[[str], str | Outcome]) -> Callable[[str], str | Out
 
 
 # ---------------------------------------------------------------- what stands around a kernel
+
+
+def _innermost(value: Any) -> Any:
+    for _ in range(8):
+        if isinstance(value, JITFunction):
+            return value
+        value = getattr(value, "kernel", None) or getattr(value, "fn", None)
+    return value
 
 
 def _wrappers(value: Any) -> Iterator[Any]:

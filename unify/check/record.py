@@ -50,27 +50,46 @@ def of_program(command: list[str], targets: list[str]) -> tuple[list[Kernel], di
 
 
 def _kernels(lines: list[dict[str, Any]]) -> list[Kernel]:
-    grids: dict[str, tuple[int, int, int]] = {}
+    grids: dict[str, dict[str, tuple[int, int, int]]] = {}
     for line in lines:
         if line["kind"] == "grid":
             x, y, z = line["grid"]
-            grids[line["id"]] = (x, y, z)
-    found: dict[tuple[str, str, int, bool], list[Variant]] = {}
+            grids.setdefault(line["id"], {})[line["largest"]] = (x, y, z)
+    found: dict[tuple[str, str, int, bool], list[dict[str, Any]]] = {}
     for line in lines:
         if line["kind"] == "variant":
             where = (line["name"], line["file"], line["line"], not line["is_tuned"])
-            found.setdefault(where, []).append(_variant(line, grids.get(line["id"])))
-    return [Kernel(*where[:3], tuple(variants), needs_all=where[3]) for where, variants in found.items()]
+            found.setdefault(where, []).append(line)
+    return [
+        Kernel(*where[:3], tuple(_variant(v, v["constants"] | apart, grids) for v, apart in _apart(variants)),
+               needs_all=where[3])
+        for where, variants in found.items()
+    ]  # fmt: skip
 
 
-def _variant(line: dict[str, Any], grid: tuple[int, int, int] | None) -> Variant:
+def _apart(variants: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    """Each variant with what differs between them besides constants: types, and the options of a GPU."""
+    told = [{**line["types"], **line["options"]} for line in variants]
+    names = dict.fromkeys(name for each in told for name in each)
+    differs = [name for name in names if len({str(each.get(name)) for each in told}) > 1]
+    for line, each in zip(variants, told, strict=True):
+        yield line, {name: str(each[name]) for name in differs if name in each}
+
+
+def _variant(
+    line: dict[str, Any], constants: dict[str, str], grids: dict[str, dict[str, tuple[int, int, int]]]
+) -> Variant:
     from .collect import front
 
     def ttir(target: str) -> str | Outcome:
         told = line["ttir"][front(target)]
         return told if isinstance(told, str) else Outcome.of(told)
 
-    return Variant(line["constants"], line["options"], lambda target: {"ttir": line["ttir"][front(target)]}, ttir, grid)
+    def key(target: str) -> dict[str, object]:
+        return {"ttir": line["ttir"][front(target)]}
+
+    seen = dict.fromkeys(grids.get(line["id"], {}).values())
+    return Variant(constants, line["options"], key, ttir, tuple(seen))
 
 
 # ---------------------------------------------------------------- in the program's process
@@ -92,7 +111,7 @@ class _Recorder:
 
         self._out = os.open(out, os.O_WRONLY | os.O_APPEND)
         self._fronts = sorted({front(target) for target in targets})
-        self._grids: dict[str, int] = {}
+        self._grids: dict[str, dict[str, int]] = {}
         self._problems: set[str] = set()
         self._tuning = threading.local()
         self._lock = threading.Lock()
@@ -176,14 +195,16 @@ class _Recorder:
         shown = {name: str(getattr(value, "__name__", value)) for name, value in constants.items()}
         identity = json.dumps([id(kernel), types, shown, aligned, chosen])
         if identity not in self._grids:
-            self._grids[identity] = 0
+            self._grids[identity] = {"programs": 0, "axis": 1}
             self._write(
                 {"kind": "variant", "id": identity, **self._described(kernel, types, constants, aligned, chosen)}
             )
         x, y, z = _extents(grid, bound) if grid is not None else (0, 0, 0)
-        if x * y * z > self._grids[identity]:
-            self._grids[identity] = x * y * z
-            self._write({"kind": "grid", "id": identity, "grid": [x, y, z]})
+        largest = self._grids[identity]
+        for which, size in (("programs", x * y * z), ("axis", max(y, z))):  # each has a limit somewhere
+            if size > largest[which] and x * y * z > 0:
+                largest[which] = size
+                self._write({"kind": "grid", "id": identity, "largest": which, "grid": [x, y, z]})
 
     def _described(
         self, kernel: Any, types: dict[str, str], constants: dict[str, Any], aligned: list[str], options: dict[str, Any]
@@ -195,7 +216,11 @@ class _Recorder:
         given = {p.name for p in kernel.params if p.is_constexpr}
         specialization = Specialization(types, constants, frozenset(aligned))
         variant = variant_of(kernel, specialization, options, names=given)
-        told = {front: variant.ttir(front) for front in self._fronts}
+        texts = {front: variant.ttir(front) for front in self._fronts}
+
+        def told(name: str) -> str:  # None and 1 are constants also where the kernel does not ask for it
+            return str(constants[name]) if name in constants else types[name] + ":16" * (name in aligned)
+
         code = kernel.fn.__code__
         return {
             "name": kernel.fn.__name__,
@@ -203,8 +228,9 @@ class _Recorder:
             "line": code.co_firstlineno,
             "is_tuned": getattr(self._tuning, "is_on", False),
             "constants": variant.constants if given else {},
+            "types": {name: told(name) for name in types if name not in given},
             "options": options,
-            "ttir": {front: asdict(text) if isinstance(text, Outcome) else text for front, text in told.items()},
+            "ttir": {front: asdict(text) if isinstance(text, Outcome) else text for front, text in texts.items()},
         }
 
     def _write(self, line: dict[str, Any]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from .subject import ERROR, Finding, Kernel, Outcome, Row, Variant
+from .subject import ERROR, Finding, Kernel, Outcome, Refused, Row, Variant
 
 _SPACES = ("ub", "l1", "l0c")
 _CORES = {"aiv": "vector", "aic": "cube", "mix": "both"}
@@ -25,11 +25,16 @@ def row_of(kernel: Kernel, target: str, outcomes: Sequence[tuple[Variant, Outcom
         chosen = passed[0] if passed else failed[0]
         found = chosen[1].findings
     variant, outcome = chosen
-    file, line = (outcome.file, outcome.line) if outcome.file else (kernel.file, kernel.line)
+    file, line = _place(kernel, outcome)
+    refused = [Refused(v.constants, o.reason, *_place(kernel, o)) for v, o in failed] if passed else []
     return Row(
         kernel.name, target, outcome.status, outcome.reason, file, line, found, outcome.memory, variant.constants,
-        len(outcomes), len(passed),
+        len(outcomes), len(passed), () if kernel.needs_all else tuple(refused),
     )  # fmt: skip
+
+
+def _place(kernel: Kernel, outcome: Outcome) -> tuple[str, int]:
+    return (outcome.file, outcome.line or 0) if outcome.file else (kernel.file, kernel.line)
 
 
 def _together(outcomes: Iterable[Outcome]) -> tuple[Finding, ...]:
@@ -62,12 +67,20 @@ def show(rows: Sequence[Row], left_out: dict[str, str]) -> None:
         if source:
             console.print(f"  [dim]source: {escape(source)}[/]")
         for (kernel, file, targets), lines in _together_by_kernel(places).items():
-            console.print(f"  {file}:{', '.join(map(str, sorted(lines)))}  {kernel}: {', '.join(targets)}")
+            place = f"{shown(file)}:{', '.join(map(str, sorted(lines)))}"
+            console.print(f"  {escape(place)}  {kernel}: {', '.join(targets)}")
     for name, reason in left_out.items():
-        console.print(f"\nnot checked: {name}: {escape(reason)}")
+        console.print(f"\nnot checked: {escape(name)}: {escape(reason)}")
     bad = sum(map(is_bad, rows))
+    unknown = f" {len(left_out)} not checked." if left_out else ""
     lowered = " lowered: all but the vendor's assembler, which only CANN has." if _has(rows, "lowered") else ""
-    console.print(f"\n{len(rows) - bad} of {len(rows)} pass.{lowered}")
+    console.print(f"\n{len(rows) - bad} of {len(rows)} pass.{unknown}{lowered}")
+
+
+def shown(file: str) -> str:
+    """A file's path, as seen from here if it is below."""
+    below = os.path.relpath(file)
+    return file if below.startswith("..") else below
 
 
 def _has(rows: Sequence[Row], status: str) -> bool:
@@ -98,8 +111,6 @@ def _cells(row: Row) -> dict[str, str]:
     memory = row.memory
     cells = dict.fromkeys(_HEADINGS, "")
     cells["findings"] = str(len(row.findings) or "")
-    if row.status == "failed":
-        return cells
     cells["cores"] = _CORES.get(str(memory.get("mode")), "")
     for space in _SPACES:
         used, limit = memory.get(f"{space}_bytes"), memory.get(f"{space}_limit")
@@ -121,8 +132,13 @@ def _together_by_kernel(places: _Places) -> dict[tuple[str, str, tuple[str, ...]
     """The lines of a kernel that are about the same targets."""
     found: dict[tuple[str, str, tuple[str, ...]], list[int]] = {}
     for (kernel, file, line), targets in places.items():
-        found.setdefault((kernel, Path(file).name, tuple(targets)), []).append(line)
+        found.setdefault((kernel, file, tuple(targets)), []).append(line)
     return found
+
+
+def _with(reason: str | None, constants: dict[str, str]) -> str:
+    shown = ", ".join(f"{name}={text}" for name, text in constants.items())
+    return f"{reason} (with {shown})" if shown else str(reason)
 
 
 def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], _Places]:
@@ -136,9 +152,12 @@ def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str, str], _Places]:
 
     for row in rows:
         if row.status == "failed":
-            constants = ", ".join(f"{name}={text}" for name, text in row.constants.items())
-            text = f"{row.reason}" + (f" (with {constants})" if row.tried > 1 and constants else "")
-            add(row, ("failed", ERROR, text, ""), row.file, row.line)
+            text = _with(row.reason, row.constants) if row.tried > 1 else str(row.reason)
+            if row.reason not in [finding.text for finding in row.findings]:
+                add(row, ("failed", ERROR, text, ""), row.file, row.line)
+        for refused in row.refused:
+            said = ("refused", "one configuration of a tuner", _with(refused.reason, refused.constants), "")
+            add(row, said, refused.file, refused.line)
     for row in rows:
         for finding in row.findings:
             said = (finding.rule, finding.severity, finding.text, finding.source)

@@ -69,20 +69,6 @@ RULES = (
         rules_ttir.inline_assembly,
     ),
     Rule(
-        "lost-exchange", ERROR, _ASCEND,
-        "tl.atomic_xchg is dropped by the compiler: the memory stays as it was.",
-        "Where nobody wants its result, tl.store does; else let one program load and store.",
-        f"{_COMPILER}: nothing is left of it",
-        rules_linalg.lost_exchange,
-    ),
-    Rule(
-        "cas-result", ERROR, _ASCEND,
-        "tl.atomic_cas gives back what is in memory after it, not before: whether it succeeded is not told.",
-        "Use the result of tl.atomic_add or tl.atomic_max, which is the old value.",
-        "triton-ascend 3.2.0: the copy for the result stands behind the exchange",
-        rules_linalg.cas_result,
-    ),
-    Rule(
         "masked-load", PORTABILITY, _ASCEND,
         "The whole tile is read, and the mask applied afterwards: places that it leaves out are read too.",
         "Let a tile's mask be a range, as i < n is, or keep its places inside of the array: tl.where(mask, index, 0); "
@@ -122,8 +108,8 @@ RULES = (
     ),
     Rule(
         "early-return", PERFORMANCE, _ASCEND,
-        "A kernel that returns early is not turned into one block for each core: it starts a block for each program, "
-        "65,535 at most.",
+        "A kernel whose ways join again behind an early return is not turned into one block for each core: it starts a "
+        "block for each program, 65,535 at most.",
         "Put the rest under the opposite condition, or mask it.",
         f"{_GUIDE}, programming_guide.md (blocks and cores) and migrate_from_gpu.md (65,535)",
         rules_ttir.early_return,
@@ -171,6 +157,13 @@ RULES = (
         rules_lowered.scatter,
     ),
     Rule(
+        "wrapped-places", PERFORMANCE, _ASCEND,
+        "The places are remainders, so that to the compiler a row is no block of memory, and each element comes alone.",
+        "Leave % out of the places, and mask what lies beyond the edge: tl.load(…, mask=rows[:, None] < M).",
+        f"{_GUIDE}, programming_guide.md (discrete access); {_COMPILER}: one element in a loop, a row without %",
+        rules_lowered.wrapped,
+    ),
+    Rule(
         "strided-access", PERFORMANCE, _ASCEND,
         "Neighbours of a row lie {stride} apart in memory: the copy takes them one by one, not in rows.",
         "Let the last axis be the one with stride 1, and turn the tile on the chip with tl.trans.",
@@ -216,7 +209,7 @@ RULES = (
     Rule(
         "masked-fill", PERFORMANCE, ("910",),
         "The vector unit fills the tile with `other` before the load may start.",
-        "Leave `other` out where what is masked off is not used.",
+        "Leave `other` out: what is masked off is not stored either.",
         f"{_GUIDE}, performance_guidelines.md (care_padding); {_COMPILER}: broadcast_scalar before the load",
         rules_lowered.masked_fill,
     ),
@@ -303,7 +296,7 @@ def of_grid(target: str, grid: tuple[int, int, int], is_persistent: bool, file: 
     programs, limit = f"{x * y * z:,}", f"{_BLOCKS:,}"
     if target.startswith("ascend") and not is_persistent and x * y * z > _BLOCKS:
         details: dict[str, object] = {"programs": programs, "limit": limit}
-    elif target.startswith("cuda") and max(y, z) > _BLOCKS:
+    elif target.startswith("cuda") and (max(y, z) > _BLOCKS or x > 2**31 - 1):
         details = {"programs": f"{x:,} × {y:,} × {z:,}", "limit": f"2,147,483,647 × {limit} × {limit}"}
     else:
         return ()

@@ -1,4 +1,4 @@
-"""Rules by what the vendor made of loads, stores and atomics: where a kernel means something else on the chip.
+"""Rules by what the vendor made of loads, stores and assertions: where a kernel means something else on the chip.
 
 Each was seen in the texts of triton-ascend 3.2.0 and AscendNPU IR 1.2.0, and is told only where it is seen again.
 """
@@ -12,7 +12,6 @@ from unify.compiler import mlir
 from .lowered import Statement
 from .subject import Hit, Subject, hits, place_of
 
-_EXCHANGE = 10  # Triton's RMWOp
 _READS = ("memref.load", "memref.copy")
 _LARGER = ("tt.broadcast", "tt.expand_dims", "tt.splat")
 
@@ -36,24 +35,6 @@ def masked_store(subject: Subject) -> Iterator[Hit]:
         reads = [s for s in _at(subject.linalg.statements, operation) if s.name == "memref.copy"]
         if reads:
             yield Hit(place_of(operation), reads[0].text)
-
-
-def cas_result(subject: Subject) -> Iterator[Hit]:
-    """tl.atomic_cas whose result is wanted: the memory is copied for it after the exchange."""
-    for operation in _of(subject, "tt.atomic_cas"):
-        names = [s.name for s in _at(subject.linalg.statements, operation)]
-        exchange = names.index("linalg.generic") if "linalg.generic" in names else len(names)
-        if _is_used(subject, operation) and "memref.copy" in names[exchange:]:
-            yield from hits(iter([operation]))
-
-
-def lost_exchange(subject: Subject) -> Iterator[Hit]:
-    """tl.atomic_xchg of which nothing is left that writes."""
-    for operation in _of(subject, "tt.atomic_rmw"):
-        left = _at(subject.lowered.statements, operation)
-        is_exchange = operation.integer("atomic_rmw_op") == _EXCHANGE
-        if is_exchange and subject.lines and not any(s.callee.startswith("store_ubuf_to_gm") for s in left):
-            yield from hits(iter([operation]))
 
 
 def lost_assertion(subject: Subject) -> Iterator[Hit]:
@@ -100,7 +81,3 @@ def _at(statements: list[Statement], operation: mlir.Operation) -> list[Statemen
         for s in statements
         if s.place and (s.place.file, s.place.line, s.place.column) == (place.file, place.line, place.column)
     ]
-
-
-def _is_used(subject: Subject, operation: mlir.Operation) -> bool:
-    return any(result in other.operands for result in operation.results for other in subject.operations)

@@ -47,6 +47,42 @@ def scatter(subject: Subject) -> Iterator[Hit]:
                 yield Hit(_place(statement), statement.text, {"count": _count(loop)})
 
 
+def wrapped(subject: Subject) -> Iterator[Hit]:
+    """Loads of one element after the other whose places are remainders, as in Triton's tutorial on products."""
+    lines = {hit.place.line: hit for hit in (*gather(subject), *scatter(subject))}
+    for op in subject.operations:
+        hit = lines.get(op.location.line) if op.name in ("tt.load", "tt.store") else None
+        if hit is not None and hit.place.file == op.location.file and any(map(_is_wrap, _origins(op.operands[0]))):
+            yield hit
+
+
+def _is_wrap(operation: mlir.Operation) -> bool:
+    """Whether it is a remainder of a tile, and not of what was loaded, which is an index of its own."""
+    is_remainder = operation.name in ("arith.remsi", "arith.remui") and isinstance(
+        operation.results[0].type, mlir.Tensor
+    )
+    return is_remainder and all(op.name != "tt.load" for op in _origins(operation.operands[0]))
+
+
+def _origins(value: mlir.Value) -> set[mlir.Operation]:
+    """What a value is computed from, up to loads; in a loop, what it starts from."""
+    found, todo, seen = set[mlir.Operation](), [value], set[mlir.Value]()
+    while todo:
+        value = todo.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        owner = value.owner
+        if isinstance(owner, mlir.Operation):
+            found.add(owner)
+            todo += owner.operands if owner.name != "tt.load" else ()
+        elif owner is not None and owner.parent is not None and owner.parent.parent is not None:
+            loop = owner.parent.parent
+            if loop.name == "scf.for" and value.index > 0:  # after its counter
+                todo.append(loop.operands[2 + value.index])
+    return found
+
+
 def strided(subject: Subject) -> Iterator[Hit]:
     """Copies between device memory and the chip whose last axis has gaps."""
     for call, _, outside, _ in _copies(subject.lowered):
@@ -118,12 +154,32 @@ def _is_division_of_int32(operation: mlir.Operation) -> bool:
 
 
 def masked_fill(subject: Subject) -> Iterator[Hit]:
-    """Tiles that are filled before they are loaded."""
+    """Tiles that are filled before they are loaded, where only their masked store uses them."""
     lowered = subject.lowered
     loaded = {(load.place, _destination(lowered, load)) for load in lowered.calls(r"load_gm_to_ubuf")}
+    loads = [op for op in subject.operations if op.name == "tt.load"]
+    needed = {_line_of(load) for load in loads if _is_used_beyond_its_mask(load, subject)}
     for call in lowered.calls(r"broadcast_scalar_"):
-        if (call.place, _destination(lowered, call)) in loaded:
+        if (call.place, _destination(lowered, call)) in loaded and _line(call) not in needed:
             yield Hit(_place(call), call.text)
+
+
+def _is_used_beyond_its_mask(load: mlir.Operation, subject: Subject) -> bool:
+    """Whether `other` may matter: all that is computed from it, element by element, is not stored under its mask."""
+    mask = load.operands[1] if len(load.operands) > 1 else None
+    todo, seen = [load.results[0]], set[mlir.Value]()
+    while todo:
+        value = todo.pop()
+        for user in subject.operations if value not in seen else ():
+            if value not in user.operands:
+                continue
+            if user.name == "tt.store" and value is user.operands[1] and user.operands[2:] == [mask]:
+                continue
+            if not user.name.startswith(("arith.", "math.")):
+                return True
+            todo += user.results
+        seen.add(value)
+    return False
 
 
 def no_double_buffer(subject: Subject) -> Iterator[Hit]:

@@ -122,7 +122,12 @@ def dot_float32(subject: Subject) -> Iterator[Hit]:
 
 
 def unrolled(subject: Subject) -> Iterator[Hit]:
-    """Loads and stores that stand many times for one place of the source, in one call of the function that has it."""
+    """Loads and stores that stand many times for one place of the source, in one call of the function that has it, in a
+    kernel that does not fit, or takes much of what there is.
+    """
+    used, limit = subject.memory.get("ub_bytes"), subject.memory.get("ub_limit")
+    if used and limit and used * 4 < limit:  # it is no harm
+        return
     found = Counter(_ACCESS.findall(subject.ttir))  # a location of MLIR has all calls that lead there
     places = Places(subject.ttir)
     for (name, location), count in found.items():

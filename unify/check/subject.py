@@ -53,14 +53,15 @@ class Outcome:
 class Variant:
     """One way in which a kernel is launched. ttir: for a target, or an Outcome that says why there is none.
 
-    constants: in words. key: what stands for the source, as unify.compiler.key_of takes it. grid: the largest seen.
+    constants: in words, with all that tells it from other variants. key: what stands for the source, as
+    unify.compiler.key_of takes it. grids: the largest that were seen, in programs and along an axis.
     """
 
     constants: dict[str, str]
     options: dict[str, Any]
     key: Callable[[str], dict[str, object]]
     ttir: Callable[[str], str | Outcome]
-    grid: tuple[int, int, int] | None = None
+    grids: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,20 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """A variant that does not compile, beside one that does."""
+
+    constants: dict[str, str]
+    reason: str | None
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
 class Row:
-    """A line of the table: one kernel for one target. tried: variants; passed: those that compiled."""
+    """A line of the table: one kernel for one target. tried: variants; passed: those that compiled; refused: others,
+    where one that compiles is enough.
+    """
 
     kernel: str
     target: str
@@ -91,6 +104,7 @@ class Row:
     constants: dict[str, str]
     tried: int = 1
     passed: int = 1
+    refused: tuple[Refused, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As --json prints it."""

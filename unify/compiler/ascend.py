@@ -33,7 +33,7 @@ __all__ = ["CHIPS", "Chip", "compile", "lower"]
 _PREFIX_BYTES = 24
 _WORKSPACE_OFFSET = 16
 _GRID_BYTES = 12
-IMAGE = struct.Struct("<8sIIIIQQqIIII")  # csrc/backends/ascend_image.h: AscendImage
+IMAGE = struct.Struct("<8sIIIIQQqIII4s")  # csrc/backends/ascend_image.cpp: Header
 _MAGIC, _VERSION = b"UNIFYASC", 1
 _OBJECT, _LOWERED = 0, 1
 _MODES = {"aiv": 0, "aic": 1, "mix": 2}
@@ -47,6 +47,11 @@ class Chip:
 
     name: str
     soc: str
+
+    @property
+    def family(self) -> str:
+        """How the image of a kernel names the chips that can run it: "910B", "910C" or "950"."""
+        return "950" if self.is_950 else "910C" if self.name.startswith(("910C", "910_")) else "910B"
 
     @property
     def is_950(self) -> bool:
@@ -94,6 +99,8 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
     from unify.compiler.target import Binary, Parameter
 
     chip = chip_of(target)
+    if (mistake := ascend_reasons.mistaken(ttir, target, chip.is_950)) is not None:
+        raise mistake
     function = parameters.kernel_of(mlir_reader.parse(ttir))
     name = function.string("sym_name")
     lowered, is_persistent = _lowered(ttir, chip, target, with_lines="lines" in options.stages)
@@ -107,7 +114,8 @@ def compile(ttir: str, target: Target, options: Options) -> Binary:
         raise CompileError(f"{target}: the vendor's compiler does not say how many cores {chip.soc} has.")
     header = IMAGE.pack(
         _MAGIC, _VERSION, IMAGE.size, _LOWERED if lowered.object is None else _OBJECT, _MODES[facts.mode], len(payload),
-        facts.lock_count, facts.lock_init, end, logical, cores if is_persistent else 0, 0,
+        facts.lock_count, facts.lock_init, end, logical, cores if is_persistent else 0,
+        chip.family.encode(),
     )  # fmt: skip
     texts = {"linalg": lowered.linalg, "hivm": lowered.hivm, "lines": lowered.lines}
     return Binary(

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from unify._errors import CompileError
-from unify.compiler import mlir_reader, parameters
+from unify.compiler import mlir, mlir_reader, parameters
 
 # What they write when only the assembler is missing, and whatever else failed.
 _NOT_AN_ERROR = re.compile(
@@ -108,6 +108,42 @@ _ADVICE = (
         "of two.",
     ),
 )
+
+
+_EXCHANGE = 10  # Triton's RMWOp
+_COMPARES = (
+    "tl.atomic_cas gives back what is in memory after it, not before. Use the result of tl.atomic_add or "
+    "tl.atomic_max, which is the old value"
+)
+_EXCHANGES = (
+    "tl.atomic_xchg is dropped by the compiler: the memory stays as it was. Where nobody wants its result, "
+    "tl.store does; else let one program load and store"
+)
+
+
+def mistaken(ttir: str, target: object, is_950: bool) -> CompileError | None:
+    """The error for a kernel that the vendor's compilers take and make another of, always.
+
+    In the texts of triton-ascend 3.2.0 the copy for the result of an exchange stands behind it, and AscendNPU IR 1.2.0
+    leaves nothing of tl.atomic_xchg on the 910.
+    """
+    if "tt.atomic_cas" not in ttir and "tt.atomic_rmw" not in ttir:
+        return None
+    function = parameters.kernel_of(mlir_reader.parse(ttir))
+    operations = list(mlir.walk(function))
+    used = {value for operation in operations for value in operation.operands}
+    for operation in operations:
+        if operation.name == "tt.atomic_cas" and used.intersection(operation.results):
+            reason = _COMPARES
+        elif operation.name == "tt.atomic_rmw" and operation.integer("atomic_rmw_op") == _EXCHANGE and not is_950:
+            reason = _EXCHANGES
+        else:
+            continue
+        file, line, name = operation.location.file, operation.location.line, function.string("sym_name")
+        return CompileError(
+            f"{file}:{line}: kernel {name}: {target}: {reason}.", file=file, line=line, reason=reason, kernel=name
+        )
+    return None
 
 
 def has_error(log: str) -> bool:

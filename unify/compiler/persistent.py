@@ -12,6 +12,12 @@ _FUNCTION = re.compile(r'^( *)"tt\.func"\(\) <\{(.*)\}> \(\{.*$')
 _PROGRAM = re.compile(r'"tt\.get_(program_id|num_programs)"\(\) <\{axis = (\d) : i32\}>( \{.*\})? : \(\) -> i32')
 _INTEGER = "(i32, i32) -> i32"
 _FLAGS = "<{overflowFlags = #arith.overflow<none>}>"
+# A block of the kernel itself, and how one ends that is followed by others. Nothing is handed over.
+_LABEL = re.compile(r"^  \^(\w+)[:(]")
+_BRANCH = re.compile(
+    r'^ *"cf\.(?:cond_br"\((?P<condition>[^,)]+)\)|br"\(\))\[(?P<ways>[^\]]*)\]'
+    r"(?: <\{operandSegmentSizes = array<i32: 1, 0, 0>\}>)? : "
+)
 
 
 def persistent(ttir: str) -> str | None:
@@ -19,12 +25,15 @@ def persistent(ttir: str) -> str | None:
 
     ttir: in MLIR's generic form. The kernel gets three more parameters of type i32, the grid of its programs; what it
     is launched with is then the number of blocks, on the first axis. Program n of the grid (x is the fastest axis) is
-    done by block n modulo the number of blocks, in the order of n. Kernels that leave early or have calls stay as they
-    are, and those that never ask which program they are.
+    done by block n modulo the number of blocks, in the order of n. What follows an early return is put under the
+    opposite condition. Kernels whose ways join again after one stay as they are, those that have calls, and those that
+    never ask which program they are.
     """
-    if ttir.count('"tt.func"') != 1 or ttir.count('"tt.return"') != 1 or '"cf.' in ttir or "_program_id" not in ttir:
+    if ttir.count('"tt.func"') != 1 or "_program_id" not in ttir:
         return None
-    lines = ttir.splitlines()
+    lines = _without_jumps(ttir.splitlines())
+    if lines is None:
+        return None
     start = next(number for number, line in enumerate(lines) if '"tt.func"' in line)
     end = next(number for number, line in enumerate(lines) if '"tt.return"' in line)
     function, entry = _FUNCTION.match(lines[start]), lines[start + 1]
@@ -39,6 +48,47 @@ def persistent(ttir: str) -> str | None:
     closing = ['    "scf.yield"() : () -> ()', "    }) : (i32, i32, i32) -> ()"]
     loop = [*_before(), around, "    ^bb0(%unify_program: i32):", *_inside(), *body, *closing]
     return "\n".join([*lines[: start + 2], *loop, *lines[end:]]) + "\n"
+
+
+def _without_jumps(lines: list[str]) -> list[str] | None:
+    """The module with nested scf.if in place of a kernel's blocks, or None where a block is reached in several ways."""
+    start = next(number for number, line in enumerate(lines) if '"tt.func"' in line)
+    end = max(number for number, line in enumerate(lines) if '"tt.return"' in line)
+    blocks, name = {"": list[str]()}, ""
+    for line in lines[start + 2 : end + 1]:
+        label = _LABEL.match(line)
+        if label is not None:
+            name = label[1]
+            blocks[name] = []
+        else:
+            blocks[name].append(line)
+    left = dict.fromkeys((name for name, block in blocks.items() if len(block) > 1), 1)  # a bare return may be copied
+
+    def of(name: str) -> list[str] | None:
+        if left.get(name, 1) == 0:
+            return None
+        if name in left:
+            left[name] -= 1
+        *body, last = blocks[name]
+        if '"tt.return"' in last:
+            return body
+        branch = _BRANCH.match(last)
+        if branch is None:
+            return None
+        ways = [of(way.strip()) for way in branch["ways"].replace("^", "").split(",")]
+        if any(way is None for way in ways):
+            return None
+        first, *other = (way for way in ways if way is not None)
+        if not other:
+            return [*body, *first]
+        end_of_way = '"scf.yield"() : () -> ()'
+        opening, closing = f'"scf.if"({branch["condition"]}) ({{', "}) : (i1) -> ()"
+        return [*body, opening, *first, end_of_way, "}, {", *other[0], end_of_way, closing]
+
+    body = of("")
+    if body is None or any('"cf.' in line for line in body):
+        return None
+    return [*lines[: start + 2], *body, *lines[end:]]
 
 
 def _with_grid(properties: str) -> str:

@@ -15,7 +15,7 @@ from unify._errors import InvalidArgument
 from unify.compiler.target import Binary, Options, Target, register_target
 
 from .section import ASCEND_NAME, HostKernel, empty_elf, host_section, with_section
-from .simulation import GIB, Simulation, Words, error_of, load, made_once
+from .simulation import GIB, Simulation, Words, error_of, load, made_once, whole
 
 MODELS = ("910B1", "910B2", "910B3", "910B4", "910C", "950")
 _WORDS = Words("Ascend", "aclrtLaunchKernelWithHostArgs", "aclrtMemcpyAsync", "ACL_ERROR_RT_AICORE_EXCEPTION")
@@ -44,10 +44,15 @@ def _library() -> ctypes.CDLL:
 def link_libraries(folder: Path) -> None:
     """Makes links to it in a folder, under the names of the vendor's libraries that torch_npu is linked with or opens.
 
+    Links of before are replaced; other files of these names stay, and raise FileExistsError.
+
     Such a program runs on simulated chips with LD_LIBRARY_PATH=folder. Of operators there are few, of HCCL nothing.
     """
     for name in _LIBRARIES:
-        (folder / f"lib{name}.so").symlink_to(library_path())
+        link = folder / f"lib{name}.so"
+        if link.is_symlink():
+            link.unlink()
+        link.symlink_to(library_path())
 
 
 def simulate(target: str = "ascend:910B3", count: int = 1, memory_bytes: int = GIB) -> Simulation:
@@ -65,9 +70,13 @@ def simulate(target: str = "ascend:910B3", count: int = 1, memory_bytes: int = G
 
 def _make(model: str, count: int, memory_bytes: int) -> Simulation:
     library = _library()
-    if library.unify_simulator_configure(count, model.encode(), memory_bytes) < 0:
-        raise InvalidArgument(f"simulated Ascend: {error_of(library)}.")
-    open_driver("ascend", str(library_path()))
+    count, memory_bytes = whole("count", count), whole("memory_bytes", memory_bytes, (1 << 63) - 1)
+
+    def configure() -> None:
+        if library.unify_simulator_configure(count, model.encode(), memory_bytes) < 0:
+            raise InvalidArgument(f"simulated Ascend: {error_of(library)}.")
+
+    open_driver("ascend", str(library_path()), configure)
     register_target("ascend", compile_simulated)
     return Simulation(library, f"ascend:{model}", count, _WORDS)
 

@@ -13,7 +13,7 @@ from unify._errors import InvalidArgument
 from unify.compiler.target import Binary, CompileFunction, Options, Target, register_target
 
 from .section import NAME, HostKernel, host_section, with_section
-from .simulation import GIB, Simulation, Words, error_of, load, made_once
+from .simulation import GIB, Simulation, Words, error_of, load, made_once, whole
 
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 _WORDS = Words("CUDA", "cuLaunchKernelEx", "cuMemcpyAsync", "CUDA_ERROR_ILLEGAL_ADDRESS")
@@ -47,17 +47,20 @@ def simulate(target: str = "cuda:90", count: int = 1, memory_bytes: int = GIB, n
     if int(arch) not in CAPABILITIES:
         known = ", ".join(map(str, CAPABILITIES))
         raise InvalidArgument(f"simulate: {target!r} is no chip that can be simulated; known: {known}.")
-    return made_once(
-        "cuda", (int(arch), count, memory_bytes, name), lambda: _make(int(arch), count, memory_bytes, name)
-    )
+    asked = (int(arch), count, memory_bytes, name)
+    return made_once("cuda", asked, lambda: _make(*asked))
 
 
 def _make(arch: int, count: int, memory_bytes: int, name: str | None) -> Simulation:
     library = _library()
     encoded = None if name is None else name.encode()
-    if library.unify_simulator_configure(count, arch, memory_bytes, encoded) < 0:
-        raise InvalidArgument(f"simulated CUDA: {error_of(library)}.")
-    open_driver("cuda", str(library_path()))
+    count, memory_bytes = whole("count", count), whole("memory_bytes", memory_bytes, (1 << 63) - 1)
+
+    def configure() -> None:
+        if library.unify_simulator_configure(count, arch, memory_bytes, encoded) < 0:
+            raise InvalidArgument(f"simulated CUDA: {error_of(library)}.")
+
+    open_driver("cuda", str(library_path()), configure)
     register_target("cuda", compile_simulated)
     return Simulation(library, f"cuda:{arch}", count, _WORDS)
 

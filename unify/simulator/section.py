@@ -15,8 +15,8 @@ VERSION = 1
 HEADER = struct.Struct("<8sIIIIQQII")  # csrc/simulator/image.h: HostHeader
 PARAMETER = struct.Struct("<III")  # HostParameter: offset, bytes, whether it is a pointer
 
-_ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_SECTION = struct.Struct("<IIQQQQIIQQ")
+ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+SECTION = struct.Struct("<IIQQQQIIQQ")
 _PROGBITS, _STRTAB = 1, 3
 _SIZES = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 
@@ -30,6 +30,7 @@ class HostKernel:
     args_bytes: int
     scratch_bytes: int
     parameters: Sequence[tuple[str, int]]  # Triton's type and the offset of each
+    prefix_bytes: int = 0  # of the arguments, before these: what Ascend's launcher puts there, which the chip looks at
 
 
 def host_section(kernel: HostKernel) -> bytes:
@@ -46,7 +47,7 @@ def host_section(kernel: HostKernel) -> bytes:
         kernel.scratch_bytes,
         len(kernel.object),
         len(name),
-        0,
+        kernel.prefix_bytes,
     )
     return (header + table + name).ljust(header_bytes, b"\0") + kernel.object
 
@@ -62,10 +63,10 @@ def _parameter(type_: str, offset: int) -> bytes:
 def empty_elf() -> bytes:
     """Returns an ELF64 file without code, for no machine: only its table of sections and their names."""
     names = b"\0.shstrtab\0".ljust(16, b"\0")
-    table = _ELF_HEADER.size + len(names)
+    table = ELF_HEADER.size + len(names)
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    header = _ELF_HEADER.pack(ident, 1, 0, 1, 0, 0, table, 0, _ELF_HEADER.size, 0, 0, _SECTION.size, 2, 1)
-    return header + names + bytes(_SECTION.size) + _SECTION.pack(1, _STRTAB, 0, 0, _ELF_HEADER.size, 11, 0, 0, 1, 0)
+    header = ELF_HEADER.pack(ident, 1, 0, 1, 0, 0, table, 0, ELF_HEADER.size, 0, 0, SECTION.size, 2, 1)
+    return header + names + bytes(SECTION.size) + SECTION.pack(1, _STRTAB, 0, 0, ELF_HEADER.size, 11, 0, 0, 1, 0)
 
 
 def with_section(elf: bytes, name: str, content: bytes) -> bytes:
@@ -74,13 +75,13 @@ def with_section(elf: bytes, name: str, content: bytes) -> bytes:
     The content, a new table of names and a new table of sections follow its end. Raises InvalidArgument if it is no
     little-endian ELF64 file or if its tables lie outside of it.
     """
-    if len(elf) < _ELF_HEADER.size or elf[:6] != b"\x7fELF\x02\x01":
+    if len(elf) < ELF_HEADER.size or elf[:6] != b"\x7fELF\x02\x01":
         raise InvalidArgument("with_section: not a little-endian ELF64 file.")
-    header = list(_ELF_HEADER.unpack_from(elf))
+    header = list(ELF_HEADER.unpack_from(elf))
     table, entry_bytes, count, names_index = header[6], header[11], header[12], header[13]
-    if entry_bytes != _SECTION.size or names_index >= count or table + count * entry_bytes > len(elf):
+    if entry_bytes != SECTION.size or names_index >= count or table + count * entry_bytes > len(elf):
         raise InvalidArgument("with_section: the file's table of sections is damaged.")
-    sections = [list(_SECTION.unpack_from(elf, table + i * entry_bytes)) for i in range(count)]
+    sections = [list(SECTION.unpack_from(elf, table + i * entry_bytes)) for i in range(count)]
     names_offset, names_bytes = sections[names_index][4:6]
     if names_offset + names_bytes > len(elf):
         raise InvalidArgument("with_section: the file's names of sections lie outside of it.")
@@ -97,9 +98,9 @@ def with_section(elf: bytes, name: str, content: bytes) -> bytes:
     sections[names_index][4] = append(names)
     sections[names_index][5] = len(names)
     sections.append([names_bytes, _PROGBITS, 0, 0, content_offset, len(content), 0, 0, 64, 0])
-    header[6] = append(b"".join(_SECTION.pack(*section) for section in sections))
+    header[6] = append(b"".join(SECTION.pack(*section) for section in sections))
     header[12] = count + 1
-    out[: _ELF_HEADER.size] = _ELF_HEADER.pack(*header)
+    out[: ELF_HEADER.size] = ELF_HEADER.pack(*header)
     return bytes(out)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import difflib
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from unify._errors import InvalidArgument, described
+
+from .exports import calls_of
 
 GIB = 1 << 30
 
@@ -43,12 +47,15 @@ class Simulation:
         error: a result by its name in the vendor's manual; "lost", "hang" or "corrupt"; of CUDA "ecc" or
         "launch_failure", of Ascend "aicore", "vector_core", "ecc", "timeout", "out_of_memory" or "link". Without one it
         is a kernel's fault. What goes wrong in work that was only enqueued shows at a later call, as on a chip.
+        Raises InvalidArgument for a call that the driver does not have, naming a near one.
         """
-        self._check(self._library.unify_simulator_fail(device, f"{call}:{after}:{error or self._words.error}".encode()))
+        self._check_call(call)
+        after = whole("after", after, 10**15 - 1)
+        self._plan(f"{call}:{after}:{error or self._words.error}", device)
 
     def fail_after(self, seconds: float, error: str, device: int = 0) -> None:
         """Makes a device fail by time, whatever it does then."""
-        self._check(self._library.unify_simulator_fail(device, f"time:{seconds}:{error}".encode()))
+        self._plan(f"time:{seconds}:{error}", device)
 
     def lose(self, device: int = 0) -> None:
         """Takes a device off the bus, until the process ends."""
@@ -60,7 +67,7 @@ class Simulation:
 
     def release(self, device: int = 0) -> None:
         """Lets the work go on that hangs."""
-        self._check(self._library.unify_simulator_release(device))
+        self._check(self._library.unify_simulator_release(_number(device)))
 
     def slow(self, bytes_per_second: float, device: int = 0) -> None:
         """Lets copies take at least as long as they would at this bandwidth; 0 is as fast as the machine.
@@ -69,7 +76,7 @@ class Simulation:
         """
         if not isinstance(bytes_per_second, (int, float)):
             raise InvalidArgument(f"simulate: slow: bytes a second are a number, not {described(bytes_per_second)}.")
-        self._check(self._library.unify_simulator_slow(device, bytes_per_second))
+        self._check(self._library.unify_simulator_slow(_number(device), bytes_per_second))
 
     def corrupt(self, call: str = "", after: int = 0, device: int = 0) -> None:
         """Flips a bit in the middle of what a copy writes; the copy reports success. Without a call: the next copy."""
@@ -77,11 +84,23 @@ class Simulation:
 
     def clear(self, device: int = 0) -> None:
         """Forgets the faults planned and lets go what hangs. What happened already stays until the context is reset."""
-        self._check(self._library.unify_simulator_clear(device))
+        self._check(self._library.unify_simulator_clear(_number(device)))
 
     def live(self, device: int = 0) -> dict[str, int]:
         """How many of each kind are alive on a device, and how many bytes; graphs and reservations of all devices."""
-        return {kind: self._check(self._library.unify_simulator_live(device, kind.encode())) for kind in _KINDS}
+        number = _number(device)
+        return {kind: self._check(self._library.unify_simulator_live(number, kind.encode())) for kind in _KINDS}
+
+    def _plan(self, plan: str, device: int) -> None:
+        self._check(self._library.unify_simulator_fail(_number(device), plan.encode()))
+
+    def _check_call(self, call: str) -> None:
+        known = calls_of(self._library._name)
+        if call == "*" or call in known:
+            return
+        near = difflib.get_close_matches(str(call), known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ' "*" is any call.'
+        raise InvalidArgument(f"simulated {self._words.vendor}: its driver has no function {call!r}.{hint}")
 
     def _check(self, result: int) -> int:
         if result < 0:
@@ -93,7 +112,7 @@ _made: dict[str, tuple[tuple[object, ...], Simulation]] = {}
 
 
 def made_once(kind: str, asked: tuple[object, ...], make: Callable[[], Simulation]) -> Simulation:
-    """Makes a vendor's simulation, of which a process has one: the same again, as of a notebook's first cell, is it.
+    """Makes a vendor's simulation, of which a process has one: asked for again, as by a notebook's cell, the same.
 
     Raises InvalidArgument where another one is there.
     """
@@ -101,7 +120,8 @@ def made_once(kind: str, asked: tuple[object, ...], make: Callable[[], Simulatio
         _made[kind] = asked, make()
     before, simulation = _made[kind]
     if before != asked:
-        raise InvalidArgument(f"simulate: this process has {simulation!r} already; others need a process of their own.")
+        said = f"this process has {simulation!r} already; others need a process of their own"
+        raise InvalidArgument(f"simulate: {said}.")
     return simulation
 
 
@@ -109,6 +129,21 @@ _KINDS = (
     *("bytes", "allocations", "pinned_bytes", "managed_bytes", "physical", "reservations"),
     *("streams", "events", "modules", "graphs", "graph_execs", "retained"),
 )
+
+
+def whole(what: str, value: object, most: int = (1 << 31) - 1) -> int:
+    """Returns a whole number from 0 that C takes as it is. Raises InvalidArgument."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidArgument(f"simulate: {what} is a whole number, not {described(value)}.") from None
+    if not 0 <= number <= most:
+        raise InvalidArgument(f"simulate: {what} is {number}, which is not from 0 to {most}.")
+    return number
+
+
+def _number(device: int) -> int:
+    return whole("device", device)
 
 
 def load(path: str) -> ctypes.CDLL:

@@ -126,17 +126,35 @@ Result copy_later(Call& call, Stream& stream, const Copy& copy, aclrtMemcpyKind 
   return waits && !is_captured ? wait_for_work(call.lock, stream, stream.tail) : ACL_SUCCESS;
 }
 
+// What the vendor's runtime takes of a row, of rows, and of kinds: ApiErrorDecorator::MemCopy2DCheckParam and
+// MemCopy2DSync. The API reference has the numbers for aclrtMemcpy2dAsync.
+Result check_rows(const Copy& copy, aclrtMemcpyKind kind, bool is_at_once) {
+  constexpr size_t kMostWidth = 5000000;
+  constexpr size_t kMostRows = 5242880;
+  if (copy.width > kMostWidth || copy.height > kMostRows) {
+    return refuse(ACL_ERROR_RT_PARAM_INVALID,
+                  "A row has 5000000 bytes at most, and there are 5242880 of them at most.");
+  }
+  if (kind == ACL_MEMCPY_HOST_TO_DEVICE || kind == ACL_MEMCPY_DEVICE_TO_HOST || kind == ACL_MEMCPY_DEFAULT) {
+    return ACL_SUCCESS;
+  }
+  if (kind != ACL_MEMCPY_DEVICE_TO_DEVICE) return refuse(ACL_ERROR_INVALID_PARAM, "Rows within the host.");
+  return is_at_once ? refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, "Rows within a device, at once.") : ACL_SUCCESS;
+}
+
 Copy plain(void* dst, const void* src, size_t bytes) { return {number(dst), bytes, number(src), bytes, bytes, 1}; }
 
 // What aclrtMemset and its like take: memory of a device, or of the host from aclrtMallocHost.
 Result check_fill(const void* memory, size_t most, uint64_t width, size_t count) {
   if (memory == nullptr) return refuse(ACL_ERROR_INVALID_PARAM, "A null pointer.");
-  if (count > UINT64_MAX / width || count * width > most) return ACL_ERROR_RT_PARAM_INVALID;
+  // aclrtMemsetD32 looks for itself, aclrtMemset leaves it to the runtime: src/acl/aclrt_impl/memory.cpp.
+  const Result invalid = width > 1 ? ACL_ERROR_INVALID_PARAM : ACL_ERROR_RT_PARAM_INVALID;
+  if (count > UINT64_MAX / width || count * width > most) return invalid;
   std::vector<Piece> pieces;
   if (find(memory) == nullptr || !driver().memory.resolve(number(memory), count * width, pieces)) {
-    return refuse(ACL_ERROR_RT_PARAM_INVALID, "An address is not in memory that a device can use.");
+    return refuse(invalid, "An address is not in memory that a device can use.");
   }
-  return number(memory) % width == 0 ? ACL_SUCCESS : ACL_ERROR_RT_ADDR_UNALIGNED;
+  return number(memory) % width == 0 ? ACL_SUCCESS : refuse(invalid, "The address is no multiple of 4.");
 }
 
 aclError fill_at_once(const char* name, void* memory, size_t most, uint32_t value, uint32_t width, size_t count) {
@@ -217,6 +235,7 @@ UNIFY_SIMULATOR_EXPORT aclError aclrtMemcpy2d(void* dst, size_t dst_pitch, const
     if (width == 0 || height == 0) return ACL_SUCCESS;
     const Copy copy{number(dst), dst_pitch, number(src), src_pitch, width, height};
     if (const Result result = check_sizes(copy, width, dst, src); result != ACL_SUCCESS) return result;
+    if (const Result result = check_rows(copy, kind, true); result != ACL_SUCCESS) return result;
     if (const Result result = check_kind(kind, dst, src); result != ACL_SUCCESS) return result;
     return copy_at_once(call, copy, dst, src);
   });
@@ -229,6 +248,7 @@ UNIFY_SIMULATOR_EXPORT aclError aclrtMemcpy2dAsync(void* dst, size_t dst_pitch, 
     if (width == 0 || height == 0) return ACL_SUCCESS;
     const Copy copy{number(dst), dst_pitch, number(src), src_pitch, width, height};
     if (const Result result = check_sizes(copy, width, dst, src); result != ACL_SUCCESS) return result;
+    if (const Result result = check_rows(copy, kind, false); result != ACL_SUCCESS) return result;
     return copy_later(call, stream, copy, kind, dst, src);
   });
 }

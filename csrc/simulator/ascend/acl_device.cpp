@@ -6,6 +6,7 @@
 #include "acl.h"
 #include "calls.h"
 #include "chips.h"
+#include "simulator/graph.h"
 
 using namespace unify::simulator;
 
@@ -24,9 +25,11 @@ void reset(Call& call, Device& device) {
 Result synchronize(Call& call, Deadline until) {
   const std::shared_ptr<Context> context = call.context;
   const std::vector<std::shared_ptr<Stream>> streams = context->streams;
+  Result captured = ACL_SUCCESS;
   for (const auto& stream : streams) {
-    if (stream->capture != nullptr) return ACL_ERROR_RT_STREAM_CAPTURED;
+    if (stream->capture != nullptr) captured = invalidate(*stream->capture, ACL_ERROR_RT_STREAM_CAPTURED);
   }
+  if (captured != ACL_SUCCESS) return captured;
   if (const Result result = result_of(*context); result != ACL_SUCCESS) return result;
   Result first = ACL_SUCCESS;
   for (const auto& stream : streams) {

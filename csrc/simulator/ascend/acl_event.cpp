@@ -28,6 +28,9 @@ aclError with_event(const char* name, aclrtEvent handle, Work&& work) {
 
 bool is_capturing(const Event& event) { return event.capture != nullptr && !event.capture->is_over; }
 
+// As of a stream: the capture fails.
+Result refuse_captured(const Event& event) { return invalidate(*event.capture, ACL_ERROR_RT_EVENT_CAPTURED); }
+
 Result make(Call& call, aclrtEvent* out, uint32_t flags, bool is_new) {
   constexpr uint32_t kKnown = ACL_EVENT_SYNC | ACL_EVENT_CAPTURE_STREAM_PROGRESS | ACL_EVENT_TIME_LINE |
                               ACL_EVENT_DEVICE_USE_ONLY | ACL_EVENT_EXTERNAL | ACL_EVENT_IPC;
@@ -124,7 +127,7 @@ bool is_done(const AclEvent& event) {
 }
 
 Result synchronize(Call& call, const AclEvent& event, Deadline until) {
-  if (is_capturing(event)) return ACL_ERROR_RT_EVENT_CAPTURED;
+  if (is_capturing(event)) return refuse_captured(event);
   const std::shared_ptr<Context> context = call.context;
   if (const Result result = result_of(*context); result != ACL_SUCCESS) return result;
   if (event.shared != nullptr) {
@@ -144,7 +147,7 @@ Result synchronize(Call& call, const AclEvent& event, Deadline until) {
 }
 
 Result check_time(const AclEvent& event) {
-  if (is_capturing(event)) return ACL_ERROR_RT_EVENT_CAPTURED;
+  if (is_capturing(event)) return refuse_captured(event);
   if (event.shared != nullptr) return ACL_ERROR_RT_FEATURE_NOT_SUPPORT;
   if (event.mark == nullptr) return refuse(ACL_ERROR_RT_INTERNAL_ERROR, "The event was not recorded.");
   return has_time(event) && event.mark->is_done ? ACL_SUCCESS : ACL_ERROR_RT_EVENT_TIMESTAMP_INVALID;
@@ -230,7 +233,7 @@ UNIFY_SIMULATOR_EXPORT aclError aclrtQueryEvent(aclrtEvent handle, aclrtEventSta
   return with_event("aclrtQueryEvent", handle, [&](Call&, const AclEvent& event) -> Result {
     if (out == nullptr) return ACL_ERROR_INVALID_PARAM;
     if (event.is_new) return ACL_ERROR_RT_FEATURE_NOT_SUPPORT;
-    if (is_capturing(event)) return ACL_ERROR_RT_EVENT_CAPTURED;
+    if (is_capturing(event)) return refuse_captured(event);
     *out = is_done(event) ? ACL_EVENT_STATUS_COMPLETE : ACL_EVENT_STATUS_NOT_READY;
     return ACL_SUCCESS;
   });
@@ -239,7 +242,7 @@ UNIFY_SIMULATOR_EXPORT aclError aclrtQueryEvent(aclrtEvent handle, aclrtEventSta
 UNIFY_SIMULATOR_EXPORT aclError aclrtQueryEventStatus(aclrtEvent handle, aclrtEventRecordedStatus* out) {
   return with_event("aclrtQueryEventStatus", handle, [&](Call& call, const AclEvent& event) -> Result {
     if (out == nullptr) return ACL_ERROR_INVALID_PARAM;
-    if (is_capturing(event)) return ACL_ERROR_RT_EVENT_CAPTURED;
+    if (is_capturing(event)) return refuse_captured(event);
     if (const Result result = result_of(*call.context); result != ACL_SUCCESS) return result;
     *out = is_done(event) ? ACL_EVENT_RECORDED_STATUS_COMPLETE : ACL_EVENT_RECORDED_STATUS_NOT_READY;
     return ACL_SUCCESS;

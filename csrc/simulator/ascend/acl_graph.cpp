@@ -142,7 +142,13 @@ UNIFY_SIMULATOR_EXPORT aclError aclmdlRIDestroy(aclmdlRI handle) {
     const std::shared_ptr<AclGraph> graph = find(handle);
     if (handle == nullptr || graph == nullptr) return refuse(ACL_ERROR_RT_PARAM_INVALID, "The graph is unknown.");
     if (!graph->is_captured) return ACL_ERROR_RT_MODEL_CAPTURED;
-    if (graph->last != nullptr) wait_for(call.lock, graph->last, *graph->context);
+    constexpr auto kLongest = std::chrono::seconds(10);  // Context::ModelDestroy of the vendor's runtime
+    if (graph->last != nullptr) {
+      wait_for(call.lock, graph->last, *graph->context, std::chrono::steady_clock::now() + kLongest);
+      if (!graph->last->is_done && result_of(*graph->context) == kSuccess) {
+        return refuse(ACL_ERROR_RT_MODEL_RUNNING, "Model is still running and cannot be destroyed.");
+      }
+    }
     driver().graph_execs.remove(handle);
     return ACL_SUCCESS;
   });

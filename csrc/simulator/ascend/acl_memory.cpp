@@ -38,7 +38,8 @@ Result allocate(Call& call, void** out, size_t bytes, bool is_padded) {
   return ACL_SUCCESS;
 }
 
-// Memory that the host may touch too.
+// Memory that the host may touch too. Pinned memory is no device's, and stays when one is reset: the vendor's runtime
+// (NpuDriver::HostMemAlloc) names none to its driver. It does for managed memory.
 Result allocate_host(Call& call, void** out, uint64_t bytes, RangeKind kind) {
   const uint64_t all = round_up(bytes, kPage);
   if (out == nullptr || bytes == 0 || all < bytes) return ACL_ERROR_INVALID_PARAM;
@@ -50,7 +51,8 @@ Result allocate_host(Call& call, void** out, uint64_t bytes, RangeKind kind) {
   range->address = reinterpret_cast<uintptr_t>(memory);
   range->bytes = all;
   range->asked_bytes = bytes;
-  range->owner = call.context->device;
+  range->owner = kind == RangeKind::kManaged ? call.context->device : nullptr;
+  range->made_on = call.context->device->index;
   range->access = UINT32_MAX;
   driver().memory.add(range);
   *out = memory;
@@ -96,6 +98,7 @@ Result register_host(Call& call, void* pointer, uint64_t bytes) {
   made->address = address;
   made->bytes = made->asked_bytes = bytes;
   made->owner = call.context->device;
+  made->made_on = call.context->device->index;
   made->access = UINT32_MAX;
   made->is_borrowed = true;
   driver().memory.add(made);

@@ -11,7 +11,7 @@ using namespace unify::simulator;
 
 namespace {
 
-constexpr char kCannVersion[] = "9.0.0";  // what torch_npu 2.13, whose headers say 1.17.0, is made for
+constexpr char kCannVersion[] = "9.0.0";                 // what torch_npu 2.13, whose headers say 1.17.0, is made for
 constexpr char kDriverVersion[] = "25.5.0 (simulated)";  // the one place where ACL says what a device is
 constexpr int kAclVersion[] = {1, 17, 0};
 
@@ -35,7 +35,9 @@ Result check_option(aclSysParamOpt option, int64_t value) {
 
 }  // namespace
 
-// Of the file, which turns on dumps and profiles, nothing is done here.
+// Of the file, which turns on dumps and profiles, nothing is done here. The vendor asks for this call before all
+// others, and says that what goes without it may go wrong; its runtime (src/acl/aclrt_impl) looks only before dumps
+// whether it was made, and goes on after aclFinalize. So does this.
 UNIFY_SIMULATOR_EXPORT aclError aclInit(const char*) {
   return with_driver("aclInit", [&](Call&) -> Result {
     note_start();

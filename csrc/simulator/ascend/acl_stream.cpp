@@ -49,11 +49,16 @@ Result destroy(Call& call, aclrtStream handle, Stream& stream, bool waits) {
   return ACL_SUCCESS;
 }
 
+// Whoever waits for a stream or asks it while it is captured, in whichever mode, makes the capture fail (the runtime's
+// FAQ, "Submission restrictions during ACL Graph capture").
+Result refuse_captured(Stream& stream) {
+  return invalidate(*stream.capture,
+                    refuse(ACL_ERROR_RT_STREAM_CAPTURED, "Stream (stream_id=" + std::to_string(of(stream).id) +
+                                                             ") during the capture stage is not supported."));
+}
+
 Result synchronize(Call& call, Stream& stream, Deadline until) {
-  if (stream.capture != nullptr) {
-    return refuse(ACL_ERROR_RT_STREAM_CAPTURED, "Stream (stream_id=" + std::to_string(of(stream).id) +
-                                                    ") during the capture stage is not supported.");
-  }
+  if (stream.capture != nullptr) return refuse_captured(stream);
   return is_waited_for(stream) ? wait_for_work(call.lock, stream, stream.tail, until) : ACL_SUCCESS;
 }
 
@@ -121,9 +126,9 @@ UNIFY_SIMULATOR_EXPORT aclError aclrtSynchronizeStreamWithTimeout(aclrtStream ha
 }
 
 UNIFY_SIMULATOR_EXPORT aclError aclrtStreamQuery(aclrtStream handle, aclrtStreamStatus* out) {
-  return with_stream("aclrtStreamQuery", handle, [&](Call&, const Stream& stream) -> Result {
+  return with_stream("aclrtStreamQuery", handle, [&](Call&, Stream& stream) -> Result {
     if (out == nullptr) return ACL_ERROR_INVALID_PARAM;
-    if (stream.capture != nullptr) return ACL_ERROR_RT_STREAM_CAPTURED;
+    if (stream.capture != nullptr) return refuse_captured(stream);
     if (const Result result = result_of(*stream.context); result != ACL_SUCCESS) return result;
     *out = is_idle(stream) ? ACL_STREAM_STATUS_COMPLETE : ACL_STREAM_STATUS_NOT_READY;
     return ACL_SUCCESS;

@@ -38,6 +38,21 @@ bool read_device(uint64_t address, std::vector<char>& out) {
 
 bool is_of_vector_cores(const AclFunction& function) { return function.magic == ACL_RT_BINARY_MAGIC_ELF_VECTOR_CORE; }
 
+// Whether the launcher's part of the arguments is as the chip needs it: the address at which cores meet, the lock and
+// the workspace (triton-ascend 3.2.0, driver.py). Where a kernel needs one of the last two does not show here.
+bool has_good_prefix(const AclFunction& function, const std::vector<char>& args) {
+  uint64_t words[3] = {};
+  if (function.kernel.prefix_bytes < sizeof words || args.size() < sizeof words) return true;
+  std::memcpy(words, args.data(), sizeof words);
+  const Device& device = *function.context->device;
+  const bool meets = words[0] == sync_address(device) || (words[0] == 0 && is_of_vector_cores(function));
+  const Lock lock(driver().mutex);
+  const auto is_usable = [&](uint64_t address) {
+    return address == 0 || driver().memory.may_use(device.index, address);
+  };
+  return meets && is_usable(words[1]) && is_usable(words[2]);
+}
+
 Result on_its_cores(const AclFunction& function, Result result) {
   if (!is_of_vector_cores(function)) return result;
   if (result == ACL_ERROR_RT_AICORE_EXCEPTION) return ACL_ERROR_RT_VECTOR_CORE_EXCEPTION;
@@ -116,6 +131,7 @@ Result submit_launch(Call& call, Stream& stream, const std::shared_ptr<AclFuncti
     if (arguments.device != 0 && !read_device(arguments.device, args)) {
       return on_its_cores(*function, ACL_ERROR_RT_AICORE_EXCEPTION);
     }
+    if (!has_good_prefix(*function, args)) return on_its_cores(*function, ACL_ERROR_RT_AICORE_EXCEPTION);
     return on_its_cores(*function, run_kernel(*function, {blocks, 1, 1}, std::move(args)));
   };
   return submit(call, stream, std::move(operation));

@@ -22,6 +22,7 @@ std::shared_ptr<Range> host_range(RangeKind kind, const Call& call, size_t bytes
   range->bytes = all;
   range->asked_bytes = bytes;
   range->owner = call.context.get();
+  range->made_on = call.context->device->index;
   range->access = UINT32_MAX;
   return range;
 }
@@ -107,6 +108,7 @@ UNIFY_SIMULATOR_EXPORT CUresult cuMemHostRegister_v2(void* memory, size_t bytes,
     range->address = address;
     range->bytes = range->asked_bytes = bytes;
     range->owner = call.context.get();
+    range->made_on = call.context->device->index;
     range->access = UINT32_MAX;
     range->is_borrowed = true;
     driver().memory.add(range);

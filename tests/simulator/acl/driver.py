@@ -196,10 +196,13 @@ def _argument(value: Any) -> Any:
 PREFIX = 24  # where the cores meet, the lock, the workspace: as the vendor's launcher has it
 
 
-def image(name: str, body: str, types: Sequence[str] = ("*fp32",), scratch: int = 0) -> bytes:
-    """An ELF file with a kernel in C inside. Its parameters, all of 8 bytes, follow the prefix: args[3], args[4] ..."""
+def image(name: str, body: str, types: Sequence[str] = ("*fp32",), scratch: int = 0, prefix: int = 0) -> bytes:
+    """An ELF file with a kernel in C inside. Its parameters, all of 8 bytes, follow the prefix: args[3], args[4] ...
+
+    prefix: how much of it the chip looks at.
+    """
     parameters = [(type_, PREFIX + 8 * index) for index, type_ in enumerate(types)]
-    return container(HostKernel(name, compiled(name, body), PREFIX + 8 * len(types), scratch, parameters))
+    return container(HostKernel(name, compiled(name, body), PREFIX + 8 * len(types), scratch, parameters, prefix))
 
 
 def words(*values: int) -> bytes:

@@ -125,16 +125,32 @@ def test_a_device_is_reset_as_often_as_it_was_set(acl: Acl) -> None:
     assert acl.result("aclrtGetDevice", ctypes.byref(ctypes.c_int())) == "RT_CONTEXT_NULL"
 
 
-def test_a_reset_takes_all(acl: Acl) -> None:
+def test_a_reset_takes_all_that_is_the_device_s(acl: Acl) -> None:
     acl.upload(b"1234")
-    acl.pinned(16)
+    acl.made("aclrtMemAllocManaged", ctypes.c_uint64(16), 1)
     acl.stream()
     acl.event()
     acl.aclrtSetDevice(0)
     acl.aclrtResetDeviceForce(0)
-    kinds = ("bytes", "allocations", "pinned_bytes", "streams", "events", "modules", "graph_execs", "retained")
+    kinds = ("bytes", "allocations", "managed_bytes", "streams", "events", "modules", "graph_execs", "retained")
     assert {acl.live(kind) for kind in kinds} == {0}
     assert acl.told("aclrtGetPrimaryCtxState", 0, None) & 0xFFFFFFFF == 0
+
+
+def test_pinned_memory_is_no_device_s_and_outlives_a_reset(acl: Acl) -> None:
+    before, pinned = acl.live("pinned_bytes"), acl.pinned(16)
+    assert acl.live("pinned_bytes") == before + 4096
+    assert acl.live("pinned_bytes", 1) == 0
+    ctypes.memset(pinned, 7, 16)
+    acl.aclrtResetDeviceForce(0)
+    assert ctypes.string_at(pinned, 16) == b"\7" * 16
+    acl.aclrtSetDevice(0)
+    address = acl.malloc(16)
+    assert acl.copy_later(address, pinned, 16, H2D) == "SUCCESS"
+    acl.aclrtSynchronizeStream(None)
+    assert acl.download(address, 16) == b"\7" * 16
+    acl.aclrtFreeHost(pinned)
+    assert acl.live("pinned_bytes") == before
 
 
 def test_an_unknown_device_is_named(acl: Acl) -> None:

@@ -87,22 +87,41 @@ def test_a_fork_that_is_not_joined_is_refused(acl: Acl, add: int) -> None:
     assert acl.live("graph_execs") == 0
 
 
-def test_what_is_captured_is_not_waited_for(acl: Acl) -> None:
+QUESTIONS = ["aclrtSynchronizeStream", "aclrtStreamQuery", "aclrtSynchronizeDevice"]
+QUESTIONS += ["aclrtSynchronizeEvent", "aclrtQueryEventStatus"]
+
+
+@pytest.mark.parametrize("call", QUESTIONS)
+def test_what_is_captured_is_neither_waited_for_nor_asked_or_the_capture_fails(acl: Acl, call: str) -> None:
     stream, event = acl.stream(), acl.event()
     acl.aclmdlRICaptureBegin(stream, RELAXED)
     acl.aclrtRecordEvent(event, stream)
-    out = ctypes.byref(ctypes.c_int())
-    for answer in (
-        acl.result("aclrtSynchronizeStream", stream),
-        acl.result("aclrtStreamQuery", stream, out),
-        acl.result("aclrtSynchronizeDevice"),
-        acl.result("aclrtDestroyStream", stream),
-    ):
-        assert answer == "RT_STREAM_CAPTURED"
-    for answer in (acl.result("aclrtSynchronizeEvent", event), acl.result("aclrtQueryEventStatus", event, out)):
-        assert answer == "RT_EVENT_CAPTURED"
-    assert info(acl, stream)[0] == ACTIVE  # a question that is refused does no harm
+    handle = [] if "Device" in call else [event] if "Event" in call else [stream]
+    out = [ctypes.byref(ctypes.c_int())] if "Query" in call else []
+    assert acl.result(call, *handle, *out) == ("RT_EVENT_CAPTURED" if "Event" in call else "RT_STREAM_CAPTURED")
+    assert info(acl, stream)[0] == INVALIDATED
+    assert refused(acl, stream) == "RT_STREAM_CAPTURE_INVALIDATED"
+
+
+def test_a_captured_stream_is_not_destroyed(acl: Acl) -> None:
+    stream = acl.stream()
+    acl.aclmdlRICaptureBegin(stream, RELAXED)
+    assert acl.result("aclrtDestroyStream", stream) == "RT_STREAM_CAPTURED"
+    assert info(acl, stream)[0] == ACTIVE
     acl.told("aclmdlRICaptureEnd", stream)
+
+
+def test_a_graph_that_runs_on_is_not_destroyed_after_ten_seconds(acl: Acl) -> None:
+    stream, data = acl.stream(), acl.upload(bytes(16))
+    acl.aclmdlRICaptureBegin(stream, RELAXED)
+    assert acl.fill_later(data, 1, 16, stream) == "SUCCESS"
+    graph = acl.told("aclmdlRICaptureEnd", stream)
+    acl.fail("aclmdlRIExecuteAsync:0:hang")
+    acl.aclmdlRIExecuteAsync(graph, stream)
+    assert acl.result("aclmdlRIDestroy", graph) == "RT_MODEL_RUNNING"
+    acl.library.unify_simulator_release(0)
+    acl.aclrtSynchronizeStream(stream)
+    acl.aclmdlRIDestroy(graph)
 
 
 @pytest.mark.parametrize("mode", [GLOBAL, THREAD_LOCAL, RELAXED])

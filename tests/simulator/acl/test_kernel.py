@@ -10,7 +10,7 @@ import pytest
 
 from unify.simulator.section import ASCEND_NAME, empty_elf, with_section
 
-from .driver import AICORE, CUBE, VECTOR, Acl, image, launch_arguments, load_options, words
+from .driver import AICORE, CUBE, PREFIX, VECTOR, Acl, image, launch_arguments, load_options, words
 
 ADD = "((float*)args[3])[i] += 1.0f;"
 
@@ -94,6 +94,25 @@ def test_where_cores_meet_is_told_apart_by_device(acl: Acl) -> None:
     first = acl.made("aclrtGetHardwareSyncAddr")
     acl.aclrtSetDevice(1)
     assert acl.made("aclrtGetHardwareSyncAddr") != first != 0
+
+
+@pytest.mark.parametrize(("magic", "fault"), [(VECTOR, "RT_VECTOR_CORE_EXCEPTION"), (CUBE, "RT_AICORE_EXCEPTION")])
+def test_the_launcher_s_words_are_looked_at(acl: Acl, magic: int, fault: str) -> None:
+    address = acl.made("aclrtGetHardwareSyncAddr")
+    acl.aclrtSetDevice(1)
+    foreign, foreign_address = acl.malloc(64), acl.made("aclrtGetHardwareSyncAddr")
+    acl.aclrtSetDevice(0)
+    data = acl.malloc(64)
+    function = acl.function(image("add", ADD, prefix=PREFIX), "add", magic)
+
+    def launched(*prefix: int) -> str:
+        acl.launch(function, struct.pack("<4Q", *prefix, data))
+        return acl.result("aclrtSynchronizeStream", None)
+
+    assert launched(address, 0, 0) == launched(address, data, data) == "SUCCESS"
+    assert launched(0, 0, 0) == ("SUCCESS" if magic == VECTOR else fault)  # vector cores meet nobody
+    for wrong in ((foreign_address, 0, 0), (0xDEAD0000, 0, 0), (address, foreign, 0), (address, 0, 0xDEAD2000)):
+        assert launched(*wrong) == fault, wrong
 
 
 # ---- binaries ----

@@ -113,6 +113,15 @@ def test_between_addresses_of_the_device_the_chip_finds_out(acl: Acl) -> None:
     assert "reason=[sys dma transfer failed]" in acl.message()
 
 
+def test_within_a_device_copies_begin_anywhere(acl: Acl) -> None:
+    """acl_rt.h asks for multiples of 64; the runtime does not, and torch_npu copies views without them."""
+    data, host = acl.upload(bytes(range(256))), ctypes.create_string_buffer(16)
+    assert acl.copy_later(data + 1, data + 130, 16, D2D) == "SUCCESS"
+    acl.aclrtSynchronizeStream(None)
+    assert acl.result("aclrtMemcpy", host, ctypes.c_size_t(16), data + 1, ctypes.c_size_t(16), D2H) == "SUCCESS"
+    assert host.raw == bytes(range(130, 146))
+
+
 def test_from_host_to_host_there_is_no_stream(acl: Acl) -> None:
     first, second = acl.pinned(16), acl.pinned(16)
     assert acl.copy_later(first, second, 16, H2H) == "RT_FEATURE_NOT_SUPPORT"
@@ -140,6 +149,10 @@ def test_fills_write_values_of_their_width(acl: Acl) -> None:
     assert acl.fill_later(address, 0, 4096) == "RT_PARAM_INVALID"
     host = ctypes.create_string_buffer(8)
     assert acl.fill_later(ctypes.addressof(host), 0, 8) == "RT_PARAM_INVALID"
+    size_t = ctypes.c_size_t
+    for place, most in ((address + 2, 60), (address, 8), (ctypes.addressof(host), 64)):
+        assert acl.result("aclrtMemsetD32", place, size_t(most), 5, size_t(3)) == "INVALID_PARAM"
+        assert acl.result("aclrtMemsetD32Async", place, size_t(most), 5, size_t(3), None) == "INVALID_PARAM"
 
 
 def test_rows_are_copied_by_their_pitches(acl: Acl) -> None:
@@ -151,6 +164,22 @@ def test_rows_are_copied_by_their_pitches(acl: Acl) -> None:
     assert wide == "INVALID_PARAM"
     acl.aclrtMemcpy2dAsync(out, size_t(4), source, size_t(16), size_t(4), size_t(3), D2H, None)
     assert out.raw == bytes([0, 1, 2, 3, 16, 17, 18, 19, 32, 33, 34, 35])
+
+
+@pytest.mark.parametrize("name", ["aclrtMemcpy2d", "aclrtMemcpy2dAsync"])
+def test_rows_have_their_limits(acl: Acl, name: str) -> None:
+    source, out, size_t = acl.malloc(4096), ctypes.create_string_buffer(64), ctypes.c_size_t
+    stream = () if name == "aclrtMemcpy2d" else (None,)
+
+    def rows(to: object, width: int, height: int, kind: int) -> str:
+        pitch = size_t(max(width, 16))
+        return acl.result(name, to, pitch, source, pitch, size_t(width), size_t(height), kind, *stream)
+
+    assert rows(out, 5_000_001, 2, D2H) == rows(out, 8, 5_242_881, D2H) == "RT_PARAM_INVALID"
+    assert rows(out, 8, 2, H2H) == "INVALID_PARAM"
+    at_once = name == "aclrtMemcpy2d"
+    assert rows(source + 1024, 16, 2, D2D) == ("RT_FEATURE_NOT_SUPPORT" if at_once else "SUCCESS")
+    acl.aclrtSynchronizeStream(None)
 
 
 def test_a_batch_is_several_copies(acl: Acl) -> None:

@@ -141,15 +141,34 @@ def _left_early(x, out, n, BLOCK: tl.constexpr):
         tl.store(out + i, value + 1)
         return
     for k in range(n):
-        value += k * tl.program_id(1)
+        value += k * tl.num_programs(1)
     tl.store(out + i, value)
 
 
-def test_a_kernel_that_leaves_early_runs_as_it_is() -> None:
-    x = RNG.integers(-50, 50, 40 * 16).astype(np.int32)
-    arguments = {"x": x, "out": np.full_like(x, -99), "n": 33}
-    assert persistent(compile_kernel(_left_early, arguments, {"BLOCK": 16}).ttir) is None
-    compare(_left_early, (40, 1), arguments, BLOCK=16)
+def test_a_kernel_that_leaves_early_leaves_the_loop_alone() -> None:
+    x = RNG.integers(-50, 50, 300 * 16).astype(np.int32)
+    check(_left_early, (300,), {"x": x, "out": np.full_like(x, -99), "n": 33}, BLOCK=16)
+
+
+@triton.jit
+def _several_ways(x, out, n):
+    p = tl.program_id(0)
+    if p == 1:
+        return
+    elif p == 2:
+        tl.store(out + p, 7)
+        return
+    if tl.load(x + p) > n:
+        tl.store(out + p, 1)
+        if tl.load(x + p) > 2 * n:
+            tl.store(out + p, 2)
+        return
+    tl.store(out + p, tl.load(x + p))
+
+
+def test_a_kernel_with_several_ways_out() -> None:
+    x = RNG.integers(0, 100, 200).astype(np.int32)
+    check(_several_ways, (200,), {"x": x, "out": np.full_like(x, -99), "n": 33})
 
 
 @triton.jit

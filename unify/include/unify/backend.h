@@ -377,7 +377,9 @@ typedef struct unify_backend {
               pageable host memory may return only once that memory is not needed any more.
      Memory:  both ranges stay alive until the stream has passed; the core sees to it. Overlap is undefined.
      Threads: one call on a stream at a time; the core serialises.
-     Errors:  INVALID_ARGUMENT at once; a fault of the device from the stream's next synchronize or query. */
+     Errors:  INVALID_ARGUMENT at once; UNSUPPORTED at once for two places of one device that it does not copy
+              between (as they are aligned, say): the core then copies by a kernel, or through the host. A fault of
+              the device from the stream's next synchronize or query. */
   unify_status (*copy)(unify_stream stream, const unify_copy_args* args);
 
   /* Enqueues the repetition of a value.
@@ -411,7 +413,8 @@ typedef struct unify_backend {
      Threads: any, also while another thread enqueues.
      Errors:  the first failure of that work that was not returned yet by stream_synchronize, device_synchronize or
               the call that enqueued it. Where device_status is still HEALTHY it ends with that, and the stream works
-              on; elsewhere KERNEL_FAULT and DEVICE_LOST stay: each later call returns them. */
+              on; elsewhere KERNEL_FAULT and DEVICE_LOST stay: each later call returns them. UNSUPPORTED, where the
+              backend sees it, for a stream that another library records. */
   unify_status (*stream_synchronize)(unify_stream stream);
 
   /* Asks without waiting whether a stream has run dry.

@@ -24,7 +24,7 @@ from unify.compiler import mlir_reader
 from unify.compiler.cpu import link
 from unify.simulator.section import HostKernel
 
-from .kernel import generate
+from .kernel import PREFIX, generate
 from .lowering import to_buffers
 
 __all__ = ["build"]
@@ -50,4 +50,4 @@ def build(
         stages["buffers"], stages["source"] = text, generated.text
     image = link.link(generated.text, features, stages)
     args_bytes = generated.grid_offset + 12
-    return HostKernel(generated.name, image, args_bytes, generated.scratch_bytes, generated.parameters)
+    return HostKernel(generated.name, image, args_bytes, generated.scratch_bytes, generated.parameters, PREFIX)

@@ -16,7 +16,7 @@ from .program import Program
 
 _MODULES = (calls, control, loops, views)  # they fill the table of statements
 # triton-ascend 3.2.0, driver.py: ffts_addr, syncBlockLock, workspace, then the kernel's own arguments.
-_PREFIX, _LOCK, _WORKSPACE = 24, 8, 16
+PREFIX, _LOCK, _WORKSPACE = 24, 8, 16
 # At the end of the vendor's function: the grid and the program's place in it, x, y and z each.
 _PLACES = 6
 _NAMES = {"f16": "fp16", "bf16": "bf16", "f32": "fp32", "f64": "fp64"}
@@ -97,7 +97,7 @@ def _triton_name(type_: mlir.Type) -> str:
 
 def _offsets(elements: list[str]) -> tuple[list[int], int]:
     """Pointers and 64-bit numbers at multiples of 8; all else takes 4 bytes, small floats as float."""
-    offsets, end = [], _PREFIX
+    offsets, end = [], PREFIX
     for element in elements:
         size = 8 if BYTES[element] == 8 else 4
         end = (end + size - 1) // size * size
