@@ -56,7 +56,8 @@ def main():
     taken = milliseconds(lambda: add(x, y, out), device)
     np.testing.assert_array_equal(out.numpy(), on_host[0] + on_host[1])
     moved = x.nbytes + y.nbytes + out.nbytes
-    print(f"{asked.n:,} elements on {device.name}: {taken:.3f} ms, {moved / taken / 1e6:.1f} GB/s")
+    where = f"{device.name} (simulated)" if device.properties["simulated"] else device.name
+    print(f"{asked.n:,} elements on {where}: {taken:.3f} ms, {moved / taken / 1e6:.1f} GB/s")
 
 
 if __name__ == "__main__":

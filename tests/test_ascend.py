@@ -128,7 +128,7 @@ def test_what_an_old_version_lacks_is_told(python: Run, built: Built) -> None:
 @pytest.mark.parametrize(
     ("library", "environment", "words"),
     [
-        ("/nowhere/libascendcl.so", {}, ["there is no CANN", "/nowhere/libascendcl.so", "set_env.sh"]),
+        ("/nowhere/libascendcl.so", {}, ["there is no CANN", "/nowhere/lib", "set_env.sh", "UNIFY_SIMULATE=ascend:"]),
         (ctypes.util.find_library("m"), {}, ["is no libascendcl", "aclInit"]),
         ("lacking", {}, ["lacks aclrtMalloc, aclrtMemcpyAsync", "newer"]),
         ("whole", {"STUB_INIT": "500001"}, ["ACL does not start: failure: EE9999", "(ACL_ERROR_FAILURE, 500001)"]),

@@ -192,9 +192,25 @@ def test_info_prints_each_setting_with_its_value(python: Run) -> None:
     assert len({line.index(meaning) for line, meaning in zip(shown.splitlines(), meanings, strict=True)}) == 1
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["check"], ["compile"], ["check", "--targets", "nope", "k.py"], ["compile", "--shipped", "--target", "nope"],
+        ["check", "nosuch.py"], ["toolchain", "install"], ["toolchain", "install", "ascned"], ["new-backend", "No"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_the_command_line_asks_for_and_cannot_be_is_status_2(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert (out, err[:7], err.count("Traceback")) == ("", "unify: ", 0)
+
+
 def test_an_unknown_device_suggests_the_known(python: Run) -> None:
     finished = python("-m", "unify", "generate", "--prompt", "x", "--device", "cpuu")
-    assert finished.returncode == 1
+    assert finished.returncode == 2
     assert finished.stderr.startswith("unify: ")
     assert "'cpu'" in finished.stderr
     assert "Traceback" not in finished.stderr

@@ -13,6 +13,7 @@ import pytest
 
 import unify as un
 from unify import _info
+from unify._config import settings
 from unify.testing.backends import compile_backend
 
 from .conftest import Run
@@ -77,6 +78,21 @@ def test_devices_and_backends_of_a_plugin_are_listed_and_one_may_be_the_default(
     assert any(line.startswith("  toy:1 ") and line.endswith("(default)") for line in text.splitlines())
 
 
+def test_a_toolchain_is_listed_with_what_became_of_it(tmp_path: Path) -> None:
+    with settings.override(toolchain_dir=tmp_path):
+        (ascend,) = un.info()["toolchains"]
+        assert (ascend["name"], ascend["is_installed"], ascend["damage"]) == ("ascend", False, "")
+        lines = _info.as_text(un.info()).splitlines()
+        assert "  ascend     not installed; `unify toolchain install ascend`" in lines
+        folder = Path(ascend["folder"])
+        folder.mkdir(parents=True)
+        (folder / "installed.json").write_text("{}")
+        assert f"  ascend     {ascend['version']}  {folder}" in _info.as_text(un.info()).splitlines()
+        (folder / "installed.json").write_text('{"bytes": {"gone": 1}}')
+        lines = _info.as_text(un.info()).splitlines()
+        assert "  ascend     damaged: gone is gone; `unify toolchain install ascend`" in lines
+
+
 def test_a_backend_that_is_absent_says_why_and_the_rest_is_there(python: Run, tmp_path: Path) -> None:
     absent = compile_backend(TOY, tmp_path / "absent.so", ["TOY_ABSENT"])
     found = info_with(python, UNIFY_BACKEND_PATH=str(absent))
@@ -99,6 +115,7 @@ SICK = """
 import json, time
 import unify as un
 from unify import _info
+from unify._config import settings
 sim = un.simulate("cuda:90", count=2)
 x = un.zeros(3, device="cuda:0"); un.device("cuda:0").synchronize()
 """
@@ -150,6 +167,7 @@ def test_a_device_that_does_not_open_is_told_in_words(python: Run) -> None:
 import json
 import unify as un
 from unify import _info
+from unify._config import settings
 sim = un.simulate("cuda:90", count=2)
 sim.lose(0)
 found = un.info()

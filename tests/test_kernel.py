@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,10 @@ def test_a_configuration_that_does_not_compile_is_passed_over() -> None:
     kernel[blocks](np.ones(1000, np.float32), total, 1000)
     assert total[0] == 1000.0
     assert kernel.best_config.kwargs["BLOCK"] == 256
+    ((config, reason),) = kernel.refused.items()
+    assert "BLOCK: 16" in config
+    assert "too small" in reason
+    assert [binary.name for binary in kernel.binaries] == ["picky"]
 
 
 def test_a_tuned_kernel_that_never_compiles_says_why() -> None:
@@ -506,7 +511,7 @@ def test_a_python_function_in_a_kernel_is_a_compile_error_with_its_place() -> No
     assert raised.value.line is not None
 
 
-def test_a_kernel_without_arrays_runs_on_the_device_of_its_stream(python: Run, tmp_path) -> None:
+def test_a_kernel_without_arrays_runs_on_the_device_of_its_stream(python: Run, tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text("""
 import triton.language as tl
@@ -524,3 +529,22 @@ stream.synchronize()
 """)
     finished = python(str(path))
     assert (finished.stdout, finished.stderr) == ("pid (0, 0, 0) idx () n: 5\n", "")
+
+
+def test_bounds_that_are_not_checked_are_told(python: Run, tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text("""
+import triton.language as tl
+import unify as un
+
+@un.jit
+def one_kernel(x):
+    tl.store(x, 1.0)
+
+un.simulate("cuda:90")
+for device in ("cpu", "cuda:0", "cuda:0"):
+    one_kernel[(1,)](un.zeros(1, device=device))
+""")
+    finished = python("-W", "always", str(path), env={**os.environ, "UNIFY_CHECK_BOUNDS": "1"})
+    told = "UNIFY_CHECK_BOUNDS checks kernels on the CPU device; those on cuda:0 run unchecked."
+    assert finished.stderr.count("RuntimeWarning") == finished.stderr.count(told) == 1

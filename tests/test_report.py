@@ -76,6 +76,28 @@ def test_a_kernel_is_shown_with_what_it_costs(capsys: pytest.CaptureFixture[str]
     assert caption.strip() == "2 compiled"
 
 
+def test_what_is_lowered_only_is_no_binary(
+    capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path
+) -> None:
+    def lower(ttir: str, target: Target, options: Options) -> Binary:
+        return Binary(
+            "add", b"header and text", str(target), (), 8, shared_bytes=0, threads=1, metadata={"status": "lowered"},
+            stages={"hivm": "module {}"},
+        )  # fmt: skip
+
+    register_target("chip", lower)
+    out = tmp_path / "out"
+    status, shown, err = run(capsys, f"{file}:add", "--target", "chip:1", "-o", out, "--report")
+    title, row, footer = shown.strip().splitlines()
+    assert "binary B" not in title
+    assert row.split()[-1] == "lowered"
+    assert footer == "1 compiled; lowered: all but the vendor's assembler, which only CANN has"
+    assert (status, list(out.iterdir())) == (0, [])
+    assert "lowered, no binary to write" in err
+    run(capsys, f"{file}:add", "--target", "chip:1", "-o", out, "--emit", "hivm")
+    assert [path.name for path in out.iterdir()] == ["add.chip-1.hivm"]
+
+
 def test_without_a_name_every_annotated_kernel_is_taken(capsys: pytest.CaptureFixture[str], file: Path) -> None:
     status, out, _ = run(capsys, file, "--json")
     rows = json.loads(out)
@@ -135,14 +157,14 @@ def test_a_question_that_makes_no_sense_says_so(
     capsys: pytest.CaptureFixture[str], file: Path, argv: tuple[str, ...], message: str
 ) -> None:
     status, _, err = run(capsys, *(word.format(file=file) for word in argv))
-    assert status == 1
+    assert status == 2
     assert message in err
 
 
 def test_a_file_that_cannot_be_run_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "sick.py").write_text("import no_such_thing_at_all\n")
     status, _, err = run(capsys, tmp_path / "sick.py")
-    assert status == 1
+    assert status == 2
     assert "sick.py cannot be imported: ModuleNotFoundError: No module named 'no_such_thing_at_all'" in err
     (tmp_path / "bare.py").write_text("x = 1\n")
     assert "bare.py has no kernel: a function" in run(capsys, tmp_path / "bare.py")[2]
@@ -180,7 +202,7 @@ def test_a_file_that_ends_the_process_is_no_success(capsys: pytest.CaptureFixtur
     path = tmp_path / "script_of_mine.py"
     path.write_text(KERNELS + "import sys\nsys.exit(0)\n")
     for command in ("compile", "check"):
-        assert cli.main([command, str(path)]) == 1
+        assert cli.main([command, str(path)]) == 2
         out, err = capsys.readouterr()
         assert out == ""
         assert f"{command}: {path} ended with status 0 while it was imported. Put what ends it under if" in err

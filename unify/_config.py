@@ -83,7 +83,7 @@ TABLE: dict[str, Setting] = {
     "trace_file": Setting(
         "UNIFY_TRACE_FILE", _path, lambda: Path("unify-trace.json"), "Where UNIFY_LAYERS=trace writes to."
     ),
-    "check_bounds": Setting("UNIFY_CHECK_BOUNDS", _flag, lambda: False, "Check each access of a CPU kernel."),
+    "check_bounds": Setting("UNIFY_CHECK_BOUNDS", _flag, lambda: False, "Check each access of kernels on the CPU."),
     "dump": Setting("UNIFY_DUMP", _names, lambda: (), "Stages to write for each compiled kernel: ttir, llvm, asm, ..."),
     "cuda_home": Setting("CUDA_HOME", str, lambda: "", "A CUDA toolkit: its headers and NVRTC, for CUDA C++."),
     "triton_default_backend": Setting(

@@ -156,7 +156,9 @@ class CompileError(Error):
 
 
 class TargetError(Error, ValueError):
-    """A target that does not exist, or cannot be compiled for here."""
+    """A target that does not exist (is_unknown), or cannot be compiled for here."""
+
+    is_unknown: bool = False
 
 
 class CacheError(Error, OSError):

@@ -23,8 +23,9 @@ def info() -> dict[str, Any]:
     unify, python, platform: versions; packages: version or None; warnings: sentences about what is set; backends: name,
     version, library, devices, why (it cannot be used, else empty); devices: name, default, state ("healthy", "faulted",
     "gone", or "not opened"), why (it is not healthy, else empty), properties, capabilities, memory in bytes, which are
-    empty and None where the device does not tell; default_device: what is meant when none is named, why (it cannot be
-    used, else empty).
+    empty and None where the device does not tell; toolchains: vendors' compilers, name, about, version, folder,
+    is_installed, damage (what of it is not as it was installed, else empty); default_device: what is meant when none is
+    named, why (it cannot be used, else empty).
     """
     found = backends()
     default, why_not = _default()
@@ -46,8 +47,18 @@ def info() -> dict[str, Any]:
             for status in found
         ],
         "devices": [_device_record(name, default) for name in _core.device_names()],
+        "toolchains": _toolchains(),
         "default_device": {"name": default.name if default else settings.device, "why": why_not},
     }
+
+
+def _toolchains() -> list[dict[str, Any]]:
+    from .compiler import toolchain
+
+    fields = ("name", "about", "version", "is_installed", "damage")
+    return [
+        {field: getattr(one, field) for field in fields} | {"folder": str(one.folder)} for one in toolchain.toolchains()
+    ]
 
 
 def _cache_warning() -> list[str]:
@@ -119,6 +130,13 @@ def as_text(found: dict[str, Any]) -> str:
         state = f"absent: {backend['why']}" if backend["why"] else _count(backend["devices"], "device")
         lines.append(f"  {backend['name']:10} {backend['version']:8} {backend['library']}; {state}")
     lines.append("  Others come as plugins: docs/abi.md.")
+    lines += ["", "toolchains"]
+    for one in found["toolchains"]:
+        state = f"{one['version']}  {one['folder']}" if one["is_installed"] else "not installed"
+        if one["damage"]:
+            state = f"damaged: {one['damage']}"
+        advice = "" if one["is_installed"] else f"; `unify toolchain install {one['name']}`"
+        lines.append(f"  {one['name']:10} {state}{advice}")
     return "\n".join(lines)
 
 

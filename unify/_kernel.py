@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, ClassVar, overload
@@ -22,7 +23,9 @@ from ._config import settings
 from ._core import Device, Event, Stream, Tensor
 from ._device import default_device
 from ._errors import CompileError, DTypeError, InvalidArgument, described
+from ._notice import Notice
 from .compiler import Binary, Options, Specialization, Target, compile
+from .compiler.cache import warn_once
 
 
 class Launchers(dict[Any, Any]):
@@ -149,6 +152,8 @@ class Kernel(JITFunction):  # type: ignore[misc, unused-ignore]
             aligned=frozenset(n for n, is_aligned in zip(names, aligned, strict=True) if is_aligned),
         )
         with self._lock:
+            if settings.check_bounds and device.kind != "cpu":
+                warn_once(f"UNIFY_CHECK_BOUNDS checks kernels on the CPU device; those on {device} run unchecked.")
             checked = Options(
                 check_bounds=settings.check_bounds and device.kind == "cpu", **{"debug": bool(self.debug), **options}
             )
@@ -195,7 +200,8 @@ class TunedKernel:
     """A kernel under triton.autotune or triton.heuristics, launched like any other.
 
     Each new combination of device and the tuning key's arguments is measured once per process with the device's own
-    events; the fastest configuration is kept. One that does not compile is passed over, unless none does.
+    events; the fastest configuration is kept. One that does not compile is passed over, unless none does, and stands
+    in `refused`; that it does not is kept on disk.
     """
 
     def __init__(self, tuner: Any, kernel: Kernel | TunedKernel) -> None:
@@ -203,7 +209,13 @@ class TunedKernel:
         self.kernel = kernel
         self.fn = tuner.fn
         self.best_config: Any = None
+        self.refused: dict[str, str] = {}  # configurations that do not compile, and why not
         self._best: dict[Any, Any] = {}
+
+    @property
+    def binaries(self) -> list[Binary]:
+        """What this process has compiled or loaded for this kernel so far, of all configurations."""
+        return self.kernel.binaries
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         """A callable that launches the kernel on this grid, with its best configuration."""
@@ -260,17 +272,24 @@ class TunedKernel:
         hooks = _Hooks(tuner, stream)
         times: list[float] = []
         errors: list[CompileError] = []
-        for config in configs:
-            launch = functools.partial(self.kernel[grid], *args, **kwargs, **self._options(config, kwargs))
-            everything = {**arguments, **config.all_kwargs()}
-            try:
-                times.append(_measure_ms(functools.partial(hooks.around, launch, everything, config.pre_hook), stream))
-            except CompileError as error:
-                times.append(float("inf"))
-                errors.append(error)
+        name = self._tuner.base_fn.__name__
+        with Notice(f"unify: kernel {name}: trying {len(configs)} configurations on {stream.device}") as notice:
+            for config in configs:
+                launch = functools.partial(self.kernel[grid], *args, **kwargs, **self._options(config, kwargs))
+                everything = {**arguments, **config.all_kwargs()}
+                once = functools.partial(hooks.around, launch, everything, config.pre_hook)
+                try:
+                    times.append(_measure_ms(once, stream))
+                except CompileError as error:
+                    times.append(float("inf"))
+                    errors.append(error)
+                    self.refused[str(config)] = str(error)
         if len(errors) == len(configs):
             raise errors[0]
         best = configs[times.index(min(times))]
+        if notice.was_written:
+            refused = f", {len(errors)} do not compile (.refused says why)" if errors else ""
+            sys.stderr.write(f"unify: kernel {name}: the fastest is {best}{refused}\n")
         hooks.before({**arguments, **best.all_kwargs()}, reset_only=True)
         return best
 

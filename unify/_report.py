@@ -24,6 +24,7 @@ from ._config import settings
 from ._errors import CompileError, Error, InvalidArgument
 from .compiler import Binary, Target
 
+_LOWERED = "lowered"  # all but the vendor's assembler, without which there is no binary
 _IMAGE_SUFFIX = {"cpu": "o", "cuda": "cubin"}
 _ON_CHIP = ("ub_bytes", "l1_bytes", "l0c_bytes", "workspace_bytes")
 _COLUMNS = {
@@ -76,6 +77,12 @@ def run(args: Any) -> int:
         rows.append(row)
         if binary is not None and args.output is not None:
             texts += [f"{path}" for path in write(binary, Path(args.output))]
+            if row.status == _LOWERED:
+                print(
+                    f"{row.kernel}, {row.target}: lowered, no binary to write: only CANN has the vendor's assembler. "
+                    "--emit writes the texts: linalg, hivm.",
+                    file=sys.stderr,
+                )
         elif binary is not None and args.emit and not args.json:
             texts += [text if text.endswith("\n") else text + "\n" for text in binary.stages.values()]
     if args.json:
@@ -105,9 +112,8 @@ def compile_job(job: Job) -> tuple[Row, Binary | None]:
     counts: dict[str, Any] = {column: _count(binary, column) for column in ("registers", "spill_bytes", *_ON_CHIP)}
     shared = binary.shared_bytes if binary.threads > 1 else None
     status = str(binary.metadata.get("status", "ok"))
-    row = Row(
-        name, job.target, shared_bytes=shared, binary_bytes=len(binary.image), seconds=round(seconds, 3), status=status
-    )
+    size = len(binary.image) if status != _LOWERED else None  # no binary yet
+    row = Row(name, job.target, shared_bytes=shared, binary_bytes=size, seconds=round(seconds, 3), status=status)
     return replace(row, **counts), binary
 
 
@@ -117,12 +123,16 @@ def _count(binary: Binary, name: str) -> int | None:
 
 
 def write(binary: Binary, folder: Path) -> list[Path]:
-    """Writes the image and the texts that were asked for, as kernel.target.suffix; returns where."""
+    """Writes the image, where there is one, and the texts that were asked for, as kernel.target.suffix; returns where.
+
+    What is lowered only is no image.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{binary.name}.{binary.target.replace(':', '-')}"
-    image = folder / f"{stem}.{_IMAGE_SUFFIX.get(binary.target.partition(':')[0], 'bin')}"
-    image.write_bytes(binary.image)
-    paths = [image]
+    paths = []
+    if binary.metadata.get("status") != _LOWERED:
+        paths.append(folder / f"{stem}.{_IMAGE_SUFFIX.get(binary.target.partition(':')[0], 'bin')}")
+        paths[0].write_bytes(binary.image)
     for stage, text in binary.stages.items():
         paths.append(folder / f"{stem}.{stage}")
         paths[-1].write_text(text)
@@ -148,12 +158,12 @@ def show(rows: Sequence[Row]) -> None:
         place = f" {Path(row.file).name}:{row.line}" if row.file and row.line is not None else ""
         table.add_row(row.kernel, row.target, *numbers, seconds, {"ok": ""}.get(row.status, row.status) + place)
     failed = sum(row.error is not None for row in rows)
-    table.caption = f"{len(rows)} compiled" if not failed else f"{failed} of {len(rows)} failed"
-    if any(row.status == "lowered" for row in rows):
-        table.caption += "; lowered: all but the vendor's assembler, which only CANN has"
-    table.caption_justify = "left"
+    caption = f"{len(rows)} compiled" if not failed else f"{failed} of {len(rows)} failed"
+    if any(row.status == _LOWERED for row in rows):
+        caption += "; lowered: all but the vendor's assembler, which only CANN has"
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
+    console.print(caption, style="italic", soft_wrap=True)
 
 
 # ---- what to compile ----

@@ -96,8 +96,8 @@ they come from a real run: --run runs a program on the CPU, with CPU tensors, an
 makes, of unify.jit kernels and plain triton.jit ones, with the largest grid seen. A kernel's file is run too, as by
 import, with its package if it is in one. What it prints goes to standard error.
 
-Exit status: 0 all compile and nothing would fail, 1 otherwise. A kernel that is not checked, as its types are
-not known, is named, with --json on standard error, and does not count. Outcomes are kept in UNIFY_CACHE_DIR.
+Exit status: 0 all compile and nothing would fail, 1 otherwise, 2 wrong usage. A kernel that is not checked, as its
+types are not known, is named, with --json on standard error, and does not count. Outcomes are kept in UNIFY_CACHE_DIR.
 """
 _TOOLCHAIN_EPILOG = """\
 examples:
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Error as error:
         print(f"unify: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InvalidArgument) or getattr(error, "is_unknown", False) else 1
     except OSError as error:  # a full disk, say
         _discard_output()
         print(f"unify: {error.filename or 'standard output'}: {error.strerror or error}.", file=sys.stderr)

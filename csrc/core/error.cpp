@@ -98,6 +98,7 @@ Error error_of(Device& device, const std::string& stream, unify_status status, c
   if (!stream.empty()) text += ", " + stream;
   text += ": " + what + ": ";
   error.reason = has_native && native.message != nullptr ? native.message : words_for(status);
+  if (!error.reason.empty() && error.reason.back() == '.') error.reason.pop_back();
   if (static_cast<int>(status) > UNIFY_INTERNAL) error.reason += ", " + std::to_string(static_cast<int>(status));
   if (has_native && native.native_name != nullptr) {
     error.native_name = native.native_name;

@@ -242,7 +242,7 @@ def test_a_question_that_makes_no_sense_says_so(
     capsys: pytest.CaptureFixture[str], file: Path, argv: tuple[str, ...], message: str
 ) -> None:
     status, out, err = run(capsys, *(word.format(file=file) for word in argv))
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert message in err
 
 

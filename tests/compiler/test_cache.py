@@ -15,6 +15,7 @@ import pytest
 import triton.language as tl
 
 import unify as un
+from unify import compiler
 from unify._config import settings
 from unify.compiler import cache
 
@@ -217,3 +218,50 @@ def test_the_least_recently_used_go_first(folder: Path, monkeypatch: pytest.Monk
     assert old.exists()
     assert not recent.exists()
     assert run(3.0) == 3.0
+
+
+@un.jit
+def refused(x, N: tl.constexpr):
+    tl.store(x, tl.inline_asm_elementwise("no_such_instruction $0", "=r,r", [tl.load(x)], tl.int32, True, N))
+
+
+class Half:
+    """A target's compile half that refuses, as it is told to."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+        self.calls = 0
+
+    def __call__(self, ttir: str, target: Any, options: Any) -> Any:
+        self.calls += 1
+        raise un.errors.CompileError(f"no {self.calls}", **self.fields)
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, half: Half) -> list[tuple[str, str | None, int | None, str | None]]:
+    """Compiles one kernel twice for a target with this half."""
+    monkeypatch.setattr(compiler, "compiler_for", lambda target: half)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(un.errors.CompileError) as raised:
+            un.compile(refused, "cpu", {"x": "*i32"}, {"N": 1})
+        errors.append((str(raised.value), raised.value.file, raised.value.line, raised.value.reason))
+    return errors
+
+
+def test_what_a_target_refuses_is_kept_with_its_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = Half(file="norm.py", line=12, reason="too large")
+    first, second = refuse(monkeypatch, half)
+    assert first == second == ("no 1", "norm.py", 12, "too large")
+    assert half.calls == 1
+    with settings.override(no_cache=True), pytest.raises(un.errors.CompileError, match="no 2"):
+        un.compile(refused, "cpu", {"x": "*i32"}, {"N": 1})
+
+
+@pytest.mark.parametrize("fields", [{"line": 12, "is_accident": True}, {"reason": "a tool was not done"}])
+def test_what_may_go_well_the_next_time_is_tried_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    half = Half(**fields)
+    first, second = refuse(monkeypatch, half)
+    assert (first[0], second[0], half.calls) == ("no 1", "no 2", 2)
+    assert not folder.exists()

@@ -10,10 +10,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
 from unify import models
+from unify.models.chat import FIRST_START, first_text, statistics
+from unify.models.generate import Answer
 
 from ..conftest import Run
 from .conftest import write_model
@@ -27,7 +31,7 @@ def test_without_a_terminal_one_question_is_asked(python: Run, tiny_path: Path, 
     assert finished.returncode == 0
     assert finished.stdout.startswith(f"> {asked}")
     assert "9 written at" in finished.stdout
-    assert finished.stderr == ""
+    assert finished.stderr in ("", f"{FIRST_START}\n")
 
 
 def test_a_prompt_on_the_command_line_needs_no_input(python: Run, tiny_path: Path) -> None:
@@ -38,11 +42,12 @@ def test_a_prompt_on_the_command_line_needs_no_input(python: Run, tiny_path: Pat
 def test_json_is_one_object_and_nothing_else(python: Run, tiny_path: Path) -> None:
     argv = ["--model", str(tiny_path), "--prompt", "the answer", "--max-tokens", "12", "--greedy", "--json"]
     finished = python("-m", "unify", "generate", *argv)
-    assert finished.stderr == ""
+    assert finished.stderr in ("", f"{FIRST_START}\n")
     assert finished.stdout.count("\n") == 1
     told = json.loads(finished.stdout)
     assert list(told) == [
-        "text", "token_ids", "prompt_tokens", "prefill_tokens_per_s", "decode_tokens_per_s", "device", "peak_memory_mb",
+        "text", "token_ids", "prompt_tokens", "prefill_tokens_per_s", "decode_tokens_per_s", "device", "simulated",
+        "peak_memory_mb",
     ]  # fmt: skip
     model, tokenizer = models.load(str(tiny_path))
     ids = tokenizer.encode("the answer")
@@ -50,6 +55,30 @@ def test_json_is_one_object_and_nothing_else(python: Run, tiny_path: Path) -> No
     assert (told["text"], told["token_ids"]) == (expected.text, expected.token_ids)
     assert (told["prompt_tokens"], told["device"]) == (len(ids), "cpu")
     assert min(told["prefill_tokens_per_s"], told["decode_tokens_per_s"], told["peak_memory_mb"]) > 0
+
+
+def test_a_first_piece_that_takes_long_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    written: list[str] = []
+    with first_text(written.append, after_s=0.01) as write:
+        told = ""
+        while not told:
+            told = capsys.readouterr().err
+        write("text")
+    assert (told, written) == (f"{FIRST_START}\n", ["text"])
+    with first_text(written.append, after_s=0.01, is_shown=True) as write:
+        write("more")
+    assert (capsys.readouterr().err, written) == ("", ["text", "more"])
+
+
+def test_the_rates_of_a_simulated_device_say_so() -> None:
+    class Chip:
+        properties: ClassVar = {"simulated": True}
+
+        def __str__(self) -> str:
+            return "ascend:0"
+
+    generator: Any = SimpleNamespace(model=SimpleNamespace(device=Chip()))
+    assert "tokens/s, ascend:0 (simulated), " in statistics(Answer(), generator)
 
 
 def test_json_shows_progress_where_standard_error_is_a_terminal(tiny_path: Path) -> None:

@@ -114,6 +114,11 @@ def test_a_terminal_shows_the_case_that_runs() -> None:
     assert len(quiet) == 1  # the head of the table
 
 
+def test_a_device_that_is_not_there_begins_no_table(toy: None, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["test-backend", "toy:7"])
+    assert capsys.readouterr().out == ""
+
+
 def child_of(pid: int) -> int:
     """The process that runs the cases of a command, once it is in one."""
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unify._config import settings
-from unify._errors import InvalidArgument
+from unify._errors import CompileError, InvalidArgument
 
 from . import cache, dump
 from .effects import written_arguments
@@ -27,8 +27,8 @@ __all__ = ["Binary", "Options", "Parameter", "Specialization", "Target", "compil
 def compile(kernel: Any, target: Target, specialization: Specialization, options: Options | None = None) -> Binary:
     """Compiles a Triton kernel (a triton.JITFunction, unify.jit's included) for a target.
 
-    Needs no device. What is kept on disk has no stages: to get some compiles anew. Raises CompileError, TargetError,
-    InvalidArgument for a stage that the target does not have.
+    Needs no device. What is kept on disk, refusals among it, has no stages: to get some compiles anew. Raises
+    CompileError, TargetError, InvalidArgument for a stage that the target does not have.
     """
     options = options or Options()
 
@@ -38,7 +38,8 @@ def compile(kernel: Any, target: Target, specialization: Specialization, options
             target=str(target),
         )  # fmt: skip
 
-    return _through_cache(source_of(kernel, specialization), kernel.fn.__name__, ttir, target, options)
+    file = kernel.fn.__code__.co_filename
+    return _through_cache(source_of(kernel, specialization), kernel.fn.__name__, ttir, target, options, file)
 
 
 def source_of(kernel: Any, specialization: Specialization) -> dict[str, object]:
@@ -60,13 +61,26 @@ def compile_ttir(name: str, ttir: str, target: Target, options: Options) -> Bina
 
 
 def _through_cache(
-    source: dict[str, object], name: str, ttir: Callable[[], str], target: Target, options: Options
+    source: dict[str, object], name: str, ttir: Callable[[], str], target: Target, options: Options, file: str = ""
 ) -> Binary:
+    """file: where the source is, which a refusal's place names."""
     key = key_of(source, target, replace(options, stages=()))
-    binary = None if settings.dump or options.stages else cache.load(key)
-    if binary is None:
-        binary = _build(name, ttir(), target, options)
-        cache.store(key, replace(binary, stages={}))
+    refused = hashlib.sha256(f"refused {key} {file}".encode()).hexdigest()
+    if not settings.dump and not options.stages:
+        if (kept := cache.load(key)) is not None:
+            return kept
+        if (entry := cache.load_entry(refused)) is not None:
+            message, fields = entry[0]["message"], entry[0]["fields"]
+            raise CompileError(message, **fields)
+    text = ttir()
+    try:
+        binary = _build(name, text, target, options)
+    except CompileError as error:
+        # One that names no line is about a tool, and may be another one the next time.
+        if error.line is not None and not error.is_accident:
+            cache.store_entry(refused, {"message": str(error), "fields": dict(vars(error))}, b"")
+        raise
+    cache.store(key, replace(binary, stages={}))
     return binary
 
 

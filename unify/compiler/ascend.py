@@ -146,7 +146,8 @@ def chip_of(target: Target) -> Chip:
         return Chip(soc[1], f"Ascend{soc[1]}")
     raise TargetError(
         f"no target '{target}': behind 'ascend:' stands a chip, {', '.join(CHIPS)}, or the name that CANN gives it, "
-        "such as Ascend910_9382."
+        "such as Ascend910_9382.",
+        is_unknown=True,
     )
 
 

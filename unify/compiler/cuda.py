@@ -73,7 +73,8 @@ def _arch(target: Target) -> int:
     known = ", ".join(map(str, _CAPABILITIES))
     raise TargetError(
         f"no target '{target}': behind 'cuda:' stands a compute capability that Triton and ptxas know, such as "
-        f"'cuda:90' for an H100. Known: {known}."
+        f"'cuda:90' for an H100. Known: {known}.",
+        is_unknown=True,
     )
 
 
@@ -186,7 +187,9 @@ def _assemble(ptx: str, arch: int, name: str, place: str, target: object) -> _As
         )
         log = finished.stderr.replace(f"{folder}/", "")
         if finished.returncode:
-            raise _error(name, place, target, f"ptxas {version} ended with {finished.returncode}: {log}")
+            failure = _error(name, place, target, f"ptxas {version} ended with {finished.returncode}: {log}")
+            failure.is_accident = finished.returncode < 0  # a signal ended it
+            raise failure
         cubin = out.read_bytes()
     return _Assembled(cubin, _number(r"Used (\d+) registers", log), _number(r"(\d+) bytes spill stores", log), version)
 

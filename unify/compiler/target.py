@@ -31,7 +31,7 @@ class Target:
             known = ", ".join(sorted(_COMPILERS))
             near = difflib.get_close_matches(kind, _COMPILERS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise TargetError(f"no target {text!r}.{hint} Known: {known}.")
+            raise TargetError(f"no target {text!r}.{hint} Known: {known}.", is_unknown=True)
         return Target(kind, arch)
 
     def __str__(self) -> str:

@@ -237,7 +237,7 @@ def _alone(chosen: Toolchain, quiet: bool = False) -> Iterator[None]:
 
 def _chosen(name: str) -> Toolchain:
     if name not in _TABLE:
-        raise TargetError(f"no toolchain {name!r}. Known: {', '.join(_TABLE)}.")
+        raise TargetError(f"no toolchain {name!r}. Known: {', '.join(_TABLE)}.", is_unknown=True)
     return _TABLE[name]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from unify._errors import Error
+from unify._notice import Notice
 from unify._process import peak_memory_bytes
 
 from .generate import Answer, Generator
@@ -70,7 +72,8 @@ class Chat:
         try:
             ids = self._fitting()
             most = min(self._max_tokens, max(1, self._generator.cache.capacity - len(ids)))
-            answer = self._generator.generate(ids, most, write)
+            with first_text(write) as write_first:
+                answer = self._generator.generate(ids, most, write_first)
             limit = "--max-tokens" if most == self._max_tokens else "the end of the context, --max-context"
             cut = f" (stopped by {limit})" if len(answer.token_ids) == most else ""
             self._say(f"\n{statistics(answer, self._generator)}{cut}{self._new_kernels()}")
@@ -113,11 +116,35 @@ class Chat:
         self._console.print(text, style="dim", markup=False, highlight=False)
 
 
+FIRST_START = "unify: a first start compiles the model's kernels, which are kept"
+
+
+@contextlib.contextmanager
+def first_text(
+    write: Callable[[str], None], *, is_shown: bool = False, after_s: float = 10.0
+) -> Iterator[Callable[[str], None]]:
+    """What to write an answer with: where its first piece takes long, standard error says why.
+
+    is_shown: something on the screen says so already.
+    """
+    with Notice(FIRST_START, after_s) as notice:
+        if is_shown:
+            notice.cancel()
+
+        def write_first(text: str) -> None:
+            notice.cancel()
+            write(text)
+
+        yield write_first
+
+
 def statistics(answer: Answer, generator: Generator) -> str:
-    """How much was read and written, how fast, and where."""
+    """How much was read and written, how fast, and where: of a simulated device the rates are this machine's."""
+    device = generator.model.device
+    where = f"{device} (simulated)" if device.properties["simulated"] else str(device)
     return (
         f"{answer.prompt_tokens - answer.reused_tokens} prompt tokens at {answer.prefill_tokens_per_s:.0f} tokens/s, "
-        f"{len(answer.token_ids)} written at {answer.decode_tokens_per_s:.0f} tokens/s, {generator.model.device}, "
+        f"{len(answer.token_ids)} written at {answer.decode_tokens_per_s:.0f} tokens/s, {where}, "
         f"{peak_memory_bytes() / 1e6:.0f} MB at most"
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import unify
 from unify._process import peak_memory_bytes
 
-from .chat import Chat, kernels, printable, statistics
+from .chat import Chat, first_text, kernels, printable, statistics
 from .fetch import model_path
 from .generate import Answer, Generator, Sampling
 from .llama import Llama
@@ -31,20 +31,22 @@ def generate(args: argparse.Namespace) -> int:
     model, tokenizer = _load(args)
     ids = tokenizer.encode(args.prompt, control=True)
     generator = Generator(model, tokenizer, _sampling(args), max_context=len(ids) + args.max_tokens)
-    show = printable if sys.stdout.isatty() else str
+    clean = printable if sys.stdout.isatty() else str
 
     def write(text: str) -> None:
-        sys.stdout.write(show(text))
+        sys.stdout.write(clean(text))
         sys.stdout.flush()
 
     if args.json:
-        with _console(stderr=True).status("compiling kernels and generating"):  # nothing where it is no terminal
-            answer = generator.generate(ids, args.max_tokens)
+        status = _console(stderr=True).status("compiling kernels and generating")  # nothing where it is no terminal
+        with status, first_text(lambda _: None, is_shown=sys.stderr.isatty()) as show:
+            answer = generator.generate(ids, args.max_tokens, show)
         sys.stdout.write(json.dumps(_report(answer, model)) + "\n")
         return 0
     generator.check(ids, args.max_tokens)  # before anything is on the screen
     write(args.prompt)
-    answer = generator.generate(ids, args.max_tokens, write)
+    with first_text(write) as write_first:
+        answer = generator.generate(ids, args.max_tokens, write_first)
     write("\n")
     sys.stderr.write(f"{statistics(answer, generator)}\nkernels: {', '.join(kernels())}\n")
     return 0
@@ -90,6 +92,7 @@ def _report(answer: Answer, model: Llama) -> dict[str, Any]:
         "prefill_tokens_per_s": round(answer.prefill_tokens_per_s, 2),
         "decode_tokens_per_s": round(answer.decode_tokens_per_s, 2),
         "device": str(model.device),
+        "simulated": bool(model.device.properties["simulated"]),
         "peak_memory_mb": round(peak_memory_bytes() / 1e6, 1),
     }
 

@@ -362,10 +362,13 @@ class Table:
         self._is_terminal = is_terminal
         self._rows: dict[str, collections.Counter[str]] = {}
         self._progress = ""
-        self._write(f"{'':14}{'passed':>8}{'skipped':>9}{'failed':>8}\n")
+        self._has_head = False
 
     def begin(self, case: str) -> None:
         """Shows which case runs, which may be one that hangs."""
+        if not self._has_head:  # a device that is not there ends in an error, and no table
+            self._write(f"{'':14}{'passed':>8}{'skipped':>9}{'failed':>8}\n")
+            self._has_head = True
         if self._is_terminal:
             columns = shutil.get_terminal_size().columns - 1
             self._write("\r\x1b[K" + f"{self._progress:32}{case}"[:columns])
