@@ -7,7 +7,8 @@
 namespace unify::ascend {
 namespace {
 
-constexpr uint64_t kMostBlocks = 65535;  // coreDim is of 16 bits: triton-ascend's migration guide
+constexpr uint64_t kMostPrograms = INT32_MAX - 65535;  // the loop of a block counts in 32 bits, to one step beyond
+constexpr uint64_t kMostBlocks = 65535;                // coreDim is of 16 bits: triton-ascend's migration guide
 constexpr size_t kSyncOffset = 0;
 constexpr size_t kLockOffset = 8;
 constexpr size_t kGridBytes = 12;
@@ -184,9 +185,9 @@ unify_status refuse_grid(const Module& module, const uint32_t* grid) {
       "a grid of " + std::to_string(grid[0]) + " x " + std::to_string(grid[1]) + " x " + std::to_string(grid[2]);
   const uint64_t programs = programs_of(grid);
   const std::string count = programs == UINT64_MAX ? "more than 2^64" : std::to_string(programs);
-  if (module.image.logical_grid_offset != 0) {  // its loop counts in 32 bits
+  if (module.image.logical_grid_offset != 0) {
     return refuse(UNIFY_INVALID_ARGUMENT, text + " is " + count + " programs; this kernel loops over " +
-                                              std::to_string(INT32_MAX) + " at most. Use larger tiles");
+                                              std::to_string(kMostPrograms) + " at most. Use larger tiles");
   }
   return refuse(UNIFY_INVALID_ARGUMENT, text + " is " + count + " programs; an Ascend chip starts " +
                                             std::to_string(kMostBlocks) +
@@ -224,7 +225,7 @@ unify_status launch(unify_stream handle, unify_function f, const unify_launch_ar
   if (const unify_status status = check(*stream.device, *args); status != UNIFY_OK) return status;
   const uint64_t programs = programs_of(args->grid);
   const uint64_t blocks = blocks_of(module, programs);
-  if (programs > INT32_MAX || blocks > kMostBlocks) return refuse_grid(module, args->grid);
+  if (programs > kMostPrograms || blocks > kMostBlocks) return refuse_grid(module, args->grid);
   Arguments arguments(*args);
   if (image.has_prefix) {
     if (args->args_bytes < image.grid_offset + kGridBytes) {

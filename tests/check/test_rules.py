@@ -32,6 +32,7 @@ def test_no_rule_is_there_twice() -> None:
         ("ascend:910B3", (65536, 1, 1), False, True),
         ("ascend:910B3", (256, 256, 1), False, True),
         ("ascend:910B3", (1 << 20, 1, 1), True, False),
+        ("ascend:910B3", (1 << 16, 1 << 15, 1), True, True),
         ("cuda:90", (1 << 20, 1, 1), False, False),
         ("cuda:90", (1, 65536, 1), False, True),
         ("cuda:90", (2**31 - 1, 1, 1), False, False),

@@ -293,11 +293,11 @@ def of_grid(target: str, grid: tuple[int, int, int], is_persistent: bool, file: 
     from .places import Place
 
     x, y, z = grid
-    programs, limit = f"{x * y * z:,}", f"{_BLOCKS:,}"
-    if target.startswith("ascend") and not is_persistent and x * y * z > _BLOCKS:
-        details: dict[str, object] = {"programs": programs, "limit": limit}
+    most = 2**31 - 1 - _BLOCKS if is_persistent else _BLOCKS  # csrc/backends/ascend_kernel.cpp
+    if target.startswith("ascend") and x * y * z > most:
+        details: dict[str, object] = {"programs": f"{x * y * z:,}", "limit": f"{most:,}"}
     elif target.startswith("cuda") and (max(y, z) > _BLOCKS or x > 2**31 - 1):
-        details = {"programs": f"{x:,} × {y:,} × {z:,}", "limit": f"2,147,483,647 × {limit} × {limit}"}
+        details = {"programs": f"{x:,} × {y:,} × {z:,}", "limit": f"2,147,483,647 × {_BLOCKS:,} × {_BLOCKS:,}"}
     else:
         return ()
     rule = next(rule for rule in RULES if rule.id == "grid")

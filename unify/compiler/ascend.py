@@ -208,24 +208,28 @@ class _Job:
         return ascend_reasons.error(self.ttir, self.target, self.chip.is_950, log.replace(f"{self.folder}/", ""), died)
 
 
-def _to_linalg(job: _Job) -> str:
-    """Triton's dialect to linalg. Flags: triton-ascend 3.2.0, compiler.py, ttir_to_linalg."""
-    source, out = job.folder / "kernel.ttir.mlir", job.folder / "kernel.linalg.mlir"
-    source.write_text(vendor_text(job.ttir))
-    is_950 = f"compile-on-910-95={job.chip.is_950}"
-    flags = [
-        f"--discrete-mask-access-conversion={is_950} force-simt-template=False",
+def adapter_flags(is_950: bool) -> list[str]:
+    """The passes of triton-adapter-opt, as the vendor gives them: triton-ascend 3.2.0, compiler.py, ttir_to_linalg."""
+    chip = f"compile-on-910-95={is_950}"
+    return [
+        f"--discrete-mask-access-conversion={chip} force-simt-template=False",
         "--triton-to-annotation",
-        f"--triton-to-unstructure={is_950} force-simt-template=False",
+        f"--triton-to-unstructure={chip} force-simt-template=False",
         "--triton-to-hivm",
         "--triton-to-hfusion",
         "--triton-to-llvm",
         "--bubble-up-operation",
         "--triton-to-linalg=global-kernel=false named-ops=True enable-nd2nz-on-vector=False "
-        f"enable-select-analysis={job.chip.is_950} {is_950}",
+        f"enable-select-analysis={is_950} {chip}",
         "--mlir-print-debuginfo",
     ]
-    log, died = _run(job, "triton-adapter-opt", [str(source), *flags, "-o", str(out)])
+
+
+def _to_linalg(job: _Job) -> str:
+    """Triton's dialect to linalg."""
+    source, out = job.folder / "kernel.ttir.mlir", job.folder / "kernel.linalg.mlir"
+    source.write_text(vendor_text(job.ttir))
+    log, died = _run(job, "triton-adapter-opt", [str(source), *adapter_flags(job.chip.is_950), "-o", str(out)])
     if died or not out.exists():
         raise job.fail(log, died)
     text = out.read_text()

@@ -16,6 +16,7 @@ import pytest
 
 from unify._errors import TargetError
 from unify.compiler import mlir_reader
+from unify.compiler.ascend import adapter_flags
 from unify.compiler.ascend_text import vendor_text
 from unify.compiler.cpu import link
 from unify.compiler.persistent import persistent
@@ -42,18 +43,10 @@ def tool(name: str) -> Path:
 
 def linalg(ttir: str, is_950: bool = False) -> str:
     """What the vendor's adapter makes of a module for the 910B, or the 950."""
-    passes = [
-        f"--discrete-mask-access-conversion=compile-on-910-95={is_950} force-simt-template=False",
-        "--triton-to-annotation",
-        f"--triton-to-unstructure=compile-on-910-95={is_950} force-simt-template=False",
-        "--triton-to-hivm", "--triton-to-hfusion", "--triton-to-llvm", "--bubble-up-operation",
-        "--triton-to-linalg=global-kernel=false named-ops=True enable-nd2nz-on-vector=False "
-        f"enable-select-analysis={is_950} compile-on-910-95={is_950}",
-    ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder, "kernel.mlir"), Path(folder, "linalg.mlir")
         source.write_text(vendor_text(ttir))
-        command = [str(tool("triton-adapter-opt")), str(source), *passes, "--mlir-print-debuginfo", "-o", str(out)]
+        command = [str(tool("triton-adapter-opt")), str(source), *adapter_flags(is_950), "-o", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return out.read_text()
