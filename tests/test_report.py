@@ -76,9 +76,7 @@ def test_a_kernel_is_shown_with_what_it_costs(capsys: pytest.CaptureFixture[str]
     assert caption.strip() == "2 compiled"
 
 
-def test_what_is_lowered_only_is_no_binary(
-    capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path
-) -> None:
+def test_what_is_lowered_only_is_no_binary(capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path) -> None:
     def lower(ttir: str, target: Target, options: Options) -> Binary:
         return Binary(
             "add", b"header and text", str(target), (), 8, shared_bytes=0, threads=1, metadata={"status": "lowered"},

@@ -23,7 +23,8 @@ std::string open_driver(const char* path) {
   if (library == nullptr) {
     const char* reason = dlerror();
     return std::string("there is no CANN: ") + (reason != nullptr ? reason : path) +
-           ". Where it is installed, its set_env.sh says where: source it. Without a chip: UNIFY_SIMULATE=ascend:910B3.";
+           ". Where it is installed, its set_env.sh says where: source it. Without a chip: "
+           "UNIFY_SIMULATE=ascend:910B3.";
   }
   std::string missing;
   const auto load = [&](const char* name, bool is_required, auto& function) {

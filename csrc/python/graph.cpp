@@ -86,10 +86,11 @@ void bind_graph(py::module_& module) {
       .def("__exit__", &Capture::exit);
   py::class_<Graph, std::shared_ptr<Graph>>(module, "Graph", "Work that was recorded once and can be launched often.",
                                             py::release_gil_before_calling_cpp_dtor())
-      .def_static("capture", &capture, py::arg("stream") = py::none(), py::kw_only(), py::arg("device") = py::none(),
-                  "`with Graph.capture() as graph:` records what is enqueued on `stream` (default: a new one of the device, "
-                  "which is the current one inside) in place of running it. A device may stand in its place. Raises "
-                  "GraphError where no device was named and nothing went to the default one.")
+      .def_static(
+          "capture", &capture, py::arg("stream") = py::none(), py::kw_only(), py::arg("device") = py::none(),
+          "`with Graph.capture() as graph:` records what is enqueued on `stream` (default: a new one of the device, "
+          "which is the current one inside) in place of running it. A device may stand in its place. Raises "
+          "GraphError where no device was named and nothing went to the default one.")
       .def(
           "update",
           [](const std::shared_ptr<Graph>& graph, const py::object& stream) {

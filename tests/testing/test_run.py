@@ -210,18 +210,18 @@ def test_the_list_has_every_case_once(toy: None, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("arguments", "why"),
+    ("arguments", "status", "why"),
     [
-        (["nothing"], "no device 'nothing'"),
-        (["toy:7"], "no device 'toy:7'"),
-        (["toy", "-k", "copy::test_no_such*"], "no case is meant by"),
-        (["toy", "--spec", "no_such_module:spec"], "no_such_module"),
+        (["nothing"], 1, "no device 'nothing'"),
+        (["toy:7"], 1, "no device 'toy:7'"),
+        (["toy", "-k", "copy::test_no_such*"], 2, "no case is meant by"),
+        (["toy", "--spec", "no_such_module:spec"], 1, "no_such_module"),
     ],
 )
 def test_what_cannot_be_tested_says_why(
-    toy: None, capsys: pytest.CaptureFixture[str], arguments: list[str], why: str
+    toy: None, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, why: str
 ) -> None:
-    assert cli.main(["test-backend", *arguments]) == 1
+    assert cli.main(["test-backend", *arguments]) == status
     assert why in capsys.readouterr().err
 
 
