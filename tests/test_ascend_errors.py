@@ -25,6 +25,11 @@ def told(call):
         return error
     return "nothing was raised"
 
+def told_at_last(call):
+    while isinstance(error := told(call), str):
+        pass
+    return error
+
 """
 KERNELS = """
 import triton.language as tl
@@ -161,9 +166,9 @@ def test_the_first_error_is_whole_though_the_end_of_something_met_the_fault_firs
 MEETING = {
     "the device": "device.synchronize()",
     "another stream": "others[0].synchronize()",
-    "a question": "(time.sleep(0.01), others[0].is_idle)",
-    "a launch": "(time.sleep(0.01), innocent_kernel[(8,)](y, 1000, BLOCK=128))",
-    "an allocation": "(time.sleep(0.01), un.zeros(1 << 24, device=device))",
+    "a question": "others[0].is_idle",
+    "a launch": "innocent_kernel[(8,)](y, 1000, BLOCK=128)",
+    "an allocation": "un.zeros(1 << 24, device=device)",
 }
 
 
@@ -176,7 +181,7 @@ def test_acl_s_words_about_the_task_are_told_by_whoever_meets_the_fault(program,
         device.synchronize()
         simulation.fail(LAUNCH, error="aicore")
         guilty_kernel[(8,)](x, 1000, BLOCK=128)
-        print("fault kernel_name=guilty_kernel" in str(told(lambda: {MEETING[who]})))
+        print("fault kernel_name=guilty_kernel" in str(told_at_last(lambda: {MEETING[who]})))
     """)
     assert words == "True"
 

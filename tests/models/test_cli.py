@@ -118,11 +118,11 @@ def test_a_terminal_that_lacks_the_letters_is_no_error(python: Run, tiny_path: P
         (["--prompt", os.fsdecode(b"a\xff")], "no Unicode: a lone surrogate at character 1"),
     ],
 )
-def test_a_prompt_that_cannot_be_is_one_line_and_status_1(
+def test_a_prompt_that_cannot_be_is_one_line_and_status_2(
     python: Run, tiny_path: Path, argv: list[str], told: str
 ) -> None:
     finished = python("-m", "unify", "generate", "--model", str(tiny_path), *argv)
-    assert (finished.returncode, finished.stdout) == (1, "")
+    assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr.startswith("unify: ")
     assert told in finished.stderr
     assert finished.stderr.count("\n") == 1

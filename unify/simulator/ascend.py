@@ -65,12 +65,12 @@ def simulate(target: str = "ascend:910B3", count: int = 1, memory_bytes: int = G
     kind, _, model = target.partition(":")
     if kind != "ascend" or model not in MODELS:
         raise InvalidArgument(f"simulate: {target!r} is not a chip; known: {', '.join(MODELS)}. Say ascend:910B3.")
-    return made_once("ascend", (model, count, memory_bytes), lambda: _make(model, count, memory_bytes))
+    asked = (model, whole("count", count), whole("memory_bytes", memory_bytes, (1 << 63) - 1))
+    return made_once("ascend", asked, lambda: _make(*asked))
 
 
 def _make(model: str, count: int, memory_bytes: int) -> Simulation:
     library = _library()
-    count, memory_bytes = whole("count", count), whole("memory_bytes", memory_bytes, (1 << 63) - 1)
 
     def configure() -> None:
         if library.unify_simulator_configure(count, model.encode(), memory_bytes) < 0:

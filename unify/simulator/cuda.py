@@ -47,14 +47,13 @@ def simulate(target: str = "cuda:90", count: int = 1, memory_bytes: int = GIB, n
     if int(arch) not in CAPABILITIES:
         known = ", ".join(map(str, CAPABILITIES))
         raise InvalidArgument(f"simulate: {target!r} is no chip that can be simulated; known: {known}.")
-    asked = (int(arch), count, memory_bytes, name)
+    asked = (int(arch), whole("count", count), whole("memory_bytes", memory_bytes, (1 << 63) - 1), name)
     return made_once("cuda", asked, lambda: _make(*asked))
 
 
 def _make(arch: int, count: int, memory_bytes: int, name: str | None) -> Simulation:
     library = _library()
     encoded = None if name is None else name.encode()
-    count, memory_bytes = whole("count", count), whole("memory_bytes", memory_bytes, (1 << 63) - 1)
 
     def configure() -> None:
         if library.unify_simulator_configure(count, arch, memory_bytes, encoded) < 0:
