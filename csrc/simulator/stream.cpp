@@ -18,12 +18,17 @@ constexpr auto kTick = std::chrono::milliseconds(20);
 
 bool is_done(const MarkPtr& mark) { return mark->is_done; }
 
-// Waits for others; no longer than the context lives.
-void wait_for_others(Lock& lock, const Work& work) {
-  const Context& context = *work.operation.context;
-  while (result_of(context) == kSuccess && !std::all_of(work.after.begin(), work.after.end(), is_done)) {
-    driver().progress.wait_until(lock, Clock::now() + kTick);
-  }
+// Waits until the stream's next piece of work may begin; no longer than the context lives. False if it is not the next
+// one any more: a reset empties the queue.
+bool wait_for_others(Lock& lock, const Stream& stream) {
+  const MarkPtr next = stream.queue.front().done;
+  const auto is_next = [&] { return !stream.queue.empty() && stream.queue.front().done == next; };
+  const auto may_begin = [&] {
+    const Work& work = stream.queue.front();
+    return result_of(*work.operation.context) != kSuccess || std::all_of(work.after.begin(), work.after.end(), is_done);
+  };
+  while (is_next() && !may_begin()) driver().progress.wait_until(lock, Clock::now() + kTick);
+  return is_next();
 }
 
 // A stream's thread. Its parameter is a reference of its own to the stream.
@@ -34,8 +39,7 @@ void* serve(void* parameter) {
   for (;;) {
     stream.arrived.wait(lock, [&] { return !stream.queue.empty() || stream.is_closing; });
     if (stream.queue.empty()) break;
-    wait_for_others(lock, stream.queue.front());
-    {
+    if (wait_for_others(lock, stream)) {
       const Work work = std::move(stream.queue.front());
       stream.queue.pop_front();
       stream.running = work.operation.kind;
