@@ -38,6 +38,9 @@ _MAGIC, _VERSION = b"UNIFYASC", 1
 _OBJECT, _LOWERED = 0, 1
 _MODES = {"aiv": 0, "aic": 1, "mix": 2}
 _LIMIT_S = 600
+# Of the adapter, which takes a second at most, or never ends; and for a form of a kernel that can be done without.
+_ADAPTER_LIMIT_S = 60
+_LOOPED_LIMIT_S = 20
 _TRIES = 3  # of a program that crashes: the adapter does so now and then, and then takes the same file
 
 
@@ -163,7 +166,7 @@ def _lowered(ttir: str, chip: Chip, target: Target, with_lines: bool) -> tuple[L
     looped = persistent.persistent(ttir)
     if looped is not None:
         try:
-            return lower(looped, chip, target, with_lines), True
+            return lower(looped, chip, target, with_lines, _LOOPED_LIMIT_S), True
         except CompileError:
             pass  # what the user wrote decides what is said of it
     return lower(ttir, chip, target, with_lines), False
@@ -184,12 +187,14 @@ def _packed(function: mlir.Operation) -> tuple[list[tuple[str, str, int]], int]:
 # ---------------------------------------------------------------- the vendor's programs
 
 
-def lower(ttir: str, chip: Chip, target: object, with_lines: bool = False) -> Lowered:
+def lower(
+    ttir: str, chip: Chip, target: object, with_lines: bool = False, adapter_limit_s: float = _ADAPTER_LIMIT_S
+) -> Lowered:
     """Runs the vendor's compilers on a module with one kernel. Raises CompileError, TargetError."""
     tools = toolchain.find("ascend")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        job = _Job(tools, folder, chip, target, ttir, with_lines)
+        job = _Job(tools, folder, chip, target, ttir, with_lines, adapter_limit_s)
         linalg = _to_linalg(job)
         return _to_hivm(job, linalg)
 
@@ -202,6 +207,7 @@ class _Job:
     target: object
     ttir: str
     with_lines: bool
+    adapter_limit_s: float
 
     def fail(self, log: str, died: str) -> CompileError:
         """The error for what a program wrote, and how it ended if that was by a signal."""
@@ -281,15 +287,16 @@ def _without_dumps(log: str) -> tuple[str, str]:
 def _run(job: _Job, program: str, arguments: list[str]) -> tuple[str, str]:
     """What a program wrote, and the signal that ended it, if one did."""
     log, died = "", ""
+    limit_s = job.adapter_limit_s if program == "triton-adapter-opt" else _LIMIT_S
     for _ in range(_TRIES):
         try:
             finished = subprocess.run(  # noqa: S603 - by its path
                 [str(job.tools / program), *arguments],
-                capture_output=True, text=True, errors="replace", check=False, timeout=_LIMIT_S,
+                capture_output=True, text=True, errors="replace", check=False, timeout=limit_s,
                 cwd=job.folder,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise job.fail("", f"{program} was not done after {_LIMIT_S} s") from None
+            raise job.fail("", f"{program} was not done after {limit_s} s") from None
         except OSError as error:
             raise TargetError(f"{job.target}: {job.tools / program} does not run: {error}.") from None
         log = finished.stdout + finished.stderr
