@@ -146,7 +146,7 @@ class GraphError(Error):
 class CompileError(Error):
     """A kernel that does not compile: file and line are the user's, reason says why.
 
-    is_accident: a compiler crashed or ran out of time, which the same kernel may not meet again.
+    is_accident: something else ended a compiler, as a lack of memory does; the same kernel may not meet it again.
     """
 
     file: str | None = None

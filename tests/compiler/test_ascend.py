@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 import triton.language as tl
 
 import unify as un
-from unify.compiler import Binary, toolchain
+from unify.compiler import Binary, ascend, toolchain
 from unify.ops.signatures import signatures
 
 pytestmark = pytest.mark.skipif(
@@ -225,3 +226,28 @@ def test_shipped_kernels_are_lowered(chip: str, number: int) -> None:
     binary = un.compile(row.kernel, f"ascend:{chip}", row.types, row.constants, **row.options)
     assert binary.metadata["status"] in ("lowered", "ok")
     assert binary.metadata["persistent"] is True
+
+
+SPINS = "while :; do :; done"
+
+
+@pytest.mark.parametrize(
+    ("script", "said", "is_accident"),
+    [
+        (SPINS, r"triton-adapter-opt was not done after 1 s of CPU time", False),
+        ("kill -SEGV $$", r"triton-adapter-opt crashed \(SIGSEGV\)", False),
+        ("kill -KILL $$", r"triton-adapter-opt crashed \(SIGKILL\)", True),  # as Linux does where memory is short
+    ],
+)
+def test_what_a_program_does_with_a_kernel_is_kept_and_what_others_do_to_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str, is_accident: bool
+) -> None:
+    adapter = tmp_path / "triton-adapter-opt"
+    adapter.write_text(f"#!/bin/sh\n{script}\n")
+    adapter.chmod(0o700)
+    ttir = un.compile(plain_kernel, "cpu", {"x": "*fp32"}, stages=["ttir"]).stages["ttir"]
+    monkeypatch.setattr(toolchain, "find", lambda _: tmp_path)
+    with pytest.raises(un.errors.CompileError, match=said) as failure:
+        ascend.lower(ttir, ascend.CHIPS["910B3"], "ascend:910B3", adapter_cpu_s=1)
+    assert failure.value.kernel == "plain_kernel"
+    assert failure.value.is_accident == is_accident

@@ -8,6 +8,7 @@ the vendor's compiler takes it and what it needs; how fast it is, and the order 
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 import signal
 import struct
@@ -38,10 +39,12 @@ _MAGIC, _VERSION = b"UNIFYASC", 1
 _OBJECT, _LOWERED = 0, 1
 _MODES = {"aiv": 0, "aic": 1, "mix": 2}
 _LIMIT_S = 600
-# Of the adapter, which takes a second at most, or never ends; and for a form of a kernel that can be done without.
-_ADAPTER_LIMIT_S = 60
-_LOOPED_LIMIT_S = 20
+# CPU time of the adapter, which takes a second at most, or never ends; and for a form that can be done without.
+_ADAPTER_CPU_S = 30
+_LOOPED_CPU_S = 10
 _TRIES = 3  # of a program that crashes: the adapter does so now and then, and then takes the same file
+# What others do to a program, or a machine without memory; any other signal is the program's own, of the same file.
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ def _lowered(ttir: str, chip: Chip, target: Target, with_lines: bool) -> tuple[L
     looped = persistent.persistent(ttir)
     if looped is not None:
         try:
-            return lower(looped, chip, target, with_lines, _LOOPED_LIMIT_S), True
+            return lower(looped, chip, target, with_lines, _LOOPED_CPU_S), True
         except CompileError:
             pass  # what the user wrote decides what is said of it
     return lower(ttir, chip, target, with_lines), False
@@ -188,13 +191,13 @@ def _packed(function: mlir.Operation) -> tuple[list[tuple[str, str, int]], int]:
 
 
 def lower(
-    ttir: str, chip: Chip, target: object, with_lines: bool = False, adapter_limit_s: float = _ADAPTER_LIMIT_S
+    ttir: str, chip: Chip, target: object, with_lines: bool = False, adapter_cpu_s: int = _ADAPTER_CPU_S
 ) -> Lowered:
     """Runs the vendor's compilers on a module with one kernel. Raises CompileError, TargetError."""
     tools = toolchain.find("ascend")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        job = _Job(tools, folder, chip, target, ttir, with_lines, adapter_limit_s)
+        job = _Job(tools, folder, chip, target, ttir, with_lines, adapter_cpu_s)
         linalg = _to_linalg(job)
         return _to_hivm(job, linalg)
 
@@ -207,11 +210,12 @@ class _Job:
     target: object
     ttir: str
     with_lines: bool
-    adapter_limit_s: float
+    adapter_cpu_s: int
 
-    def fail(self, log: str, died: str) -> CompileError:
+    def fail(self, log: str, died: str, *, is_accident: bool = False) -> CompileError:
         """The error for what a program wrote, and how it ended if that was by a signal."""
-        return ascend_reasons.error(self.ttir, self.target, self.chip.is_950, log.replace(f"{self.folder}/", ""), died)
+        log = log.replace(f"{self.folder}/", "")
+        return ascend_reasons.error(self.ttir, self.target, self.chip.is_950, log, died, is_accident=is_accident)
 
 
 def adapter_flags(is_950: bool) -> list[str]:
@@ -287,20 +291,33 @@ def _without_dumps(log: str) -> tuple[str, str]:
 def _run(job: _Job, program: str, arguments: list[str]) -> tuple[str, str]:
     """What a program wrote, and the signal that ended it, if one did."""
     log, died = "", ""
-    limit_s = job.adapter_limit_s if program == "triton-adapter-opt" else _LIMIT_S
+    cpu_s = job.adapter_cpu_s if program == "triton-adapter-opt" else _LIMIT_S
     for _ in range(_TRIES):
         try:
-            finished = subprocess.run(  # noqa: S603 - by its path
-                [str(job.tools / program), *arguments],
-                capture_output=True, text=True, errors="replace", check=False, timeout=limit_s,
-                cwd=job.folder,
-            )  # fmt: skip
+            log, status = _ended([str(job.tools / program), *arguments], job.folder, cpu_s)
         except subprocess.TimeoutExpired:
-            raise job.fail("", f"{program} was not done after {limit_s} s") from None
+            raise job.fail("", f"{program} was not done after {_LIMIT_S} s", is_accident=True) from None
         except OSError as error:
             raise TargetError(f"{job.target}: {job.tools / program} does not run: {error}.") from None
-        log = finished.stdout + finished.stderr
-        if finished.returncode >= 0:
+        if status >= 0:
             return log, ""
-        died = f"{program} crashed ({signal.Signals(-finished.returncode).name})"
+        if -status == signal.SIGXCPU:
+            raise job.fail("", f"{program} was not done after {cpu_s} s of CPU time")
+        died = f"{program} crashed ({signal.Signals(-status).name})"
+        if -status in _FROM_OUTSIDE:
+            raise job.fail(log, died, is_accident=True)
     return log, died
+
+
+def _ended(command: list[str], folder: Path, cpu_s: int) -> tuple[str, int]:
+    """Runs a program; what it wrote, and its status. It may take cpu_s of CPU time, which no other program uses up."""
+    with subprocess.Popen(  # noqa: S603 - by its path
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", cwd=folder
+    ) as process:
+        try:
+            resource.prlimit(process.pid, resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
+            out, errors = process.communicate(timeout=_LIMIT_S)
+        except BaseException:  # Ctrl-C too
+            process.kill()
+            raise
+    return out + errors, process.returncode

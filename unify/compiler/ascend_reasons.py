@@ -80,7 +80,8 @@ _ADVICE = (
     Advice(
         r"tt\.extern_elementwise",
         "",
-        "libdevice is Nvidia's: write the function with tl.exp, tl.log, tl.sqrt and arithmetic.",
+        "libdevice is Nvidia's, and few of its functions are known here: write this one with tl.exp, tl.log, tl.sqrt "
+        "and arithmetic.",
     ),
     Advice(
         r"triton-adapter-opt crashed|unresolved materialization|func\.return",
@@ -176,7 +177,7 @@ def _resolved(text: str, alias: str) -> str:
     return ""
 
 
-def error(ttir: str, target: object, is_950: bool, log: str, died: str) -> CompileError:
+def error(ttir: str, target: object, is_950: bool, log: str, died: str, *, is_accident: bool = False) -> CompileError:
     """The error for a kernel: its place, the vendor's most telling line, and advice if there is some."""
     function = parameters.kernel_of(mlir_reader.parse(ttir))
     name = function.string("sym_name")
@@ -197,7 +198,7 @@ def error(ttir: str, target: object, is_950: bool, log: str, died: str) -> Compi
     where = f"{file}:{line}: " if file else ""
     return CompileError(
         f"{where}kernel {name}: {target}: {reason}", file=file, line=line, reason=reason, kernel=name,
-        is_accident=bool(died),
+        is_accident=is_accident,
     )  # fmt: skip
 
 
