@@ -56,8 +56,8 @@ RULES = (
     ),
     Rule(
         "libdevice", ERROR, ("ascend", "cpu"),
-        "{symbol} is a function of Nvidia's libdevice.",
-        "Write it with tl.exp, tl.log, tl.sqrt, tl.erf and arithmetic.",
+        "{symbol} is a function of Nvidia's libdevice, and none of those that are known here.",
+        "Write it with tl.exp, tl.log, tl.sqrt, tl.erf and arithmetic, or with the likes of libdevice.tanh, which are.",
         f"{_COMPILER}: \"tt.extern_elementwise\" is left over",
         rules_ttir.libdevice,
     ),

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from unify.compiler import mlir
+from unify.compiler import ascend_text, mlir
 
 from .places import Place, Places
 from .subject import Hit, Subject, hits, place_of, words
@@ -34,10 +34,11 @@ def float8(subject: Subject) -> Iterator[Hit]:
 
 
 def libdevice(subject: Subject) -> Iterator[Hit]:
-    """Calls of functions that Nvidia's library has; those that are known here too are compiled."""
+    """Calls of functions that Nvidia's library has, but for those that are compiled here too."""
     for operation in _named(subject, "tt.extern_elementwise"):
-        if subject.kind == "ascend" or subject.reason:
-            yield from hits(iter([operation]), symbol=operation.string("symbol"))
+        symbol = operation.string("symbol")
+        if ascend_text.operation_for(symbol) is None if subject.kind == "ascend" else subject.reason:
+            yield from hits(iter([operation]), symbol=symbol)
 
 
 def inline_assembly(subject: Subject) -> Iterator[Hit]:

@@ -17,6 +17,16 @@ _SHORT = re.compile(
     r"\(((?:\S*x)?b?f16>?)\) -> ((?:\S*x)?b?f16>?)(.*)$",
     re.MULTILINE,
 )
+_EXTERNAL = re.compile(r'"tt\.extern_elementwise"(\([^()]*\)) <\{[^{}]*symbol = "(\w+)"[^{}]*\}>')
+# libdevice's functions that are operations of MLIR, which the vendor lowers; "fast_" forms may be exact ones.
+_OF_MATH = "atan ceil cos erf exp exp2 expm1 floor fma log log10 log1p log2 rsqrt sin sqrt tan tanh"
+_OPERATIONS = {
+    **{name: f"math.{name}" for name in _OF_MATH.split()},
+    **{f"fast_{name}": f"math.{name}" for name in ("cos", "exp", "log", "log10", "log2", "sin", "tan", "tanh")},
+    "fabs": "math.absf", "pow": "math.powf", "fmax": "arith.maxnumf", "fmin": "arith.minnumf",
+    "fast_pow": "math.powf", "fast_fdivide": "arith.divf", "fadd_rn": "arith.addf", "fsub_rn": "arith.subf",
+    "fmul_rn": "arith.mulf", "fdiv_rn": "arith.divf", "fsqrt_rn": "math.sqrt", "fma_rn": "math.fma",
+}  # fmt: skip
 _PLAIN = "<{overflowFlags = #arith.overflow<none>}>"
 
 
@@ -24,7 +34,8 @@ def vendor_text(ttir: str) -> str:
     """The module's text for triton-adapter-opt 3.2.0, of LLVM 19 and Triton 3.2.
 
     They have no flags of arith.trunci, no bundles of assumptions and no hints for caches yet, and a barrier has its old
-    name; tl.umulhi is written by its parts, and float16 becomes bfloat16, and the reverse, by way of float32.
+    name; tl.umulhi is written by its parts, float16 becomes bfloat16, and the reverse, by way of float32; a function of
+    libdevice, which is Nvidia's, is MLIR's operation where there is one.
 
     The adapter makes a signed product of tt.mulhiui, so that tl.rand would draw other numbers than elsewhere.
     """
@@ -32,7 +43,19 @@ def vendor_text(ttir: str) -> str:
     text = _POLICY.sub("", text).replace(" <{}>", "")
     text = _BUNDLES.sub(r"\1", text)
     text = re.sub(r'"ttg\.barrier"\(\) <\{[^}]*\}>', '"gpu.barrier"()', text)
+    text = _EXTERNAL.sub(_by_operation, text)
     return _HIGH.sub(_by_halves, _SHORT.sub(_by_float32, text))
+
+
+def operation_for(symbol: str) -> str | None:
+    """What stands for a function of libdevice, by its symbol: "math.tanh" for "__nv_tanhf"."""
+    return _OPERATIONS.get(symbol.removeprefix("__nv_").removesuffix("f").replace("fmaf_", "fma_"))
+
+
+def _by_operation(found: re.Match[str]) -> str:
+    operands, symbol = found.groups()
+    operation = operation_for(symbol)
+    return found[0] if operation is None else f'"{operation}"{operands} <{{fastmath = #arith.fastmath<none>}}>'
 
 
 def _by_float32(found: re.Match[str]) -> str:

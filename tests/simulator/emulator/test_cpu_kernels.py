@@ -14,8 +14,8 @@ from .harness import Emulated, tool
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*can_reorder")
 
-# What the vendor's adapter leaves as it is: libdevice, and conversions of float8.
-REFUSED = {"tanh": "tt.extern_elementwise", "float8e4nv": "tt.fp_to_fp", "float8e5": "tt.fp_to_fp"}
+# What the vendor's adapter leaves as it is: conversions of float8.
+REFUSED = {"float8e4nv": "tt.fp_to_fp", "float8e5": "tt.fp_to_fp"}
 # Functions of libm, and products that one of the two fuses with a sum.
 _TOLERANCE = 1e-6
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra import libdevice
 
 from ...compiler.cpu.harness import compile_kernel
 from .harness import Emulated
@@ -249,3 +250,43 @@ def test_conversions(source: str) -> None:
     launch(_converted, types, {"x": _array(torch.cat(inputs)), **arguments, source: None}, N=N, **{source: None})
     for name in targets:
         np.testing.assert_array_equal(_read(arguments[name], name), _read(expected[name], name), err_msg=name)
+
+
+# ---------------------------------------------------------------- libdevice
+
+_UNARY = ("ceil", "floor", "abs", "cos", "sin", "tan", "atan", "erf", "exp", "exp2", "expm1", "tanh", "fast_sinf")
+_OF_POSITIVE = ("log", "log10", "log1p", "log2", "sqrt", "rsqrt", "sqrt_rn", "fast_logf")
+
+
+@triton.jit
+def _of_nvidia(x, y, z, out, N: tl.constexpr, UNARY: tl.constexpr, POSITIVE: tl.constexpr):
+    i = tl.arange(0, N)
+    a, b, c = tl.load(x + i), tl.load(y + i), tl.load(z + i)
+    for k in tl.static_range(len(UNARY)):
+        tl.store(out + k * N + i, getattr(libdevice, UNARY[k])(a))
+    out += len(UNARY) * N
+    for k in tl.static_range(len(POSITIVE)):
+        tl.store(out + k * N + i, getattr(libdevice, POSITIVE[k])(tl.abs(a)))
+    out += len(POSITIVE) * N
+    tl.store(out + i, libdevice.pow(tl.abs(a), b))
+    tl.store(out + N + i, libdevice.fma(a, b, c))
+    tl.store(out + 2 * N + i, libdevice.div_rn(a, b))
+    tl.store(out + 3 * N + i, libdevice.fast_dividef(a, b))
+
+
+@pytest.mark.parametrize("is_950", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_functions_of_nvidias_library_that_are_known_here(is_950: bool) -> None:
+    x, y, z = (3 * RNG.standard_normal(N, np.float32) for _ in range(3))
+    out = np.zeros((len(_UNARY) + len(_OF_POSITIVE) + 4, N), np.float32)
+    arguments = {"x": x, "y": y, "z": z, "out": out}
+    constants = {"N": N, "UNARY": _UNARY, "POSITIVE": _OF_POSITIVE}
+    Emulated(compile_kernel(_of_nvidia, arguments, constants), is_950=is_950).launch((1,), arguments)
+    a, b, c = (torch.from_numpy(v).double() for v in (x, y, z))
+    theirs = {"sqrt_rn": torch.sqrt, "fast_sinf": torch.sin, "fast_logf": torch.log}
+    rows = [theirs.get(name) or getattr(torch, name) for name in (*_UNARY, *_OF_POSITIVE)]
+    expected = [f(a if k < len(_UNARY) else a.abs()) for k, f in enumerate(rows)]
+    expected += [a.abs() ** b, a * b + c, a / b, a / b]
+    for name, found, wanted in zip(
+        (*_UNARY, *_OF_POSITIVE, "pow", "fma", "div_rn", "divide"), out, expected, strict=True
+    ):
+        np.testing.assert_allclose(found, wanted.numpy(), rtol=2e-6, atol=1e-6, err_msg=name)
