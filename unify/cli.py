@@ -119,6 +119,16 @@ examples:
 
 Both sides run in turns on the same cores. ratio: our speed over the peer's, above 1 is faster; its spread is shown.
 """
+_OPS_EPILOG = """\
+examples:
+  unify ops                                              the operators, a line each
+  unify ops paged_attention                              one of them, in full
+  unify ops --roofline                                   DeepSeek-V3's calls on this machine, whose limits are measured
+  unify ops --roofline --target ascend:910C --weights int8 --batch 96
+  unify ops --roofline --target cuda:90 --plot roof.svg  the picture
+
+Least times are of the chip's peaks by its maker's word: what no program beats, not what one will reach.
+"""
 
 _TEST_EPILOG = """\
 examples:
@@ -189,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_toolchain(commands)
     _add_bench(commands)
+    _add_ops(commands)
     _add_test_backend(commands)
     _add_new_backend(commands)
     return parser
@@ -315,6 +326,27 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument("--plot", metavar="FILE", help="write a plot, as .svg or .png")
     parser.add_argument("--json", action="store_true", help="print a list of objects, one for each case")
     parser.set_defaults(run=_bench)
+
+
+def _add_ops(commands: Any) -> None:
+    about = "List the operators, and what a large model's calls of them cost at least on a chip."
+    parser = _new(commands.add_parser, "ops", about, _OPS_EPILOG, help="the operators, and what they cost")
+    parser.add_argument("op", nargs="?", metavar="OP", help="one of them: its arguments, in full")
+    parser.add_argument("--roofline", action="store_true", help="what DeepSeek-V3's calls compute and move at least")
+    parser.add_argument(
+        "--target", default="cpu", metavar="T", help="cuda:90, ascend:910C ...; cpu is measured (default)"
+    )
+    for name, default, about in (
+        ("batch", 64, "sequences of a decoding step"), ("context", 8192, "tokens that each of them has"),
+        ("tokens", 4096, "of a prompt"),
+    ):  # fmt: skip
+        parser.add_argument(
+            f"--{name}", type=_count, default=default, metavar="N", help=f"{about} (default: {default})"
+        )
+    parser.add_argument("--weights", choices=("bf16", "fp8", "int8", "int4"), default="fp8", help="default: fp8")
+    parser.add_argument("--plot", metavar="FILE", help="draw it, as .svg or .png")
+    parser.add_argument("--json", action="store_true", help="print a list of objects")
+    parser.set_defaults(run=_ops)
 
 
 def _add_test_backend(commands: Any) -> None:
@@ -513,6 +545,12 @@ def _bench(args: argparse.Namespace) -> int:
     from .bench import cli
 
     return cli.run(args)
+
+
+def _ops(args: argparse.Namespace) -> int:
+    from .bench import ops
+
+    return ops.run(args)
 
 
 def _test_backend(args: argparse.Namespace) -> int:

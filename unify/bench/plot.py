@@ -15,6 +15,8 @@ from .compare import Comparison
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from .limits import Limits
+
 FORMATS = (".png", ".svg", ".pdf")
 BAR_CELLS = 20
 # A bar's ends: a quarter of the peer's speed, and four times it. A ratio beyond them fills its half.
@@ -76,19 +78,30 @@ def save(rows: Sequence[Comparison], path: Path, title: str) -> None:
     Raises what `check` does.
     """
     check(path)
+    figure, axes = _figure(1.2 + 0.36 * len(rows))
+    _draw(axes, rows)
+    axes.set_title(title, loc="left", fontsize=10)
+    _write(figure, path)
+
+
+def _figure(height: float) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     matplotlib.rcParams["svg.hashsalt"] = "unify"  # the same rows give the same file
-    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.36 * len(rows)), layout="constrained")
-    _draw(axes, rows)
-    axes.set_title(title, loc="left", fontsize=10)
+    figure, axes = pyplot.subplots(figsize=(9, height), layout="constrained")
+    return figure, axes
+
+
+def _write(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:  # the disk may have filled up meanwhile
-        raise InvalidArgument(f"bench: --plot {path}: it cannot be written: {error.strerror}.") from None
+        raise InvalidArgument(f"--plot {path}: it cannot be written: {error.strerror}.") from None
     finally:
         pyplot.close(figure)
 
@@ -100,17 +113,17 @@ def check(path: Path) -> None:
     UnsupportedError if matplotlib is missing.
     """
     if path.suffix.lower() not in FORMATS:
-        raise InvalidArgument(f"bench: --plot {path}: the ending says the format; use one of {', '.join(FORMATS)}.")
+        raise InvalidArgument(f"--plot {path}: the ending says the format; use one of {', '.join(FORMATS)}.")
     is_new = not path.exists()
     try:
         path.open("ab").close()
         if is_new:
             path.unlink()
     except OSError as error:
-        raise InvalidArgument(f"bench: --plot {path}: it cannot be written: {error.strerror}.") from None
+        raise InvalidArgument(f"--plot {path}: it cannot be written: {error.strerror}.") from None
     if importlib.util.find_spec("matplotlib") is None:
         raise UnsupportedError(
-            "bench: --plot needs matplotlib. Install it with `make bench`, or with `pip install unify-runtime[bench]`."
+            "--plot needs matplotlib. Install it with `make bench`, or with `pip install unify-runtime[bench]`."
         )
 
 
@@ -132,3 +145,28 @@ def _draw(axes: Any, rows: Sequence[Comparison]) -> None:
         "speed over the peer's: right of 1× unify is faster (dot: median, box: middle half, line: all pairs)"
     )
     axes.margins(x=0.12)
+
+
+def save_roofline(rows: Sequence[dict[str, Any]], limits: Limits, path: Path) -> None:
+    """Draws calls under a chip's roof: operations a byte, and the operations a second that they allow.
+
+    rows: as ops.Call.row gives them; those without operations have no place in it. Raises what `check` does.
+    """
+    check(path)
+    figure, axes = _figure(6)
+    peak, memory = limits.peak("bf16"), limits.bytes
+    drawn = [row for row in rows if row["flops"]]
+    places = [row["flops_per_byte"] for row in drawn]
+    roof = [min(*places, peak / memory) / 2, peak / memory, max(*places, peak / memory) * 2]
+    axes.plot(roof, [min(peak, x * memory) / 1e12 for x in roof], color="black", linewidth=1.2)
+    colours = {"prefill": "#2a7f3f", "decode": "#b8860b"}
+    for number_, (row, place) in enumerate(zip(drawn, places, strict=True), 1):
+        height = min(peak, place * memory) / 1e12
+        label = f"{number_} {row['phase']}: {row['op']}, {row['about'].partition(':')[0].partition(',')[0]}"
+        axes.plot(place, height, "o", color=colours[row["phase"]], markersize=5, label=label)
+        offset = (-2, -9 - 8 * (sorted(places).index(place) % 4))  # neighbours' numbers below each other
+        axes.annotate(str(number_), (place, height), xytext=offset, textcoords="offset points", fontsize=7)
+    axes.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="TFLOP/s at most")
+    axes.legend(fontsize=7)
+    axes.set_title(f"{limits.name}\n{limits.source}", loc="left", fontsize=9)
+    _write(figure, path)

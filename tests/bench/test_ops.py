@@ -1,0 +1,77 @@
+"""`unify ops`: what it prints, what it returns, what it says when the question makes no sense."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from unify import ops
+from unify.bench import limits
+from unify.bench.ops import calls, run
+
+ASKED = {"op": None, "roofline": False, "target": "ascend:910C", "batch": 64, "context": 8192, "tokens": 4096}
+
+
+def arguments(**asked: object) -> argparse.Namespace:
+    return argparse.Namespace(**{**ASKED, "weights": "fp8", "plot": None, "json": False, **asked})
+
+
+def test_every_op_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments()) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(ops.__all__)
+
+
+def test_one_op_is_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments(op="rms_norm")) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("rms_norm(x, weight, *, eps=1e-06")
+    assert "Raises ShapeError" in said
+
+
+def test_a_name_that_is_no_op_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments(op="rms_nrom")) == 2
+    assert "Did you mean rms_norm?" in capsys.readouterr().err
+
+
+def test_json_has_what_the_table_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments(roofline=True, json=True)) == 0
+    rows = json.loads(capsys.readouterr().out)
+    moe = {row["phase"]: row for row in rows if row["op"] == "moe"}
+    assert moe["prefill"]["bound"] == "compute"
+    assert moe["decode"]["bound"] == "memory"
+    assert {row["op"] for row in rows} >= {"attention", "mla_attention", "route", "linear", "sample"}
+    assert run(arguments(roofline=True)) == 0
+    assert "FLOP a byte" in capsys.readouterr().out
+
+
+def test_a_token_reads_as_much_as_deepseek_says_that_it_activates() -> None:
+    """37 thousand million parameters of 61 layers, three of them without experts (DeepSeek-V3, section 1)."""
+    one = [c for c in calls(batch=1, context=1, tokens=1, weights="fp8") if c.phase == "decode"]
+    layer = sum(c.cost.bytes for c in one if c.op in ("linear", "moe") and "logits" not in c.about)
+    logits = next(c.cost.bytes for c in one if "logits" in c.about)
+    assert (61 * layer + logits / 2) / 1e9 == pytest.approx(37, rel=0.05)
+
+
+def test_smaller_weights_move_less_and_compute_the_same() -> None:
+    fp8, int4 = (calls(batch=64, context=8192, tokens=4096, weights=w) for w in ("fp8", "int4"))
+    for wide, narrow in zip(fp8, int4, strict=True):
+        assert narrow.cost.flops == wide.cost.flops
+        assert narrow.cost.bytes <= wide.cost.bytes
+
+
+def test_a_chip_that_is_not_known_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments(roofline=True, target="ascend:310P")) == 2
+    said = capsys.readouterr().err
+    assert all(name in said for name in limits.known())
+
+
+def test_the_picture_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib comes with `make bench`")
+    path = tmp_path / "roof.svg"
+    assert run(arguments(roofline=True, plot=str(path))) == 0
+    assert "<svg" in path.read_text()
+    assert run(arguments(roofline=True, plot=str(tmp_path / "roof.txt"))) == 2
+    assert ".svg" in capsys.readouterr().err
