@@ -174,6 +174,7 @@ TESTED_ELSEWHERE = {
     "unify/simulator/emulator/nests.py": "simulator/emulator/test_loops.py",
     "unify/simulator/emulator/walks.py": "simulator/emulator/test_loops.py",
     "unify/triton/compiler.py": "triton/test_driver.py",
+    "unify/ops/tile.py": "ops/test_tiles.py",  # a dataclass
 }
 
 

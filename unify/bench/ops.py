@@ -150,16 +150,14 @@ def _limits(target: str) -> Limits:
 
 
 def _describe(name: str | None, *, as_json: bool) -> int:
-    from unify import ops
-
-    if name is not None and name not in ops.__all__:
+    every = _every_op()
+    if name is not None and name not in every:
         import difflib
 
-        near = difflib.get_close_matches(name, ops.__all__, 1)
+        near = difflib.get_close_matches(name, every, 1)
         hint = f"Did you mean {near[0]}? " if near else ""
         raise InvalidArgument(f"ops: no op {name!r}. {hint}`unify ops` lists them.")
-    chosen = [name] if name is not None else ops.__all__
-    functions = {one: getattr(ops, one) for one in chosen}
+    functions = every if name is None else {name: every[name]}
     if as_json:
         print(
             json.dumps([{"op": n, "signature": str(_signature(f)), "about": _about(f)} for n, f in functions.items()])
@@ -172,6 +170,14 @@ def _describe(name: str | None, *, as_json: bool) -> int:
     for one, function in functions.items():
         print(f"{one:{width}}  {_about(function)}")
     return 0
+
+
+def _every_op() -> dict[str, Any]:
+    """What of unify.ops runs on a stream."""
+    from unify import ops
+
+    public = {name: getattr(ops, name) for name in ops.__all__}
+    return {n: f for n, f in public.items() if inspect.isfunction(f) and "stream" in inspect.signature(f).parameters}
 
 
 def _signature(function: Any) -> inspect.Signature:

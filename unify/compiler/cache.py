@@ -63,19 +63,28 @@ def _read(key: str) -> bytes | None:
     return content
 
 
-def _keep(key: str, content: bytes) -> None:
-    if settings.no_cache:
-        return
-    path = _path(key)
+def write_private(path: Path, content: bytes, what: str) -> bool:
+    """Writes a file of the user's own, whole or not at all.
+
+    Where that is impossible, warns once that `what`, in words, are not kept, and returns False.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_private(path.parent):
-            warn_once(f"{path.parent} is writable by others or not yours; compiled kernels are not kept. chmod 700 it.")
-            return
+            warn_once(f"{path.parent} is writable by others or not yours; {what} are not kept. chmod 700 it.")
+            return False
         _write(path, content)
-        _prune(path.parent)
     except OSError as error:
-        warn_once(f"compiled kernels are not kept in {path.parent}: {error.strerror or error}. Set UNIFY_CACHE_DIR.")
+        warn_once(f"{what} are not kept in {path.parent}: {error.strerror or error}. Set UNIFY_CACHE_DIR.")
+        return False
+    return True
+
+
+def _keep(key: str, content: bytes) -> None:
+    path = _path(key)
+    if not settings.no_cache and write_private(path, content, "compiled kernels"):
+        with contextlib.suppress(OSError):
+            _prune(path.parent)
 
 
 def _path(key: str) -> Path:

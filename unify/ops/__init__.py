@@ -8,6 +8,7 @@ from .norm import rms_norm
 from .paged_attention import kv_write, paged_attention, paged_prefill
 from .rope import rope
 from .sampling import repetition_penalty, sample
+from .tuning import tune
 
 __all__ = [
     "attention",
@@ -22,4 +23,5 @@ __all__ = [
     "rope",
     "sample",
     "swiglu",
+    "tune",
 ]

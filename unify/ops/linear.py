@@ -13,7 +13,8 @@ from unify._tensor import as_tensor, wrap_like
 from .op import FLOATS, as_rows, op
 from .quant import QuantizedMatrix
 from .quantized_linear import quantized_linear
-from .tiles import Tile, product_tile
+from .tile import Tile
+from .tiles import product_tile
 
 _FEW_ROWS = {"cpu": Tile(1, 8, 16)}  # their sums stay in registers
 _FEW_ROWS_ELSEWHERE = Tile(1, 32, 64)

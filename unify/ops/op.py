@@ -13,6 +13,8 @@ from unify._errors import LayoutError
 from unify._stream import Stream
 from unify._tensor import Tensor, as_tensor, bfloat16, float16, float32, wrap_like
 
+from . import tuning
+
 FLOATS = (float16, bfloat16, float32)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -31,6 +33,11 @@ def op(function: Function) -> Function:
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         stream = kwargs.pop("stream", None)
+        if tuning.active is not None and kwargs.get("out") is None:
+            return tuning.active.run(lambda: on_stream(stream, args, kwargs))
+        return call_on_stream_of_arrays(function, args, kwargs) if stream is None else on_stream(stream, args, kwargs)
+
+    def on_stream(stream: Any, args: Any, kwargs: Any) -> Any:
         if stream is None:
             return call_on_stream_of_arrays(function, args, kwargs)
         device = as_tensor(args[0] if args else kwargs.get(first), name=name).device

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Tile:
-    """Rows, columns, and the length that is summed at a time; in an attention: queries, keys, and a head's width.
-
-    launch: options of the launch, num_warps and num_stages; none where the target has no use for them.
-    """
-
-    m: int
-    n: int
-    k: int
-    launch: Mapping[str, int] = field(default_factory=dict, hash=False)
+from .tile import Tile
+from .tuning import choose
 
 
 def _tile(m: int, n: int, k: int, num_warps: int, num_stages: int) -> Tile:
@@ -29,6 +20,7 @@ def _tile(m: int, n: int, k: int, num_warps: int, num_stages: int) -> Tile:
 # On Ascend as much of the sums as leaves half of a cube's L0C free, of 128 KiB.
 _PRODUCT = {"cpu": Tile(512, 512, 64), "ascend": Tile(128, 128, 64)}
 _PRODUCT_ELSEWHERE = Tile(64, 64, 32)
+_SIZES = (16, 32, 64, 128, 256, 512)  # of what is tried while tuning
 # Queries and keys a program takes at a time; on a CPU they, the scores and the sums stay in the second-level cache.
 # On Ascend the most that a vector core's 192 KiB hold with heads of 128.
 _ATTENTION = {"cpu": (256, 128), "ascend": (64, 64)}
@@ -78,10 +70,27 @@ def _cuda_family(device: Any) -> int | None:
 
 
 def product_tile(device: Any, m: int, n: int, *, itemsize: int = 4) -> Tile:
-    """The kind's tile for a product [m, n]: narrower where columns would be wasted, smaller where cores would idle.
+    """The tile for a product [m, n]: the one that was measured, else the kind's.
 
     itemsize: bytes of an element that is multiplied.
     """
+    default = _product_tile(device, m, n, itemsize)
+    return choose("product", device, (_rows_of(1 << 31, m), n, itemsize), default, lambda: [*_products(device, m, n)])
+
+
+def _products(device: Any, m: int, n: int) -> Iterator[Tile]:
+    """What a product could take."""
+    if (family := _cuda_family(device)) is not None:
+        yield from (_cut(tile, m) for tile in _CUDA_PRODUCT[family])
+    most = _PRODUCT.get(device.kind, _PRODUCT_ELSEWHERE)
+    rows, columns = (sorted({_rows_of(size, count) for size in _SIZES if size <= 2 * top})
+                     for top, count in ((most.m, m), (most.n, n)))  # fmt: skip
+    for tile in itertools.product(rows, columns, (32, 64, 128)):
+        yield Tile(*tile)
+
+
+def _product_tile(device: Any, m: int, n: int, itemsize: int) -> Tile:
+    """Narrower where columns would be wasted, smaller where cores would idle."""
     if (family := _cuda_family(device)) is not None and itemsize == 2:
         return _cuda_product_tile(_CUDA_PRODUCT[family], _cores(device), m, n)
     tile = _PRODUCT.get(device.kind, _PRODUCT_ELSEWHERE)
@@ -115,10 +124,24 @@ def _cut(tile: Tile, rows: int) -> Tile:
 
 
 def attention_tile(device: Any, queries: int, heads: int, *, causal: bool, width: int = 128, itemsize: int = 4) -> Tile:
-    """Queries and keys: fewer queries where masks would hide much of a tile, or where cores would idle.
+    """Queries and keys, those that were measured, else the kind's. width: of a head; itemsize: bytes of an element."""
+    default = _attention_tile(device, queries, heads, causal=causal, width=width, itemsize=itemsize)
+    key = (_rows_of(1 << 31, queries), heads, causal, width, itemsize)
+    return choose("attention", device, key, default, lambda: [*_attentions(device, queries, width)])
 
-    width: of a head; itemsize: bytes of an element.
-    """
+
+def _attentions(device: Any, queries: int, width: int) -> Iterator[Tile]:
+    """What an attention could take."""
+    if (family := _cuda_family(device)) is not None and width <= 128:
+        yield from (replace(_cut(tile, queries), k=width) for tile in _CUDA_ATTENTION[family].values())
+    rows, keys = _ATTENTION.get(device.kind, _ATTENTION_ELSEWHERE)
+    for m, n in itertools.product(sorted({_rows_of(size, queries) for size in _SIZES if size <= rows}), _SIZES):
+        if n <= 2 * keys:
+            yield Tile(m, n, width)
+
+
+def _attention_tile(device: Any, queries: int, heads: int, *, causal: bool, width: int, itemsize: int) -> Tile:
+    """Fewer queries where masks would hide much of a tile, or where cores would idle."""
     if (family := _cuda_family(device)) is not None and itemsize == 2 and width <= 128:
         tile = _CUDA_ATTENTION[family][64 if width <= 64 else 128]
         return replace(_cut(tile, queries), k=width)
