@@ -127,7 +127,7 @@ def made_once(kind: str, asked: tuple[object, ...], make: Callable[[], Simulatio
 
 _KINDS = (
     *("bytes", "allocations", "pinned_bytes", "managed_bytes", "physical", "reservations"),
-    *("streams", "events", "modules", "graphs", "graph_execs", "retained"),
+    *("streams", "busy_streams", "events", "modules", "graphs", "graph_execs", "retained"),
 )
 
 
