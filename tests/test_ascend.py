@@ -23,7 +23,8 @@ from .programs import Program
 
 FOLDER = ROOT / "tests" / "ascend"
 COMPILE = ["-std=c++17", "-O1", "-g1", "-pthread", "-fPIC", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-Icsrc"]
-TESTS = re.findall(r"TEST\((\w+)\)", (FOLDER / "backend.cpp").read_text().partition("int main")[2])
+FILES = [FOLDER / "backend.cpp", FOLDER / "kernels.cpp"]
+TESTS = [name for file in FILES for name in re.findall(r"^TEST\((\w+)\)", file.read_text(), re.MULTILINE)]
 OLD_ONLY = ["an_old_version_has_less"]
 # What must be so too without the newer functions, where others take their place.
 ALSO_OLD = [
@@ -74,7 +75,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
     backends = ROOT / "csrc" / "backends"
     shared = [backends / "stream_work.cpp", backends / "elf_bounds.cpp"]
-    sources = [FOLDER / "stub.cpp", FOLDER / "backend.cpp", *shared, *backends.glob("ascend*.cpp")]
+    sources = [FOLDER / "stub.cpp", *FILES, *shared, *backends.glob("ascend*.cpp")]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, sources))
     run(*objects[1:], "-ldl", "-pthread", "-o", folder / "backend")

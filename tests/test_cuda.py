@@ -47,8 +47,9 @@ FAULTS = {
 def test_a_fault_names_the_kernel_spares_the_other_device_and_ends_with_a_reset(program: Program, fault: str) -> None:
     kind, word = FAULTS[fault]
     printed = program(f"""
-        x, y = un.ones(1000, un.float32, first), un.ones(1000, un.float32, second)
         stream, other = un.Stream(first), un.Stream(second)
+        x = un.ones(1000, un.float32, first, stream=stream)
+        y = un.ones(1000, un.float32, second, stream=other)
         scale_kernel[(4,)](x, 1000, 2.0, BLOCK=256, stream=stream)
         scale_kernel[(4,)](y, 1000, 3.0, BLOCK=256, stream=other)
         first.synchronize(); second.synchronize()

@@ -67,8 +67,9 @@ FAULTS = {
 def test_a_fault_names_the_kernel_and_spares_the_other_device(program: Program, fault: str) -> None:
     kind, name = FAULTS[fault]
     printed = program(f"""
-        x, y = un.ones(1000, un.float32, first), un.ones(1000, un.float32, second)
         stream, other = un.Stream(first), un.Stream(second)
+        x = un.ones(1000, un.float32, first, stream=stream)
+        y = un.ones(1000, un.float32, second, stream=other)
         scale_kernel[(4,)](x, 1000, 2.0, BLOCK=256, stream=stream)
         scale_kernel[(4,)](y, 1000, 3.0, BLOCK=256, stream=other)
         first.synchronize(); second.synchronize()
