@@ -7,9 +7,8 @@ import os
 
 import pytest
 
-from unify.compiler import toolchain
-
 from .conftest import Run
+from .installed import NEEDS_ASCEND
 from .programs import Program
 
 PRELUDE = """
@@ -21,10 +20,7 @@ simulation = un.simulate(target, memory_bytes=256 << 20)
 device = un.device(target.partition(":")[0] + ":0")
 
 """
-NEEDS_COMPILERS = pytest.mark.skipif(
-    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
-)
-TARGETS = pytest.mark.parametrize("target", ["cuda:90", pytest.param("ascend:910B3", marks=NEEDS_COMPILERS)])
+TARGETS = pytest.mark.parametrize("target", ["cuda:90", pytest.param("ascend:910B3", marks=NEEDS_ASCEND)])
 
 
 @TARGETS

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from unify.compiler import toolchain
-
+from .installed import NEEDS_ASCEND
 from .programs import Program
 
-pytestmark = pytest.mark.skipif(
-    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
-)
+pytestmark = NEEDS_ASCEND
 
 PRELUDE = """
 import gc
