@@ -169,7 +169,7 @@ def _footer(rows: Sequence[Comparison], title: str, limits: Roofline | None) -> 
         bf16, int8 = _maybe(limits.bf16_gflops), _maybe(limits.int8_gops)
         lines.append(f"Limits measured now: fp32 {fp32}, bf16 {bf16}, int8 {int8} GFLOP/s; reading {reading} GB/s.")
     if any(row.simulated for row in rows):
-        lines.append("simulated: there is no such chip here. Our speed is that of this machine, and says nothing of one.")
+        lines.append("simulated: no such chip is here. Our speed is this machine's, and says nothing of a chip's.")
     if any(row.is_noisy for row in rows):
         busiest, threads = max(row.neighbour_cores for row in rows), rows[0].threads
         lines += [
