@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from .programs import Program
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -42,3 +44,10 @@ def python(tmp_path: Path) -> Run:
         return subprocess.run(command, **settings)  # type: ignore[call-overload]
 
     return run
+
+
+@pytest.fixture
+def program(request: pytest.FixtureRequest, python: Run, tmp_path: Path) -> Program:
+    """Runs a program that begins with the test file's PRELUDE and has its KERNELS; returns the lines printed."""
+    prelude, kernels = (getattr(request.module, name, "") for name in ("PRELUDE", "KERNELS"))
+    return Program(python, tmp_path, prelude, kernels)

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,12 @@ import pytest
 import unify as un
 
 from .conftest import ROOT, Run
+from .programs import Program
 
 FOLDER = ROOT / "tests" / "ascend"
 COMPILE = ["-std=c++17", "-O1", "-g1", "-pthread", "-fPIC", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-Icsrc"]
-TESTS = re.findall(r"TEST\((\w+)\)", (FOLDER / "backend.cpp").read_text().partition("int main")[2])
+FILES = [FOLDER / "backend.cpp", FOLDER / "kernels.cpp"]
+TESTS = [name for file in FILES for name in re.findall(r"^TEST\((\w+)\)", file.read_text(), re.MULTILINE)]
 OLD_ONLY = ["an_old_version_has_less"]
 # What must be so too without the newer functions, where others take their place.
 ALSO_OLD = [
@@ -74,7 +75,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
     backends = ROOT / "csrc" / "backends"
     shared = [backends / "stream_work.cpp", backends / "elf_bounds.cpp"]
-    sources = [FOLDER / "stub.cpp", FOLDER / "backend.cpp", *shared, *backends.glob("ascend*.cpp")]
+    sources = [FOLDER / "stub.cpp", *FILES, *shared, *backends.glob("ascend*.cpp")]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, sources))
     run(*objects[1:], "-ldl", "-pthread", "-o", folder / "backend")
@@ -142,7 +143,7 @@ def test_why_there_is_none_is_told(
     assert [word for word in ["absent", *words] if word not in line] == []
 
 
-def test_a_device_is_used_from_python(python: Run, built: Built) -> None:
+def test_a_device_is_used_from_python(program: Program, built: Built) -> None:
     code = """
         import numpy as np, unify as un
         from unify._device import device_of_dlpack
@@ -157,17 +158,14 @@ def test_a_device_is_used_from_python(python: Run, built: Built) -> None:
         first.reset()
         print(un.ones(3, un.float16, first).tolist(), first.state)
     """
-    finished = python("-c", textwrap.dedent(code), env={**os.environ, "UNIFY_ASCEND_LIBRARY": str(built.whole)})
-    assert finished.stderr == ""
-    assert finished.stdout.splitlines() == [
-        "499500.0 2500.0 ascend:910B3 healthy ascend:1", "[1.0, 1.0, 1.0] healthy",
-    ]  # fmt: skip
+    printed = program(code, environment={"UNIFY_ASCEND_LIBRARY": str(built.whole)})
+    assert printed == ["499500.0 2500.0 ascend:910B3 healthy ascend:1", "[1.0, 1.0, 1.0] healthy"]
 
 
 # No kernel can be loaded here: the stub takes none that was not assembled.
 @pytest.mark.parametrize("library", ["whole", "graphless"])
 def test_copies_within_a_device_that_acl_does_not_do_are_done_also_in_a_graph(
-    python: Run, built: Built, library: str
+    program: Program, built: Built, library: str
 ) -> None:
     code = """
         import numpy as np, unify as un
@@ -190,7 +188,5 @@ def test_copies_within_a_device_that_acl_does_not_do_are_done_also_in_a_graph(
         stream.synchronize()
         print(y.numpy()[1:900].sum(), z.numpy().sum(), device.capabilities["graphs"])
     """
-    path = str(getattr(built, library))
-    finished = python("-c", textwrap.dedent(code), env={**os.environ, "UNIFY_ASCEND_LIBRARY": path})
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.splitlines() == ["True", "True", "4495 1450 emulated"][: 2 if library == "whole" else 3]
+    printed = program(code, environment={"UNIFY_ASCEND_LIBRARY": str(getattr(built, library))})
+    assert printed == ["True", "True", "4495 1450 emulated"][: 2 if library == "whole" else 3]

@@ -2,67 +2,28 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import pytest
 
-from .conftest import Run
+from .programs import SUSPECTS, Program
 
 PRELUDE = """
-import ctypes, gc, sys, threading, time
-import triton.language as tl
+import threading, time
 import unify as un
-from unify.simulator.ascend import library_path
 
 simulation = un.simulate("ascend:910B3", count=2, memory_bytes=256 << 20)
 device = un.device("ascend:0")
 LAUNCH = "aclrtLaunchKernelWithHostArgs"
+gate = threading.Event()
 
-def told(call):
-    try:
-        call()
-    except un.Error as error:
-        return error
-    return "nothing was raised"
-
-def told_at_last(call):
-    while isinstance(error := told(call), str):
+def wait_until_idle():
+    while simulation.live()["busy_streams"]:
         pass
-    return error
 
 """
-KERNELS = """
-import triton.language as tl
-import unify as un
-
-@un.jit
-def innocent_kernel(x, n, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(x + i, tl.load(x + i, mask=i < n) + 1, mask=i < n)
-
-@un.jit
-def guilty_kernel(x, n, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(x + i, tl.load(x + i, mask=i < n) + 1, mask=i < n)
-"""
+KERNELS = SUSPECTS
 
 
-@pytest.fixture
-def program(python: Run, tmp_path):
-    """Runs a program on simulated chips, and returns the lines that it printed."""
-    (tmp_path / "kernels.py").write_text(KERNELS)
-
-    def run(code: str) -> list[str]:
-        whole = PRELUDE + f"sys.path.insert(0, {str(tmp_path)!r})\nfrom kernels import *\n" + textwrap.dedent(code)
-        finished = python("-c", whole)
-        assert finished.returncode == 0, finished.stderr
-        assert finished.stderr == ""
-        return finished.stdout.splitlines()
-
-    return run
-
-
-def test_a_graph_that_fails_is_named_with_its_kernels(program) -> None:
+def test_a_graph_that_fails_is_named_with_its_kernels(program: Program) -> None:
     (kernel,) = program("""
         x = un.zeros(1000, device=device)
         guilty_kernel[(1,)](x, 10, BLOCK=128)
@@ -75,7 +36,7 @@ def test_a_graph_that_fails_is_named_with_its_kernels(program) -> None:
     assert kernel == "graph of guilty_kernel (kernels.py:10), stream 0"
 
 
-def test_a_graph_is_one_of_the_suspects(program) -> None:
+def test_a_graph_is_one_of_the_suspects(program: Program) -> None:
     (kernel,) = program("""
         x, y = un.zeros(1000, device=device), un.zeros(1000, device=device)
         with un.Graph.capture(device=device) as graph:
@@ -83,21 +44,22 @@ def test_a_graph_is_one_of_the_suspects(program) -> None:
                 kernel[(8,)](x, 1000, BLOCK=128)
         graph.launch()
         device.synchronize()
-        device.default_stream.host_call(lambda: time.sleep(0.05))
+        device.default_stream.host_call(gate.wait)
         simulation.fail("aclmdlRIExecuteAsync", error="aicore")
         innocent_kernel[(8,)](y, 1000, BLOCK=128)
         graph.launch()
+        gate.set()
         print(told(device.synchronize).kernel)
     """)
     graph = "graph of guilty_kernel (kernels.py:10) and innocent_kernel (kernels.py:5)"
     assert kernel == f"one of 2 launches since the last wait: innocent_kernel (kernels.py:5), {graph}"
 
 
-def test_launches_that_were_waited_for_are_no_suspects_though_older_work_of_another_stream_is(program) -> None:
+def test_launches_that_were_waited_for_are_no_suspects_though_older_work_of_another_stream_is(program: Program) -> None:
     (kernel,) = program("""
         x, stream = un.zeros(1000, device=device), un.Stream(device)
         device.synchronize()
-        device.default_stream.host_call(lambda: time.sleep(0.2))
+        device.default_stream.host_call(gate.wait)
         guilty_kernel[(8,)](x, 1000, BLOCK=128)  # nobody waits for it
         with stream:
             y = un.zeros(1000, device=device)
@@ -105,13 +67,15 @@ def test_launches_that_were_waited_for_are_no_suspects_though_older_work_of_anot
                 innocent_kernel[(8,)](y, 1000, BLOCK=128)
         stream.synchronize()
         simulation.fail(LAUNCH, error="aicore")
-        print(told(lambda: (guilty_kernel[(8,)](x, 1000, BLOCK=128), device.synchronize())).kernel)
+        guilty_kernel[(8,)](x, 1000, BLOCK=128)
+        gate.set()
+        print(told(device.synchronize).kernel)
     """)
     assert kernel == "kernel guilty_kernel (kernels.py:10), one of its 2 launches since the last wait"
 
 
 @pytest.mark.parametrize("code", ["", "with un.Graph.capture(stream): innocent_kernel[(8,)](x, 1000, BLOCK=128)"])
-def test_what_a_recording_holds_and_what_was_refused_is_no_suspect(program, code: str) -> None:
+def test_what_a_recording_holds_and_what_was_refused_is_no_suspect(program: Program, code: str) -> None:
     (kernel,) = program(f"""
         x, stream = un.zeros(1000, device=device), un.Stream(device)
         innocent_kernel[(8,)](x, 1000, BLOCK=128)
@@ -135,7 +99,7 @@ DROPPED = {
 
 
 @pytest.mark.parametrize("what", DROPPED)
-def test_the_first_error_is_whole_though_the_end_of_something_met_the_fault_first(program, what: str) -> None:
+def test_the_first_error_is_whole_though_the_end_of_something_met_the_fault_first(program: Program, what: str) -> None:
     whole, again = program(f"""
         types = {{"x": "*fp32", "n": "i32"}}
         binary = un.compile(innocent_kernel, "ascend:910B3", types, {{"BLOCK": 128}})
@@ -150,7 +114,7 @@ def test_the_first_error_is_whole_though_the_end_of_something_met_the_fault_firs
         def fail():
             global module, stream, event, memory, graph
             guilty_kernel[(8,)](x, 1000, BLOCK=128)
-            time.sleep(0.01)
+            wait_until_idle()
             {DROPPED[what]}
             device.synchronize()
         for call in (fail, device.synchronize):
@@ -173,7 +137,7 @@ MEETING = {
 
 
 @pytest.mark.parametrize("who", MEETING)
-def test_acl_s_words_about_the_task_are_told_by_whoever_meets_the_fault(program, who: str) -> None:
+def test_acl_s_words_about_the_task_are_told_by_whoever_meets_the_fault(program: Program, who: str) -> None:
     (words,) = program(f"""
         x, y, others = un.zeros(1000, device=device), un.zeros(1000, device=device), [un.Stream(device) for _ in "abcd"]
         for kernel in (guilty_kernel, innocent_kernel):
@@ -186,7 +150,7 @@ def test_acl_s_words_about_the_task_are_told_by_whoever_meets_the_fault(program,
     assert words == "True"
 
 
-def test_a_fault_without_a_suspect_still_tells_acl_s_error_each_time(program) -> None:
+def test_a_fault_without_a_suspect_still_tells_acl_s_error_each_time(program: Program) -> None:
     first, second = program("""
         x = un.zeros(1000, device=device)
         device.synchronize()
@@ -200,13 +164,12 @@ def test_a_fault_without_a_suspect_still_tells_acl_s_error_each_time(program) ->
     assert second == (f"ACL_ERROR_RT_AICORE_EXCEPTION None ascend:0 is unusable since waiting for the device: {reason}")
 
 
-def test_a_lost_device_keeps_its_cause_through_a_reset_that_fails(program) -> None:
+def test_a_lost_device_keeps_its_cause_through_a_reset_that_fails(program: Program) -> None:
     lost, reset, after = program("""
         x = un.zeros(1000, device=device)
         device.synchronize()
         simulation.lose()
-        time.sleep(0.05)
-        told(device.synchronize)
+        told_at_last(device.synchronize)
         for call in (device.synchronize, device.reset, device.synchronize):
             error = told(call)
             print(type(error).__name__, error.native_name, str(error).splitlines()[0])
@@ -217,7 +180,7 @@ def test_a_lost_device_keeps_its_cause_through_a_reset_that_fails(program) -> No
 
 
 @pytest.mark.parametrize("name", ["ACL_ERROR_RT_AICORE_EXCEPTION", "ACL_ERROR_RT_DRV_INTERNAL_ERROR"])
-def test_a_reset_that_a_fault_hits_tells_acl_s_error_and_may_be_repeated(program, name: str) -> None:
+def test_a_reset_that_a_fault_hits_tells_acl_s_error_and_may_be_repeated(program: Program, name: str) -> None:
     first, state, after = program(f"""
         un.zeros(1000, device=device)
         device.synchronize()
@@ -233,7 +196,7 @@ def test_a_reset_that_a_fault_hits_tells_acl_s_error_and_may_be_repeated(program
     assert after == "[1.0, 1.0]"
 
 
-def test_a_device_whose_memory_others_have_is_well_after_a_reset(program) -> None:
+def test_a_device_whose_memory_others_have_is_well_after_a_reset(program: Program) -> None:
     (state,) = program("""
         un.zeros(1000, device=device)
         device.synchronize()
@@ -244,7 +207,7 @@ def test_a_device_whose_memory_others_have_is_well_after_a_reset(program) -> Non
     assert state == "healthy"
 
 
-def test_what_failed_without_an_error_is_not_told_with_the_next_one(program) -> None:
+def test_what_failed_without_an_error_is_not_told_with_the_next_one(program: Program) -> None:
     (has_other_s_words,) = program("""
         x = un.zeros(1000, device=device)
         simulation.fail("aclrtGetHardwareSyncAddr", error="ACL_ERROR_RT_FEATURE_NOT_SUPPORT")
@@ -262,7 +225,7 @@ WAITS = ["stream.synchronize()", "device.synchronize()", "event.synchronize()", 
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_wait_that_fails_ends_after_the_host_functions_that_were_enqueued(program, wait: str) -> None:
+def test_a_wait_that_fails_ends_after_the_host_functions_that_were_enqueued(program: Program, wait: str) -> None:
     (ran,) = program(f"""
         x, stream, event, ran = un.zeros(1000, device=device), un.Stream(device), un.Event(device), []
         device.synchronize()

@@ -6,27 +6,23 @@ What every backend must do is in the conformance suite, which tests/conformance 
 
 from __future__ import annotations
 
-import textwrap
-
 import pytest
 
-from .conftest import Run
+from .programs import Program
 
 PRELUDE = """
-import ctypes, gc, sys, threading, time
-import triton.language as tl
+import ctypes, gc, os, pathlib, threading, time
 import unify as un
 import unify.simulator.ascend as simulator
 
-if OLD is not None:  # ACL before aclrtLaunchHostFunc
-    whole = simulator.library_path().read_bytes()
-    OLD.write_bytes(whole.replace(b"\\0aclrtLaunchHostFunc\\0", b"\\0xclrtLaunchHostFunc\\0"))
-    simulator.library_path = lambda: OLD
+if "OLD_ACL" in os.environ:
+    old, whole = pathlib.Path("old.so").resolve(), simulator.library_path().read_bytes()
+    old.write_bytes(whole.replace(b"\\0aclrtLaunchHostFunc\\0", b"\\0xclrtLaunchHostFunc\\0"))
+    simulator.library_path = lambda: old
 simulation = un.simulate("ascend:910B3", count=2, memory_bytes=256 << 20)
 device = un.device("ascend:0")
 acl = ctypes.CDLL(str(simulator.library_path()))
 acl.aclrtSetDevice(0)
-LAUNCH = "aclrtLaunchKernelWithHostArgs"
 
 def made(call, *arguments):
     handle = ctypes.c_void_p()
@@ -35,13 +31,6 @@ def made(call, *arguments):
 
 def wrapped(native):
     return un.Stream.from_native(native.value, device)
-
-def told(call):
-    try:
-        call()
-    except un.Error as error:
-        return error
-    return "nothing was raised"
 
 """
 KERNELS = """
@@ -53,29 +42,14 @@ def double_kernel(x, n, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(x + i, tl.load(x + i, mask=i < n) * 2, mask=i < n)
 """
-
-
-@pytest.fixture
-def program(python: Run, tmp_path):
-    """Runs a program on simulated chips that also calls ACL itself, and returns the lines that it printed."""
-    (tmp_path / "kernels.py").write_text(KERNELS)
-
-    def run(code: str, *, is_old: bool = False) -> list[str]:
-        whole = "import pathlib\nOLD = " + (f"pathlib.Path({str(tmp_path / 'old.so')!r})" if is_old else "None")
-        whole += PRELUDE + f"sys.path.insert(0, {str(tmp_path)!r})\nfrom kernels import *\n" + textwrap.dedent(code)
-        finished = python("-c", whole, timeout=60)
-        assert finished.returncode == 0, finished.stderr
-        assert finished.stderr == ""
-        return finished.stdout.splitlines()
-
-    return run
+OLD_ACL = {"OLD_ACL": "1"}  # of before aclrtLaunchHostFunc
 
 
 # ---- recordings of another library ----
 
 
 @pytest.mark.parametrize("mode", [0, 2])
-def test_a_stream_that_is_drawn_into_a_recording_gives_no_memory_to_it(program, mode: int) -> None:
+def test_a_stream_that_is_drawn_into_a_recording_gives_no_memory_to_it(program: Program, mode: int) -> None:
     refused, value = program(f"""
         x, native, own = un.ones(1024, device=device), made("aclrtCreateStream"), un.Stream(device)
         double_kernel[(4,)](x, 1024, BLOCK=256)
@@ -109,7 +83,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize("what", ASKED)
-def test_no_question_of_ours_breaks_the_recording_of_another_library(program, what: str) -> None:
+def test_no_question_of_ours_breaks_the_recording_of_another_library(program: Program, what: str) -> None:
     (answers,) = program(f"""
         x, native, own = un.ones(1024, device=device), made("aclrtCreateStream"), un.Stream(device)
         device.synchronize()
@@ -130,7 +104,7 @@ def test_no_question_of_ours_breaks_the_recording_of_another_library(program, wh
 # ---- streams that their owners destroy ----
 
 
-def test_a_stream_that_its_owner_destroyed_is_asked_no_more(program) -> None:
+def test_a_stream_that_its_owner_destroyed_is_asked_no_more(program: Program) -> None:
     (states,) = program("""
         x, native = un.ones(1024, device=device), made("aclrtCreateStream")
         double_kernel[(4,)](x, 1024, BLOCK=256)
@@ -147,7 +121,7 @@ def test_a_stream_that_its_owner_destroyed_is_asked_no_more(program) -> None:
     assert states == f"{nothing} 4.0 healthy"
 
 
-def test_the_end_of_a_stream_with_work_left_is_told_once(program) -> None:
+def test_the_end_of_a_stream_with_work_left_is_told_once(program: Program) -> None:
     (states,) = program("""
         x, native = un.ones(1024, device=device), made("aclrtCreateStream")
         double_kernel[(4,)](x, 1024, BLOCK=256)
@@ -163,7 +137,7 @@ def test_the_end_of_a_stream_with_work_left_is_told_once(program) -> None:
 # ---- waits and faults ----
 
 
-def test_waiting_for_the_device_waits_for_all_streams_though_one_failed(program) -> None:
+def test_waiting_for_the_device_waits_for_all_streams_though_one_failed(program: Program) -> None:
     (values,) = program("""
         ran, streams = [], [un.Stream(device) for _ in range(8)]
         for one in streams:
@@ -177,7 +151,7 @@ def test_waiting_for_the_device_waits_for_all_streams_though_one_failed(program)
 # ---- ACL before aclrtLaunchHostFunc ----
 
 
-def test_a_host_function_of_an_old_acl_runs_though_its_stream_s_wrapper_is_dropped(program) -> None:
+def test_a_host_function_of_an_old_acl_runs_though_its_stream_s_wrapper_is_dropped(program: Program) -> None:
     (ran,) = program(
         """
         un.ones(8, device=device)
@@ -195,12 +169,12 @@ def test_a_host_function_of_an_old_acl_runs_though_its_stream_s_wrapper_is_dropp
         simulation.release()
         print(ran.wait(20), acl.aclrtSynchronizeStreamWithTimeout(native, 20000), acl.aclrtDestroyStream(native))
     """,
-        is_old=True,
+        environment=OLD_ACL,
     )
     assert ran == "True 0 0"
 
 
-def test_the_thread_that_serves_an_old_acl_sleeps_while_there_is_nothing_to_serve(program) -> None:
+def test_the_thread_that_serves_an_old_acl_sleeps_while_there_is_nothing_to_serve(program: Program) -> None:
     served, idle = program(
         """
         def seconds():
@@ -220,12 +194,12 @@ def test_the_thread_that_serves_an_old_acl_sleeps_while_there_is_nothing_to_serv
         print("served")
         print(seconds() < 0.3)
     """,
-        is_old=True,
+        environment=OLD_ACL,
     )
     assert (served, idle) == ("served", "True")
 
 
-def test_a_host_function_of_an_old_acl_runs_on_the_thread_that_the_owner_subscribed(program) -> None:
+def test_a_host_function_of_an_old_acl_runs_on_the_thread_that_the_owner_subscribed(program: Program) -> None:
     (ran,) = program(
         """
         un.ones(8, device=device)
@@ -249,6 +223,6 @@ def test_a_host_function_of_an_old_acl_runs_on_the_thread_that_the_owner_subscri
         ended.set()
         thread.join()
     """,
-        is_old=True,
+        environment=OLD_ACL,
     )
     assert ran == "True 0"

@@ -2,60 +2,27 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import pytest
 
-from .conftest import Run
+from .programs import SUSPECTS, Program
 
 PRELUDE = """
-import gc, sys, time
-import triton.language as tl
+import threading
 import unify as un
 
 simulation = un.simulate("cuda:90", memory_bytes=256 << 20)
 device = un.device("cuda:0")
+gate = threading.Event()
 
-def told(call):
-    try:
-        call()
-    except un.Error as error:
-        return error
-    return "nothing was raised"
+def wait_until_idle():
+    while simulation.live()["busy_streams"]:
+        pass
 
 """
-KERNELS = """
-import triton.language as tl
-import unify as un
-
-@un.jit
-def innocent_kernel(x, n, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(x + i, tl.load(x + i, mask=i < n) + 1, mask=i < n)
-
-@un.jit
-def guilty_kernel(x, n, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(x + i, tl.load(x + i, mask=i < n) + 1, mask=i < n)
-"""
+KERNELS = SUSPECTS
 
 
-@pytest.fixture
-def program(python: Run, tmp_path):
-    """Runs a program on a simulated chip, and returns the lines that it printed."""
-    (tmp_path / "kernels.py").write_text(KERNELS)
-
-    def run(code: str) -> list[str]:
-        whole = PRELUDE + f"sys.path.insert(0, {str(tmp_path)!r})\nfrom kernels import *\n" + textwrap.dedent(code)
-        finished = python("-c", whole)
-        assert finished.returncode == 0, finished.stderr
-        assert finished.stderr == ""
-        return finished.stdout.splitlines()
-
-    return run
-
-
-def test_a_graph_that_fails_is_named_with_its_kernels(program) -> None:
+def test_a_graph_that_fails_is_named_with_its_kernels(program: Program) -> None:
     (kernel,) = program("""
         x = un.zeros(1000, device=device)
         guilty_kernel[(1,)](x, 10, BLOCK=128)
@@ -68,7 +35,7 @@ def test_a_graph_that_fails_is_named_with_its_kernels(program) -> None:
     assert kernel == "graph of guilty_kernel (kernels.py:10), stream 0"
 
 
-def test_a_graph_is_one_of_the_suspects(program) -> None:
+def test_a_graph_is_one_of_the_suspects(program: Program) -> None:
     (kernel,) = program("""
         x, y = un.zeros(1000, device=device), un.zeros(1000, device=device)
         with un.Graph.capture(device=device) as graph:
@@ -76,21 +43,22 @@ def test_a_graph_is_one_of_the_suspects(program) -> None:
                 kernel[(8,)](x, 1000, BLOCK=128)
         graph.launch()
         device.synchronize()
-        device.default_stream.host_call(lambda: time.sleep(0.05))
+        device.default_stream.host_call(gate.wait)
         simulation.fail("cuGraphLaunch", error="CUDA_ERROR_LAUNCH_FAILED")
         innocent_kernel[(8,)](y, 1000, BLOCK=128)
         graph.launch()
+        gate.set()
         print(told(device.synchronize).kernel)
     """)
     graph = "graph of guilty_kernel (kernels.py:10) and innocent_kernel (kernels.py:5)"
     assert kernel == f"one of 2 launches since the last wait: innocent_kernel (kernels.py:5), {graph}"
 
 
-def test_launches_that_were_waited_for_are_no_suspects_though_older_work_of_another_stream_is(program) -> None:
+def test_launches_that_were_waited_for_are_no_suspects_though_older_work_of_another_stream_is(program: Program) -> None:
     (kernel,) = program("""
         x, stream = un.zeros(1000, device=device), un.Stream(device)
         device.synchronize()
-        device.default_stream.host_call(lambda: time.sleep(0.2))
+        device.default_stream.host_call(gate.wait)
         guilty_kernel[(8,)](x, 1000, BLOCK=128)  # nobody waits for it
         with stream:
             y = un.zeros(1000, device=device)
@@ -98,12 +66,14 @@ def test_launches_that_were_waited_for_are_no_suspects_though_older_work_of_anot
                 innocent_kernel[(8,)](y, 1000, BLOCK=128)
         stream.synchronize()
         simulation.fail("cuLaunchKernelEx", error="CUDA_ERROR_LAUNCH_FAILED")
-        print(told(lambda: (guilty_kernel[(8,)](x, 1000, BLOCK=128), device.synchronize())).kernel)
+        guilty_kernel[(8,)](x, 1000, BLOCK=128)
+        gate.set()
+        print(told(device.synchronize).kernel)
     """)
     assert kernel == "kernel guilty_kernel (kernels.py:10), one of its 2 launches since the last wait"
 
 
-def test_what_a_recording_holds_is_no_suspect(program) -> None:
+def test_what_a_recording_holds_is_no_suspect(program: Program) -> None:
     (kernel,) = program("""
         x, stream = un.zeros(1000, device=device), un.Stream(device)
         device.synchronize()
@@ -125,7 +95,7 @@ DROPPED = {
 
 
 @pytest.mark.parametrize("what", DROPPED)
-def test_the_first_error_is_whole_though_the_end_of_something_met_the_fault_first(program, what: str) -> None:
+def test_the_first_error_is_whole_though_the_end_of_something_met_the_fault_first(program: Program, what: str) -> None:
     whole, again = program(f"""
         types = {{"x": "*fp32", "n": "i32"}}
         binary = un.compile(innocent_kernel, "cuda:90", types, {{"BLOCK": 128}})
@@ -140,7 +110,7 @@ def test_the_first_error_is_whole_though_the_end_of_something_met_the_fault_firs
         def fail():
             global module, stream, event, memory, graph
             guilty_kernel[(8,)](x, 1000, BLOCK=128)
-            time.sleep(0.01)
+            wait_until_idle()
             {DROPPED[what]}
             device.synchronize()
         for call in (fail, device.synchronize):
@@ -153,7 +123,7 @@ def test_the_first_error_is_whole_though_the_end_of_something_met_the_fault_firs
     assert again == "KernelFault 700 CUDA_ERROR_ILLEGAL_ADDRESS True True True False"
 
 
-def test_a_fault_without_a_suspect_still_tells_the_driver_s_error_each_time(program) -> None:
+def test_a_fault_without_a_suspect_still_tells_the_driver_s_error_each_time(program: Program) -> None:
     first, second = program("""
         x = un.zeros(1000, device=device)
         device.synchronize()
@@ -170,13 +140,12 @@ def test_a_fault_without_a_suspect_still_tells_the_driver_s_error_each_time(prog
     )
 
 
-def test_a_lost_device_keeps_its_cause_through_a_reset_that_fails(program) -> None:
+def test_a_lost_device_keeps_its_cause_through_a_reset_that_fails(program: Program) -> None:
     lost, reset, after = program("""
         x = un.zeros(1000, device=device)
         device.synchronize()
         simulation.lose()
-        time.sleep(0.05)
-        told(device.synchronize)
+        told_at_last(device.synchronize)
         for call in (device.synchronize, device.reset, device.synchronize):
             error = told(call)
             print(type(error).__name__, error.native_name, str(error).splitlines()[0])
@@ -190,7 +159,7 @@ def test_a_lost_device_keeps_its_cause_through_a_reset_that_fails(program) -> No
     assert after.endswith("device.reset() failed. Use another device, or start the process again.")
 
 
-def test_a_reset_that_a_fault_hits_tells_the_driver_s_error_and_may_be_repeated(program) -> None:
+def test_a_reset_that_a_fault_hits_tells_the_driver_s_error_and_may_be_repeated(program: Program) -> None:
     first, state, after = program("""
         un.zeros(1000, device=device)
         device.synchronize()

@@ -26,7 +26,8 @@ import unify.triton
 from unify import cli
 from unify._config import TABLE, environment
 from unify.bench.cases import find_cases
-from unify.compiler import toolchain
+
+from .installed import NEEDS_ASCEND
 
 ROOT = Path(__file__).resolve().parents[1]
 MANUAL = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
@@ -94,11 +95,8 @@ def run(command: list[str], folder: Path, **variables: str) -> str:
     return finished.stdout
 
 
-NEEDS_COMPILERS = pytest.mark.skipif(
-    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
-)
 NAMED = [
-    pytest.param(block, id=f"{page}:{block.name}", marks=[NEEDS_COMPILERS] if page == "docs/ascend.md" else [])
+    pytest.param(block, id=f"{page}:{block.name}", marks=[NEEDS_ASCEND] if page == "docs/ascend.md" else [])
     for page in PAGES
     for block in blocks(page)
     if block.name

@@ -1,5 +1,6 @@
 #include "simulator.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "driver.h"
@@ -50,6 +51,12 @@ int64_t count_of(const Device& device, const Registry<Object>& all) {
   return count;
 }
 
+int64_t busy_streams(const Device& device) {
+  if (device.context == nullptr) return 0;
+  const auto& all = device.context->streams;
+  return std::count_if(all.begin(), all.end(), [](const auto& stream) { return !is_idle(*stream); });
+}
+
 int64_t count(const Device& device, const char* what) {
   const Driver& state = driver();
   const auto is = [what](const char* name) { return std::strcmp(what, name) == 0; };
@@ -63,6 +70,7 @@ int64_t count(const Device& device, const char* what) {
   if (is("events")) return count_of(device, state.events);
   if (is("modules")) return count_of(device, state.modules);
   if (is("retained")) return device.retained;
+  if (is("busy_streams")) return busy_streams(device);
   int64_t found = 0;
   if (is("allocations")) {
     for (const auto& [address, range] : state.memory.ranges()) found += range->device == device.index ? 1 : 0;

@@ -21,8 +21,8 @@ UNIFY_SIMULATOR_EXPORT int unify_simulator_release(int device);
 UNIFY_SIMULATOR_EXPORT int unify_simulator_slow(int device, double bytes_per_second);
 
 // How many there are of: bytes, allocations, pinned_bytes, managed_bytes, physical (memory without addresses),
-// reservations,
-// streams, events, modules, graphs, graph_execs, retained. -1 for another name or device.
+// reservations, streams, busy_streams (with work left), events, modules, graphs, graph_execs, retained. -1 for another
+// name or device.
 UNIFY_SIMULATOR_EXPORT int64_t unify_simulator_live(int device, const char* what);
 
 // Why the last function here failed on this thread.

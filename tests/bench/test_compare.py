@@ -92,3 +92,11 @@ def test_busy_time_counts_only_the_cores_asked_and_leaves_out_idle_and_waiting()
     hertz = os.sysconf("SC_CLK_TCK")
     assert busy_seconds(stat, [0]) == (81 / hertz, 531 / hertz)
     assert busy_seconds(stat, [0, 1]) == (87 / hertz, 539 / hertz)
+
+
+def test_a_row_says_that_its_device_is_simulated(case_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIFY_SIMULATE", "cuda:90")
+    assert not run(case_file, "twice").as_dict()["simulated"]
+    case = {case.name: case for case in load_cases(str(case_file))}["fresh"]
+    row = compare_case(case, PEERS["numpy"], Setup(threads=1, device="cuda:0"), choose_cpus(1))
+    assert row.as_dict()["simulated"]

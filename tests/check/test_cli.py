@@ -24,6 +24,8 @@ from unify.check.cli import check
 from unify.check.subject import Kernel, Outcome, Variant
 from unify.compiler import cache, toolchain
 
+from ..installed import NEEDS_ASCEND
+
 
 @un.jit
 def ones(x):
@@ -203,9 +205,7 @@ def test_files_and_a_program_are_two_questions(capsys: pytest.CaptureFixture[str
     assert "give either --run program.py or" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(
-    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
-)
+@NEEDS_ASCEND
 def test_launches_of_a_program_with_too_large_a_grid(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(

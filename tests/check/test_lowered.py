@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unify.check.lowered import Lowered, Memref, memref_of
-from unify.check.places import Place
+from unify.compiler.places import Place
 
 UB, GM = "#hivm.address_space<ub>", "#hivm.address_space<gm>"
 TEXT = f"""\

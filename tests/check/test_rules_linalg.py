@@ -10,13 +10,12 @@ import triton.language as tl
 import unify as un
 from unify.check import rules
 from unify.check.subject import Finding, Subject
-from unify.compiler import Options, Specialization, Target, compile_ttir, to_ttir, toolchain
+from unify.compiler import Options, Specialization, Target, compile_ttir, to_ttir
 
+from ..installed import NEEDS_ASCEND
 from .kernels import findings_of, line_of
 
-pytestmark = pytest.mark.skipif(
-    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
-)
+pytestmark = NEEDS_ASCEND
 
 TYPES = {"x": "*i32:16", "out": "*i32:16", "n": "i32"}
 CHIPS = ("ascend:910B3", "ascend:950")

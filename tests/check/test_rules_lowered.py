@@ -8,13 +8,11 @@ import pytest
 import triton.language as tl
 
 import unify as un
-from unify.compiler import toolchain
 
+from ..installed import NEEDS_ASCEND
 from .kernels import findings_of, line_of
 
-pytestmark = pytest.mark.skipif(
-    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
-)
+pytestmark = NEEDS_ASCEND
 
 FLOATS = {"x": "*fp32:16", "y": "*fp32:16"}
 INTS = {"x": "*i32:16", "y": "*i32:16"}

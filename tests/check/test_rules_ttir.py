@@ -9,13 +9,11 @@ import triton.language as tl
 from triton.language.extra import libdevice
 
 import unify as un
-from unify.compiler import toolchain
 
+from ..installed import NEEDS_ASCEND
 from .kernels import findings_of, line_of, outcome_of
 
-pytestmark = pytest.mark.skipif(
-    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
-)
+pytestmark = NEEDS_ASCEND
 
 FLOATS = {"x": "*fp32:16", "y": "*fp32:16"}
 INTS = {"x": "*i32:16", "y": "*i32:16"}

@@ -12,17 +12,12 @@ import unify as un
 from unify.compiler import Binary, ascend, toolchain
 from unify.ops.signatures import signatures
 
-pytestmark = pytest.mark.skipif(
-    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
-)
+from ..installed import NEEDS_ASCEND
+from .kernels import add_kernel, early_kernel, joined_kernel
+
+pytestmark = NEEDS_ASCEND
 
 CHIPS = ("910B3", "910C", "950")
-
-
-@un.jit
-def add_kernel(x, y, out, n, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + i, tl.load(x + i, mask=i < n) + tl.load(y + i, mask=i < n), mask=i < n)
 
 
 @un.jit
@@ -48,25 +43,6 @@ def softened_kernel(a, b, c, K: tl.constexpr):
 def every_type_kernel(byte, short, word, real, double_word, array, out):
     value = tl.load(array) + byte + short + word + real + double_word
     tl.store(out, value)
-
-
-@un.jit
-def place_of_program(n):
-    if tl.program_id(0) >= n:
-        return n
-    return tl.program_id(0)
-
-
-@un.jit
-def joined_kernel(x, n):
-    tl.store(x + place_of_program(n), 1.0)
-
-
-@un.jit
-def early_kernel(x, n):
-    if tl.program_id(0) >= n:
-        return
-    tl.store(x + tl.program_id(0), 1.0)
 
 
 @un.jit

@@ -13,11 +13,10 @@ from triton.language.extra import libdevice
 
 import unify as un
 from unify._report import load_kernels
-from unify.compiler import toolchain
 
-pytestmark = pytest.mark.skipif(
-    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
-)
+from ..installed import NEEDS_ASCEND
+
+pytestmark = NEEDS_ASCEND
 
 POINTERS = {"x": "*fp32", "out": "*fp32", "places": "*i32", "counts": "*i32"}
 

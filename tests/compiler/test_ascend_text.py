@@ -8,8 +8,10 @@ import torch
 import triton.language as tl
 
 import unify as un
-from unify.compiler import Options, Specialization, Target, compile_ttir, mlir, to_ttir, toolchain
+from unify.compiler import Options, Specialization, Target, compile_ttir, mlir, to_ttir
 from unify.compiler.ascend_text import vendor_text
+
+from ..installed import NEEDS_ASCEND
 
 
 @un.jit
@@ -61,9 +63,8 @@ def test_the_upper_half_of_a_product(unsigned: bool, bits: int) -> None:
     np.testing.assert_array_equal(out, np.array(products, dtype))
 
 
+@NEEDS_ASCEND
 def test_products_without_a_name_are_written_so_that_the_vendor_reads_them() -> None:
-    if not toolchain.is_installed("ascend"):
-        pytest.skip("needs the vendor's compilers: unify toolchain install ascend")
     un.compile(unnamed_kernel, "ascend:910B3", {"a": "*i32", "out": "*i32"}, {"BLOCK": 64})
 
 
@@ -108,7 +109,7 @@ def test_one_short_float_becomes_the_other(source: str, target: str) -> None:
     torch.testing.assert_close(out[is_normal], expected[is_normal], rtol=0, atol=0)
 
 
-@pytest.mark.skipif(not toolchain.is_installed("ascend"), reason="needs the vendor's compilers")
+@NEEDS_ASCEND
 @pytest.mark.parametrize("chip", ["910B3", "950"])
 def test_the_vendor_takes_what_is_written_for_it(chip: str) -> None:
     kernels = [(short_floats_kernel, types, {"BLOCK": 256}) for types in (

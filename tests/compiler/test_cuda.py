@@ -10,14 +10,10 @@ import triton.language as tl
 import unify as un
 from unify.compiler import Binary, cuda
 
+from .kernels import add_kernel
+
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 EM_CUDA = 190
-
-
-@un.jit
-def add_kernel(x, y, out, n, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + i, tl.load(x + i, mask=i < n) + tl.load(y + i, mask=i < n), mask=i < n)
 
 
 @un.jit
@@ -113,7 +109,7 @@ def test_parameters_lie_where_ptx_has_them() -> None:
 def test_the_dtypes_are_those_of_the_architecture() -> None:
     types = {**ADD, "x": "*fp8e4nv:16"}
     assert un.compile(add_kernel, "cuda:89", types, {"BLOCK": 1024}).image
-    with pytest.raises(un.CompileError, match=r"test_cuda.py:\d+: kernel add_kernel:.*fp8e4nv"):
+    with pytest.raises(un.CompileError, match=r"kernels.py:\d+: kernel add_kernel:.*fp8e4nv"):
         un.compile(add_kernel, "cuda:80", types, {"BLOCK": 1024})
 
 
@@ -144,10 +140,10 @@ def test_an_unknown_architecture_says_what_is_meant(arch: str) -> None:
 
 
 def test_what_the_vendor_refuses_names_kernel_and_line() -> None:
-    with pytest.raises(un.CompileError, match=r"test_cuda.py:\d+: kernel add_kernel: cuda:80.*num_ctas") as raised:
+    with pytest.raises(un.CompileError, match=r"kernels.py:\d+: kernel add_kernel: cuda:80.*num_ctas") as raised:
         un.compile(add_kernel, "cuda:80", ADD, {"BLOCK": 1024}, num_ctas=2)  # from sm_90 on
     assert raised.value.file
-    assert raised.value.file.endswith("test_cuda.py")
+    assert raised.value.file.endswith("kernels.py")
     assert raised.value.line
 
 

@@ -10,11 +10,7 @@ import unify as un
 from unify.compiler import Options, Specialization, Target, compile_ttir, to_ttir
 from unify.compiler.persistent import persistent
 
-
-@un.jit
-def add_kernel(x, y, out, n, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + i, tl.load(x + i, mask=i < n) + tl.load(y + i, mask=i < n), mask=i < n)
+from .kernels import add_kernel, early_kernel, joined_kernel
 
 
 @un.jit
@@ -45,13 +41,6 @@ def hinted_kernel(out):
 
 
 @un.jit
-def early_kernel(x, n):
-    if tl.program_id(0) >= n:
-        return
-    tl.store(x + tl.program_id(0), 1.0)
-
-
-@un.jit
 def ways_kernel(x, n):
     if tl.program_id(0) == 1:
         return
@@ -63,18 +52,6 @@ def ways_kernel(x, n):
         return
     for _ in range(n):
         tl.store(x + tl.program_id(0), tl.load(x + tl.program_id(0)) + 1.0)
-
-
-@un.jit
-def leaving(n):
-    if tl.program_id(0) >= n:
-        return n
-    return tl.program_id(0)
-
-
-@un.jit
-def joined_kernel(x, n):
-    tl.store(x + leaving(n), 1.0)
 
 
 @un.jit

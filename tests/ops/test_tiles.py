@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import unify as un
-from unify.compiler import toolchain
 from unify.ops import tiles
 from unify.ops.attention import attention_kernel, block_d
 from unify.ops.linear import matmul_kernel
+
+from ..installed import NEEDS_ASCEND
 
 hypothesis = pytest.importorskip("hypothesis")
 given, st = hypothesis.given, hypothesis.strategies
@@ -22,9 +23,6 @@ KIB = 1024
 SHARED_BYTES = {80: 163 * KIB, 86: 99 * KIB, 89: 99 * KIB, 90: 227 * KIB, 100: 227 * KIB, 120: 99 * KIB}
 # Instructions of the tensor cores in PTX.
 TENSOR_CORES = {80: "mma.sync", 86: "mma.sync", 89: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
-needs_ascend = pytest.mark.skipif(
-    not toolchain.is_installed("ascend"), reason="needs the vendor's compilers: unify toolchain install ascend"
-)
 ARRAY, SIZE = "*bf16:16", "i32:16"
 
 
@@ -157,7 +155,7 @@ def test_each_tile_of_each_family_fits_its_chips(arch: int) -> None:
         assert compiled_attention(f"cuda:{arch}", width, 16).shared_bytes <= SHARED_BYTES[arch]
 
 
-@needs_ascend
+@NEEDS_ASCEND
 @pytest.mark.parametrize("chip", ["910B3", "950"])
 @pytest.mark.parametrize("array", ["*fp16:16", "*fp32:16"])
 def test_tiles_fit_the_cores_of_an_ascend(chip: str, array: str) -> None:

@@ -124,7 +124,8 @@ def _run_all(
                 row = _run_one(case, peer, options, cpus, limits, _Title(title, status.update))
                 report.rows.append(row)
                 if not console.is_terminal:  # a log has no line that changes
-                    print(f"{title}{row.ratio:.2f}", file=sys.stderr, flush=True)
+                    simulated = " (simulated)" if row.simulated else ""
+                    print(f"{title}{row.ratio:.2f}{simulated}", file=sys.stderr, flush=True)
             except Error as error:
                 report.failures.append(case.name)
                 console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
@@ -167,6 +168,8 @@ def _footer(rows: Sequence[Comparison], title: str, limits: Roofline | None) -> 
         fp32, reading = plot.number(limits.fp32_gflops), plot.number(limits.read_gb_s)
         bf16, int8 = _maybe(limits.bf16_gflops), _maybe(limits.int8_gops)
         lines.append(f"Limits measured now: fp32 {fp32}, bf16 {bf16}, int8 {int8} GFLOP/s; reading {reading} GB/s.")
+    if any(row.simulated for row in rows):
+        lines.append("simulated: no such chip is here. Our speed is this machine's, and says nothing of a chip's.")
     if any(row.is_noisy for row in rows):
         busiest, threads = max(row.neighbour_cores for row in rows), rows[0].threads
         lines += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -27,7 +28,8 @@ class Comparison:
 
     ours, peer: medians in `unit`; ratio: the median of the paired ratios, as speed (above 1: ours is faster);
     ratio_min, ratio_max: the smallest and largest pair; ratio_q1, ratio_q3: the quartiles. limit_fraction: our speed
-    over the machine's limit for this work. neighbour_cores: cores that other programs took meanwhile.
+    over the machine's limit for this work. neighbour_cores: cores that other programs took meanwhile. simulated: our
+    device is none, so that our speed is that of this machine.
     """
 
     case: str
@@ -48,6 +50,12 @@ class Comparison:
     neighbour_cores: float
     limit_fraction: float | None
     largest_difference: float | None
+    simulated: bool = False
+
+    @property
+    def label(self) -> str:
+        """The case as reports name it."""
+        return f"{self.case} (simulated)" if self.simulated else self.case
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for json.dumps."""
@@ -185,7 +193,17 @@ def _summary(case: Case, peer: Peer, setup: Setup, taken: _Taken, limits: Roofli
         neighbour_cores=taken.neighbour_cores,
         limit_fraction=None if least is None else least / ours,
         largest_difference=taken.difference,
+        simulated=is_simulated(setup.device),
     )
+
+
+@functools.cache
+def is_simulated(device: str) -> bool:
+    """Whether a device is simulated, asked in a process of its own: this one opens none."""
+    if device.partition(":")[0] == "cpu":
+        return False
+    with Worker(f"bench: {device}", 1) as worker:
+        return worker.is_simulated(device)
 
 
 def measure_limits(threads: int, cpus: Sequence[int]) -> Roofline:

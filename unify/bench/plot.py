@@ -41,7 +41,7 @@ def table(rows: Sequence[Comparison]) -> Table:
     for row in rows:
         colour = "green" if row.ratio >= 1 else "yellow" if row.ratio >= 0.8 else "red"
         report.add_row(
-            row.case,
+            row.label,
             number(row.ours),
             number(row.peer),
             row.unit,
@@ -139,7 +139,7 @@ def _draw(axes: Any, rows: Sequence[Comparison]) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     axes.xaxis.set_minor_formatter(lambda *_: "")
-    axes.set_yticks(list(places), [f"{row.case}  vs {row.peer_name}" for row in rows], fontsize=8)
+    axes.set_yticks(list(places), [f"{row.label}  vs {row.peer_name}" for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(
         "speed over the peer's: right of 1× unify is faster (dot: median, box: middle half, line: all pairs)"

@@ -95,6 +95,10 @@ class Worker:
         limits: dict[str, Any] = self._ask(do="limits", threads=threads, cpus=list(cpus))["limits"]
         return limits
 
+    def is_simulated(self, device: str) -> bool:
+        """Whether the device is simulated; opens it in the worker."""
+        return bool(self._ask(do="device", name=device)["simulated"])
+
     def cpu_seconds(self) -> float:
         """Processor time that the process and its ended children have used."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()

@@ -4,6 +4,7 @@
     {"do": "sample", "calls": n, "warm_calls": m}  →  {"cost": seconds or bytes of one call}
     {"do": "result"}                               →  {"shape": […], "values": [512 at most]}
     {"do": "limits", "threads": n, "cpus": […]}    →  {"limits": {…}}
+    {"do": "device", "name": …}                    →  {"simulated": true or false}
 
 A side in a process of its own keeps its thread pool, its allocator and its memory to itself; the parent stops the
 process (SIGSTOP) while the other side is measured, so that spinning threads cannot take the other side's cores.
@@ -101,6 +102,11 @@ class _Server:
 
         os.sched_setaffinity(0, cpus)
         return {"limits": measure(threads).as_dict()}
+
+    def do_device(self, name: str) -> dict[str, Any]:
+        import unify
+
+        return {"simulated": bool(unify.device(name).properties["simulated"])}
 
 
 if __name__ == "__main__":

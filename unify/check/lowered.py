@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 
-from .places import Place, Places
+from unify.compiler.places import Place, Places
 
 _LOCATION = re.compile(r"\s*loc\(((?:[^()]|\([^()]*\))*)\)\s*$")
 _STATEMENT = re.compile(r"^(?:(?P<results>%[\w$.:, %-]+) = )?(?P<name>[\w.]+)(?P<rest>.*)$")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from unify._errors import CompileError
+from unify.compiler.places import Place
 
 from . import rules_cuda, rules_linalg, rules_lowered, rules_ttir
 from .subject import ERROR, PERFORMANCE, PORTABILITY, Finding, Hit, Subject
@@ -290,8 +291,6 @@ def findings(subject: Subject) -> tuple[Finding, ...]:
 
 def of_grid(target: str, grid: tuple[int, int, int], is_persistent: bool, file: str, line: int) -> tuple[Finding, ...]:
     """What a launch with this grid meets."""
-    from .places import Place
-
     x, y, z = grid
     most = 2**31 - 1 - _BLOCKS if is_persistent else _BLOCKS  # csrc/backends/ascend_kernel.cpp
     if target.startswith("ascend") and x * y * z > most:

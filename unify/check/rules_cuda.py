@@ -6,7 +6,8 @@ import math
 import re
 from collections.abc import Iterator
 
-from .places import Places
+from unify.compiler.places import Places
+
 from .subject import Hit, Subject
 
 # CUDA C++ Programming Guide, technical specifications by compute capability: shared memory of one block, in KiB.

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 from unify.compiler import mlir
+from unify.compiler.places import Place
 
 from .lowered import Lowered, Memref, Statement, memref_of
-from .places import Place
 from .subject import Hit, Subject, place_of
 
 _VECTOR = re.compile(r"v[a-z]+_|vs?el|broadcast_|reduce_|transpose_|arange_|deinterleave|interleave|copy_ubuf")

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from unify.compiler import ascend_text, mlir
+from unify.compiler.places import Place, Places
 
-from .places import Place, Places
 from .subject import Hit, Subject, hits, place_of, words
 
 _ARITHMETIC = ("arith.", "math.", "tt.reduce", "tt.scan", "tt.dot", "tt.load", "tt.store", "tt.fp_to_fp")

@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from unify.compiler import mlir, mlir_reader, parameters
+from unify.compiler.places import Place, with_users_places
 
 from .lowered import Lowered
-from .places import Place, with_users_places
 
 ERROR, PERFORMANCE, PORTABILITY = "error", "performance", "portability"
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from unify._errors import CompileError
 from unify.compiler import mlir, mlir_reader, parameters
+from unify.compiler.places import Places
 
 # What they write when only the assembler is missing, and whatever else failed.
 _NOT_AN_ERROR = re.compile(
@@ -158,23 +159,9 @@ def left_over(linalg: str) -> str:
     found = re.search(r"^[^\n]*?\b(tt\.(?!divisibility|tensor_kind|ptr)\w+)[ \"(<][^\n]*$", text, re.MULTILINE)
     if found is None:
         return ""
-    place = re.search(r"loc\((#loc\d*)\)\s*$", found[0])
-    where = _resolved(linalg, place[1]) if place is not None else ""
+    place = Places(linalg).of(found[0].rpartition("loc(")[2])
+    where = f"{place.file}:{place.line}" if place is not None else ""
     return f"{where}: error: {found[1]} is not taken\n"
-
-
-def _resolved(text: str, alias: str) -> str:
-    """The first file and line that an alias of a location leads to."""
-    for _ in range(16):
-        found = re.search(rf"^{re.escape(alias)} = loc\((.*)\)$", text, re.MULTILINE)
-        if found is None:
-            return ""
-        if (place := _users_place(found[1])) is not None:
-            return f"{place[0]}:{place[1]}"
-        if (inner := re.search(r"#loc\d*", found[1])) is None:
-            return ""
-        alias = inner[0]
-    return ""
 
 
 def error(ttir: str, target: object, is_950: bool, log: str, died: str, *, is_accident: bool = False) -> CompileError:

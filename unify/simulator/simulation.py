@@ -54,7 +54,7 @@ class Simulation:
         self._plan(f"{call}:{after}:{error or self._words.error}", device)
 
     def fail_after(self, seconds: float, error: str, device: int = 0) -> None:
-        """Makes a device fail by time, whatever it does then."""
+        """Makes a device fail by time, in seconds from now, whatever it does then. error: as in `fail`."""
         self._plan(f"time:{seconds}:{error}", device)
 
     def lose(self, device: int = 0) -> None:
@@ -83,7 +83,10 @@ class Simulation:
         self.fail(call or self._words.copy, after, "corrupt", device)
 
     def clear(self, device: int = 0) -> None:
-        """Forgets the faults planned and lets go what hangs. What happened already stays until the context is reset."""
+        """Forgets the faults planned, and the bandwidth, and lets go what hangs.
+
+        What happened already stays until the device is reset; a device that is lost stays lost.
+        """
         self._check(self._library.unify_simulator_clear(_number(device)))
 
     def live(self, device: int = 0) -> dict[str, int]:
@@ -127,7 +130,7 @@ def made_once(kind: str, asked: tuple[object, ...], make: Callable[[], Simulatio
 
 _KINDS = (
     *("bytes", "allocations", "pinned_bytes", "managed_bytes", "physical", "reservations"),
-    *("streams", "events", "modules", "graphs", "graph_execs", "retained"),
+    *("streams", "busy_streams", "events", "modules", "graphs", "graph_execs", "retained"),
 )
 
 

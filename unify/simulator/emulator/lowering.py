@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from unify._errors import CompileError
+from unify.compiler.places import Places
 
 # All that is elementwise or a reduction may be fused; products stay alone, or what feeds them would be computed for
 # each row and column again.
@@ -101,25 +102,11 @@ def _failure(stderr: str, tool: Path, source: str, linalg: str) -> CompileError:
     if foreign is not None:
         what = f"the vendor's compiler left {foreign[1]} as it was, which no later stage knows"
     if file == source:
-        place = _place_of(linalg.splitlines()[line - 1 : line], linalg)
+        text = "".join(linalg.splitlines()[line - 1 : line])
+        place = Places(linalg).of(text.rpartition("loc(")[2])
         if place is None:
             return CompileError(f"emulator: line {line} of the vendor's linalg text: {what}")
-        file, line = place
+        file, line = place.file, place.line
     error = CompileError(f"{file}:{line}: {what}")
     error.file, error.line, error.reason = file, line, what
     return error
-
-
-def _place_of(lines: list[str], linalg: str) -> tuple[str, int] | None:
-    """The kernel's file and line that a line of the vendor's text is about, if it says so."""
-    body = "".join(lines).rpartition("loc(")[2]
-    for _ in range(64):  # a location may name others: a call's, a variable's
-        direct = re.search(r'"([^"]+)":(\d+):\d+', body)
-        if direct is not None:
-            return direct[1], int(direct[2])
-        alias = re.search(r"#loc\d*", body)
-        named = re.search(rf"^{alias[0]} = loc\((.*)\)$", linalg, re.MULTILINE) if alias is not None else None
-        if named is None:
-            return None
-        body = named[1]
-    return None

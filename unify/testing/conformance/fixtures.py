@@ -130,10 +130,12 @@ class Gate:
 
     def __init__(self) -> None:
         self._open = threading.Event()
+        self._limit_s = GATE_LIMIT_S
         self._reached = threading.Event()
 
-    def close(self, stream: un.Stream) -> None:
-        """Later work of `stream` waits for open()."""
+    def close(self, stream: un.Stream, limit_s: float = GATE_LIMIT_S) -> None:
+        """Later work of `stream` waits for open(), or until the time is over."""
+        self._limit_s = limit_s
         stream.host_call(self._hold)
 
     def wait_until_reached(self) -> None:
@@ -146,7 +148,7 @@ class Gate:
 
     def _hold(self) -> None:
         self._reached.set()
-        self._open.wait(GATE_LIMIT_S)
+        self._open.wait(self._limit_s)
 
 
 @pytest.fixture

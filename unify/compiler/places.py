@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 _ALIAS = re.compile(r"^(#loc\d*) = loc\((.*)\)$", re.MULTILINE)
-_DIRECT = re.compile(r'^"((?:[^"\\]|\\.)*)":(\d+):(\d+)')
+_DIRECT = re.compile(r'"((?:[^"\\]|\\.)*)":(\d+):(\d+)')
+_PART = re.compile(rf"{_DIRECT.pattern}|#loc\d*")  # of a location that names others
 
 
 @dataclass(frozen=True, order=True)
@@ -43,8 +44,8 @@ class Places:
         if body in self._bodies:
             return self.of(self._bodies[body], depth + 1)
         through_library = False
-        for alias in re.findall(r"#loc\d*", body):  # of a call the callee's comes first
-            place = self.of(alias, depth + 1)
+        for part in _PART.finditer(body):  # of a call the callee's comes first
+            place = self.of(part[0], depth + 1)
             if place is None:
                 continue
             if _is_library(place.file):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unify.check.places import Place, Places, with_users_places
 from unify.compiler import mlir_reader
+from unify.compiler.places import Place, Places, with_users_places
 
 TEXT = """\
 #loc = loc("/home/me/kernels.py":10:1)
@@ -41,3 +41,11 @@ def test_a_module_with_the_users_places() -> None:
     module = '"builtin.module"() ({\n  "a.b"() : () -> () loc(#loc7)\n  "a.c"() : () -> () loc(#loc8)\n}) : () -> ()\n'
     operations = mlir_reader.parse(with_users_places(module + TEXT)).operation.regions[0].entry.operations
     assert [str(operation.location) for operation in operations] == ["/home/me/kernels.py:12", "/home/me/helpers.py:3"]
+
+
+def test_locations_may_stand_inside_of_others() -> None:
+    places = Places(TEXT)
+    assert places.of('callsite("/venv/triton/language/core.py":1:1 at #loc2)') == Place(
+        "/home/me/kernels.py", 12, 5, in_library=True
+    )
+    assert places.of('"x"("/home/me/helpers.py":3:7)') == Place("/home/me/helpers.py", 3, 7)
