@@ -99,9 +99,9 @@ def test_a_compiler_that_breaks_is_told_and_not_kept(tmp_path: Path, monkeypatch
 
 def test_an_accident_is_told_and_not_kept(tmp_path: Path, file_of_adapter: Path) -> None:
     with settings.override(cache_dir=tmp_path / "cache", no_cache=False):
-        file_of_adapter.write_text("#!/bin/sh\nkill -ABRT $$\n")
+        file_of_adapter.write_text("#!/bin/sh\nkill -KILL $$\n")
         outcome = work.done(job("ascend:910B3"))
-        assert outcome.reason == "triton-adapter-opt crashed (SIGABRT)"
+        assert outcome.reason == "triton-adapter-opt crashed (SIGKILL)"
         assert work.known("key") is None
         file_of_adapter.write_text("#!/bin/sh\necho 'error: no' >&2\nexit 1\n")
         outcome = work.done(job("ascend:910B3"))
