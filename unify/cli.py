@@ -8,151 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from . import __version__
+from . import __version__, _help
 from ._config import TABLE, settings
 from .errors import Error, InvalidArgument
 
 _Number = TypeVar("_Number", int, float)
 
 _DEMO_MODEL = "smollm2-135m"
-
-_DESCRIPTION = "One program on every chip: devices, streams, tensors and Triton kernels."
-_EPILOG = """\
-first steps:
-  unify info                                        what this machine has
-  unify chat                                        talk to a small language model (fetched once, 93 MB)
-  unify generate --prompt "The capital of France is" --max-tokens 16 --greedy
-  unify check kernels.py --targets cpu,ascend:910B3 will they compile there, and what to change
-  unify compile --shipped                           what unify's own kernels cost, on any target, without a device
-  unify bench --list                                what can be measured, and against whom
-  unify test-backend cpu                            what every backend must do, on one
-
-Settings from the environment: `unify info --settings`. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-"""
-_GENERATE_EPILOG = """\
-examples:
-  unify generate --prompt "Once upon a time" --max-tokens 64 --temperature 0.8 --seed 1
-  unify generate --model ./model.gguf --prompt "2 + 2 =" --max-tokens 8 --greedy --json
-  unify generate --prompt "Hello" --device cpu --threads 2
-  unify generate --prompt "A poem:" --max-tokens 200 --repetition-penalty 1.1
-
-The prompt is continued as it is; for questions and answers, `unify chat` writes the model's own frame around them.
-With --json, standard output is one object: text, token_ids, prompt_tokens, prefill_tokens_per_s, decode_tokens_per_s,
-device, peak_memory_mb. Rates leave out compiling and loading kernels: a prompt that needed some is timed in a second
-pass over its end, after the text. The same seed gives the same text on the same device.
-"""
-_CHAT_EPILOG = """\
-examples:
-  unify chat
-  unify chat --model ./model.gguf --temperature 0 --threads 4
-  unify chat --prompt "What is a stream?"               one question, one answer
-  echo "What is a stream?" | unify chat                 the same, from a pipe
-
-In a chat: /help, /reset, /quit. Ctrl-C stops an answer, Ctrl-D leaves. A conversation that outgrows --max-context
-forgets its oldest turns. The rates below an answer leave out compiling and loading kernels.
-"""
-_INFO_EPILOG = """\
-examples:
-  unify info                 devices, backends, and why one is absent
-  unify info --json          the same for programs and bug reports
-  unify info --settings      every setting: its variable, value and meaning
-"""
-_COMPILE_EPILOG = """\
-examples:
-  unify compile kernels.py                               what each annotated kernel costs on this processor
-  unify compile kernels.py:add --target cuda:90 --target cuda:120 --report
-  unify compile kernels.py:add --target ascend:910B3 --report
-  unify compile kernels.py:add --emit asm                the assembly, on standard output
-  unify compile kernels.py:add --target cuda:90 -o out --emit ttir,ptx
-  unify compile kernels.py:add --type x=*fp16:16 --type n=i32 --constant BLOCK=128
-  unify compile --shipped --report --target cuda:90      every kernel that unify ships
-
-A parameter's type is its annotation, x: "*fp16", n: "i32", unless --type says otherwise; ":16" behind it promises
-multiples of 16. A constexpr has its default, unless --constant says otherwise. No device is needed. The file is run, as
-by import, with its package if it is in one; what it prints goes to standard error. Columns: registers of a thread,
-scratch memory of a program, bytes that registers did not hold; on Ascend what a program has of a core's memory (UB, L1,
-L0C) and of the device's (workspace); bytes of the binary, seconds to compile it; – where a target does not say. Files
-are named KERNEL.TARGET.SUFFIX. Ascend needs `unify toolchain install ascend`.
-"""
-_CHECK_EPILOG = """\
-examples:
-  unify check kernels.py --targets cpu,cuda:90,ascend:910B3,ascend:910C,ascend:950
-  unify check kernels.py:add --targets ascend:910B3 --type x=*fp16:16 --type n=i32 --constant BLOCK=128
-  unify check --run train.py small --targets ascend:910B3           kernels that a program launches
-  unify check --run train.py --targets ascend:910B3 -- --steps 2    its own options stand behind --
-  unify check --targets cuda:90 --json kernels.py > report.json     for programs
-  unify check --shipped --targets ascend:910B3                      unify's own kernels
-
-No chip is needed: the vendors' compilers are run (Ascend's after `unify toolchain install ascend`), and what they make
-of each line is read. status: ok, a binary; lowered, all but the vendor's assembler, which only CANN has; failed. For
-Ascend the table has what a program takes of a core's memory (UB, L1, L0C) and of how much, whether loads overlap with
-computing (doubled), which cores it runs on, and how many blocks a launch may have. Below it stands what was found, by
-file and line: an error would not work there, performance is slow there, portability is different there; and what to
-change, and who says so.
-
-Types come from annotations, x: "*fp16", n: "i32" (":16" behind them: multiples of 16), and defaults of constexpr
-parameters, or from --type and --constant. Under triton.autotune each configuration is tried, and one must compile. Or
-they come from a real run: --run runs a program on the CPU, with CPU tensors, and checks each kind of launch that it
-makes, of unify.jit kernels and plain triton.jit ones, with the largest grid seen. A kernel's file is run too, as by
-import, with its package if it is in one. What it prints goes to standard error.
-
-Exit status: 0 all compile and nothing would fail, 1 otherwise, 2 wrong usage. A kernel that is not checked, as its
-types are not known, is named, with --json on standard error, and does not count. Outcomes are kept in UNIFY_CACHE_DIR.
-"""
-_TOOLCHAIN_EPILOG = """\
-examples:
-  unify toolchain                      what there is, what is installed and where
-  unify toolchain install ascend       Huawei's compilers for Ascend, from PyPI: 215 MB, 0.5 GB unpacked
-  unify toolchain remove ascend
-
-Vendors' compilers that `unify compile` and simulated chips run. They need no chip and no vendor's software besides.
-Versions and SHA-256 are pinned. Nothing of them enters this Python environment. UNIFY_TOOLCHAIN_DIR says where they go.
-"""
-_BENCH_EPILOG = """\
-examples:
-  unify bench --list                          the cases, and which peers are installed
-  unify bench                                 every case whose peer is installed
-  unify bench cpu --vs torch --plot cpu.svg   how fast kernels are on the CPU target
-  unify bench rms-norm --vs torch             one case against one peer
-  unify bench --vs llama.cpp --json --plot out.svg
-  unify bench roofline                        what this machine can do at most
-
-Both sides run in turns on the same cores. ratio: our speed over the peer's, above 1 is faster; its spread is shown.
-"""
-_OPS_EPILOG = """\
-examples:
-  unify ops                                              the operators, a line each
-  unify ops paged_attention                              one of them, in full
-  unify ops --roofline                                   DeepSeek-V3's calls on this machine, whose limits are measured
-  unify ops --roofline --target ascend:910C --weights int8 --batch 96
-  unify ops --roofline --target cuda:90 --plot roof.svg  the picture
-
-Least times are of the chip's peaks by its maker's word: what no program beats, not what one will reach.
-"""
-
-_TEST_EPILOG = """\
-examples:
-  unify test-backend opencl                            the whole suite, on opencl:0
-  unify test-backend cuda:1 -k 'copy::test_fills*'     cases by name, with * for anything
-  unify test-backend toy -k "graph and not launch"     cases by an expression of pytest's
-  unify test-backend toy --list                        the names of the cases
-  unify test-backend toy --spec my_package.spec:spec   with kernels and exceptions of your own
-  unify test-backend toy --json --junit report.xml     for programs, and for a CI server
-
-A case is skipped where the device itself says what it lacks, or the backend's spec does, with the reason. One that ends
-its process fails, and the others run on. The spec, a unify.testing.Spec, is found by an entry point of the group
-unify.conformance that is named as the backend. Exit status: 0 nothing failed, 1 something did. Needs pytest:
-pip install 'unify-runtime[test]'.
-"""
-_NEW_EPILOG = """\
-examples:
-  unify new-backend mychip                        writes ./unify-mychip
-  unify new-backend mychip --directory ~/src      writes ~/src/unify-mychip
-  unify test-backend mychip                       after pip install --no-build-isolation -e ./unify-mychip
-
-What is written is whole: a backend in C whose devices are pieces of the host's memory, an entry point, a spec for the
-conformance suite, and a README with the next steps. It passes what a backend must do; replace it function by function.
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -189,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _new(_Parser, "unify", _DESCRIPTION, _EPILOG)
+    parser = _new(_Parser, "unify", _help.DESCRIPTION, _help.EPILOG)
     parser.add_argument("--version", action="version", version=f"unify {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_info(commands)
@@ -200,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_toolchain(commands)
     _add_bench(commands)
     _add_ops(commands)
+    _add_tune(commands)
     _add_test_backend(commands)
     _add_new_backend(commands)
     return parser
@@ -215,7 +78,7 @@ def _new(make: Any, name: str, description: str, epilog: str, **options: Any) ->
 
 def _add_info(commands: Any) -> None:
     about = "Show devices, backends and why one is absent, versions and settings."
-    parser = _new(commands.add_parser, "info", about, _INFO_EPILOG, help="what this machine has, and what is set")
+    parser = _new(commands.add_parser, "info", about, _help.INFO_EPILOG, help="what this machine has, and what is set")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--settings", action="store_true", help="the settings only")
     parser.set_defaults(run=_info)
@@ -223,7 +86,7 @@ def _add_info(commands: Any) -> None:
 
 def _add_chat(commands: Any) -> None:
     about = "Talk to a language model, computed by unify's own kernels."
-    parser = _new(commands.add_parser, "chat", about, _CHAT_EPILOG, help="talk to a language model")
+    parser = _new(commands.add_parser, "chat", about, _help.CHAT_EPILOG, help="talk to a language model")
     _add_model(parser)
     parser.add_argument("--prompt", metavar="TEXT", help="ask this one question and end")
     parser.add_argument(
@@ -239,7 +102,7 @@ def _add_chat(commands: Any) -> None:
 
 def _add_generate(commands: Any) -> None:
     about = "Continue a text."
-    parser = _new(commands.add_parser, "generate", about, _GENERATE_EPILOG, help="continue a text")
+    parser = _new(commands.add_parser, "generate", about, _help.GENERATE_EPILOG, help="continue a text")
     _add_model(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue, taken as it is")
     parser.add_argument(
@@ -252,7 +115,7 @@ def _add_generate(commands: Any) -> None:
 
 def _add_compile(commands: Any) -> None:
     about = "Compile kernels for any target, without a device, and say what they cost."
-    parser = _new(commands.add_parser, "compile", about, _COMPILE_EPILOG, help="compile kernels, for any target")
+    parser = _new(commands.add_parser, "compile", about, _help.COMPILE_EPILOG, help="compile kernels, for any target")
     parser.add_argument(
         "file", nargs="?", metavar="FILE.py[:KERNEL]", help="a kernel; without its name, all that are annotated"
     )
@@ -285,7 +148,7 @@ class _Program(argparse.Action):
 
 def _add_check(commands: Any) -> None:
     about = "Say for each kernel and target whether it compiles, and what to change."
-    parser = _new(commands.add_parser, "check", about, _CHECK_EPILOG, help="will kernels work on other targets")
+    parser = _new(commands.add_parser, "check", about, _help.CHECK_EPILOG, help="will kernels work on other targets")
     parser.add_argument(
         "files", nargs="*", metavar="FILE.py[:KERNEL]", help="a kernel; without its name, all of a file"
     )
@@ -305,7 +168,7 @@ def _add_check(commands: Any) -> None:
 
 def _add_toolchain(commands: Any) -> None:
     about = "Install vendors' compilers, for targets that need them."
-    parser = _new(commands.add_parser, "toolchain", about, _TOOLCHAIN_EPILOG, help="install vendors' compilers")
+    parser = _new(commands.add_parser, "toolchain", about, _help.TOOLCHAIN_EPILOG, help="install vendors' compilers")
     parser.add_argument("action", nargs="?", choices=("list", "install", "remove"), default="list")
     parser.add_argument("name", nargs="?", metavar="NAME", help="of a toolchain: ascend")
     parser.add_argument("--json", action="store_true", help="list: print a list of objects; install: no progress")
@@ -314,7 +177,7 @@ def _add_toolchain(commands: Any) -> None:
 
 def _add_bench(commands: Any) -> None:
     about = "Compare unify with its peers, in one run on the same cores."
-    parser = _new(commands.add_parser, "bench", about, _BENCH_EPILOG, help="compare with torch and llama.cpp")
+    parser = _new(commands.add_parser, "bench", about, _help.BENCH_EPILOG, help="compare with torch and llama.cpp")
     parser.add_argument(
         "cases", nargs="*", metavar="CASE", help="cases by name or a part of it, cpu, or a file of cases; default: all"
     )
@@ -330,7 +193,7 @@ def _add_bench(commands: Any) -> None:
 
 def _add_ops(commands: Any) -> None:
     about = "List the operators, and what a large model's calls of them cost at least on a chip."
-    parser = _new(commands.add_parser, "ops", about, _OPS_EPILOG, help="the operators, and what they cost")
+    parser = _new(commands.add_parser, "ops", about, _help.OPS_EPILOG, help="the operators, and what they cost")
     parser.add_argument("op", nargs="?", metavar="OP", help="one of them: its arguments, in full")
     parser.add_argument("--roofline", action="store_true", help="what DeepSeek-V3's calls compute and move at least")
     parser.add_argument(
@@ -349,10 +212,25 @@ def _add_ops(commands: Any) -> None:
     parser.set_defaults(run=_ops)
 
 
+def _add_tune(commands: Any) -> None:
+    about = "Measure tiles of kernels with the shapes of a model or a program; the fastest are kept for this device."
+    parser = _new(commands.add_parser, "tune", about, _help.TUNE_EPILOG, help="measure what kernels are fastest with")
+    parser.add_argument("program", nargs="?", metavar="PROGRAM.py", help="a program that calls unify.ops")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the program's own")
+    parser.add_argument("--model", metavar="NAME|PATH", help="a model in place of a program, as for `unify generate`")
+    parser.add_argument(
+        "--tokens", type=_count, nargs="+", default=[128, 512], metavar="N", help="of its prompts (default: 128 512)"
+    )
+    parser.add_argument("--device", metavar="D", help="a device of `unify info` (default: UNIFY_DEVICE, else cpu)")
+    parser.add_argument("--forget", action="store_true", help="forget what was measured on devices like this")
+    parser.add_argument("--json", action="store_true", help="print a list of objects")
+    parser.set_defaults(run=_tune)
+
+
 def _add_test_backend(commands: Any) -> None:
     about = "Run the conformance suite on a device: what every backend must do."
     parser = _new(
-        commands.add_parser, "test-backend", about, _TEST_EPILOG, help="run the conformance suite on a device"
+        commands.add_parser, "test-backend", about, _help.TEST_EPILOG, help="run the conformance suite on a device"
     )
     parser.add_argument("device", metavar="NAME", help="a backend or one of its devices: opencl, toy:1")
     parser.add_argument("--spec", metavar="M:A", help="module:attribute of a unify.testing.Spec")
@@ -369,7 +247,7 @@ def _add_test_backend(commands: Any) -> None:
 
 def _add_new_backend(commands: Any) -> None:
     about = "Write the skeleton of a backend: a package that builds and passes the suite at once."
-    parser = _new(commands.add_parser, "new-backend", about, _NEW_EPILOG, help="write the skeleton of a backend")
+    parser = _new(commands.add_parser, "new-backend", about, _help.NEW_EPILOG, help="write the skeleton of a backend")
     parser.add_argument("name", metavar="NAME", help="of the backend, as in NAME:0: small letters, digits and _")
     parser.add_argument("--directory", default=".", metavar="D", help="where unify-NAME is made (default: here)")
     parser.set_defaults(run=_new_backend)
@@ -551,6 +429,12 @@ def _ops(args: argparse.Namespace) -> int:
     from .bench import ops
 
     return ops.run(args)
+
+
+def _tune(args: argparse.Namespace) -> int:
+    from .bench import tune
+
+    return tune.run(args)
 
 
 def _test_backend(args: argparse.Namespace) -> int:

@@ -1,0 +1,111 @@
+"""`unify tune`: measures tiles with a model's shapes, or with those of a program, and keeps the fastest."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import unify
+from unify import ops
+from unify._errors import Error, InvalidArgument
+from unify.ops import tuning
+from unify.ops.tile import Tile
+from unify.ops.tuning import Found, Tuning
+
+from . import plot
+
+
+def run(args: Any) -> int:
+    """Runs `unify tune` and returns its exit status: 0, 1 if the program failed, 2 if the question made no sense."""
+    try:
+        device = unify.device(args.device) if args.device else unify.default_device()
+        if args.forget:
+            tuning.forget(device)
+            return 0
+        if (args.program is None) == (args.model is None):
+            raise InvalidArgument("tune: give a program, or a model by --model; `unify tune --help` has examples.")
+        with ops.tune(_said if not args.json else lambda _: None) as session:
+            if args.model is not None:
+                _run_model(args.model, device, args.tokens)
+            else:
+                _run_program(args.program, args.arguments)
+    except Error as error:
+        print(error, file=sys.stderr)
+        return 2
+    except SystemExit as exit_:  # the program's own
+        if exit_.code not in (None, 0):
+            print(f"tune: {args.program} ended with {exit_.code}", file=sys.stderr)
+            return 1
+    _show(session, as_json=args.json)
+    return 0
+
+
+def _run_model(name: str, device: Any, prompts: list[int]) -> None:
+    """Prefills prompts of these lengths, and takes a decoding step behind each."""
+    from unify.models import load
+
+    model, _ = load(name, device=device)
+    for tokens in prompts:
+        tokens = min(tokens, model.config.context - 1)
+        cache = model.cache(tokens + 1)
+        ids = unify.arange(tokens, dtype=unify.int32, device=device)
+        model.prefill(ids, cache)
+        at, keys = (unify.full((1,), value, dtype=unify.int32, device=device) for value in (tokens, tokens + 1))
+        model.decode(ids[:1], at, keys, cache)
+    unify.synchronize(device)
+
+
+def _run_program(path: str, arguments: list[str]) -> None:
+    if not Path(path).is_file():
+        raise InvalidArgument(f"tune: there is no program {path}.")
+    before = sys.argv, list(sys.path)
+    sys.argv = [path, *arguments]
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    try:
+        runpy.run_path(path, run_name="__main__")
+    finally:
+        sys.argv, sys.path[:] = before
+
+
+def _said(found: Found) -> None:
+    print(f"{found.device}: {_what(found)}: {found.tried} tried, {_gain(found)}", file=sys.stderr, flush=True)
+
+
+def _what(found: Found) -> str:
+    return f"{found.name} {', '.join(map(str, found.key))}"
+
+
+def _gain(found: Found) -> str:
+    return "the table's is the fastest" if found.best == found.default else f"{found.speedup:.2f} times as fast"
+
+
+def _show(session: Tuning, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([asdict(found) for found in session.found], indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    if not session.found:
+        print("Nothing was measured: all that was asked for is known, or has no tiles to choose.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("tile of", "sizes", "by the table", "fastest"):
+        table.add_column(heading)
+    table.add_column("times as fast", justify="right")
+    for found in session.found:
+        sizes = ", ".join(map(str, found.key))
+        tiles = (
+            f"{t.m} × {t.n} × {t.k}" + "".join(f", {k}={v}" for k, v in t.launch.items())
+            for t in (found.default, found.best)
+        )
+        table.add_row(found.name, sizes, *tiles, plot.number(found.speedup))
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+def _words(tile: Tile) -> str:
+    return " × ".join(map(str, (tile.m, tile.n, tile.k))) + "".join(f", {k}={v}" for k, v in tile.launch.items())
