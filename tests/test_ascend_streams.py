@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import pytest
 
+from .installed import NEEDS_ASCEND
 from .programs import Program
+
+pytestmark = NEEDS_ASCEND
 
 PRELUDE = """
 import ctypes, gc, os, pathlib, threading, time
