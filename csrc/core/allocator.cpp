@@ -76,7 +76,9 @@ bool Allocator::State::is_dry(uint32_t stream) {
     other = found->second.lock();
     if (other == nullptr) return false;  // about to end, when it is dry
   }
-  return other->recording() == nullptr && other->is_dry();
+  // Under its mutex no recording begins: a question would end that one. Whose stream is busy may have work for it.
+  const std::unique_lock<std::mutex> lock(other->mutex(), std::try_to_lock);
+  return lock.owns_lock() && other->recording() == nullptr && other->is_dry();
 }
 
 Block* Allocator::State::find_of_dry_stream(Pool& pool, size_t bytes, uint32_t stream) {

@@ -54,7 +54,8 @@ std::map<void*, size_t> device_memory;
 std::map<void*, int> physical;
 std::map<uint64_t, pthread_t> subscribed;  // by stream
 std::deque<std::function<void()>> reports;
-std::condition_variable_any reported;
+// Never destroyed: threads that serve calls wait for it until the process ends.
+std::condition_variable_any& reported = *new std::condition_variable_any;
 thread_local Context* current = nullptr;
 thread_local std::string recent;
 std::string last_arguments;

@@ -45,6 +45,7 @@ void test_a_time_that_was_never_taken_is_none();
 void test_a_trace_that_waits_leaves_what_it_was_told_to_the_user();
 void test_the_default_stream_is_made_anew_after_a_reset();
 void test_memory_asks_no_other_device_while_that_is_reset();
+void test_memory_asks_no_stream_that_begins_a_recording();
 void test_a_trace_ends_while_its_device_is_reset();
 void test_each_record_of_an_event_holds_its_own_waiters();
 void test_a_fault_stays_until_a_synchronize_returned_it();

@@ -419,6 +419,7 @@ int main(int count, char** arguments) {
       CASE(a_trace_that_waits_leaves_what_it_was_told_to_the_user),
       CASE(the_default_stream_is_made_anew_after_a_reset),
       CASE(memory_asks_no_other_device_while_that_is_reset),
+      CASE(memory_asks_no_stream_that_begins_a_recording),
       CASE(a_trace_ends_while_its_device_is_reset),
       CASE(validation_names_what_breaks_a_rule),
       CASE(a_launch_of_the_wrong_shape_is_refused),

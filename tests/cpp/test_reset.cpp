@@ -1,4 +1,4 @@
-// A device that is reset while threads use it: nothing outlives the handles that the reset takes away.
+// A device that is reset, or a stream that begins a recording, while other threads use the memory.
 #include <unify/backend.h>
 
 #include <atomic>
@@ -8,6 +8,7 @@
 #include "check.h"
 #include "core/allocator.h"
 #include "core/device.h"
+#include "core/graph.h"
 #include "core/layers/layer.h"
 #include "core/memory.h"
 #include "core/registry.h"
@@ -54,6 +55,37 @@ const unify_backend* pausing_get(unify_backend_get_args* args) {
     made.event_query = [](unify_event event) {
       if (is_resetting) was_asked = true;
       return resettable.event_query(event);
+    };
+    return made;
+  }();
+  return &table;
+}
+
+std::atomic<bool> records{false};
+std::atomic<bool> may_go_on{false};
+std::atomic<bool> was_asked_while_recording{false};
+
+// One whose recordings begin slowly, and which notices who asks meanwhile.
+const unify_backend* recording_get(unify_backend_get_args* args) {
+  static const unify_backend plain = *unify_host_backend_get(args);
+  static const unify_backend table = [] {
+    unify_backend made = plain;
+    made.name = "recording";
+    made.capture_begin = [](unify_stream) {
+      records = true;
+      while (!may_go_on) std::this_thread::yield();
+      return UNIFY_OK;
+    };
+    made.capture_end = [](unify_stream, unify_graph* out) {
+      records = false;
+      *out = reinterpret_cast<unify_graph>(16);
+      return UNIFY_OK;
+    };
+    made.graph_launch = [](unify_graph, unify_stream) { return UNIFY_OK; };
+    made.graph_destroy = [](unify_graph) { return UNIFY_OK; };
+    made.stream_query = [](unify_stream stream) {
+      if (records) was_asked_while_recording = true;
+      return plain.stream_query(stream);
     };
     return made;
   }();
@@ -109,6 +141,24 @@ void test_memory_asks_no_other_device_while_that_is_reset() {
   });
   CHECK(!was_asked);
   CHECK(device->allocator().statistics().waiting_bytes == 0);
+}
+
+// From the moment when a recording begins, before the core knows of it, a question would end it.
+void test_memory_asks_no_stream_that_begins_a_recording() {
+  Registry::instance().add_builtin("recording", recording_get);
+  const std::shared_ptr<Device> device = Registry::instance().device("recording:0");
+  const std::shared_ptr<Stream> recorder = Stream::create(device);
+  const std::shared_ptr<Stream> stream = Stream::create(device);
+  std::shared_ptr<Storage> block = device->allocator().allocate(64, *recorder);
+  const unify_address address = block->address();
+  block.reset();
+  in_threads(2, [&](size_t number) {
+    if (number == 0) return Graph::begin(recorder)->end();
+    while (!records) std::this_thread::yield();
+    CHECK(device->allocator().allocate(64, *stream)->address() != address);  // the other's, which may have work left
+    may_go_on = true;
+  });
+  CHECK(!was_asked_while_recording);
 }
 
 void test_a_trace_ends_while_its_device_is_reset() {
