@@ -2,7 +2,7 @@
 
 from .fetch import model_path
 from .generate import Answer, Generator, Sampling
-from .llama import Llama
+from .gguf_llama import Llama
 from .tokenizer import Tokenizer
 from .weights import ModelFile
 

@@ -16,7 +16,7 @@ from unify._process import peak_memory_bytes
 from .chat import Chat, first_text, kernels, printable, statistics
 from .fetch import model_path
 from .generate import Answer, Generator, Sampling
-from .llama import Llama
+from .gguf_llama import Llama
 from .tokenizer import Tokenizer
 from .weights import ModelFile
 

@@ -13,7 +13,7 @@ from unify import ops
 from unify._errors import InvalidArgument
 from unify._kernel import Kernel
 
-from .llama import Llama
+from .gguf_llama import Llama
 from .tokenizer import Tokenizer
 
 _PENALTY_WINDOW = 64  # tokens of the answer; loops of small models are shorter

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import unify
-from unify import ops
 from unify._errors import InvalidArgument, ModelFileError
 from unify.ops.quant import FORMATS, from_gguf
 
-from .kv_cache import KVCache
+from .decoder import Decoder, Layer
+from .feed_forward import GatedUnit
+from .grouped_attention import GroupedAttention
 
 if TYPE_CHECKING:
     from .weights import ModelFile, TensorInfo
@@ -155,31 +156,8 @@ def _refuse_what_is_not_computed(file: ModelFile) -> None:
             )
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """Norms as tensors, matrices as `_linear` takes them."""
-
-    attention_norm: Any
-    qkv: list[Any]
-    output: list[Any]
-    feed_forward_norm: Any
-    gate_up: list[Any]
-    down: list[Any]
-
-
-class Llama:
-    """A Llama-family decoder on one device. Make it by `Llama.load`."""
-
-    def __init__(
-        self, config: Config, embedding: Any, layers: list[_Layer], norm: Any, head: list[Any], frequencies: Any
-    ) -> None:
-        self.config = config
-        self.device = norm.device
-        self._embedding = embedding
-        self._layers = layers
-        self._norm = norm
-        self._head = head
-        self._frequencies = frequencies
+class Llama(Decoder):
+    """A Llama-family decoder of a GGUF file. Make it by `Llama.load`."""
 
     @staticmethod
     def load(
@@ -199,95 +177,33 @@ class Llama:
         loader = _Loader(file, device, dtype, progress)
         d, q, kv = config.width, config.heads * config.head_width, config.kv_heads * config.head_width
         (embedding,) = loader.matrix(["token_embd.weight"], [(config.vocabulary, d)])
+        frequencies = loader.frequencies(config)
         layers = []
         for i in range(config.layers):
             p = f"blk.{i}."
-            qkv = [f"{p}attn_q.weight", f"{p}attn_k.weight", f"{p}attn_v.weight"]
-            gate_up = [f"{p}ffn_gate.weight", f"{p}ffn_up.weight"]
-            layers.append(
-                _Layer(
-                    loader.vector(f"{p}attn_norm.weight", d),
-                    loader.matrix(qkv, [(q, d), (kv, d), (kv, d)]),
-                    loader.matrix([f"{p}attn_output.weight"], [(d, q)]),
-                    loader.vector(f"{p}ffn_norm.weight", d),
-                    loader.matrix(gate_up, [(config.feed_forward, d)] * 2),
-                    loader.matrix([f"{p}ffn_down.weight"], [(d, config.feed_forward)]),
-                )
+            names = [f"{p}attn_q.weight", f"{p}attn_k.weight", f"{p}attn_v.weight"]
+            attention_norm = loader.vector(f"{p}attn_norm.weight", d)
+            attention = GroupedAttention(
+                heads=config.heads,
+                kv_heads=config.kv_heads,
+                width=config.head_width,
+                qkv=loader.matrix(names, [(q, d), (kv, d), (kv, d)]),
+                output=loader.matrix([f"{p}attn_output.weight"], [(d, q)]),
+                frequencies=frequencies,
+                interleaved=True,
             )
+            feed_forward_norm = loader.vector(f"{p}ffn_norm.weight", d)
+            names = [f"{p}ffn_gate.weight", f"{p}ffn_up.weight"]
+            feed_forward = GatedUnit(
+                width=config.feed_forward,
+                gate_up=loader.matrix(names, [(config.feed_forward, d)] * 2),
+                down=loader.matrix([f"{p}ffn_down.weight"], [(d, config.feed_forward)]),
+            )
+            layers.append(Layer(attention_norm, attention, feed_forward_norm, feed_forward))
         head = [embedding]
         if "output.weight" in file.tensors:
             head = loader.matrix(["output.weight"], [(config.vocabulary, d)])
-        norm = loader.vector("output_norm.weight", d)
-        return Llama(config, embedding, layers, norm, head, loader.frequencies(config))
-
-    def cache(self, capacity: int) -> KVCache:
-        """A cache for one sequence of at most `capacity` tokens."""
-        c = self.config
-        return KVCache(
-            layers=c.layers, kv_heads=c.kv_heads, width=c.head_width, capacity=capacity, dtype=unify.float32,
-            device=self.device,
-        )  # fmt: skip
-
-    def prefill(self, ids: Any, cache: KVCache, *, all_logits: bool = False) -> Any:
-        """Runs new tokens of a sequence through the model and keeps their keys and values.
-
-        ids: [t] int32 on the model's device. Returns float32 logits [1, vocabulary] of the last token, or [t,
-        vocabulary], enqueued on the device's current stream. Raises InvalidArgument when the cache is full.
-        """
-        tokens = ids.shape[0]
-        before = cache.grow(tokens)
-        # One sequence, whose blocks are handed out in order: a token's slot is its position.
-        positions = unify.arange(before, before + tokens, dtype=unify.int32, device=self.device)
-
-        def attend(layer: int, q: Any) -> Any:
-            return ops.paged_prefill(q, cache.keys[layer], cache.values[layer], cache.block_table[0], before)
-
-        hidden = self._hidden(ids, positions, positions, cache, attend)
-        return self._logits(hidden if all_logits else hidden[tokens - 1 :])
-
-    def decode(self, ids: Any, positions: Any, context_lens: Any, cache: KVCache) -> Any:
-        """Runs one new token through the model; everything that changes from step to step lies on the device.
-
-        ids, positions, context_lens: [1] int32: the token, its position, and position + 1. The caller grows the cache.
-        Returns float32 logits [1, vocabulary]; enqueued on the device's current stream, so that a graph can record it.
-        """
-
-        def attend(layer: int, q: Any) -> Any:
-            return ops.paged_attention(q, cache.keys[layer], cache.values[layer], cache.block_table, context_lens)
-
-        return self._logits(self._hidden(ids, positions, positions, cache, attend))
-
-    def _hidden(self, ids: Any, positions: Any, slots: Any, cache: KVCache, attend: Callable[[int, Any], Any]) -> Any:
-        c = self.config
-        tokens = ids.shape[0]
-        rotated = c.heads + c.kv_heads
-        hidden = ops.embedding(ids, self._embedding)
-        for index, layer in enumerate(self._layers):
-            normed = ops.rms_norm(hidden, layer.attention_norm, eps=c.norm_eps)
-            qkv = _linear(normed, layer.qkv).reshape(tokens, rotated + c.kv_heads, c.head_width)
-            qk = ops.rope(qkv[:, :rotated], positions, frequencies=self._frequencies)
-            ops.kv_write(qk[:, c.heads :], qkv[:, rotated:], cache.keys[index], cache.values[index], slots)
-            attended = attend(index, qk[:, : c.heads]).reshape(tokens, c.heads * c.head_width)
-            hidden = _linear(attended, layer.output, residual=hidden)
-            normed = ops.rms_norm(hidden, layer.feed_forward_norm, eps=c.norm_eps)
-            gate_up = _linear(normed, layer.gate_up)
-            active = ops.swiglu(gate_up[:, : c.feed_forward], gate_up[:, c.feed_forward :])
-            hidden = _linear(active, layer.down, residual=hidden)
-        return hidden
-
-    def _logits(self, hidden: Any) -> Any:
-        return _linear(ops.rms_norm(hidden, self._norm, eps=self.config.norm_eps), self._head)
-
-
-def _linear(x: Any, matrices: list[Any], residual: Any = None) -> Any:
-    """x times matrices that lie on top of each other; most are one. residual: for one."""
-    if len(matrices) == 1:
-        return ops.linear(x, matrices[0], residual=residual)
-    rows = [matrix.shape[0] for matrix in matrices]
-    result = unify.empty((x.shape[0], sum(rows)), dtype=x.dtype, device=x.device)
-    for matrix, end in zip(matrices, itertools.accumulate(rows), strict=True):
-        result[:, end - matrix.shape[0] : end].copy_(ops.linear(x, matrix))
-    return result
+        return Llama(config, embedding, layers, loader.vector("output_norm.weight", d), head, unify.float32)
 
 
 class _Loader:
