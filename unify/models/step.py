@@ -62,4 +62,6 @@ def prefill_step(cache: KVCache, rows: Sequence[int], lengths: Sequence[int], de
         for i, row in enumerate(rows):
             table[i : i + 1].copy_(cache.block_table[row : row + 1])
     context_lens = [cache.lengths[row] for row in rows]
-    return Step(on_device(np.concatenate(positions)), on_device(np.concatenate(slots)), table, on_device(context_lens), spans)
+    return Step(
+        on_device(np.concatenate(positions)), on_device(np.concatenate(slots)), table, on_device(context_lens), spans
+    )

@@ -1,0 +1,22 @@
+"""Llama and Mistral (Touvron et al. 2023; Jiang et al. 2023), as Hugging Face directories describe them."""
+
+from __future__ import annotations
+
+from .decoder import Decoder
+from .huggingface import GROUPED, build, gated_unit, grouped_attention, read_config
+from .loader import Loader
+
+
+def load(loader: Loader) -> Decoder:
+    """Reads the model. Raises ModelFileError for what is absent, and for what would change the result."""
+    config = read_config(loader.checkpoint, GROUPED)
+    inner = loader.checkpoint.require("intermediate_size", int)
+    loader.skip("model.rotary_emb.")  # frequencies, which the config gives too
+    for i in range(config.layers):
+        loader.skip(f"model.layers.{i}.self_attn.rotary_emb.")
+    return build(
+        loader,
+        config,
+        grouped_attention(loader, config),
+        lambda _, prefix: gated_unit(loader, prefix, config.width, inner),
+    )

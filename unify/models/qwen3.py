@@ -1,0 +1,19 @@
+"""Qwen3 (Yang et al. 2025): Llama's layers with norms of each head's queries and keys."""
+
+from __future__ import annotations
+
+from .decoder import Decoder
+from .huggingface import GROUPED, build, gated_unit, grouped_attention, read_config
+from .loader import Loader
+
+
+def load(loader: Loader) -> Decoder:
+    """Reads the model. Raises ModelFileError for what is absent, and for what would change the result."""
+    config = read_config(loader.checkpoint, GROUPED)
+    inner = loader.checkpoint.require("intermediate_size", int)
+    return build(
+        loader,
+        config,
+        grouped_attention(loader, config, head_norms=True),
+        lambda _, prefix: gated_unit(loader, prefix, config.width, inner),
+    )
