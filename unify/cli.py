@@ -33,6 +33,8 @@ _GENERATE_EPILOG = """\
 examples:
   unify generate --prompt "Once upon a time" --max-tokens 64 --temperature 0.8 --seed 1
   unify generate --model ./model.gguf --prompt "2 + 2 =" --max-tokens 8 --greedy --json
+  unify generate --model ./Qwen3-8B --weights int8 --prompt "2 + 2 ="         a directory of safetensors
+  unify generate --model ./tiny --prompt-ids 1,2,3                            where it has no tokenizer
   unify generate --prompt "Hello" --device cpu --threads 2
   unify generate --prompt "A poem:" --max-tokens 200 --repetition-penalty 1.1
 
@@ -230,7 +232,11 @@ def _add_generate(commands: Any) -> None:
     about = "Continue a text."
     parser = _new(commands.add_parser, "generate", about, _GENERATE_EPILOG, help="continue a text")
     _add_model(parser)
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue, taken as it is")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", metavar="TEXT", help="the text to continue, taken as it is")
+    prompt.add_argument(
+        "--prompt-ids", type=_token_ids, metavar="1,2,3", help="its tokens, for a directory without a tokenizer"
+    )
     parser.add_argument(
         "--max-tokens", type=_count, default=64, metavar="N", help="stop after N (default: %(default)s)"
     )
@@ -345,7 +351,11 @@ def _add_new_backend(commands: Any) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", default=_DEMO_MODEL, metavar="NAME|PATH", help="a known model or a GGUF file (default: %(default)s)"
+        "--model", default=_DEMO_MODEL, metavar="NAME|PATH",
+        help="a known model, a GGUF file, or a directory of safetensors (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--weights", choices=("int8", "int4", "fp8"), help="quantise a directory's matrices as they are read"
     )
     _add_place(parser)
 
@@ -393,6 +403,13 @@ def _natural(text: str) -> int:
 
 def _count(text: str) -> int:
     return _number(text, int, lambda value: value > 0, "a whole number above 0")
+
+
+def _token_ids(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of token numbers like 1,2,3") from None
 
 
 def _at_least_zero(text: str) -> float:

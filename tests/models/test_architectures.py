@@ -15,9 +15,10 @@ import unify as un
 from unify._errors import ModelFileError
 from unify.models.architectures import load_directory
 from unify.models.batch import Batch
+from unify.models.checkpoint import Checkpoint
 from unify.models.decoder import Decoder
 
-from .tiny_models import CONTEXT, VOCABULARY, peer_logits, peer_of, prompt, write_tiny
+from .tiny_models import CONTEXT, peer_logits, peer_of, prompt, write_tiny
 
 NAMES = ["Llama", "Mistral", "Qwen3"]
 
@@ -45,7 +46,7 @@ def logits(model: Decoder, ids: list[int]) -> np.ndarray:
 def test_logits_are_those_of_transformers(written: Callable[[str], Path], name: str) -> None:
     path = written(name)
     assert len(list(path.glob("*.safetensors"))) > 2
-    model, peer = load_directory(path), peer_of(path)
+    model, peer = load_directory(Checkpoint(path)), peer_of(path)
     for length in (1, 200):
         expected = peer_logits(peer, prompt(length))
         assert np.abs(logits(model, prompt(length)) - expected).max() <= 1e-4 * np.abs(expected).max()
@@ -58,7 +59,7 @@ STEPS = 64
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_writes_the_greedy_tokens_of_transformers(written: Callable[[str], Path], name: str) -> None:
     path = written(name)
-    batch = Batch(load_directory(path), rows=8, max_context=CONTEXT)
+    batch = Batch(load_directory(Checkpoint(path)), rows=8, max_context=CONTEXT)
     requests = [batch.submit(prompt(length), STEPS) for length in LENGTHS]
     batch.run()
     peer = peer_of(path)
@@ -73,10 +74,10 @@ def test_a_batch_writes_the_greedy_tokens_of_transformers(written: Callable[[str
 def test_half_precision_stays_what_it_is_unless_float32_is_asked_for(tmp_path: Path, dtype: torch.dtype) -> None:
     path = write_tiny(tmp_path / "m", "Qwen3", dtype=dtype)
     expected = peer_logits(peer_of(path), prompt(100))
-    exact = load_directory(path, dtype="float32")
+    exact = load_directory(Checkpoint(path), dtype="float32")
     assert exact.dtype == un.float32
     assert np.abs(logits(exact, prompt(100)) - expected).max() <= 1e-4 * np.abs(expected).max()
-    model = load_directory(path)
+    model = load_directory(Checkpoint(path))
     assert model.dtype == {torch.bfloat16: un.bfloat16, torch.float16: un.float16}[dtype]
     # Each of two layers rounds some ten times to 8 or 11 bits.
     ours = np.abs(logits(model, prompt(100)) - expected).max() / np.abs(expected).max()
@@ -99,20 +100,22 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 def test_scaled_positions_give_what_transformers_gives(tmp_path: Path, rope: dict[str, Any]) -> None:
     path = write_tiny(tmp_path / "m", "Llama", rope_parameters={"rope_theta": 10000.0, **rope})
     expected = peer_logits(peer_of(path), prompt(200))
-    found = logits(load_directory(path), prompt(200))
+    found = logits(load_directory(Checkpoint(path)), prompt(200))
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
     config = json.loads((path / "config.json").read_text())
     older = {key: value for key, value in config["rope_parameters"].items() if key != "rope_theta"}
     older["type"] = older.pop("rope_type")
     config.update(rope_scaling=older, rope_theta=config.pop("rope_parameters")["rope_theta"])
     (path / "config.json").write_text(json.dumps(config))
-    assert (logits(load_directory(path), prompt(200)) == found).all()
+    assert (logits(load_directory(Checkpoint(path)), prompt(200)) == found).all()
 
 
 def test_a_head_may_be_the_embedding(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m", "Llama", tie_word_embeddings=True)
     expected = peer_logits(peer_of(path), prompt(50))
-    assert np.abs(logits(load_directory(path), prompt(50)) - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert (
+        np.abs(logits(load_directory(Checkpoint(path)), prompt(50)) - expected).max() <= 1e-4 * np.abs(expected).max()
+    )
 
 
 def changed(path: Path, **changes: Any) -> Path:
@@ -161,7 +164,7 @@ def changed(path: Path, **changes: Any) -> Path:
 def test_a_directory_that_cannot_be_computed_is_refused_by_name(tmp_path: Path, changes: Any, told: str) -> None:
     path = changed(write_tiny(tmp_path / "m", "Llama"), **changes)
     with pytest.raises(ModelFileError) as refused:
-        load_directory(path)
+        load_directory(Checkpoint(path))
     assert str(path) in str(refused.value)
     assert told in str(refused.value)
 
@@ -171,11 +174,10 @@ def test_entries_that_change_nothing_are_no_reason_to_refuse(tmp_path: Path) -> 
         write_tiny(tmp_path / "m", "Llama"), sliding_window=4096, use_sliding_window=False, a_new_idea=False,
         mlp_bias=None, torch_dtype="float32", _name_or_path="x", rope_scaling=None,
     )  # fmt: skip
-    load_directory(path)
+    load_directory(Checkpoint(path))
 
 
 @pytest.mark.parametrize(("option", "value"), [("dtype", "int4"), ("weights", "q4_0")])
 def test_an_option_that_is_none_is_the_callers_mistake(written: Callable[[str], Path], option: str, value: str) -> None:
     with pytest.raises(un.errors.InvalidArgument, match=f"{option} must be .*{value}"):
-        load_directory(written("Llama"), **{option: value})
-    assert VOCABULARY == 97
+        load_directory(Checkpoint(written("Llama")), **{option: value})

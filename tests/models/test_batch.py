@@ -9,6 +9,7 @@ import pytest
 import unify as un
 from unify.models.architectures import load_directory
 from unify.models.batch import Batch
+from unify.models.checkpoint import Checkpoint
 from unify.models.decoder import Decoder
 from unify.models.kv_cache import BLOCK_SIZE
 
@@ -17,7 +18,7 @@ from .tiny_models import CONTEXT, VOCABULARY, prompt, write_tiny
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return load_directory(write_tiny(tmp_path_factory.mktemp("m"), "Llama"))
+    return load_directory(Checkpoint(write_tiny(tmp_path_factory.mktemp("m"), "Llama")))
 
 
 def alone(model: Decoder, ids: list[int], tokens: int) -> list[int]:
@@ -53,7 +54,7 @@ def test_requests_that_come_and_go_write_what_each_writes_alone(model: Decoder, 
 
 
 def test_a_prompt_longer_than_a_pass_is_the_prompt_in_one(tmp_path: Path) -> None:
-    model = load_directory(write_tiny(tmp_path / "m", "Llama", max_position_embeddings=2048))
+    model = load_directory(Checkpoint(write_tiny(tmp_path / "m", "Llama", max_position_embeddings=2048)))
     batch = Batch(model, rows=2, max_context=1500)
     ids = prompt(1300)
     first, second = batch.submit(ids, 4), batch.submit(prompt(20), 4)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 from unify._errors import ModelFileError
 
 from . import llama, qwen3
-from .checkpoint import Checkpoint, Progress
+from .checkpoint import Checkpoint
 from .decoder import Decoder
 from .loader import Loader
 
@@ -21,17 +20,15 @@ _LOADERS: dict[str, Callable[[Loader], Decoder]] = {
 
 
 def load_directory(
-    path: str | os.PathLike[str], *, device: Any = None, dtype: str = "auto", weights: str | None = None,
-    progress: Progress | None = None,
-) -> Decoder:  # fmt: skip
+    checkpoint: Checkpoint, *, device: Any = None, dtype: str = "auto", weights: str | None = None
+) -> Decoder:
     """Loads the model of a directory of safetensors, one tensor at a time.
 
     dtype: "auto" computes in the dtype that the weights have, "float32" converts them. weights: "int8", "int4" or "fp8"
-    quantises each matrix when it is read. progress: called with a shard's name, its bytes read so far and in all.
+    quantises each matrix when it is read.
     Raises ModelFileError for files that do not hold together, for an architecture that is not known, and for what would
     change the result and is not computed.
     """
-    checkpoint = Checkpoint(path, progress)
     kind = checkpoint.require("model_type", str)
     load = _LOADERS.get(kind)
     if load is None:

@@ -61,7 +61,7 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str], progress: Progress | None = None) -> None:
         self.path = Path(path)
-        self.config: dict[str, Any] = _read_object(self.path / "config.json")
+        self.config: dict[str, Any] = read_object(self.path / "config.json")
         self.tensors: dict[str, ShardTensor] = {}
         self._progress = progress
         self._sizes: dict[Path, int] = {}  # bytes of tensors in a shard, and how many of them were read
@@ -124,7 +124,8 @@ class Checkpoint:
         info = self.info(name)
         assert out.nbytes == info.nbytes
         assert out.flags.c_contiguous
-        left = memoryview(out.reshape(-1).view("u1")) if info.nbytes else memoryview(b"")
+        bits: Any = out.reshape(-1).view("u1") if info.nbytes else b""
+        left = memoryview(bits)
         try:
             with _open(info.shard) as file:
                 file.seek(info.offset)
@@ -209,21 +210,34 @@ def _parse(path: Path, data: bytes) -> dict[str, Any]:
     return value
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object that a file is."""
+def read_text(path: Path) -> str:
+    """The text of a small file in a directory. Raises ModelFileError."""
+    try:
+        return _read_small(path).decode()
+    except UnicodeDecodeError:
+        raise _failure(path, "it is not UTF-8") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a small file in a directory is. Raises ModelFileError."""
+    return _parse(path, _read_small(path))
+
+
+def _read_small(path: Path) -> bytes:
     try:
         with _open(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > _MOST_JSON:
                 raise _failure(path, f"{size} bytes, at most {_MOST_JSON} are believable")
-            return _parse(path, file.readall())
+            data: bytes = file.readall()
+            return data
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}. Is the model whole?") from None
 
 
 def _index(path: Path) -> dict[str, str]:
     """The shard of each tensor; shards lie in the directory itself."""
-    names = _read_object(path).get("weight_map")
+    names = read_object(path).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise _failure(path, "no 'weight_map' that names the shard of each tensor")
     for name in names.values():
@@ -264,8 +278,10 @@ def _read_shard(path: Path) -> list[ShardTensor]:
 
 
 def _tensor(path: Path, start: int, name: str, entry: Any) -> ShardTensor:
-    fields = entry if isinstance(entry, dict) else {}
-    dtype, shape, place = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    dtype: Any = fields.get("dtype")
+    shape: Any = fields.get("shape")
+    place: Any = fields.get("data_offsets")
     kind, itemsize = _KINDS.get(dtype if isinstance(dtype, str) else "", ("", 0))
     if not kind:
         raise _failure(path, f"the tensor '{name:.80}' has the dtype {reprlib.repr(dtype)}, which is not known")

@@ -13,7 +13,7 @@ from unify import ops
 from unify._errors import InvalidArgument
 from unify._kernel import Kernel
 
-from .gguf_llama import Llama
+from .decoder import Decoder
 from .tokenizer import Tokenizer
 
 _PENALTY_WINDOW = 64  # tokens of the answer; loops of small models are shorter
@@ -69,7 +69,7 @@ class Generator:
     """
 
     def __init__(
-        self, model: Llama, tokenizer: Tokenizer, sampling: Sampling | None = None, *, max_context: int = 2048
+        self, model: Decoder, tokenizer: Tokenizer, sampling: Sampling | None = None, *, max_context: int = 2048
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.sampling = sampling or Sampling()

@@ -45,7 +45,8 @@ def prefill_step(cache: KVCache, rows: Sequence[int], lengths: Sequence[int], de
     """Grows sequences of a cache by new tokens, and says where those stand. Raises InvalidArgument when it is full."""
     import numpy as np
 
-    positions, slots, spans, first = [], [], [], 0
+    positions, slots, first = [], [], 0
+    spans: list[tuple[int, int, int, int]] = []
     for row, tokens in zip(rows, lengths, strict=True):
         before = cache.grow(tokens, row)
         positions.append(np.arange(before, before + tokens, dtype=np.int32))
