@@ -20,7 +20,7 @@ from unify.models.decoder import Decoder
 
 from .tiny_models import CONTEXT, peer_logits, peer_of, prompt, write_tiny
 
-NAMES = ["Llama", "Mistral", "Qwen3"]
+NAMES = ["Llama", "Mistral", "Qwen3", "Mixtral", "Qwen3Moe"]
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,16 @@ _OWN: dict[str, dict[str, Any]] = {
     "Llama": {},
     "Mistral": {"head_dim": 32, "sliding_window": None},
     "Qwen3": {"head_dim": 32},
+    "Mixtral": {"num_local_experts": 4},
+    "Qwen3Moe": {
+        "head_dim": 16,
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+        "num_hidden_layers": 3,
+        "mlp_only_layers": [1],
+    },
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from unify._errors import ModelFileError
 
-from . import llama, qwen3
+from . import llama, mixtral, qwen3, qwen3_moe
 from .checkpoint import Checkpoint
 from .decoder import Decoder
 from .loader import Loader
@@ -15,7 +15,9 @@ from .loader import Loader
 _LOADERS: dict[str, Callable[[Loader], Decoder]] = {
     "llama": llama.load,
     "mistral": llama.load,
+    "mixtral": mixtral.load,
     "qwen3": qwen3.load,
+    "qwen3_moe": qwen3_moe.load,
 }
 
 

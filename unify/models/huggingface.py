@@ -11,7 +11,7 @@ from unify._errors import ModelFileError
 
 from .checkpoint import Checkpoint
 from .decoder import Attention, Decoder, FeedForward, Layer
-from .feed_forward import GatedUnit
+from .feed_forward import Experts, GatedUnit
 from .grouped_attention import GroupedAttention
 from .loader import Loader
 from .rotation import Rotation
@@ -88,9 +88,9 @@ def build(
         layers.append(
             Layer(
                 loader.vector(f"{prefix}input_layernorm.weight", config.width),
-                attention(i, f"{prefix}self_attn."),
+                attention(i, prefix),
                 loader.vector(f"{prefix}post_attention_layernorm.weight", config.width),
-                feed_forward(i, f"{prefix}mlp."),
+                feed_forward(i, prefix),
             )
         )
     norm = loader.vector("model.norm.weight", config.width)
@@ -117,7 +117,8 @@ def grouped_attention(loader: Loader, config: Config, *, head_norms: bool = Fals
     rotation = Rotation(checkpoint, width)
     frequencies = loader.constant(rotation.frequencies)
 
-    def make(_: int, prefix: str) -> Attention:
+    def make(_: int, layer: str) -> Attention:
+        prefix = f"{layer}self_attn."
         q, kv = config.heads * width, kv_heads * width
         norms = {}
         if head_norms:
@@ -156,3 +157,23 @@ def gated_unit(loader: Loader, prefix: str, width: int, inner: int) -> GatedUnit
     names = [f"{prefix}gate_proj.weight", f"{prefix}up_proj.weight"]
     gate_up = loader.matrix(names, [(inner, width)] * 2)
     return GatedUnit(inner, gate_up, loader.matrix([f"{prefix}down_proj.weight"], [(width, inner)]))
+
+
+def experts(
+    loader: Loader, prefix: str, width: int, inner: int, count: int, top_k: int, *,
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"), **routing: Any,
+) -> Experts:  # fmt: skip
+    """A layer's experts, whose matrices stand under numbers. names: of gate, up and down; routing: see `Experts`."""
+    if not 1 <= top_k <= count <= 1 << 16 or inner < 1:
+        raise ModelFileError(
+            f"{loader.checkpoint.path / 'config.json'}: {top_k} of {count} experts of width {inner} are none. Fetch it "
+            "again."
+        )
+    gate, up, down = ([f"{prefix}experts.{i}.{name}.weight" for i in range(count)] for name in names)
+    return Experts(
+        router=loader.float32(f"{prefix}gate.weight", (count, width)),
+        gate_up=loader.experts(list(zip(gate, up, strict=True)), (inner, width)),
+        down=loader.experts([[name] for name in down], (width, inner)),
+        top_k=top_k,
+        **routing,
+    )

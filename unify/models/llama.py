@@ -18,5 +18,5 @@ def load(loader: Loader) -> Decoder:
         loader,
         config,
         grouped_attention(loader, config),
-        lambda _, prefix: gated_unit(loader, prefix, config.width, inner),
+        lambda _, layer: gated_unit(loader, f"{layer}mlp.", config.width, inner),
     )

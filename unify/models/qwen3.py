@@ -15,5 +15,5 @@ def load(loader: Loader) -> Decoder:
         loader,
         config,
         grouped_attention(loader, config, head_norms=True),
-        lambda _, prefix: gated_unit(loader, prefix, config.width, inner),
+        lambda _, layer: gated_unit(loader, f"{layer}mlp.", config.width, inner),
     )
