@@ -3,23 +3,33 @@
 from .activation import swiglu
 from .attention import attention
 from .embedding import embedding
+from .grouped_linear import grouped_linear
 from .linear import linear, matmul
+from .moe import combine, moe
 from .norm import rms_norm
 from .paged_attention import kv_write, paged_attention, paged_prefill
 from .rope import rope
+from .routing import Permutation, expert_load, permute, route
 from .sampling import repetition_penalty, sample
 
 __all__ = [
+    "Permutation",
     "attention",
+    "combine",
     "embedding",
+    "expert_load",
+    "grouped_linear",
     "kv_write",
     "linear",
     "matmul",
+    "moe",
     "paged_attention",
     "paged_prefill",
+    "permute",
     "repetition_penalty",
     "rms_norm",
     "rope",
+    "route",
     "sample",
     "swiglu",
 ]

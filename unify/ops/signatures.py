@@ -2,6 +2,7 @@
 
 For those who compile all of them without a device: `unify compile --shipped`, and tests of a target. The shapes are
 those of a model of 8 · 10⁹ parameters in float16: 4,096 features, 32 heads of 128, 8 of them for keys, 16 keys a block.
+Experts are those of DeepSeek-V3: 256 in 8 groups, of which 4 groups and 8 experts are chosen.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from unify._copy import TURNED, copy_kernel
 from .activation import _BLOCK as ACTIVATION_BLOCK, swiglu_kernel
 from .attention import attention_kernel, block_d
 from .embedding import embedding_kernel, quantized_embedding_kernel
+from .grouped_linear import (
+    _ONE_ROW as GROUPED_ONE_ROW,
+    _ONE_ROW_ELSEWHERE as GROUPED_ONE_ROW_ELSEWHERE,
+    grouped_few_rows_kernel,
+    grouped_kernel,
+)
 from .linear import (
     _FEW_ROWS as LINEAR_FEW_ROWS,
     _FEW_ROWS_ELSEWHERE as LINEAR_FEW_ROWS_ELSEWHERE,
     few_rows_kernel,
     matmul_kernel,
 )
+from .moe import _BLOCK as MOE_BLOCK, combine_kernel
 from .norm import rms_norm_kernel
 from .paged_attention import (
     _PREFILL_QUERIES as PAGED_ATTENTION_PREFILL_QUERIES,
@@ -37,8 +45,15 @@ from .quantized_linear import (
     quantized_linear_kernel,
 )
 from .rope import rope_kernel
+from .routing import (
+    count_kernel,
+    offsets_kernel,
+    place_kernel,
+    route_kernel,
+    sort_tile,
+)
 from .sampling import _BLOCK as SAMPLING_BLOCK, greedy_kernel, repetition_penalty_kernel, sample_kernel
-from .tiles import attention_tile, column_block, product_tile, row_tile
+from .tiles import attention_tile, column_block, grouped_tile, product_tile, row_tile
 
 _FEATURES, _TOKENS, _HEADS, _WIDTH, _PAGE = 4096, 2048, 32, 128, 16
 _ARRAY, _FLOATS, _INTS, _BYTES, _CODES = "*fp16:16", "*fp32:16", "*i32:16", "*u8:16", "*i8:16"
@@ -78,7 +93,7 @@ class _Chip:
 def signatures(target: str) -> list[Signature]:
     """A row for each kernel, with the tiles that a target has: "cpu", "cuda:90"."""
     chip = _Chip(target)
-    return [*_rows(chip), *_products(chip), *_attentions(chip), *_sampling(), _transposition()]
+    return [*_rows(chip), *_products(chip), *_attentions(chip), *_experts(chip), *_sampling(), _transposition()]
 
 
 def _types(names: str, type_name: str) -> dict[str, str]:
@@ -213,6 +228,83 @@ def _attentions(chip: Any) -> list[Signature]:
             | {"slots": _INTS, "blocks": "i32"}
             | _types("block_size k_row k_head v_row v_head kc_block kc_head kc_dim vc_block vc_token vc_head", _SIZE),
             {"kc_token": 1, **head},
+        ),
+    ]
+
+
+def _experts(chip: Any) -> list[Signature]:
+    experts, groups, slots = 256, 8, 8
+    block, parts = sort_tile(chip, experts)
+    tile = grouped_tile(chip, _TOKENS * slots // experts, _FEATURES, gated=True, itemsize=2)
+    few = GROUPED_ONE_ROW.get(chip.kind, GROUPED_ONE_ROW_ELSEWHERE)
+    product = _types("x weight out", _ARRAY) | _types("n k x_row w_row o_row", _SIZE) | {"w_group": _SIZE}
+    product |= _types("groups rows x_rows per_gather", "i32")
+    sorting = {"size": "i32", "experts": "i32", "capacity": "i32"}
+    return [
+        Signature(
+            route_kernel,
+            {"logits": _ARRAY, "row_stride": _SIZE, "scale": "fp32", "ids": _INTS} | _types("bias weights", _FLOATS),
+            {
+                "GROUPS": groups,
+                "SIZE": experts // groups,
+                "GROUP_LANES": groups,
+                "LANES": experts // groups,
+                "TOP_K": slots,
+                "TOP_GROUPS": 4,
+                "SLOTS": slots,
+                "SIGMOID": True,
+                "NORMALIZE": True,
+            },
+        ),
+        Signature(
+            count_kernel,
+            _types("ids counts", _INTS) | {"size": "i32"},
+            {"BLOCK": block, "EXPERTS": experts},
+        ),
+        Signature(
+            offsets_kernel,
+            _types("counts loads offsets", _INTS) | _types("blocks experts capacity", "i32"),
+            {"PARTS": parts, "EXPERTS": experts},
+        ),
+        Signature(
+            place_kernel,
+            _types("ids before offsets tokens places", _INTS) | sorting,
+            {"BLOCK": block, "EXPERTS": experts},
+        ),
+        Signature(
+            grouped_kernel,
+            product | _types("gather offsets", _INTS),
+            {
+                "counts": None,
+                "M": tile.m,
+                "N": tile.n,
+                "K": tile.k,
+                "STEPS": experts.bit_length(),
+                "GATED": True,
+                "EVEN_K": True,
+            },
+            {**tile.launch},
+        ),
+        Signature(
+            grouped_few_rows_kernel,
+            product | {"ids": _INTS},
+            {
+                "gather": None,
+                "offsets": None,
+                "M": few.m,
+                "N": few.n,
+                "K": few.k,
+                "STEPS": experts.bit_length(),
+                "GATED": True,
+                "EVEN": True,
+            },
+        ),
+        Signature(
+            combine_kernel,
+            _types("y residual out", _ARRAY)
+            | {"places": _INTS, "weights": _FLOATS, "rows": "i32"}
+            | _types("columns y_row r_row", _SIZE),
+            {"SLOTS": slots, "BLOCK": MOE_BLOCK},
         ),
     ]
 

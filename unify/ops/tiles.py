@@ -114,6 +114,23 @@ def _cut(tile: Tile, rows: int) -> Tile:
     return tile if taken == tile.m else replace(tile, m=taken, launch={**tile.launch, "num_warps": 4})
 
 
+def grouped_tile(device: Any, rows: int, n: int, *, gated: bool, itemsize: int = 4) -> Tile:
+    """The tile for products of groups of `rows` rows on the average with weights of `n` features.
+
+    gated: each program has two sums, of a gate and of what it gates; itemsize: bytes of an element.
+    """
+    if device.kind == "cpu":
+        # Most groups fill one tile, so that their weight is packed once; rows that are not there cost nothing.
+        return Tile(min(256, max(16, 1 << (2 * rows - 1).bit_length())), 128 if gated else 256, 256)
+    if (family := _cuda_family(device)) is not None and itemsize == 2:
+        tile = _CUDA_PRODUCT[family][-2]
+    else:
+        tile = _PRODUCT.get(device.kind, _PRODUCT_ELSEWHERE)
+    if gated:
+        tile = replace(tile, n=min(tile.n, 64))
+    return _cut(tile, rows) if tile.launch else replace(tile, m=_rows_of(tile.m, rows))
+
+
 def attention_tile(device: Any, queries: int, heads: int, *, causal: bool, width: int = 128, itemsize: int = 4) -> Tile:
     """Queries and keys: fewer queries where masks would hide much of a tile, or where cores would idle.
 

@@ -98,6 +98,16 @@ def _floats(inputs: Inputs) -> Any:
     return out
 
 
+def _moe(inputs: Inputs, tokens: int) -> Any:
+    """Eight experts, of which the tokens leave some without work. Routed by numbers that do not depend on the dtype."""
+    d, f, experts = 96, 64, 8
+    logits = torch.randn(tokens, experts, generator=torch.Generator().manual_seed(tokens))
+    bias = inputs.on_device(torch.linspace(0, 2, experts))
+    weights, ids = un.ops.route(inputs.on_device(logits), 2, score="sigmoid", bias=bias, groups=4, top_groups=2)
+    x, gate_up, down = inputs.random(tokens, d), inputs.random(experts, 2 * f, d), inputs.random(experts, d, f)
+    return un.ops.moe(x, weights, ids, gate_up, down, residual=inputs.random(tokens, d))
+
+
 def _turned(inputs: Inputs) -> Any:
     """By a kernel where the device has no call for it: not on the CPU."""
     return un.asarray(inputs.random(70, 90)).T.contiguous()
@@ -124,6 +134,9 @@ CASES: dict[str, Case] = {
     "greedy": lambda i: _sample(i, 0.0),
     "sample": lambda i: _sample(i, 0.8),
     "repetition": lambda i: un.ops.repetition_penalty(i.random(3, 999), i.ids(3, 50, below=999), 1.3),
+    "one token's experts": lambda i: _moe(i, 1),
+    "some tokens' experts": lambda i: _moe(i, 9),
+    "many tokens' experts": lambda i: _moe(i, 70),
     "turned": _turned,
 }
 
