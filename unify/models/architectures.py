@@ -7,12 +7,13 @@ from typing import Any
 
 from unify._errors import ModelFileError
 
-from . import llama, mixtral, qwen3, qwen3_moe
+from . import deepseek_v3, llama, mixtral, qwen3, qwen3_moe
 from .checkpoint import Checkpoint
 from .decoder import Decoder
 from .loader import Loader
 
 _LOADERS: dict[str, Callable[[Loader], Decoder]] = {
+    "deepseek_v3": deepseek_v3.load,
     "llama": llama.load,
     "mistral": llama.load,
     "mixtral": mixtral.load,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -88,7 +89,7 @@ class Decoder:
             return self._logits(hidden)
         if len(rows) == 1:
             return self._logits(hidden[ids.shape[0] - 1 :])
-        ends = unify.asarray([first + tokens - 1 for _, first, tokens, _ in step.spans], dtype=unify.int32)
+        ends = unify.asarray([end - 1 for end in itertools.accumulate(lengths or ())], dtype=unify.int32)
         return self._logits(ops.embedding(ends.to(self.device), hidden).to(self.dtype))
 
     def decode(self, ids: Any, positions: Any, context_lens: Any, cache: KVCache, slots: Any = None) -> Any:

@@ -60,7 +60,6 @@ class GroupedAttention:
     def _attend(self, q: Any, keys: Any, values: Any, step: Step) -> Any:
         if step.is_decode:
             return ops.paged_attention(q, keys, values, step.block_table, step.context_lens, scale=self.scale)
-        return step.by_sequence(
-            q,
-            lambda q, row, before: ops.paged_prefill(q, keys, values, step.block_table[row], before, scale=self.scale),
+        return ops.paged_prefill(
+            q, keys, values, step.block_table, step.context_lens, step.query_starts, scale=self.scale
         )
