@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import triton.language as tl
+
 from unify._copy import TURNED, copy_kernel
 
 from .activation import _BLOCK as ACTIVATION_BLOCK, swiglu_kernel
 from .attention import attention_kernel, block_d
-from .embedding import embedding_kernel, quantized_embedding_kernel
+from .embedding import embedding_kernel, fp8_embedding_kernel, quantized_embedding_kernel
 from .grouped_linear import (
     _ONE_ROW as GROUPED_ONE_ROW,
     _ONE_ROW_ELSEWHERE as GROUPED_ONE_ROW_ELSEWHERE,
@@ -37,11 +39,16 @@ from .paged_attention import (
     paged_attention_kernel,
     paged_prefill_kernel,
 )
-from .quant import COLUMNS, FORMATS, quantize_kernel
+from .quant import COLUMNS, FORMATS, quantize_blocks_kernel, quantize_fp8_kernel
+from .quantized_activations import quantize_kernel
 from .quantized_linear import (
     _ROWS as QUANTIZED_LINEAR_ROWS,
     _ROWS_ELSEWHERE as QUANTIZED_LINEAR_ROWS_ELSEWHERE,
     dequantized_linear_kernel,
+    fp8_few_rows_kernel,
+    fp8_few_tile,
+    fp8_linear_kernel,
+    fp8_tile,
     quantized_linear_kernel,
 )
 from .rope import rope_kernel
@@ -93,7 +100,15 @@ class _Chip:
 def signatures(target: str) -> list[Signature]:
     """A row for each kernel, with the tiles that a target has: "cpu", "cuda:90"."""
     chip = _Chip(target)
-    return [*_rows(chip), *_products(chip), *_attentions(chip), *_experts(chip), *_sampling(), _transposition()]
+    return [
+        *_rows(chip),
+        *_weights(),
+        *_products(chip),
+        *_attentions(chip),
+        *_experts(chip),
+        *_sampling(),
+        _transposition(),
+    ]
 
 
 def _types(names: str, type_name: str) -> dict[str, str]:
@@ -133,6 +148,12 @@ def _rows(chip: Any) -> list[Signature]:
             {"minimums": None, **_format("q4_0")},
         ),
         Signature(
+            fp8_embedding_kernel,
+            {"ids": _INTS, "codes": _BYTES, "scales": _FLOATS, "out": _FLOATS}
+            | _types("rows k", _SIZE)
+            | {"scale_row": "i32"},
+        ),
+        Signature(
             quantize_kernel,
             {"x": _ARRAY, "codes": _CODES, "scales": _FLOATS, "sums": _INTS} | _types("k x_row", _SIZE),
             {"BLOCKS": 2},
@@ -145,6 +166,23 @@ def _format(kind: str) -> dict[str, Any]:
     return {"BITS": layout.bits, "OFFSET": layout.offset, "COLUMNS": COLUMNS}
 
 
+def _weights() -> list[Signature]:
+    """What quantises a weight, once."""
+    sizes = _types("n k expert_stride row_stride", _SIZE)
+    return [
+        Signature(
+            quantize_blocks_kernel,
+            {"weight": _ARRAY, "lanes": _INTS, "scales": _ARRAY, "parts": "i32"} | sizes,
+            {"COLUMNS": COLUMNS, "BITS": 4},
+        ),
+        Signature(
+            quantize_fp8_kernel,
+            {"weight": _ARRAY, "codes": _BYTES, "scales": _FLOATS} | sizes,
+            {"ROWS": 16, "EVEN": True},
+        ),
+    ]
+
+
 def _products(chip: Any) -> list[Signature]:
     tile = product_tile(chip, _TOKENS, _FEATURES, itemsize=2)
     floats = product_tile(chip, _TOKENS, _FEATURES)
@@ -152,6 +190,10 @@ def _products(chip: Any) -> list[Signature]:
     sizes = _types("m n k r_row o_row", _SIZE)
     rows = QUANTIZED_LINEAR_ROWS.get(chip.kind, QUANTIZED_LINEAR_ROWS_ELSEWHERE)
     weight = {"codes": _BYTES, "scales": _ARRAY}
+    fp8 = _types("x residual out", _ARRAY) | {"codes": _BYTES, "scales": _FLOATS, "scale_row": "i32", "x_row": _SIZE}
+    fp8_few = fp8_few_tile(chip, 4)
+    large = fp8_tile(chip, _TOKENS, _FEATURES, itemsize=2)
+    multiplied = tl.float32 if chip.kind == "cpu" else tl.float16
     return [
         Signature(
             matmul_kernel,
@@ -173,7 +215,26 @@ def _products(chip: Any) -> list[Signature]:
         Signature(
             dequantized_linear_kernel,
             {"x": _ARRAY, **weight, "out": _ARRAY, "x_row": _SIZE} | sizes,
-            {"minimums": None, "residual": None, "M": floats.m, "N": floats.n, "K": 64, **_format("q4_0")},
+            {
+                "minimums": None,
+                "residual": None,
+                "M": floats.m,
+                "N": floats.n,
+                "K": 64,
+                "TYPE": multiplied,
+                **_format("q4_0"),
+            },
+        ),
+        Signature(
+            fp8_few_rows_kernel,
+            fp8 | sizes,
+            {"ROWS": fp8_few.m, "N": fp8_few.n, "K": fp8_few.k, "EVEN": True},
+        ),
+        Signature(
+            fp8_linear_kernel,
+            fp8 | sizes,
+            {"M": large.m, "N": large.n, "K": large.k, "EVEN_K": True, "TYPE": multiplied},
+            {**large.launch},
         ),
     ]
 

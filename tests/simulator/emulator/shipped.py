@@ -19,7 +19,7 @@ import torch
 import unify as un
 from unify.compiler.target import Binary, CompileFunction, Options, Target, compiler_for, register_target
 from unify.ops import quant
-from unify.ops.quantized_linear import dequantized_linear_kernel
+from unify.ops.quantized_linear import dequantized_linear_kernel, product_type
 
 # SmolLM2-135M: features, heads, heads for keys, their width, features inside, and a part of the vocabulary.
 H, HEADS, KV, D, INNER, VOCABULARY = 576, 9, 3, 64, 1536, 4096
@@ -52,6 +52,11 @@ class Inputs:
         weight = np.random.default_rng(n).standard_normal((n, k)).astype(np.float32)
         raw = gguf.quants.quantize(weight, gguf.GGMLQuantizationType[kind.upper()]).view(np.uint8)
         return quant.from_gguf(kind, raw, device=self.device)
+
+    def weights(self, kind: str, *shape: int) -> Any:
+        """Quantised on the device."""
+        weight = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+        return quant.quantize_weight(self.on_device(weight.to(self.dtype)), kind)
 
     def cache(self, tokens: int) -> tuple[Any, Any, Any]:
         keys = self.on_device(torch.zeros(16, KV, D, self.page, dtype=self.dtype).permute(0, 3, 1, 2))
@@ -93,7 +98,7 @@ def _floats(inputs: Inputs) -> Any:
     out, tile = un.empty((m, n), x.dtype, inputs.device), 64
     dequantized_linear_kernel[(-(-m // tile), -(-n // tile))](
         x, weight.codes, weight.scales, None, None, out, m, n, H, H, 0, n, M=tile, N=tile, K=64,
-        COLUMNS=quant.COLUMNS, BITS=weight.format.bits, OFFSET=weight.format.offset,
+        COLUMNS=quant.COLUMNS, BITS=weight.format.bits, OFFSET=weight.format.offset, TYPE=product_type(x),
     )  # fmt: skip
     return out
 
@@ -127,6 +132,12 @@ CASES: dict[str, Case] = {
     "q4_1": lambda i: un.ops.linear(i.random(5, H), i.quantised("q4_1", 100, H)),
     "q8_0": lambda i: un.ops.linear(i.random(1, H), i.quantised("q8_0", 100, H)),
     "q4_0 as floats": _floats,
+    "int8": lambda i: un.ops.linear(i.random(3, H), i.weights("int8", 100, H)),
+    "int4": lambda i: un.ops.linear(i.random(1, H), i.weights("int4", 100, H)),
+    "fp8": lambda i: un.ops.linear(i.random(1, H), i.weights("fp8", 200, H)),
+    "fp8 of experts": lambda i: un.ops.linear(i.random(3, 200), i.weights("fp8", 2, 200, 200)[1]),
+    "fp8 of many rows": lambda i: un.ops.linear(i.random(40, H), i.weights("fp8", 200, H)),
+    "embedding fp8": lambda i: un.ops.embedding(i.ids(7, below=200), i.weights("fp8", 200, H)),
     "attention": _attention,
     "paged": lambda i: _paged(i, 1),
     "paged and merged": lambda i: _paged(i, 4),
