@@ -238,9 +238,11 @@ class Llama:
         before = cache.grow(tokens)
         # One sequence, whose blocks are handed out in order: a token's slot is its position.
         positions = unify.arange(before, before + tokens, dtype=unify.int32, device=self.device)
+        lengths = unify.asarray([before + tokens], dtype=unify.int32, device=self.device)
+        starts = unify.asarray([0, tokens], dtype=unify.int32, device=self.device)
 
         def attend(layer: int, q: Any) -> Any:
-            return ops.paged_prefill(q, cache.keys[layer], cache.values[layer], cache.block_table[0], before)
+            return ops.paged_prefill(q, cache.keys[layer], cache.values[layer], cache.block_table, lengths, starts)
 
         hidden = self._hidden(ids, positions, positions, cache, attend)
         return self._logits(hidden if all_logits else hidden[tokens - 1 :])

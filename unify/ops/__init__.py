@@ -3,9 +3,11 @@
 from .activation import swiglu
 from .attention import attention
 from .embedding import embedding
+from .kv_write import kv_write
 from .linear import linear, matmul
+from .merge_states import merge_states
 from .norm import rms_norm
-from .paged_attention import kv_write, paged_attention, paged_prefill
+from .paged_attention import paged_attention, paged_prefill
 from .rope import rope
 from .sampling import repetition_penalty, sample
 
@@ -15,6 +17,7 @@ __all__ = [
     "kv_write",
     "linear",
     "matmul",
+    "merge_states",
     "paged_attention",
     "paged_prefill",
     "repetition_penalty",
