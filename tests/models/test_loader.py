@@ -133,4 +133,4 @@ def test_quantised_weights_take_less_memory_while_loading_too(tmp_path: Path, py
     finished = python("-c", _LOAD.replace("(checkpoint)", "(checkpoint, weights='int8')"), str(path))
     weights, peak = map(int, finished.stdout.split())
     largest = 32000 * 1024 * 2  # the embedding, from which its codes are made
-    assert peak < 0.6 * weights + largest + 200e6
+    assert peak < 0.6 * weights + largest + 300e6  # with what compiles kernels

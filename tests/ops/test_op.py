@@ -24,19 +24,24 @@ LIMIT_S = 20.0
 
 @dataclass(frozen=True)
 class Case:
-    """An op and arrays for it, by the names of its parameters; those in `strided` may be strided at will."""
+    """An op and arrays for it, by the names of its parameters; those in `strided` may be strided at will.
+
+    float32: arrays, and numbers of results, that are float32 whatever the others are.
+    """
 
     function: Callable[..., Any]
     arrays: dict[str, torch.Tensor]
     strided: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    float32: tuple[str | int, ...] = ()
 
     def call(self, kind: Callable[[torch.Tensor], Any], stream: Any = None, **replaced: Any) -> list[Any]:
         """What the op returns and writes, of fresh arrays of this kind."""
         given = {name: kind(array) for name, array in self.arrays.items()} | self.options | replaced
         returned = self.function(**given, stream=stream)
-        return [*([] if returned is None else [returned]), *(given[name] for name in self.written)]
+        results = returned if isinstance(returned, tuple) else () if returned is None else (returned,)
+        return [*results, *(given[name] for name in self.written)]
 
 
 def floats(*shape: int) -> torch.Tensor:
@@ -58,8 +63,8 @@ CASES = {
     "attention": Case(
         ops.attention, {"q": floats(5, 4, 64), "k": floats(7, 2, 64), "v": floats(7, 2, 64)}, ("q", "k", "v")
     ),
-    "embedding": Case(ops.embedding, {"ids": ints(2, 0), "weight": floats(3, 64)}),
-    "embedding quantised": Case(ops.embedding, {"ids": ints(2, 0)}, options={"weight": quantized()}),
+    "embedding": Case(ops.embedding, {"ids": ints(2, 0), "weight": floats(3, 64)}, float32=(0,)),
+    "embedding quantised": Case(ops.embedding, {"ids": ints(2, 0)}, options={"weight": quantized()}, float32=(0,)),
     "kv_write": Case(
         ops.kv_write,
         {"k": floats(3, 2, 64), "v": floats(3, 2, 64), **CACHE, "slots": ints(0, 17, 31)},
@@ -83,9 +88,20 @@ CASES = {
     ),
     "paged_prefill": Case(
         ops.paged_prefill,
-        {"q": floats(5, 4, 64), **CACHE, "block_table": TABLE},
+        {
+            "q": floats(5, 4, 64),
+            **CACHE,
+            "block_table": TABLE[None],
+            "context_lens": ints(20),
+            "cu_seqlens": ints(0, 5),
+        },
         ("q", "k_cache"),
-        options={"context_len_before": 15},
+    ),
+    "merge_states": Case(
+        ops.merge_states,
+        {"outs": floats(2, 3, 4, 64), "lses": floats(2, 3, 4)},
+        ("outs", "lses"),
+        float32=("lses", 1),
     ),
     "repetition_penalty": Case(
         ops.repetition_penalty, {"logits": floats(2, 64), "ids": ints(1, 5)[:, None]}, options={"penalty": 1.5}
@@ -170,9 +186,9 @@ def test_an_op_takes_narrow_floats(case: Case, dtype: torch.dtype) -> None:
     def narrow(array: torch.Tensor) -> torch.Tensor:
         return array.to(dtype) if array.is_floating_point() else array.clone()
 
-    for ours, wide in zip(case.call(narrow), case.call(torch.clone), strict=True):
-        keeps_float32 = case.function is ops.embedding  # its result is float32 by contract
-        assert ours.dtype == (dtype if wide.is_floating_point() and not keeps_float32 else wide.dtype)
+    wide_arrays = {name: array for name, array in case.arrays.items() if name in case.float32}
+    for i, (ours, wide) in enumerate(zip(case.call(narrow, **wide_arrays), case.call(torch.clone), strict=True)):
+        assert ours.dtype == (dtype if wide.is_floating_point() and i not in case.float32 else wide.dtype)
 
 
 @each_case

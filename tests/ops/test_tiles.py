@@ -10,7 +10,8 @@ import pytest
 import unify as un
 from unify.compiler import toolchain
 from unify.ops import tiles
-from unify.ops.attention import attention_kernel, block_d
+from unify.ops.attend import Widths
+from unify.ops.attention import attention_kernel
 from unify.ops.linear import matmul_kernel
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -120,9 +121,11 @@ def compiled_attention(
     itemsize = 4 if array == "*fp32:16" else 2
     tile = tiles.attention_tile(Chip(target), queries, 16, causal=True, width=width, itemsize=itemsize)
     types = dict.fromkeys(["q", "k", "v", "out"], array) | dict.fromkeys(["queries", "keys"], SIZE)
-    types |= {"group": "i32", "scale_log2": "fp32"}
+    types |= dict.fromkeys(["group", "sequences", "steps", "blocks", "max_blocks"], "i32") | {"scale": "fp32"}
     types |= {f"{array}_{axis}": SIZE for array in "qkvo" for axis in ("batch", "token", "head")}
-    constants = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "WIDTH": width, "BLOCK_D": block_d(width), "CAUSAL": True}
+    absent = ["lse", "starts", "key_starts", "lengths", "table", "sinks", "alibi", "cap", "window"]
+    constants = dict.fromkeys(absent) | vars(Widths.of(width, width)) | {"k_dim": 1, "table_row": 1, "PAGE": 0}
+    constants |= {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "CAUSAL": True}
     return un.compile(attention_kernel, target, types, constants, **options, **tile.launch)
 
 

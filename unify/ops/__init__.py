@@ -4,10 +4,12 @@ from .activation import swiglu
 from .attention import attention
 from .embedding import embedding
 from .grouped_linear import grouped_linear
+from .kv_write import kv_write
 from .linear import linear, matmul
+from .merge_states import merge_states
 from .moe import combine, moe
 from .norm import rms_norm
-from .paged_attention import kv_write, paged_attention, paged_prefill
+from .paged_attention import paged_attention, paged_prefill
 from .rope import rope
 from .routing import Permutation, expert_load, permute, route
 from .sampling import repetition_penalty, sample
@@ -22,6 +24,7 @@ __all__ = [
     "kv_write",
     "linear",
     "matmul",
+    "merge_states",
     "moe",
     "paged_attention",
     "paged_prefill",

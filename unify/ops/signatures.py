@@ -7,7 +7,9 @@ Experts are those of DeepSeek-V3: 256 in 8 groups, of which 4 groups and 8 exper
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import triton.language as tl
@@ -15,7 +17,8 @@ import triton.language as tl
 from unify._copy import TURNED, copy_kernel
 
 from .activation import _BLOCK as ACTIVATION_BLOCK, swiglu_kernel
-from .attention import attention_kernel, block_d
+from .attend import Widths, block_d
+from .attention import attention_kernel
 from .embedding import embedding_kernel, fp8_embedding_kernel, quantized_embedding_kernel
 from .grouped_linear import (
     _ONE_ROW as GROUPED_ONE_ROW,
@@ -23,21 +26,20 @@ from .grouped_linear import (
     grouped_few_rows_kernel,
     grouped_kernel,
 )
+from .kv_write import kv_write_kernel
 from .linear import (
     _FEW_ROWS as LINEAR_FEW_ROWS,
     _FEW_ROWS_ELSEWHERE as LINEAR_FEW_ROWS_ELSEWHERE,
     few_rows_kernel,
     matmul_kernel,
 )
+from .merge_states import merge_kernel
 from .moe import _BLOCK as MOE_BLOCK, combine_kernel
 from .norm import rms_norm_kernel
 from .paged_attention import (
     _PREFILL_QUERIES as PAGED_ATTENTION_PREFILL_QUERIES,
     _PREFILL_QUERIES_ELSEWHERE as PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE,
-    kv_write_kernel,
-    merge_kernel,
     paged_attention_kernel,
-    paged_prefill_kernel,
 )
 from .quant import COLUMNS, FORMATS, quantize_blocks_kernel, quantize_fp8_kernel
 from .quantized_activations import quantize_kernel
@@ -60,7 +62,7 @@ from .routing import (
     sort_tile,
 )
 from .sampling import _BLOCK as SAMPLING_BLOCK, greedy_kernel, repetition_penalty_kernel, sample_kernel
-from .tiles import attention_tile, column_block, grouped_tile, product_tile, row_tile
+from .tiles import attention_tile, column_block, grouped_tile, paged_keys, product_tile, row_tile
 
 _FEATURES, _TOKENS, _HEADS, _WIDTH, _PAGE = 4096, 2048, 32, 128, 16
 _ARRAY, _FLOATS, _INTS, _BYTES, _CODES = "*fp16:16", "*fp32:16", "*i32:16", "*u8:16", "*i8:16"
@@ -241,54 +243,63 @@ def _products(chip: Any) -> list[Signature]:
 
 def _attentions(chip: Any) -> list[Signature]:
     tile = attention_tile(chip, _TOKENS, _HEADS, causal=True, width=_WIDTH, itemsize=2)
-    head = {"WIDTH": _WIDTH, "BLOCK_D": block_d(_WIDTH)}
-    cache = _types("k_block k_head k_dim v_block v_token v_head", _SIZE)  # keys with block_size as the fastest axis
-    parts = _types("partial partial_top partial_mass", _FLOATS)
-    numbers = {"group": "i32", "scale_log2": "fp32"}
     page = 32 if chip.target.startswith("ascend:950") else _PAGE  # its compiler crashes at 16
+    keys = paged_keys(chip, page)
     prefill = PAGED_ATTENTION_PREFILL_QUERIES.get(chip.kind, PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE)
+    widths = vars(Widths.of(_WIDTH, _WIDTH))
+    two_widths = vars(Widths.of(192, 128))  # of DeepSeek-V3's heads
+    every_option = {"cap": "fp32", "window": "i32", "lse": _FLOATS, "sinks": _ARRAY, "alibi": _FLOATS}
+    no_option = dict.fromkeys(every_option)
+    both = {
+        **_types("q k v out", _ARRAY),
+        **_types("q_head k_head v_token v_head o_head table_row", _SIZE),
+        **{"group": "i32", "scale": "fp32", "blocks": "i32", "max_blocks": "i32"},
+    }
+    many = {
+        **both,
+        **_types("q_batch q_token k_batch k_token v_batch o_batch o_token", _SIZE),
+        **_types("queries keys sequences steps", "i32"),
+        **{"BLOCK_M": tile.m, "BLOCK_N": tile.n, "CAUSAL": True},
+        **{"k_dim": 1, "PAGE": 0},
+        **dict.fromkeys(("starts", "key_starts", "lengths", "table")),
+    }
+    # Keys of a cache with block_size as the fastest axis.
+    paged = {"k_token": 1, "k_dim": _SIZE, "BLOCK_N": keys, "PAGE": page, "table": _INTS}
+    many_paged = {**many, **paged, "BLOCK_M": prefill, "starts": _INTS, "lengths": _INTS}
+    one = {
+        **both,
+        **_types("q_batch k_block v_block o_split o_batch", _SIZE),
+        **{"context_lens": _INTS, "GROUP": 4, "SPLITS": 8},
+        **paged,
+    }
     return [
-        Signature(
-            attention_kernel,
-            _types("q k v out", _ARRAY)
-            | _types("queries keys", "i32")
-            | numbers
-            | {f"{array}_{axis}": _SIZE for array in "qkvo" for axis in ("batch", "token", "head")},
-            {"BLOCK_M": tile.m, "BLOCK_N": tile.n, **head, "CAUSAL": True},
-            {**tile.launch},
+        _row(attention_kernel, {**many, **no_option, **widths}, tile.launch),
+        _row(
+            attention_kernel, {**many, **every_option, **two_widths, "starts": _INTS, "key_starts": _INTS}, tile.launch
         ),
-        Signature(
-            paged_attention_kernel,
-            _types("q k v out", _ARRAY)
-            | _types("table context_lens", _INTS)
-            | parts
-            | _types("blocks max_blocks", "i32")
-            | numbers
-            | cache
-            | _types("q_batch q_head table_row o_batch o_head", _SIZE),
-            {"k_token": 1, "GROUP": 4, "BLOCK_N": page, **head, "SPLITS": 8},
-        ),
-        Signature(
+        _row(attention_kernel, {**many_paged, **no_option, **widths}),
+        _row(attention_kernel, {**many_paged, **every_option, **widths}),
+        _row(paged_attention_kernel, {**one, **no_option, **widths, "lse": _FLOATS}),
+        _row(paged_attention_kernel, {**one, **every_option, **widths}),
+        _row(
             merge_kernel,
-            parts | {"out": _ARRAY} | _types("o_batch o_head", _SIZE),
-            {"SPLITS": 8, **head},
+            {
+                **_types("outs lses lse", _FLOATS),
+                **_types("o_part o_row o_head l_part l_row out_row out_head", _SIZE),
+                **{"out": _ARRAY, "parts": "i32", "l_head": 1},
+                **{"PARTS": 8, "WIDTH": _WIDTH, "BLOCK_D": block_d(_WIDTH)},
+            },
         ),
-        Signature(
-            paged_prefill_kernel,
-            _types("q k v out", _ARRAY)
-            | {"table": _INTS}
-            | _types("blocks queries before", "i32")
-            | numbers
-            | cache
-            | _types("q_token q_head o_token o_head", _SIZE),
-            {"k_token": 1, "BLOCK_M": prefill, "BLOCK_N": page, **head},
-        ),
-        Signature(
+        _row(
             kv_write_kernel,
-            _types("k v k_cache v_cache", _ARRAY)
-            | {"slots": _INTS, "blocks": "i32"}
-            | _types("block_size k_row k_head v_row v_head kc_block kc_head kc_dim vc_block vc_token vc_head", _SIZE),
-            {"kc_token": 1, **head},
+            {
+                **_types("k v k_cache v_cache", _ARRAY),
+                **_types(
+                    "block_size k_row k_head v_row v_head kc_block kc_head kc_dim vc_block vc_token vc_head", _SIZE
+                ),
+                **{"slots": _INTS, "blocks": "i32", "kc_token": 1},
+                **{"WIDTH": _WIDTH, "BLOCK_D": block_d(_WIDTH), "VALUE": _WIDTH, "BLOCK_V": block_d(_WIDTH)},
+            },
         ),
     ]
 
@@ -368,6 +379,13 @@ def _experts(chip: Any) -> list[Signature]:
             {"SLOTS": slots, "BLOCK": MOE_BLOCK},
         ),
     ]
+
+
+def _row(kernel: Any, parameters: dict[str, Any], launch: Mapping[str, int] = MappingProxyType({})) -> Signature:
+    """A row of parameters by name: a text is a type, anything else a constant."""
+    types = {name: value for name, value in parameters.items() if isinstance(value, str)}
+    constants = {name: value for name, value in parameters.items() if name not in types}
+    return Signature(kernel, types, constants, dict(launch))
 
 
 def _sampling() -> list[Signature]:

@@ -151,6 +151,18 @@ def attention_tile(device: Any, queries: int, heads: int, *, causal: bool, width
     return Tile(rows, keys, width)
 
 
+def paged_keys(device: Any, page: int) -> int:
+    """Keys that an attention over pages of `page` takes at a time: a part of one page where it has room for 16.
+
+    On CUDA 64 of several pages: a thread follows the table for each key, and its rows are wide enough to be read alone.
+    On Ascend, where each element would be fetched alone then, as on a CPU, whose vectors hold neighbours.
+    """
+    if device.kind == "cuda":
+        return max(64, min(128, page & -page))
+    keys = min(256 if device.kind == "cpu" else 64, page & -page)
+    return keys if keys >= 16 else 16 if device.kind == "cpu" else 32
+
+
 def row_tile(device: Any, columns: int) -> Tile:
     """The part of a row, `k` columns, that a program which sums or scales rows takes at a time.
 

@@ -75,8 +75,9 @@ def _paged(inputs: Inputs, splits: int) -> Any:
 
 
 def _paged_prefill(inputs: Inputs) -> Any:
-    keys, values, _ = inputs.cache(100)
-    return un.ops.paged_prefill(inputs.random(40, HEADS, D), keys, values, inputs.count(16), 60)
+    keys, values, table = inputs.cache(100)
+    lengths, starts = (inputs.on_device(torch.tensor(x, dtype=torch.int32)) for x in ([100], [0, 40]))
+    return un.ops.paged_prefill(inputs.random(40, HEADS, D), keys, values, table, lengths, starts)
 
 
 def _sample(inputs: Inputs, temperature: float) -> Any:
