@@ -20,7 +20,7 @@ from unify.models.decoder import Decoder
 
 from .tiny_models import CONTEXT, peer_logits, peer_of, prompt, write_tiny
 
-NAMES = ["Llama", "Mistral", "Qwen3", "Mixtral", "Qwen3Moe"]
+NAMES = ["Llama", "Mistral", "Qwen3", "Mixtral", "Qwen3Moe", "DeepseekV3"]
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,31 @@ def test_scaled_positions_give_what_transformers_gives(tmp_path: Path, rope: dic
     assert (logits(load_directory(Checkpoint(path)), prompt(200)) == found).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("Mistral", {"sliding_window": 40}),
+        ("Mixtral", {"sliding_window": 70}),
+        ("Qwen3", {"sliding_window": 40, "use_sliding_window": True, "max_window_layers": 1}),
+        ("Qwen3Moe", {"sliding_window": 40, "use_sliding_window": True, "max_window_layers": 0}),
+    ],
+)
+def test_a_sliding_window_hides_what_transformers_hides(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
+    path = write_tiny(tmp_path / "m", name, **changes)
+    batch = Batch(load_directory(Checkpoint(path)), rows=2, max_context=CONTEXT)
+    requests = [batch.submit(prompt(length), 20) for length in (30, 150)]
+    batch.run()
+    peer = peer_of(path)
+    for request in requests:
+        expected = peer_logits(peer, [*request.prompt, *request.token_ids])[len(request.prompt) - 1 : -1]
+        assert request.token_ids == expected.argmax(-1).tolist()
+    expected = peer_logits(peer, prompt(150))
+    found = logits(batch.model, prompt(150))
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    plain = logits(load_directory(Checkpoint(changed(path, sliding_window=None))), prompt(150))
+    assert np.abs(found - plain).max() > 1e-2 * np.abs(expected).max()
+
+
 def test_a_head_may_be_the_embedding(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m", "Llama", tie_word_embeddings=True)
     expected = peer_logits(peer_of(path), prompt(50))
@@ -128,7 +153,7 @@ def changed(path: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"model_type": "mamba"}, "'model_type' is 'mamba', which cannot be run. Known: llama, "),
+        ({"model_type": "mamba"}, "'model_type' is 'mamba', which cannot be run. Known: deepseek_v3, llama, "),
         ({"model_type": "absent"}, "'model_type' is absent; str"),
         ({"num_hidden_layers": "absent"}, "'num_hidden_layers' is absent; int"),
         ({"num_hidden_layers": 2.0}, "'num_hidden_layers' is 2.0; int"),
@@ -147,8 +172,13 @@ def changed(path: Path, **changes: Any) -> Path:
         ({"intermediate_size": 100}, "'model.layers.0.mlp.gate_proj.weight' is [128, 64]; [100, 64] is needed"),
         ({"hidden_act": "gelu"}, "'hidden_act' is 'gelu', which is not computed"),
         ({"attention_bias": True}, "'attention_bias' is True, which is not computed"),
-        ({"sliding_window": 128}, "a sliding window (128 of 512 tokens)"),
-        ({"layer_types": ["sliding_attention", "full_attention"]}, "a sliding window"),
+        ({"sliding_window": 128}, "'sliding_window' is 128, which is not computed"),  # Llama has none
+        ({"layer_types": ["sliding_attention", "full_attention"]}, "'layer_types' is ['sliding_attention', "),
+        ({"model_type": "mistral", "layer_types": ["linear_attention"] * 2}, "'layer_types' is ['linear_attention', "),
+        (
+            {"model_type": "mistral", "layer_types": ["full_attention"]},
+            "'layer_types' is ['full_attention'] for 2 layers",
+        ),
         ({"quantization_config": {"quant_method": "awq"}}, "'quantization_config' is {'quant_method': 'awq'}"),
         ({"a_new_idea": 1}, "'a_new_idea' is 1, which is not computed"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "positions are of kind 'dynamic'"),
@@ -171,7 +201,7 @@ def test_a_directory_that_cannot_be_computed_is_refused_by_name(tmp_path: Path, 
 
 def test_entries_that_change_nothing_are_no_reason_to_refuse(tmp_path: Path) -> None:
     path = changed(
-        write_tiny(tmp_path / "m", "Llama"), sliding_window=4096, use_sliding_window=False, a_new_idea=False,
+        write_tiny(tmp_path / "m", "Mistral"), sliding_window=40, use_sliding_window=False, a_new_idea=False,
         mlp_bias=None, torch_dtype="float32", _name_or_path="x", rope_scaling=None,
     )  # fmt: skip
     load_directory(Checkpoint(path))

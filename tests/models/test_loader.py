@@ -109,13 +109,14 @@ def test_a_matrix_of_another_dtype_than_the_embedding_is_converted(tmp_path: Pat
 
 
 # Sizes at which no block of scales reaches over two matrices that are joined.
-WHOLE = {"hidden_size": 128, "head_dim": 64, "moe_intermediate_size": 128}
+WHOLE = {"Qwen3": {"hidden_size": 128, "head_dim": 64}}
+WHOLE["Qwen3Moe"] = {**WHOLE["Qwen3"], "moe_intermediate_size": 128}
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4", "fp8"])
-@pytest.mark.parametrize("name", ["Qwen3", "Qwen3Moe"])
+@pytest.mark.parametrize("name", WHOLE)
 def test_weights_are_quantised_as_they_are_read(tmp_path: Path, name: str, weights: str) -> None:
-    path = write_tiny(tmp_path / "m", name, shard="1GB", **WHOLE)
+    path = write_tiny(tmp_path / "m", name, shard="1GB", **WHOLE[name])
     tensors = load_file(path / "model.safetensors")
     rounded = {
         key: torch.from_numpy(un.ops.quant.quantize_weight(tensor, weights).dequantize().numpy())

@@ -17,7 +17,7 @@ class GroupedAttention:
     """One layer's: `qkv` are the projections of queries, keys and values, `frequencies` the angles of one position.
 
     interleaved: how pairs of features lie, see `ops.rope`. query_norm, key_norm: weights of norms of each head (Qwen3).
-    scale: of the scores, 1/sqrt(width) by default.
+    scale: of the scores, 1/sqrt(width) by default. window: how many tokens each one sees, itself included.
     """
 
     heads: int
@@ -31,6 +31,7 @@ class GroupedAttention:
     query_norm: Any = None
     key_norm: Any = None
     scale: float | None = None
+    window: int | None = None
 
     def pages(self, blocks: int, dtype: Any, device: Any) -> Pages:
         """What a cache keeps for it."""
@@ -58,8 +59,7 @@ class GroupedAttention:
         return self._rotate(ops.rms_norm(x.contiguous(), weight, eps=self.norm_eps), step)
 
     def _attend(self, q: Any, keys: Any, values: Any, step: Step) -> Any:
+        where: tuple[Any, ...] = (step.block_table, step.context_lens)
         if step.is_decode:
-            return ops.paged_attention(q, keys, values, step.block_table, step.context_lens, scale=self.scale)
-        return ops.paged_prefill(
-            q, keys, values, step.block_table, step.context_lens, step.query_starts, scale=self.scale
-        )
+            return ops.paged_attention(q, keys, values, *where, scale=self.scale, window=self.window)
+        return ops.paged_prefill(q, keys, values, *where, step.query_starts, scale=self.scale, window=self.window)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,14 +33,15 @@ class Config:
 _IGNORED = {
     *("_name_or_path", "architectures", "auto_map", "model_type", "torch_dtype", "dtype", "transformers_version"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "initializer_range", "attention_dropout"),
-    *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "max_window_layers", "pretraining_tp"),
+    *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "pretraining_tp"),
     *("aux_loss_alpha", "seq_aux", "ep_size", "id2label", "label2id", "unsloth_version", "unsloth_fixed"),
 }
 _SIZES = {
     *("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings"),
     *("rms_norm_eps", "tie_word_embeddings", "rope_parameters", "rope_scaling", "rope_theta", "intermediate_size"),
 }
-GROUPED = {"num_key_value_heads", "head_dim", "sliding_window", "use_sliding_window", "layer_types"}
+GROUPED = {"num_key_value_heads", "head_dim"}
+WINDOWS = {"sliding_window", "use_sliding_window", "layer_types", "max_window_layers"}
 _NEUTRAL = {"hidden_act": ("silu", "swish"), "partial_rotary_factor": (1,), "is_decoder": (True, False)}
 
 
@@ -103,8 +104,13 @@ def build(
     return Decoder(config, embedding, layers, norm, head, loader.dtype)
 
 
-def grouped_attention(loader: Loader, config: Config, *, head_norms: bool = False) -> Callable[[int, str], Attention]:
-    """Makes a layer's attention by the names that most models share. head_norms: of queries and keys, as Qwen3 has."""
+def grouped_attention(
+    loader: Loader, config: Config, *, head_norms: bool = False, windows: Sequence[int | None] = ()
+) -> Callable[[int, str], Attention]:
+    """Makes a layer's attention by the names that most models share.
+
+    head_norms: of queries and keys, as Qwen3 has; windows: how many tokens each layer sees.
+    """
     checkpoint, d = loader.checkpoint, config.width
     kv_heads: int = checkpoint.require("num_key_value_heads", int, config.heads)
     width: int = checkpoint.require("head_dim", int, d // config.heads)
@@ -113,11 +119,11 @@ def grouped_attention(loader: Loader, config: Config, *, head_norms: bool = Fals
             f"{checkpoint.path / 'config.json'}: {config.heads} heads, {kv_heads} of keys, of width {width} do not fit "
             "each other. Fetch it again."
         )
-    _refuse_window(checkpoint, config)
+    seen = windows or [None] * config.layers
     rotation = Rotation(checkpoint, width)
     frequencies = loader.constant(rotation.frequencies)
 
-    def make(_: int, layer: str) -> Attention:
+    def make(i: int, layer: str) -> Attention:
         prefix = f"{layer}self_attn."
         q, kv = config.heads * width, kv_heads * width
         norms = {}
@@ -134,22 +140,31 @@ def grouped_attention(loader: Loader, config: Config, *, head_norms: bool = Fals
             interleaved=False,
             norm_eps=config.norm_eps,
             scale=rotation.magnitude**2 * width**-0.5,
+            window=seen[i],
             **norms,
         )
 
     return make
 
 
-def _refuse_window(checkpoint: Checkpoint, config: Config) -> None:
-    """Raises ModelFileError where a token would see only some of those before it."""
+def windows(checkpoint: Checkpoint, config: Config, *, is_used: bool = True) -> list[int | None]:
+    """How many tokens each layer sees, None for all. is_used: whether the window counts where the config does not say.
+
+    Raises ModelFileError for other kinds of attention.
+    """
     window = checkpoint.require("sliding_window", int, 0)
-    is_used = checkpoint.require("use_sliding_window", bool, True) and 0 < window < config.context
+    if not checkpoint.require("use_sliding_window", bool, is_used) or not 0 < window < config.context:
+        window = 0
+    first = checkpoint.require("max_window_layers", int, 0)
     kinds = checkpoint.require("layer_types", list, [])
-    if is_used or any(kind != "full_attention" for kind in kinds):
+    if not kinds:
+        kinds = ["full_attention" if i < first else "sliding_attention" for i in range(config.layers)]
+    if len(kinds) < config.layers or not all(kind in ("full_attention", "sliding_attention") for kind in kinds):
         raise ModelFileError(
-            f"{checkpoint.path / 'config.json'}: attention of a sliding window ({window} of {config.context} tokens), "
+            f"{checkpoint.path / 'config.json'}: 'layer_types' is {reprlib.repr(kinds)} for {config.layers} layers, "
             "which is not computed here: the text would be wrong. Take another model."
         )
+    return [window if window and kind == "sliding_attention" else None for kind in kinds]
 
 
 def gated_unit(loader: Loader, prefix: str, width: int, inner: int) -> GatedUnit:

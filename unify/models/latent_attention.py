@@ -70,7 +70,7 @@ class LatentAttention:
         return q
 
     def _expanded(self, q: Any, cache: Any, step: Step) -> Any:
-        rows = ops.latent_read(cache, step.block_table, step.context_lens, step.key_starts, step.keys)
+        rows = ops.latent_read(cache, step.block_table, step.key_starts, step.keys)
         both = ops.linear(rows[:, : self.rank], self.expand).reshape(step.keys, self.heads, self.nope + self.value)
         keys = unify.empty((step.keys, self.heads, self.nope + self.rope), dtype=q.dtype, device=q.device)
         keys[:, :, : self.nope].copy_(both[:, :, : self.nope])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .decoder import Decoder, FeedForward
-from .huggingface import GROUPED, build, experts, gated_unit, grouped_attention, read_config
+from .huggingface import GROUPED, WINDOWS, build, experts, gated_unit, grouped_attention, read_config, windows
 from .loader import Loader
 
 _READ = {
@@ -15,7 +15,7 @@ _READ = {
 def load(loader: Loader) -> Decoder:
     """Reads the model. Raises ModelFileError for what is absent, and for what would change the result."""
     require = loader.checkpoint.require
-    config = read_config(loader.checkpoint, GROUPED | _READ)
+    config = read_config(loader.checkpoint, GROUPED | WINDOWS | _READ)
     named = (
         "num_experts" if "num_experts" in loader.checkpoint.config else "num_local_experts"
     )  # as transformers 5 does
@@ -28,4 +28,5 @@ def load(loader: Loader) -> Decoder:
             return gated_unit(loader, f"{layer}mlp.", config.width, require("intermediate_size", int))
         return experts(loader, f"{layer}mlp.", config.width, inner, count, top_k, normalize=normalize)
 
-    return build(loader, config, grouped_attention(loader, config, head_norms=True), feed_forward)
+    seen = windows(loader.checkpoint, config, is_used=False)
+    return build(loader, config, grouped_attention(loader, config, head_norms=True, windows=seen), feed_forward)
