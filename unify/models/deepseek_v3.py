@@ -63,10 +63,11 @@ def load(loader: Loader) -> Decoder:
             own["shared"] = gated_unit(loader, f"{prefix}shared_experts.", config.width, inner * shared)
         return experts(loader, prefix, config.width, inner, count, top_k, **own)
 
-    # Layers after the last one predict further tokens at once, which nothing here asks for.
-    for i in range(min(require("num_nextn_predict_layers", int, 0), 16)):
+    # Layers after the last one predict further tokens; the published model has one, and a copy may have left it out.
+    for i in range(1, min(require("num_nextn_predict_layers", int, 0), 16)):
         loader.skip(f"model.layers.{config.layers + i}.")
-    return build(loader, config, _attention(loader, config), feed_forward)
+    predicts = f"model.layers.{config.layers}.eh_proj.weight" in checkpoint.tensors
+    return build(loader, config, _attention(loader, config), feed_forward, predicts=predicts)
 
 
 def _attention(loader: Loader, config: Config) -> Any:

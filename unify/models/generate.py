@@ -17,7 +17,7 @@ from .decoder import Decoder
 from .tokenizer import Tokenizer
 
 _PENALTY_WINDOW = 64  # tokens of the answer; loops of small models are shorter
-_PREFILL_CHUNK = 512  # tokens: bounds the activations' memory, and how long Ctrl-C waits
+PREFILL_CHUNK = 512  # tokens: bounds the activations' memory, and how long Ctrl-C waits
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Generator:
     def _time_prefill_again(self, answer: Answer, ids: list[int]) -> None:
         """Times the prompt's end when the text is written, so that no token waits; the cache gets what it had."""
         # From the last whole chunk on, in the same chunks: what is written is then the same to the last bit.
-        start = answer.reused_tokens + max(0, answer.prefill_tokens // _PREFILL_CHUNK - 1) * _PREFILL_CHUNK
+        start = answer.reused_tokens + max(0, answer.prefill_tokens // PREFILL_CHUNK - 1) * PREFILL_CHUNK
         written = self._ids[len(ids) :]
         self._forget(start)
         self._time_prefill(answer, ids[start:])
@@ -164,8 +164,8 @@ class Generator:
 
     def _prefill(self, ids: list[int]) -> int:
         logits = None
-        for start in range(0, len(ids), _PREFILL_CHUNK):
-            chunk = ids[start : start + _PREFILL_CHUNK]
+        for start in range(0, len(ids), PREFILL_CHUNK):
+            chunk = ids[start : start + PREFILL_CHUNK]
             tokens = unify.asarray(chunk, dtype=unify.int32, device=self.model.device)
             logits = self.model.prefill(tokens, self.cache)
             self._ids += chunk

@@ -10,7 +10,7 @@ from typing import Any
 from unify._errors import ModelFileError
 
 from .checkpoint import Checkpoint
-from .decoder import Attention, Decoder, FeedForward, Layer
+from .decoder import Attention, Decoder, FeedForward, Layer, Predictor
 from .feed_forward import Experts, GatedUnit
 from .grouped_attention import GroupedAttention
 from .loader import Loader
@@ -75,33 +75,49 @@ def read_config(checkpoint: Checkpoint, read: set[str], neutral: Mapping[str, tu
 
 def build(
     loader: Loader, config: Config, attention: Callable[[int, str], Attention],
-    feed_forward: Callable[[int, str], FeedForward],
+    feed_forward: Callable[[int, str], FeedForward], *, predicts: bool = False,
 ) -> Decoder:  # fmt: skip
     """Reads a decoder with the usual frame, layer by layer. The callables make the parts of one by number and prefix.
+    predicts: whether a layer behind the others predicts a token more.
 
     Raises ModelFileError for tensors that are absent, of another shape, or that nothing used.
     """
     frame = (config.vocabulary, config.width)
     embedding = loader.matrix(["model.embed_tokens.weight"], [frame])[0]
-    layers = []
-    for i in range(config.layers):
+
+    def layer(i: int) -> Layer:
         prefix = f"model.layers.{i}."
-        layers.append(
-            Layer(
-                loader.vector(f"{prefix}input_layernorm.weight", config.width),
-                attention(i, prefix),
-                loader.vector(f"{prefix}post_attention_layernorm.weight", config.width),
-                feed_forward(i, prefix),
-            )
+        return Layer(
+            loader.vector(f"{prefix}input_layernorm.weight", config.width),
+            attention(i, prefix),
+            loader.vector(f"{prefix}post_attention_layernorm.weight", config.width),
+            feed_forward(i, prefix),
         )
+
+    layers = [layer(i) for i in range(config.layers)]
     norm = loader.vector("model.norm.weight", config.width)
     if loader.checkpoint.require("tie_word_embeddings", bool, False):
         loader.skip("lm_head.weight")
         head = [embedding]
     else:
         head = loader.matrix(["lm_head.weight"], [frame])
+    predictor = _predictor(loader, config, layer) if predicts else None
     loader.finish()
-    return Decoder(config, embedding, layers, norm, head, loader.dtype)
+    return Decoder(config, embedding, layers, norm, head, loader.dtype, predictor)
+
+
+def _predictor(loader: Loader, config: Config, layer: Callable[[int], Layer]) -> Predictor:
+    """The layer after the last one; its embedding and head are the model's own, and only stored once more."""
+    prefix, d = f"model.layers.{config.layers}.", config.width
+    loader.skip(f"{prefix}embed_tokens.weight")
+    loader.skip(f"{prefix}shared_head.head.weight")
+    return Predictor(
+        embedding_norm=loader.vector(f"{prefix}enorm.weight", d),
+        hidden_norm=loader.vector(f"{prefix}hnorm.weight", d),
+        join=loader.matrix([f"{prefix}eh_proj.weight"], [(d, 2 * d)]),
+        layer=layer(config.layers),
+        norm=loader.vector(f"{prefix}shared_head.norm.weight", d),
+    )
 
 
 def grouped_attention(
