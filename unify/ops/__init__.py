@@ -6,6 +6,7 @@ from .embedding import embedding
 from .kv_write import kv_write
 from .linear import linear, matmul
 from .merge_states import merge_states
+from .mla_attention import latent_read, latent_write, mla_attention
 from .norm import rms_norm
 from .paged_attention import paged_attention, paged_prefill
 from .rope import rope
@@ -15,9 +16,12 @@ __all__ = [
     "attention",
     "embedding",
     "kv_write",
+    "latent_read",
+    "latent_write",
     "linear",
     "matmul",
     "merge_states",
+    "mla_attention",
     "paged_attention",
     "paged_prefill",
     "repetition_penalty",
