@@ -71,6 +71,22 @@ CASES = {
         ("k", "v", "k_cache"),
         ("k_cache", "v_cache"),
     ),
+    "latent_read": Case(
+        ops.latent_read,
+        {"cache": floats(2, 16, 24), "block_table": TABLE[None], "cu_seqlens": ints(0, 5)},
+        options={"total": 7},
+    ),
+    "latent_write": Case(
+        ops.latent_write,
+        {
+            "latent": floats(3, 16),
+            "rope_key": floats(3, 8),
+            "cache": floats(2, 16, 24),
+            "slots": ints(0, 17, 31),
+        },
+        ("latent", "rope_key"),
+        ("cache",),
+    ),
     "linear": Case(
         ops.linear, {"x": floats(2, 64), "weight": floats(8, 64), "residual": floats(2, 8)}, ("x", "weight", "residual")
     ),
@@ -81,6 +97,18 @@ CASES = {
         options={"weight": quantized()},
     ),
     "matmul": Case(ops.matmul, {"a": floats(20, 64), "b": floats(64, 8)}, ("a", "b")),
+    "matmul of a batch": Case(ops.matmul, {"a": floats(3, 20, 64), "b": floats(3, 64, 8)}, ("a", "b")),
+    "mla_attention": Case(
+        ops.mla_attention,
+        {
+            "q": floats(1, 4, 24),
+            "cache": floats(2, 16, 24),
+            "block_table": TABLE[None],
+            "context_lens": ints(20),
+        },
+        ("q",),
+        options={"rank": 16, "scale": 0.2},
+    ),
     "paged_attention": Case(
         ops.paged_attention,
         {"q": floats(1, 4, 64), **CACHE, "block_table": TABLE[None], "context_lens": ints(20)},

@@ -138,7 +138,7 @@ def test_values_of_a_strided_head_are_refused() -> None:
     ("table", "lengths", "words"),
     [
         (ints(0, 1), ints(1), "block_table must be"),
-        (ints(0, 1)[None], ints(1, 2), "block_table must be"),
+        (ints(0, 1)[None], ints(1, 2), "context_lens must be"),
         (ints(0, 1)[:, None], ints(1, 2), "block_table must be"),
     ],
 )

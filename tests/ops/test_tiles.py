@@ -111,7 +111,17 @@ def products(arch: int) -> list[tiles.Tile]:
 def compiled_product(target: str, tile: tiles.Tile, array: str = ARRAY, **options: Any) -> un.compiler.Binary:
     arrays, sizes = ["a", "b", "out"], ["m", "n", "k", "a_row", "b_n", "r_row", "o_row"]
     types = dict.fromkeys(arrays, array) | dict.fromkeys(sizes, SIZE)
-    constants = {"residual": None, "b_k": 1, "M": tile.m, "N": tile.n, "K": tile.k, "EVEN_K": True}
+    constants = {
+        "residual": None,
+        "a_batch": None,
+        "b_batch": None,
+        "o_batch": None,
+        "b_k": 1,
+        "M": tile.m,
+        "N": tile.n,
+        "K": tile.k,
+        "EVEN_K": True,
+    }
     return un.compile(matmul_kernel, target, types, constants, **options, **tile.launch)
 
 

@@ -7,6 +7,7 @@ from .grouped_linear import grouped_linear
 from .kv_write import kv_write
 from .linear import linear, matmul
 from .merge_states import merge_states
+from .mla_attention import latent_read, latent_write, mla_attention
 from .moe import combine, moe
 from .norm import rms_norm
 from .paged_attention import paged_attention, paged_prefill
@@ -22,9 +23,12 @@ __all__ = [
     "expert_load",
     "grouped_linear",
     "kv_write",
+    "latent_read",
+    "latent_write",
     "linear",
     "matmul",
     "merge_states",
+    "mla_attention",
     "moe",
     "paged_attention",
     "paged_prefill",

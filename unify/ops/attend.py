@@ -19,20 +19,43 @@ LOG2_E = math.log2(math.e)
 
 
 @unify.jit
-def sequence_of(tile, starts, sequences, steps, BLOCK_M: tl.constexpr):
-    """The packed sequence that a tile of BLOCK_M rows belongs to, and the tile's number in it.
-
-    Sequence i begins at row starts[i]; its tiles from number starts[i] // BLOCK_M + i on, which leaves it enough of
-    them wherever it begins. It is found by `steps` halvings of 2 ** steps sequences or fewer.
-    """
+def last_before(end, starts, sequences, steps, SPACE: tl.constexpr):
+    """The last sequence that begins before `end` if SPACE lies between sequences: by `steps` halvings of `sequences`."""
     low = 0
     high = sequences
     for _ in range(steps):
         middle = (low + high) // 2
-        is_behind = tl.load(starts + middle) < (tile + 1 - middle) * BLOCK_M
-        low = tl.where(is_behind, middle, low)
-        high = tl.where(is_behind, high, middle)
-    return low, tile - (tl.load(starts + low) // BLOCK_M + low)
+        is_before = tl.load(starts + middle) + middle * SPACE < end
+        low = tl.where(is_before, middle, low)
+        high = tl.where(is_before, high, middle)
+    return low
+
+
+@unify.jit
+def sequence_of(tile, starts, sequences, steps, BLOCK_M: tl.constexpr):
+    """The packed sequence that a tile of BLOCK_M rows belongs to, and the tile's number in it.
+
+    Sequence i begins at row starts[i]; its tiles from number starts[i] // BLOCK_M + i on, which leaves it enough of
+    them wherever it begins.
+    """
+    sequence = last_before((tile + 1) * BLOCK_M, starts, sequences, steps, BLOCK_M)
+    return sequence, tile - (tl.load(starts + sequence) // BLOCK_M + sequence)
+
+
+@unify.jit
+def place_of(table, start, keys, blocks, BLOCK_N: tl.constexpr, PAGE: tl.constexpr):
+    """The block, and the places in it, of BLOCK_N cached keys from `start` on: one for all, or for each key its own.
+
+    A block outside of the cache's `blocks` is taken as the nearest one, so that nothing else is read.
+    """
+    column = start + tl.arange(0, BLOCK_N)
+    if PAGE % BLOCK_N == 0:
+        block = tl.load(table + start // PAGE)
+        place = start % PAGE + tl.arange(0, BLOCK_N)
+    else:
+        block = tl.load(table + column // PAGE, mask=column < keys, other=0)
+        place = column % PAGE
+    return tl.minimum(tl.maximum(block, 0), blocks - 1).to(tl.int64), place
 
 
 @unify.jit
@@ -46,8 +69,7 @@ def attend(
 
     first_key is a multiple of BLOCK_N. A query sees keys up to its position if CAUSAL, those of them that are less
     than `window` behind it if there is one; MASKED says that some may be out of sight. q_tail: the TAIL features of
-    the queries behind the first BLOCK_D. PAGE: keys lie in blocks of as many, found through `table`; a block outside
-    of the cache's `blocks` is taken as the nearest one, so that nothing else is read.
+    the queries behind the first BLOCK_D. PAGE: keys lie in blocks of as many, found through `table`.
     """
     inner = tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
@@ -57,16 +79,10 @@ def attend(
         if PAGE == 0:
             k_rows = k + tl.cast(start, tl.int64) * k_token + inner * k_token
             v_rows = v + tl.cast(start, tl.int64) * v_token + inner * v_token
-        elif PAGE % BLOCK_N == 0:
-            block = tl.load(table + start // PAGE)
-            block = tl.minimum(tl.maximum(block, 0), blocks - 1).to(tl.int64)
-            k_rows = k + block * k_block + start % PAGE * k_token + inner * k_token
-            v_rows = v + block * v_block + start % PAGE * v_token + inner * v_token
         else:
-            page = tl.load(table + column // PAGE, mask=column < keys, other=0)
-            page = tl.minimum(tl.maximum(page, 0), blocks - 1).to(tl.int64)
-            k_rows = k + page * k_block + column % PAGE * k_token
-            v_rows = v + page * v_block + column % PAGE * v_token
+            block, place = place_of(table, start, keys, blocks, BLOCK_N, PAGE)
+            k_rows = k + block * k_block + place * k_token
+            v_rows = v + block * v_block + place * v_token
         k_inside = (d < WIDTH)[:, None]
         v_inside = (e < VALUE)[None, :]
         if MASKED:
@@ -148,7 +164,7 @@ def packed_tiles(rows: int, sequences: int, tile_rows: int) -> int:
 
 
 def halvings(sequences: int) -> int:
-    """The steps that `sequence_of` takes to find one of them."""
+    """The steps that `last_before` takes to find one of them."""
     return max(0, sequences - 1).bit_length()
 
 

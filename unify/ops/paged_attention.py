@@ -69,11 +69,10 @@ def paged_attention_kernel(
     total = tl.zeros([GROUP, BLOCK_V], dtype=tl.float32)
     top = tl.full([GROUP], -1.0e30, dtype=tl.float32)
     mass = tl.zeros([GROUP], dtype=tl.float32)
-    if sinks is not None:
-        if split == 0:
-            sink = tl.load(sinks + head, mask=is_member, other=0.0).to(tl.float32) * LOG2_E
-            top = tl.maximum(top, sink)
-            mass = tl.exp2(sink - top)
+    if sinks is not None and split == 0:
+        sink = tl.load(sinks + head, mask=is_member, other=0.0).to(tl.float32) * LOG2_E
+        top = tl.maximum(top, sink)
+        mass = tl.exp2(sink - top)
     position = tl.full([GROUP], 0, dtype=tl.int32) + (keys - 1)
     total, top, mass = attend_all(
         total, top, mass, q_tile, q_tail, k + kv_head * k_head, v + kv_head * v_head, table + batch * table_row,
@@ -97,26 +96,33 @@ _DECODE, _PREFILL = (
 )
 
 
-def paged_tensors(op: str, keys: Any, values: Any, device: Any, block_table: Any, context_lens: Any) -> tuple[Any, Any]:
-    """The table and the lengths as tensors that fit each other and the caches, or the error that says what does not."""
+def paged_table(op: str, device: Any, block_table: Any, sequences: int) -> Any:
+    """The table as a tensor [sequences, max_blocks] with contiguous rows, or the error of `op`."""
     table = as_tensor(block_table, name=f"{op}: block_table", dtype=unify.int32, device=device)
+    if table.ndim != 2 or table.shape[0] != sequences:
+        raise ShapeError(f"{op}: block_table must be [{sequences}, max_blocks]; it is {list(table.shape)}.")
+    return table if table.strides[1] == 1 else table.contiguous()
+
+
+def paged_lengths(op: str, device: Any, context_lens: Any, sequences: int) -> Any:
+    """The lengths as a tensor [sequences], or the error of `op`."""
     lengths = as_tensor(context_lens, name=f"{op}: context_lens", dtype=unify.int32, device=device, contiguous=True)
-    if table.ndim != 2 or lengths.shape != table.shape[:1]:
-        raise ShapeError(
-            f"{op}: block_table must be [sequences, max_blocks] and context_lens [sequences]; "
-            f"they are {list(table.shape)} and {list(lengths.shape)}."
-        )
+    if lengths.shape != (sequences,):
+        raise ShapeError(f"{op}: context_lens must be [{sequences}]; it is {list(lengths.shape)}.")
+    return lengths
+
+
+def _check_caches(op: str, keys: Any, values: Any) -> None:
     if 0 in keys.shape[:2]:
         raise ShapeError(f"{op}: the caches need a block, and a block a key; they are {list(keys.shape)}.")
     if values.strides[3] != 1:
         raise LayoutError(f"{op}: v_cache's last axis must be contiguous; its strides are {list(values.strides)}.")
-    return table if table.strides[1] == 1 else table.contiguous(), lengths
 
 
 def split_count(op: str, splits: int | None, device: Any, programs: int, max_blocks: int) -> int:
     """Parts of a sequence: what the caller wants, or enough that `programs` for each keep the device's cores busy."""
     if splits is None:
-        wanted = -(-2 * device.properties["cores"] // max(1, programs))
+        wanted: int = -(-2 * device.properties["cores"] // max(1, programs))
         return 1 << max(0, min(wanted, max_blocks) - 1).bit_length()
     if splits < 1 or splits & (splits - 1):
         raise ShapeError(f"{op}: splits must be a power of two; it is {splits}.")
@@ -144,11 +150,11 @@ def paged_attention(
     """
     query, keys, values = _DECODE.tensors(q, k_cache, v_cache)
     scores = Scores.of("paged_attention", query, scale, window, soft_cap, sinks=sinks, alibi=alibi)
+    _check_caches("paged_attention", keys, values)
     device = query.device
-    table, lengths = paged_tensors("paged_attention", keys, values, device, block_table, context_lens)
     (batch, heads, width), (blocks, size, kv_heads, _) = query.shape, keys.shape
-    if table.shape[0] != batch:
-        raise ShapeError(f"paged_attention: block_table must be [{batch}, max_blocks]; it is {list(table.shape)}.")
+    table = paged_table("paged_attention", device, block_table, batch)
+    lengths = paged_lengths("paged_attention", device, context_lens, batch)
     query = query if query.strides[2] == 1 else query.contiguous()
     splits = split_count("paged_attention", splits, device, batch * kv_heads, table.shape[1])
     widths = Widths.of(width, values.shape[3])
@@ -190,16 +196,13 @@ def paged_prefill(
     """
     query, keys, values = _PREFILL.tensors(q, k_cache, v_cache)
     scores = Scores.of("paged_prefill", query, scale, window, soft_cap, sinks=sinks, alibi=alibi)
+    _check_caches("paged_prefill", keys, values)
     device = query.device
-    table, lengths = paged_tensors("paged_prefill", keys, values, device, block_table, context_lens)
     starts = packed_starts("paged_prefill: cu_seqlens", cu_seqlens, device)
     (tokens, heads, width), (blocks, size, kv_heads, _) = query.shape, keys.shape
     sequences = starts.shape[0] - 1
-    if table.shape[0] != sequences:
-        raise ShapeError(
-            f"paged_prefill: block_table must be [sequences, max_blocks] and cu_seqlens [sequences + 1]; "
-            f"they are {list(table.shape)} and {list(starts.shape)}."
-        )
+    table = paged_table("paged_prefill", device, block_table, sequences)
+    lengths = paged_lengths("paged_prefill", device, context_lens, sequences)
     query = query if query.strides[2] == 1 else query.contiguous()
     widths = Widths.of(width, values.shape[3])
     result = unify.empty((tokens, heads, widths.VALUE), dtype=query.dtype, device=device)

@@ -34,6 +34,7 @@ from .linear import (
     matmul_kernel,
 )
 from .merge_states import merge_kernel
+from .mla_attention import latent_read_kernel, latent_write_kernel, mla_attention_kernel
 from .moe import _BLOCK as MOE_BLOCK, combine_kernel
 from .norm import rms_norm_kernel
 from .paged_attention import (
@@ -62,9 +63,10 @@ from .routing import (
     sort_tile,
 )
 from .sampling import _BLOCK as SAMPLING_BLOCK, greedy_kernel, repetition_penalty_kernel, sample_kernel
-from .tiles import attention_tile, column_block, grouped_tile, paged_keys, product_tile, row_tile
+from .tiles import attention_tile, column_block, grouped_tile, latent_tile, paged_keys, product_tile, row_tile
 
 _FEATURES, _TOKENS, _HEADS, _WIDTH, _PAGE = 4096, 2048, 32, 128, 16
+_LATENT = {"RANK": 512, "BLOCK_R": 512, "ROPE": 64, "BLOCK_P": 64}  # DeepSeek-V3's
 _ARRAY, _FLOATS, _INTS, _BYTES, _CODES = "*fp16:16", "*fp32:16", "*i32:16", "*u8:16", "*i8:16"
 _SIZE = "i32:16"  # a number of features, or a stride
 
@@ -190,6 +192,8 @@ def _products(chip: Any) -> list[Signature]:
     floats = product_tile(chip, _TOKENS, _FEATURES)
     few = LINEAR_FEW_ROWS.get(chip.kind, LINEAR_FEW_ROWS_ELSEWHERE)
     sizes = _types("m n k r_row o_row", _SIZE)
+    one = dict.fromkeys(("a_batch", "b_batch", "o_batch"))
+    few_rows = product_tile(chip, 16, _FEATURES, itemsize=2)
     rows = QUANTIZED_LINEAR_ROWS.get(chip.kind, QUANTIZED_LINEAR_ROWS_ELSEWHERE)
     weight = {"codes": _BYTES, "scales": _ARRAY}
     fp8 = _types("x residual out", _ARRAY) | {"codes": _BYTES, "scales": _FLOATS, "scale_row": "i32", "x_row": _SIZE}
@@ -200,8 +204,14 @@ def _products(chip: Any) -> list[Signature]:
         Signature(
             matmul_kernel,
             _types("a b out", _ARRAY) | sizes | _types("a_row b_n", _SIZE),
-            {"residual": None, "b_k": 1, "M": tile.m, "N": tile.n, "K": tile.k, "EVEN_K": True},
+            {"residual": None, "b_k": 1, "M": tile.m, "N": tile.n, "K": tile.k, "EVEN_K": True, **one},
             {**tile.launch},
+        ),
+        Signature(
+            matmul_kernel,
+            _types("a b out", _ARRAY) | sizes | _types("a_row b_k a_batch b_batch o_batch", _SIZE),
+            {"residual": None, "b_n": 1, "M": 16, "N": few_rows.n, "K": few_rows.k, "EVEN_K": True},
+            {**few_rows.launch},
         ),
         Signature(
             few_rows_kernel,
@@ -247,20 +257,27 @@ def _attentions(chip: Any) -> list[Signature]:
     keys = paged_keys(chip, page)
     prefill = PAGED_ATTENTION_PREFILL_QUERIES.get(chip.kind, PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE)
     widths = vars(Widths.of(_WIDTH, _WIDTH))
+    latent = latent_tile(chip, 128, 64)
     two_widths = vars(Widths.of(192, 128))  # of DeepSeek-V3's heads
     every_option = {"cap": "fp32", "window": "i32", "lse": _FLOATS, "sinks": _ARRAY, "alibi": _FLOATS}
     no_option = dict.fromkeys(every_option)
     both = {
         **_types("q k v out", _ARRAY),
         **_types("q_head k_head v_token v_head o_head table_row", _SIZE),
-        **{"group": "i32", "scale": "fp32", "blocks": "i32", "max_blocks": "i32"},
+        "group": "i32",
+        "scale": "fp32",
+        "blocks": "i32",
+        "max_blocks": "i32",
     }
     many = {
         **both,
         **_types("q_batch q_token k_batch k_token v_batch o_batch o_token", _SIZE),
         **_types("queries keys sequences steps", "i32"),
-        **{"BLOCK_M": tile.m, "BLOCK_N": tile.n, "CAUSAL": True},
-        **{"k_dim": 1, "PAGE": 0},
+        "BLOCK_M": tile.m,
+        "BLOCK_N": tile.n,
+        "CAUSAL": True,
+        "k_dim": 1,
+        "PAGE": 0,
         **dict.fromkeys(("starts", "key_starts", "lengths", "table")),
     }
     # Keys of a cache with block_size as the fastest axis.
@@ -269,7 +286,9 @@ def _attentions(chip: Any) -> list[Signature]:
     one = {
         **both,
         **_types("q_batch k_block v_block o_split o_batch", _SIZE),
-        **{"context_lens": _INTS, "GROUP": 4, "SPLITS": 8},
+        "context_lens": _INTS,
+        "GROUP": 4,
+        "SPLITS": 8,
         **paged,
     }
     return [
@@ -282,12 +301,58 @@ def _attentions(chip: Any) -> list[Signature]:
         _row(paged_attention_kernel, {**one, **no_option, **widths, "lse": _FLOATS}),
         _row(paged_attention_kernel, {**one, **every_option, **widths}),
         _row(
+            mla_attention_kernel,
+            {
+                **_types("q cache out", _ARRAY),
+                **_types("q_batch q_head c_block c_token table_row o_split o_batch o_head", _SIZE),
+                "table": _INTS,
+                "context_lens": _INTS,
+                "lse": _FLOATS,
+                "blocks": "i32",
+                "max_blocks": "i32",
+                "heads": _SIZE,
+                "scale": "fp32",
+                "HEADS": latent.m,
+                "BLOCK_N": latent.n,
+                "PAGE": 64,
+                "SPLITS": 8,
+                **_LATENT,
+            },
+            latent.launch,
+        ),
+        _row(
+            latent_write_kernel,
+            {
+                **_types("latent rope_key cache", _ARRAY),
+                **_types("block_size l_row r_row c_block c_token", _SIZE),
+                "slots": _INTS,
+                "blocks": "i32",
+                **_LATENT,
+            },
+        ),
+        _row(
+            latent_read_kernel,
+            {
+                **_types("cache out", _ARRAY),
+                **_types("table starts", _INTS),
+                **_types("blocks max_blocks sequences steps", "i32"),
+                **_types("c_block c_token table_row", _SIZE),
+                "PAGE": 64,
+                "WIDTH": 576,
+                "BLOCK_D": block_d(576),
+            },
+        ),
+        _row(
             merge_kernel,
             {
                 **_types("outs lses lse", _FLOATS),
                 **_types("o_part o_row o_head l_part l_row out_row out_head", _SIZE),
-                **{"out": _ARRAY, "parts": "i32", "l_head": 1},
-                **{"PARTS": 8, "WIDTH": _WIDTH, "BLOCK_D": block_d(_WIDTH)},
+                "out": _ARRAY,
+                "parts": "i32",
+                "l_head": 1,
+                "PARTS": 8,
+                "WIDTH": _WIDTH,
+                "BLOCK_D": block_d(_WIDTH),
             },
         ),
         _row(
@@ -297,8 +362,13 @@ def _attentions(chip: Any) -> list[Signature]:
                 **_types(
                     "block_size k_row k_head v_row v_head kc_block kc_head kc_dim vc_block vc_token vc_head", _SIZE
                 ),
-                **{"slots": _INTS, "blocks": "i32", "kc_token": 1},
-                **{"WIDTH": _WIDTH, "BLOCK_D": block_d(_WIDTH), "VALUE": _WIDTH, "BLOCK_V": block_d(_WIDTH)},
+                "slots": _INTS,
+                "blocks": "i32",
+                "kc_token": 1,
+                "WIDTH": _WIDTH,
+                "BLOCK_D": block_d(_WIDTH),
+                "VALUE": _WIDTH,
+                "BLOCK_V": block_d(_WIDTH),
             },
         ),
     ]

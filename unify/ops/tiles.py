@@ -34,6 +34,10 @@ _PRODUCT_ELSEWHERE = Tile(64, 64, 32)
 _ATTENTION = {"cpu": (256, 128), "ascend": (64, 64)}
 _ATTENTION_ELSEWHERE = (64, 32)
 
+# Heads and keys of a latent attention. On Ascend 32 sums of 512 take half of a cube's L0C.
+_LATENT = {"cpu": Tile(128, 64, 0), "ascend": Tile(32, 32, 0), "cuda": _tile(64, 32, 0, 8, 2)}
+_LATENT_ELSEWHERE = Tile(16, 32, 0)
+
 # On CUDA by the chip's family, for elements of 16 bits; float32 is multiplied by plain arithmetic ("ieee"), for which
 # the tiles of elsewhere are. Shared memory of a program: 163 KiB on 80 and 87, 227 on 90 and 100, 99 on 86, 89 and 120
 # (CUDA C++ programming guide, technical specifications per compute capability). tests/ops/test_tiles.py compiles them.
@@ -159,8 +163,15 @@ def paged_keys(device: Any, page: int) -> int:
     """
     if device.kind == "cuda":
         return max(64, min(128, page & -page))
-    keys = min(256 if device.kind == "cpu" else 64, page & -page)
-    return keys if keys >= 16 else 16 if device.kind == "cpu" else 32
+    if device.kind == "ascend":  # the 950's compiler crashes at 16
+        return max(32 if str(device.properties["target"]).startswith("ascend:950") else 16, min(64, page & -page))
+    return max(16, min(256, page & -page))
+
+
+def latent_tile(device: Any, heads: int, page: int) -> Tile:
+    """Query heads and keys of a latent attention, whose rows are some 576 wide: all heads, where the sums fit."""
+    tile = _LATENT.get(device.kind, _LATENT_ELSEWHERE)
+    return replace(tile, m=_rows_of(tile.m, heads), n=min(tile.n, paged_keys(device, page)))
 
 
 def row_tile(device: Any, columns: int) -> Tile:

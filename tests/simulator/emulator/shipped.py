@@ -119,6 +119,40 @@ def _turned(inputs: Inputs) -> Any:
     return un.asarray(inputs.random(70, 90)).T.contiguous()
 
 
+def _packed(inputs: Inputs) -> Any:
+    starts, key_starts = (
+        inputs.on_device(torch.tensor(x, dtype=torch.int32)) for x in ([0, 30, 30, 70], [0, 50, 60, 110])
+    )
+    return un.ops.attention(
+        inputs.random(70, HEADS, 96), inputs.random(110, KV, 96), inputs.random(110, KV, D),
+        cu_seqlens=starts, cu_seqlens_k=key_starts, **_options(inputs),
+    )  # fmt: skip
+
+
+def _options(inputs: Inputs) -> dict[str, Any]:
+    slopes = torch.arange(HEADS) / 64
+    sinks = (slopes * 30 - 2).to(inputs.dtype)
+    return {"window": 21, "soft_cap": 3.0, "alibi": inputs.on_device(slopes), "sinks": inputs.on_device(sinks)}
+
+
+def _merged(inputs: Inputs) -> Any:
+    return un.ops.merge_states(
+        inputs.random(3, 5, HEADS, D), inputs.on_device(torch.arange(3 * 5 * HEADS).reshape(3, 5, HEADS) % 7 / 3)
+    )[0]
+
+
+def _latent(inputs: Inputs) -> Any:
+    cache = inputs.on_device(torch.zeros(8, 32, 96, dtype=inputs.dtype))
+    un.ops.latent_write(inputs.random(100, 64), inputs.random(100, 32), cache, inputs.count(100))
+    table, lengths = inputs.count(8).reshape(1, 8), inputs.on_device(torch.tensor([100], dtype=torch.int32))
+    return un.ops.mla_attention(inputs.random(1, HEADS, 96), cache, table, lengths, rank=64, scale=0.2, splits=2)
+
+
+def _latent_rows(inputs: Inputs) -> Any:
+    table, starts = (inputs.on_device(torch.tensor(x, dtype=torch.int32)) for x in ([[1, 0], [2, 3]], [0, 20, 45]))
+    return un.ops.latent_read(inputs.random(4, 16, 96), table, starts, 50)
+
+
 CASES: dict[str, Case] = {
     "swiglu": lambda i: un.ops.swiglu(i.random(5, INNER), i.random(5, INNER)),
     "rms_norm": lambda i: un.ops.rms_norm(i.random(5, H), i.random(H)),
@@ -140,6 +174,11 @@ CASES: dict[str, Case] = {
     "fp8 of many rows": lambda i: un.ops.linear(i.random(40, H), i.weights("fp8", 200, H)),
     "embedding fp8": lambda i: un.ops.embedding(i.ids(7, below=200), i.weights("fp8", 200, H)),
     "attention": _attention,
+    "packed attention": _packed,
+    "merged": _merged,
+    "latent attention": _latent,
+    "latent rows": _latent_rows,
+    "matmul of a batch": lambda i: un.ops.matmul(i.random(3, 7, 64), i.random(3, 64, 80)),
     "paged": lambda i: _paged(i, 1),
     "paged and merged": lambda i: _paged(i, 4),
     "paged prefill": _paged_prefill,
