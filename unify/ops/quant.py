@@ -29,9 +29,19 @@ from unify._errors import DTypeError, InvalidArgument, ShapeError
 from unify._tensor import as_tensor
 
 from .op import FLOATS, op
-from .quantized_activations import QuantizedActivations, quantize
+from .quantized_activations import (
+    ACTIVATIONS,
+    BLOCK,
+    FP8_BLOCK,
+    QuantizedActivations,
+    e4m3_bits,
+    numbers,
+    quantize,
+    spoilt,
+)
 
 __all__ = [
+    "ACTIVATIONS",
     "BLOCK",
     "COLUMNS",
     "FORMATS",
@@ -46,8 +56,6 @@ __all__ = [
 ]
 
 COLUMNS = 64  # output features that lie side by side
-BLOCK = 32  # inputs that share a scale, in every format but fp8
-FP8_BLOCK = 128  # features, and inputs, that share a scale in fp8
 
 
 @dataclass(frozen=True)
@@ -236,22 +244,9 @@ def quantize_blocks_kernel(
     tl.store(scales + (group * (k // 32) + block) * COLUMNS + feature, scale)
 
 
-@unify.jit
-def e4m3_bits(value):
-    """float32, at most 448 in magnitude, as the bits of the nearest float8_e4m3; of two nearest ones the even one."""
-    bits = value.to(tl.int32, bitcast=True)
-    magnitude = bits & 0x7FFFFFFF
-    # Above 2⁻⁶: rounded to 3 bits of mantissa; the exponent's bias changes by 120.
-    normal = ((magnitude + 0x7FFFF + ((magnitude >> 20) & 1)) >> 20) - 960
-    # Below, steps of 2⁻⁹, which are those of float32 from 2¹⁴ on.
-    small = (tl.abs(value) + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
-    code = tl.where(magnitude < 0x3C800000, small, normal)
-    return (code | ((bits >> 24) & 0x80)).to(tl.uint8)
-
-
 # One program a block of 128 × 128, ROWS features at a time.
 @unify.jit
-def quantize_fp8_kernel(
+def quantize_fp8_blocks_kernel(
     weight, codes, scales, n, k, expert_stride, row_stride, ROWS: tl.constexpr, EVEN: tl.constexpr
 ):  # fmt: skip
     inputs = tl.program_id(0) * 128 + tl.arange(0, 128)
@@ -259,18 +254,17 @@ def quantize_fp8_kernel(
     expert = tl.program_id(2).to(tl.int64)
     weight += expert * expert_stride + inputs[None, :]
     codes += expert * n * k + inputs[None, :]
-    largest = tl.zeros([ROWS, 128], dtype=tl.float32)
-    broken = tl.zeros([ROWS, 128], dtype=tl.int32)
+    largest = tl.zeros([ROWS], dtype=tl.float32)
+    broken = tl.zeros([ROWS], dtype=tl.int32)
     for step in range(0, 128, ROWS):
         row = first + step + tl.arange(0, ROWS)
         inside = (row < n)[:, None]
         if not EVEN:
             inside = inside & (inputs < k)[None, :]
-        value = tl.abs(tl.load(weight + row.to(tl.int64)[:, None] * row_stride, mask=inside, other=0.0).to(tl.float32))
-        finite = value <= 3.4028234663852886e38
-        broken |= tl.where(finite, 0, 1)
-        largest = tl.maximum(largest, tl.where(finite, value, 0.0))
-    scale = tl.max(tl.max(largest, axis=1), axis=0) / 448.0
+        value = tl.load(weight + row.to(tl.int64)[:, None] * row_stride, mask=inside, other=0.0).to(tl.float32)
+        broken += spoilt(value)
+        largest = tl.maximum(largest, tl.max(tl.abs(numbers(value)), axis=1))
+    scale = tl.max(largest, axis=0) / 448.0
     scale = tl.where(scale > 1.0e-37, scale, 1.0)
     for step in range(0, 128, ROWS):
         row = first + step + tl.arange(0, ROWS)
@@ -278,12 +272,11 @@ def quantize_fp8_kernel(
         if not EVEN:
             inside = inside & (inputs < k)[None, :]
         value = tl.load(weight + row.to(tl.int64)[:, None] * row_stride, mask=inside, other=0.0).to(tl.float32)
-        value = tl.where(tl.abs(value) <= 3.4028234663852886e38, value, 0.0) / scale
+        value = numbers(value) / scale
         value = tl.minimum(tl.maximum(value, -448.0), 448.0)
         tl.store(codes + row.to(tl.int64)[:, None] * k, e4m3_bits(value), mask=inside)
-    broken_ones = tl.max(tl.max(broken, axis=1), axis=0)
     place = (expert * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
-    tl.store(scales + place, tl.where(broken_ones > 0, float("nan"), scale))
+    tl.store(scales + place, tl.where(tl.max(broken, axis=0) > 0, float("nan"), scale))
 
 
 @op
@@ -311,7 +304,7 @@ def quantize_weight(w: Any, kind: str, *, stream: Any = None) -> QuantizedMatrix
     if kind == "fp8":
         codes = unify.empty(dense.shape, dtype=unify.uint8, device=device)
         scales = unify.empty(_scale_shape(dense.shape), dtype=unify.float32, device=device)
-        quantize_fp8_kernel[(scales.shape[-1], scales.shape[-2], many)](
+        quantize_fp8_blocks_kernel[(scales.shape[-1], scales.shape[-2], many)](
             dense, codes, scales, n, k, expert_stride, row_stride, ROWS=16, EVEN=k % FP8_BLOCK == 0
         )
         return QuantizedMatrix("fp8", dense.shape, codes, scales)

@@ -36,14 +36,14 @@ from .linear import (
 from .merge_states import merge_kernel
 from .mla_attention import latent_read_kernel, latent_write_kernel, mla_attention_kernel
 from .moe import _BLOCK as MOE_BLOCK, combine_kernel
-from .norm import rms_norm_kernel
+from .norm import _SUMMED_COLUMNS as SUMMED_COLUMNS, rms_norm_codes_kernel, rms_norm_kernel
 from .paged_attention import (
     _PREFILL_QUERIES as PAGED_ATTENTION_PREFILL_QUERIES,
     _PREFILL_QUERIES_ELSEWHERE as PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE,
     paged_attention_kernel,
 )
-from .quant import COLUMNS, FORMATS, quantize_blocks_kernel, quantize_fp8_kernel
-from .quantized_activations import quantize_kernel
+from .quant import COLUMNS, FORMATS, quantize_blocks_kernel, quantize_fp8_blocks_kernel
+from .quantized_activations import blocks_at_a_time, quantize_fp8_kernel, quantize_int8_kernel, quantize_kernel
 from .quantized_linear import (
     _ROWS as QUANTIZED_LINEAR_ROWS,
     _ROWS_ELSEWHERE as QUANTIZED_LINEAR_ROWS_ELSEWHERE,
@@ -130,9 +130,15 @@ def _rows(chip: Any) -> list[Signature]:
         ),
         Signature(
             rms_norm_kernel,
-            _types("x weight out", _ARRAY) | {"columns": _SIZE, "eps": "fp32"},
-            {"BLOCK": row.k, "EVEN": True},
+            _types("x residual weight total out", _ARRAY) | {"columns": _SIZE, "eps": "fp32"},
+            {"BLOCK": min(row.k, SUMMED_COLUMNS.get(chip.kind, row.k)), "EVEN": True},
             {**row.launch},
+        ),
+        Signature(
+            rms_norm_codes_kernel,
+            _types("x residual weight total", _ARRAY)
+            | {"codes": _CODES, "scales": _FLOATS, "sums": _INTS, "columns": _SIZE, "eps": "fp32"},
+            {"KIND": "int8", "WIDTH": 32, "BLOCKS": blocks_at_a_time(chip, "int8", _FEATURES)},
         ),
         Signature(
             rope_kernel,
@@ -162,6 +168,16 @@ def _rows(chip: Any) -> list[Signature]:
             {"x": _ARRAY, "codes": _CODES, "scales": _FLOATS, "sums": _INTS} | _types("k x_row", _SIZE),
             {"BLOCKS": 2},
         ),
+        Signature(
+            quantize_int8_kernel,
+            {"x": _ARRAY, "codes": _CODES, "scales": _FLOATS, "sums": _INTS} | _types("k x_row", _SIZE),
+            {"BLOCKS": blocks_at_a_time(chip, "int8", _FEATURES)},
+        ),
+        Signature(
+            quantize_fp8_kernel,
+            {"x": _ARRAY, "codes": _BYTES, "scales": _FLOATS} | _types("k x_row", _SIZE),
+            {"BLOCKS": blocks_at_a_time(chip, "fp8", _FEATURES)},
+        ),
     ]
 
 
@@ -180,7 +196,7 @@ def _weights() -> list[Signature]:
             {"COLUMNS": COLUMNS, "BITS": 4},
         ),
         Signature(
-            quantize_fp8_kernel,
+            quantize_fp8_blocks_kernel,
             {"weight": _ARRAY, "codes": _BYTES, "scales": _FLOATS} | sizes,
             {"ROWS": 16, "EVEN": True},
         ),

@@ -114,6 +114,16 @@ def _moe(inputs: Inputs, tokens: int) -> Any:
     return un.ops.moe(x, weights, ids, gate_up, down, residual=inputs.random(tokens, d))
 
 
+def _values(made: quant.QuantizedActivations) -> Any:
+    """What codes stand for; a scale for each row, or for parts of it."""
+    codes, scales = (torch.from_dlpack(a.to("cpu").to(un.float32)) for a in (made.codes, made.scales))
+    return (
+        codes * scales.reshape(codes.shape[0], -1).repeat_interleave(128, 1)[:, : codes.shape[1]]
+        if made.kind == "fp8"
+        else codes * scales[:, None]
+    )
+
+
 def _turned(inputs: Inputs) -> Any:
     """By a kernel where the device has no call for it: not on the CPU."""
     return un.asarray(inputs.random(70, 90)).T.contiguous()
@@ -156,6 +166,10 @@ def _latent_rows(inputs: Inputs) -> Any:
 CASES: dict[str, Case] = {
     "swiglu": lambda i: un.ops.swiglu(i.random(5, INNER), i.random(5, INNER)),
     "rms_norm": lambda i: un.ops.rms_norm(i.random(5, H), i.random(H)),
+    "rms_norm of a sum": lambda i: un.ops.rms_norm(i.random(5, H), i.random(H), residual=i.random(5, 1, H)[:, 0])[0],
+    "rms_norm to int8": lambda i: _values(un.ops.rms_norm(i.random(5, H), i.random(H), quantize="int8")),
+    "to int8": lambda i: _values(quant.quantize(i.random(5, H), "int8")),
+    "to fp8": lambda i: _values(quant.quantize(i.random(5, H), "fp8")),
     "rope": lambda i: un.ops.rope(i.random(20, HEADS, D), i.count(20)),
     "rope halves": lambda i: un.ops.rope(i.random(20, HEADS, D), i.count(20), interleaved=False),
     "embedding": lambda i: un.ops.embedding(i.ids(7, below=300), i.random(300, H)),
