@@ -52,28 +52,35 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-# Gate and up meet at whole blocks of scales, or not, and then the experts cannot stay as they are.
-@pytest.mark.parametrize(("name", "inner"), [("DeepseekV3", 128), ("DeepseekV3", 96)])
-def test_fp8_with_block_scales_gives_what_its_values_give(tmp_path: Path, name: str, inner: int) -> None:
-    path = write_tiny(tmp_path / "m", name, moe_intermediate_size=inner, hidden_size=192, intermediate_size=160)
+# Gate and up meet at whole blocks of scales, or not.
+@pytest.mark.parametrize("inner", [128, 96])
+def test_fp8_with_block_scales_gives_what_its_values_give(tmp_path: Path, inner: int) -> None:
+    sizes = {"moe_intermediate_size": inner, "hidden_size": 192, "intermediate_size": inner + 64}
+    path = write_tiny(tmp_path / "m", "DeepseekV3", **sizes)
+    expected = peer_logits(peer_with(path, make_fp8(path)), prompt(100))
+    assert error(logits(load_directory(Checkpoint(path), dtype="float32"), prompt(100)), expected) <= 1e-4
+
+
+@pytest.mark.parametrize("inner", [128, 160])
+def test_fp8_is_multiplied_as_it_is(tmp_path: Path, inner: int) -> None:
+    # Without experts, between which a token would be sent elsewhere for a rounding.
+    path = write_tiny(tmp_path / "m", "DeepseekV3", hidden_size=192, intermediate_size=inner, first_k_dense_replace=3)
     values = make_fp8(path)
-    ids = prompt(100)
-    expected = peer_logits(peer_with(path, values), ids)
-    exact = load_directory(Checkpoint(path), dtype="float32")
-    assert error(logits(exact, ids), expected) <= 1e-4
+    expected = peer_logits(peer_with(path, values), prompt(100))
     model = load_directory(Checkpoint(path))
     assert model.dtype == un.bfloat16
-    assert error(logits(model, ids), expected) <= 0.05  # of three layers in bfloat16
+    theirs = peer_logits(peer_of(tmp_path / "m-plain", torch.bfloat16), prompt(100))
+    assert error(logits(model, prompt(100)), expected) <= 2 * error(theirs, expected)  # both round alike
 
 
 def test_fp8_keeps_its_bytes_in_memory(tmp_path: Path) -> None:
-    path = write_tiny(tmp_path / "m", "DeepseekV3", moe_intermediate_size=128, hidden_size=256)
+    path = write_tiny(tmp_path / "m", "DeepseekV3", hidden_size=1024, intermediate_size=2048, first_k_dense_replace=3)
     make_fp8(path)
     before = un.memory_statistics("cpu").allocated_bytes
     checkpoint = Checkpoint(path)
     model = load_directory(checkpoint)
     taken = un.memory_statistics("cpu").allocated_bytes - before
-    assert taken < 1.1 * checkpoint.nbytes + 16 * 4096 * len(checkpoint.tensors) / 100
+    assert taken < 1.1 * checkpoint.nbytes
     del model
 
 
@@ -121,7 +128,7 @@ def test_weights_are_quantised_as_they_are_read(tmp_path: Path, name: str, weigh
     rounded = {
         key: torch.from_numpy(un.ops.quant.quantize_weight(tensor, weights).dequantize().numpy())
         for key, tensor in tensors.items()
-        if tensor.ndim == 2 and "mlp.gate." not in key
+        if tensor.ndim == 2 and "mlp.gate." not in key and "mlp.experts." not in key
     }
     model = load_directory(Checkpoint(path), weights=weights)
     found, expected = logits(model, prompt(50)), peer_logits(peer_with(path, tensors | rounded), prompt(50))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from unify._errors import ModelFileError
+from unify.ops.rope import yarn_mscale
 
 from .decoder import Decoder, FeedForward
 from .huggingface import Config, build, experts, gated_unit, read_config
 from .latent_attention import LatentAttention
 from .loader import Loader
-from .rotation import Rotation, yarn_magnitude
+from .rotation import Rotation
 
 _READ = {
     *("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "rope_interleave"),
@@ -87,7 +88,7 @@ def _attention(loader: Loader, config: Config) -> Any:
         )
     # Scores are multiplied by yarn's magnitude twice, for the query and for the key.
     everywhere = rotation.parameters.get("mscale_all_dim")
-    magnitude = yarn_magnitude(float(rotation.parameters["factor"]), float(everywhere)) if everywhere else 1.0
+    magnitude = yarn_mscale(float(rotation.parameters["factor"]), float(everywhere)) if everywhere else 1.0
     frequencies = loader.constant(rotation.frequencies)
 
     def make(_: int, layer: str) -> LatentAttention:

@@ -68,11 +68,12 @@ class Loader:
         return [self._joined(infos, (sum(shape[0] for shape in shapes), shapes[0][1]))]
 
     def experts(self, names: Sequence[Sequence[str]], shape: tuple[int, int]) -> Any:
-        """[experts, n, k] of matrices of one shape: names[e] are those of one expert, on top of each other."""
+        """[experts, n, k] of matrices of one shape: names[e] are those of one expert, on top of each other.
+
+        In the activations' dtype whatever is asked for, which is what `ops.moe` takes.
+        """
         infos = [self._take(name, shape) for expert in names for name in expert]
-        return self._joined(
-            infos, (len(names), len(names[0]) * shape[0], shape[1]), shape[0] if len(names[0]) > 1 else 0
-        )
+        return self._stack(infos, (len(names), len(names[0]) * shape[0], shape[1]))
 
     def dense(self, name: str, shape: tuple[int, int]) -> Any:
         """A matrix in the activations' dtype, whatever else is asked for."""

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from unify._errors import ModelFileError
+from unify.ops.rope import yarn_frequencies
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,7 @@ class Rotation:
         elif kind == "llama3":
             angles = [self._llama3(angle) for angle in angles]
         elif kind == "yarn":
-            angles = self._yarn(angles, float(base), width)
+            angles = self._yarn(float(base), width)
         self._angles = angles
 
     @property
@@ -83,37 +84,19 @@ class Rotation:
         kept = min(1.0, max(0.0, (turns - low) / (high - low)))
         return angle * (kept + (1 - kept) / self._number("factor"))
 
-    def _yarn(self, angles: list[float], base: float, width: int) -> list[float]:
-        """Peng et al. 2023, section 3.2 and 3.4, with the ends of the ramp rounded outwards as transformers does."""
-        factor, original = self._number("factor"), self._number("original_max_position_embeddings")
+    def _yarn(self, base: float, width: int) -> list[float]:
+        """YaRN, with the magnitude that the config gives, or the paper's."""
         if base <= 1.0:
             raise self._wrong("rope_theta", base)
-
-        def pair(turns: float) -> float:  # the one that turns so often over the original context
-            return width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base))
-
-        low, high = pair(self._number("beta_fast", 32.0)), pair(self._number("beta_slow", 1.0))
-        if self._parameters.get("truncate", True):
-            low, high = math.floor(low), math.ceil(high)
-        low, high = max(low, 0), min(high, width - 1)
-        ramp = [min(1.0, max(0.0, (i - low) / ((high - low) or 0.001))) for i in range(width // 2)]
-        self.magnitude = self._yarn_magnitude(factor)
-        return [angle * (1 - part + part / factor) for angle, part in zip(angles, ramp, strict=True)]
-
-    def _yarn_magnitude(self, factor: float) -> float:
+        both = {key: self._number(key) for key in ("mscale", "mscale_all_dim") if self._parameters.get(key)}
+        angles, self.magnitude = yarn_frequencies(
+            width, base, self._number("factor"), int(self._number("original_max_position_embeddings")),
+            beta_fast=self._number("beta_fast", 32.0), beta_slow=self._number("beta_slow", 1.0),
+            truncate=bool(self._parameters.get("truncate", True)), device="cpu", **both,
+        )  # fmt: skip
         if self._parameters.get("attention_factor") is not None:
-            return self._number("attention_factor")
-        one, all_features = (self._parameters.get(key) for key in ("mscale", "mscale_all_dim"))
-        if one and all_features:
-            return yarn_magnitude(factor, self._number("mscale")) / yarn_magnitude(
-                factor, self._number("mscale_all_dim")
-            )
-        return yarn_magnitude(factor)
-
-
-def yarn_magnitude(factor: float, scale: float = 1.0) -> float:
-    """0.1 · scale · ln(factor) + 1 (Peng et al. 2023, eq. 22), 1 for a factor up to 1."""
-    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1.0 else 1.0
+            self.magnitude = self._number("attention_factor")
+        return [float(angle) for angle in angles.tolist()]
 
 
 def _parameters(checkpoint: Checkpoint) -> dict[str, Any]:
