@@ -241,6 +241,9 @@ def _add_generate(commands: Any) -> None:
         "--max-tokens", type=_count, default=64, metavar="N", help="stop after N (default: %(default)s)"
     )
     _add_sampling(parser, temperature=0.8, top_p=0.95, repetition_penalty=1.0)  # llama.cpp's
+    parser.add_argument(
+        "--speculate", action="store_true", help="with --greedy: guess a second token by the model's own layer for it"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object with text, tokens and speed")
     parser.set_defaults(run=_generate)
 

@@ -184,6 +184,8 @@ def test_a_bar_shows_each_shard_where_standard_error_is_a_terminal(directory: Pa
         (["--prompt-ids", "1", "--prompt", "x"], "not allowed with argument --prompt"),
         ([], "one of the arguments --prompt --prompt-ids is required"),
         (["--prompt-ids", "1", "--weights", "int3"], "invalid choice: 'int3'"),
+        (["--prompt-ids", "1", "--speculate", "--temperature", "1"], "--speculate writes the likeliest tokens only"),
+        (["--prompt-ids", "1", "--speculate", "--greedy"], "a layer that predicts a second token"),
     ],
 )
 def test_what_a_directory_cannot_continue_is_said_with_status_2(

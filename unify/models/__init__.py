@@ -13,6 +13,7 @@ from .directory_tokenizer import directory_tokenizer
 from .fetch import model_path
 from .generate import Answer, Generator, Sampling
 from .gguf_llama import Llama
+from .speculative import SpeculativeGenerator
 from .tokenizer import Tokenizer
 from .weights import ModelFile
 
@@ -26,6 +27,7 @@ __all__ = [
     "ModelFile",
     "Request",
     "Sampling",
+    "SpeculativeGenerator",
     "Tokenizer",
     "load",
     "model_path",

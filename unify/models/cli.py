@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import unify
+from unify._errors import InvalidArgument
 from unify._process import peak_memory_bytes
 
 from . import load
 from .chat import Chat, first_text, kernels, printable, statistics
 from .decoder import Decoder
 from .generate import Answer, Generator, Sampling
+from .speculative import SpeculativeGenerator
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def generate(args: argparse.Namespace) -> int:
     """Continues one prompt. With args.json prints one object on standard output and nothing else there."""
     model, tokenizer = _load(args)
     ids = args.prompt_ids or tokenizer.encode(args.prompt, control=True)
-    generator = Generator(model, tokenizer, _sampling(args), max_context=len(ids) + args.max_tokens)
+    generator = _generator(args, model, tokenizer, len(ids) + args.max_tokens)
     clean = printable if sys.stdout.isatty() else str
 
     def write(text: str) -> None:
@@ -49,6 +51,15 @@ def generate(args: argparse.Namespace) -> int:
     write("\n")
     sys.stderr.write(f"{statistics(answer, generator)}\nkernels: {', '.join(kernels())}\n")
     return 0
+
+
+def _generator(args: argparse.Namespace, model: Decoder, tokenizer: Tokenizer, context: int) -> Generator:
+    sampling = _sampling(args)
+    if not args.speculate:
+        return Generator(model, tokenizer, sampling, max_context=context)
+    if sampling.temperature != 0.0 or sampling.repetition_penalty != 1.0:
+        raise InvalidArgument("--speculate writes the likeliest tokens only: give --greedy, and no repetition penalty.")
+    return SpeculativeGenerator(model, tokenizer, max_context=context)
 
 
 def chat(args: argparse.Namespace) -> int:

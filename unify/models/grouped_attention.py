@@ -59,7 +59,11 @@ class GroupedAttention:
         return self._rotate(ops.rms_norm(x.contiguous(), weight, eps=self.norm_eps), step)
 
     def _attend(self, q: Any, keys: Any, values: Any, step: Step) -> Any:
-        where: tuple[Any, ...] = (step.block_table, step.context_lens)
         if step.is_decode:
-            return ops.paged_attention(q, keys, values, *where, scale=self.scale, window=self.window)
-        return ops.paged_prefill(q, keys, values, *where, step.query_starts, scale=self.scale, window=self.window)
+            return ops.paged_attention(
+                q, keys, values, step.block_table, step.context_lens, scale=self.scale, window=self.window
+            )
+        return ops.paged_prefill(
+            q, keys, values, step.block_table, step.context_lens, step.query_starts, scale=self.scale,
+            window=self.window,
+        )  # fmt: skip
