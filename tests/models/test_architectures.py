@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 import unify as un
 from unify._errors import ModelFileError
+from unify.compiler import toolchain
 from unify.models.architectures import load_directory
 from unify.models.batch import Batch
 from unify.models.checkpoint import Checkpoint
 from unify.models.decoder import Decoder
 
+from ..conftest import Run
 from .tiny_models import CONTEXT, peer_logits, peer_of, prompt, write_tiny
 
 NAMES = ["Llama", "Mistral", "Qwen3", "Mixtral", "Qwen3Moe", "DeepseekV3"]
@@ -197,6 +202,74 @@ def test_a_directory_that_cannot_be_computed_is_refused_by_name(tmp_path: Path, 
         load_directory(Checkpoint(path))
     assert str(path) in str(refused.value)
     assert told in str(refused.value)
+
+
+_ODD = st.one_of(
+    st.sampled_from(
+        [0, -1, 1, 2, 3, 7, 64, 128, 2**16, 2**31, 2**40, 2**63, 1e-9, 0.5, 1e308, "", "x", None, True, False]
+    ),
+    st.sampled_from(
+        [[], [1], {}, {"rope_type": "yarn"}, {"factor": 2.0}, {"type": "linear", "factor": "x"}, [None] * 3]
+    ),
+    st.integers(-5, 200),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("name", ["Mistral", "Qwen3Moe", "DeepseekV3"])
+def test_whatever_a_config_says_it_loads_or_is_refused(
+    written: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    path = written(name)
+    odd = tmp_path_factory.getbasetemp() / f"odd-{name}"
+    if not odd.exists():
+        odd.mkdir()
+        for file in path.glob("model*"):
+            (odd / file.name).symlink_to(file)
+    config = json.loads((path / "config.json").read_text())
+    changes = data.draw(st.dictionaries(st.sampled_from(sorted(config)), _ODD, min_size=1, max_size=3))
+    (odd / "config.json").write_text(json.dumps(config | changes))
+    tracemalloc.start()
+    try:
+        load_directory(Checkpoint(odd))
+    except ModelFileError as refused:
+        assert str(odd) in str(refused)  # noqa: PT017 - loading is as good
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 64 << 20
+
+
+SIMULATED = {"cuda:0": "cuda:90", "ascend:0": "ascend:910B3"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", SIMULATED)
+@pytest.mark.parametrize("name", ["Qwen3", "Qwen3Moe", "DeepseekV3"])
+def test_simulated_chips_write_the_same_tokens(
+    written: Callable[[str], Path], python: Run, name: str, device: str
+) -> None:
+    if device == "ascend:0" and not toolchain.is_installed("ascend"):
+        pytest.skip("needs the vendor's compilers: unify toolchain install ascend")
+    argv = [
+        "generate",
+        "--model",
+        str(written(name)),
+        "--prompt-ids",
+        "5,9,33,70,2,61",
+        "--max-tokens",
+        "24",
+        "--greedy",
+    ]
+    answers = []
+    for where, simulated in (("cpu", ""), (device, SIMULATED[device])):
+        environment = {**os.environ, "UNIFY_SIMULATE": simulated}
+        finished = python("-m", "unify", *argv, "--json", "--device", where, env=environment, timeout=1800)
+        assert finished.returncode == 0, finished.stderr
+        answers.append(json.loads(finished.stdout))
+    assert answers[0]["token_ids"] == answers[1]["token_ids"]
+    assert (answers[1]["device"], answers[1]["simulated"]) == (device, True)
 
 
 def test_entries_that_change_nothing_are_no_reason_to_refuse(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ class Checkpoint:
         value = default if value is None else value
         if kind is float and type(value) is int and abs(value) < 1 << 53:
             value = float(value)
-        if type(value) is not kind:
+        if type(value) is not kind or (kind is float and not math.isfinite(value)):
             have = "is absent" if value is None else f"is {reprlib.repr(value)}"
             raise ModelFileError(
                 f"{self.path / 'config.json'}: '{key}' {have}; {kind.__name__} is needed. Fetch it again, or take the "

@@ -49,10 +49,16 @@ def load(loader: Loader) -> Decoder:
     }
     top_k = require("num_experts_per_tok", int)
     groups, top_groups = routing["groups"], routing["top_groups"]
-    if groups < 1 or count % groups or not 1 <= top_groups <= groups or top_k > count // groups * top_groups:
+    if (
+        groups < 1
+        or shared < 0
+        or count % groups
+        or not 1 <= top_groups <= groups
+        or top_k > count // groups * top_groups
+    ):
         raise ModelFileError(
-            f"{checkpoint.path / 'config.json'}: {top_k} of {count} experts in {top_groups} of {groups} groups are "
-            "none. Fetch it again."
+            f"{checkpoint.path / 'config.json'}: {top_k} of {count} experts in {top_groups} of {groups} groups, "
+            f"{shared} shared, are none. Fetch it again."
         )
 
     def feed_forward(i: int, layer: str) -> FeedForward:
@@ -75,7 +81,7 @@ def _attention(loader: Loader, config: Config) -> Any:
     require, d, heads = loader.checkpoint.require, config.width, config.heads
     rank, rope, nope = (require(key, int) for key in ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim"))
     value, query_rank = require("v_head_dim", int), require("q_lora_rank", int, 0)
-    if min(rank, rope, nope, value) < 1 or rope % 2 or query_rank < 0:
+    if not 1 <= min(rank, rope, nope, value) <= max(rank, rope, nope, value) <= 1 << 16 or rope % 2 or query_rank < 0:
         raise ModelFileError(
             f"{loader.checkpoint.path / 'config.json'}: heads of {nope} + {rope} and {value} features over a rank of "
             f"{rank} (queries: {query_rank}) do not fit each other. Fetch it again."
