@@ -43,6 +43,16 @@ def test_loading_takes_little_more_memory_than_the_weights(tmp_path: Path, pytho
     assert peak < 1.1 * weights + 200e6
 
 
+def test_loading_fp8_takes_little_more_memory_than_the_weights(tmp_path: Path, python: Run) -> None:
+    sizes = {**LARGE["Llama"], "intermediate_size": 8192, "first_k_dense_replace": 6, "q_lora_rank": 256}
+    path = write_tiny(tmp_path / "m", "DeepseekV3", dtype=torch.bfloat16, shard="50MB", **sizes)
+    make_fp8(path)
+    finished = python("-c", _LOAD, str(path))
+    weights, peak = map(int, finished.stdout.split())
+    assert weights > 250e6
+    assert peak < 1.1 * weights + 200e6
+
+
 def logits(model: Decoder, ids: list[int]) -> np.ndarray:
     tokens = un.asarray(ids, dtype=un.int32)
     return model.prefill(tokens, model.cache(len(ids)), all_logits=True).numpy()
@@ -87,13 +97,14 @@ def test_fp8_keeps_its_bytes_in_memory(tmp_path: Path) -> None:
 def test_an_fp8_matrix_needs_its_scales(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m", "DeepseekV3")
     make_fp8(path)
-    tensors = load_file(path / "model.safetensors")
-    name = "model.layers.1.self_attn.o_proj.weight"
-    scales = tensors.pop(f"{name}_scale_inv")
-    for told, change in {"is absent": {}, "of dtype bf16": {f"{name}_scale_inv": scales.bfloat16()}}.items():
-        save_file(tensors | change, path / "model.safetensors")
-        with pytest.raises(ModelFileError, match=rf"'{name}_scale_inv' .*{told}"):
-            load_directory(Checkpoint(path))
+    name, file = "model.layers.1.self_attn.o_proj.weight_scale_inv", path / "model-00003-of-00003.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {name: tensors[name].bfloat16()}, file)
+    with pytest.raises(ModelFileError, match=f"'{name}' is of dtype bf16"):
+        load_directory(Checkpoint(path))
+    save_file(tensors | {name: tensors[name][:, :0]}, file)
+    with pytest.raises(ModelFileError, match=rf"'{name}' is \[1, 0\]; \[1, 1\] is needed"):
+        load_directory(Checkpoint(path))
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.float64, torch.float8_e5m2])

@@ -88,7 +88,8 @@ def prompt(length: int, seed: int = 0) -> list[int]:
 
 def make_fp8(path: Path) -> dict[str, torch.Tensor]:
     """Turns a written model's matrices into float8_e4m3 with a scale for each block of 128 × 128, as DeepSeek-V3 is
-    published: one shard, everything else in bfloat16. Returns the values that all tensors have now."""
+    published: everything else in bfloat16, a matrix and its scales in different shards. Returns the values that all
+    tensors have now."""
     stored: dict[str, torch.Tensor] = {}
     values: dict[str, torch.Tensor] = {}
     for shard in path.glob("*.safetensors"):
@@ -108,8 +109,15 @@ def make_fp8(path: Path) -> dict[str, torch.Tensor]:
             stored[f"{key}_scale_inv"] = scales
             values[key] = (codes.float() * scales[:, None, :, None]).flatten(2).flatten(0, 1)[:rows, :columns]
         shard.unlink()
-    (path / "model.safetensors.index.json").unlink(missing_ok=True)
-    save_file(stored, path / "model.safetensors")
+    shards: list[dict[str, torch.Tensor]] = [{}, {}, {}]
+    for i, (key, tensor) in enumerate(stored.items()):
+        shards[2 if key.endswith("_scale_inv") else i % 2][key] = tensor
+    index = {}
+    for i, shard in enumerate(shards):
+        name = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, path / name)
+        index |= dict.fromkeys(shard, name)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     config = json.loads((path / "config.json").read_text())
     config["quantization_config"] = {
         "activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128],
