@@ -168,6 +168,14 @@ def halvings(sequences: int) -> int:
     return max(0, sequences - 1).bit_length()
 
 
+@unify.jit
+def add_sink(total, top, mass, sink):
+    """A score, in powers of two as they are, that has a share in the sum and no value."""
+    new_top = tl.maximum(top, sink)
+    shrink = tl.exp2(top - new_top)
+    return total * shrink[:, None], new_top, mass * shrink + tl.exp2(sink - new_top)
+
+
 @dataclass(frozen=True)
 class Widths:
     """How a head's features are cut into tiles, whose sizes are powers of two: constants of a kernel.

@@ -10,7 +10,7 @@ import unify
 from unify._errors import InvalidArgument, ShapeError
 from unify._tensor import wrap_like
 
-from .attend import Layout, Scores, Widths, attend_all, halvings, packed_starts, packed_tiles, sequence_of
+from .attend import Layout, Scores, Widths, add_sink, attend_all, halvings, packed_starts, packed_tiles, sequence_of
 from .op import op
 from .tiles import attention_tile
 
@@ -18,7 +18,7 @@ from .tiles import attention_tile
 # One program takes BLOCK_M queries of one head: first the keys that all of them see, then the diagonal with masks.
 # Sequences are a batch, or packed: then starts are those of their queries, and key_starts or lengths those of their
 # keys, in a row or in pages that `table` has. k_batch and v_batch are the strides of a batch or of a page.
-@unify.jit(do_not_specialize=["sequences", "steps", "blocks", "max_blocks"])
+@unify.jit(do_not_specialize=["sequences", "steps", "blocks", "max_blocks", "window"])
 def attention_kernel(
     q, k, v, out, lse, starts, key_starts, lengths, table, sinks, alibi,
     queries, keys, sequences, steps, blocks, max_blocks, group, scale, cap, window,
@@ -73,10 +73,6 @@ def attention_kernel(
     total = tl.zeros([BLOCK_M, BLOCK_V], dtype=tl.float32)
     top = tl.full([BLOCK_M], -1.0e30, dtype=tl.float32)
     mass = tl.zeros([BLOCK_M], dtype=tl.float32)
-    if sinks is not None:
-        sink = tl.load(sinks + head).to(tl.float32) * LOG2_E
-        top = tl.maximum(top, sink)
-        mass = tl.exp2(sink - top)
     # Positions are those of keys: the last query's is the last key's.
     lowest = tile * BLOCK_M + keys - queries
     position = lowest + tl.arange(0, BLOCK_M)
@@ -101,19 +97,17 @@ def attention_kernel(
         scale, cap, window, slope, k_token, k_dim, v_token, k_batch, v_batch, blocks,
         BLOCK_N, CAUSAL, PAGE, WIDTH, BLOCK_D, TAIL, VALUE, BLOCK_V,
     )  # fmt: skip
-    result = total / mass[:, None]
-    sees = inside & (keys > 0)
-    if CAUSAL:
-        sees = sees & (position >= 0)
-    result = tl.where(sees[:, None], result, 0.0)
+    if CAUSAL and starts is not None:
+        total = tl.where((position >= 0)[:, None], total, 0.0)
+        mass = tl.where(position >= 0, mass, 0.0)
+    if sinks is not None:
+        total, top, mass = add_sink(total, top, mass, tl.load(sinks + head).to(tl.float32) * LOG2_E)
     o_inside = inside[:, None] & (e < VALUE)[None, :]
+    result = total / tl.where(mass == 0.0, 1.0, mass)[:, None]  # 0 where no key is seen
     tl.store(out + row[:, None] * o_token + e[None, :], result, mask=o_inside)
     if lse is not None:
-        heads = tl.num_programs(1)
-        logarithm = (top + tl.log2(mass)) / LOG2_E
-        if sinks is None:
-            logarithm = tl.where(sees, logarithm, -float("inf"))
-        tl.store(lse + (first_row + row) * heads + head, logarithm, mask=inside)
+        place = (first_row + row) * tl.num_programs(1) + head
+        tl.store(lse + place, (top + tl.log2(mass)) / LOG2_E, mask=inside)
 
 
 _LAYOUT = Layout(

@@ -14,7 +14,7 @@ import unify
 from unify._errors import LayoutError, ShapeError
 from unify._tensor import as_tensor, wrap_like
 
-from .attend import Layout, Scores, Widths, attend_all, halvings, packed_starts, packed_tiles
+from .attend import Layout, Scores, Widths, add_sink, attend_all, halvings, packed_starts, packed_tiles
 from .attention import attention_kernel
 from .merge_states import merge
 from .op import op
@@ -26,7 +26,7 @@ _PREFILL_QUERIES_ELSEWHERE = 64
 
 
 # One program takes a part of one sequence's keys, for the query heads that share a key head.
-@unify.jit(do_not_specialize=["blocks", "max_blocks"])
+@unify.jit(do_not_specialize=["blocks", "max_blocks", "window"])
 def paged_attention_kernel(
     q, k, v, table, context_lens, out, lse, sinks, alibi,
     blocks, max_blocks, group, scale, cap, window,
@@ -69,10 +69,6 @@ def paged_attention_kernel(
     total = tl.zeros([GROUP, BLOCK_V], dtype=tl.float32)
     top = tl.full([GROUP], -1.0e30, dtype=tl.float32)
     mass = tl.zeros([GROUP], dtype=tl.float32)
-    if sinks is not None and split == 0:
-        sink = tl.load(sinks + head, mask=is_member, other=0.0).to(tl.float32) * LOG2_E
-        top = tl.maximum(top, sink)
-        mass = tl.exp2(sink - top)
     position = tl.full([GROUP], 0, dtype=tl.int32) + (keys - 1)
     total, top, mass = attend_all(
         total, top, mass, q_tile, q_tail, k + kv_head * k_head, v + kv_head * v_head, table + batch * table_row,
@@ -80,6 +76,9 @@ def paged_attention_kernel(
         k_token, k_dim, v_token, k_block, v_block, blocks,
         BLOCK_N, False, PAGE, WIDTH, BLOCK_D, TAIL, VALUE, BLOCK_V,
     )  # fmt: skip
+    if sinks is not None:  # in one part only
+        sink = tl.load(sinks + head, mask=is_member, other=0.0).to(tl.float32) * LOG2_E
+        total, top, mass = add_sink(total, top, mass, tl.where(split == 0, sink, -float("inf")))
     inside = is_member[:, None] & (e < VALUE)[None, :]
     out += split.to(tl.int64) * o_split + batch * o_batch
     result = total / tl.where(mass == 0.0, 1.0, mass)[:, None]  # 0 without keys

@@ -274,7 +274,8 @@ def _attentions(chip: Any) -> list[Signature]:
     prefill = PAGED_ATTENTION_PREFILL_QUERIES.get(chip.kind, PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE)
     widths = vars(Widths.of(_WIDTH, _WIDTH))
     latent = latent_tile(chip, 128, 64)
-    two_widths = vars(Widths.of(192, 128))  # of DeepSeek-V3's heads
+    wide = attention_tile(chip, _TOKENS, _HEADS, causal=True, width=192, itemsize=2)
+    two_widths = {**vars(Widths.of(192, 128)), "BLOCK_M": wide.m, "BLOCK_N": wide.n}  # of DeepSeek-V3's heads
     every_option = {"cap": "fp32", "window": "i32", "lse": _FLOATS, "sinks": _ARRAY, "alibi": _FLOATS}
     no_option = dict.fromkeys(every_option)
     both = {
@@ -310,7 +311,7 @@ def _attentions(chip: Any) -> list[Signature]:
     return [
         _row(attention_kernel, {**many, **no_option, **widths}, tile.launch),
         _row(
-            attention_kernel, {**many, **every_option, **two_widths, "starts": _INTS, "key_starts": _INTS}, tile.launch
+            attention_kernel, {**many, **every_option, **two_widths, "starts": _INTS, "key_starts": _INTS}, wide.launch
         ),
         _row(attention_kernel, {**many_paged, **no_option, **widths}),
         _row(attention_kernel, {**many_paged, **every_option, **widths}),
