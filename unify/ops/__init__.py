@@ -6,20 +6,25 @@ from .embedding import embedding
 from .linear import linear, matmul
 from .norm import rms_norm
 from .paged_attention import kv_write, paged_attention, paged_prefill
-from .rope import rope
+from .penalties import count_tokens, logit_bias, penalize
+from .rope import rope, yarn_frequencies
 from .sampling import repetition_penalty, sample
 
 __all__ = [
     "attention",
+    "count_tokens",
     "embedding",
     "kv_write",
     "linear",
+    "logit_bias",
     "matmul",
     "paged_attention",
     "paged_prefill",
+    "penalize",
     "repetition_penalty",
     "rms_norm",
     "rope",
     "sample",
     "swiglu",
+    "yarn_frequencies",
 ]
