@@ -63,6 +63,7 @@ CASES = {
     "attention": Case(
         ops.attention, {"q": floats(5, 4, 64), "k": floats(7, 2, 64), "v": floats(7, 2, 64)}, ("q", "k", "v")
     ),
+    "count_tokens": Case(ops.count_tokens, {"ids": ints(1, 5)[:, None]}, options={"vocabulary": 9}),
     "embedding": Case(ops.embedding, {"ids": ints(2, 0), "weight": floats(3, 64)}, float32=(0,)),
     "embedding quantised": Case(ops.embedding, {"ids": ints(2, 0)}, options={"weight": quantized()}, float32=(0,)),
     "kv_write": Case(
@@ -96,6 +97,7 @@ CASES = {
         ("x", "residual"),
         options={"weight": quantized()},
     ),
+    "logit_bias": Case(ops.logit_bias, {"logits": floats(1, 64), "ids": ints(3, 9)[None], "bias": floats(1, 2)}),
     "matmul": Case(ops.matmul, {"a": floats(20, 64), "b": floats(64, 8)}, ("a", "b")),
     "matmul of a batch": Case(ops.matmul, {"a": floats(3, 20, 64), "b": floats(3, 64, 8)}, ("a", "b")),
     "mla_attention": Case(
@@ -131,6 +133,11 @@ CASES = {
         ("outs", "lses"),
         float32=("lses", 1),
     ),
+    "penalize": Case(
+        ops.penalize,
+        {"logits": floats(1, 4), "counts": ints(0, 1, 2, 9)[None], "presence": torch.ones(1)},
+        ("logits",),
+    ),
     "repetition_penalty": Case(
         ops.repetition_penalty, {"logits": floats(2, 64), "ids": ints(1, 5)[:, None]}, options={"penalty": 1.5}
     ),
@@ -149,6 +156,12 @@ CASES = {
         {"logits": floats(3, 700), "step": torch.tensor([4, 5, 6])},
         ("logits",),
         options={"temperature": 1.0, "top_k": 9, "top_p": 0.9},
+    ),
+    "sample of requests": Case(
+        ops.sample,
+        {"logits": floats(3, 700), "temperature": torch.ones(3), "seed": torch.tensor([4, 5, 6])},
+        ("logits",),
+        options={"min_p": 0.01},
     ),
     "swiglu": Case(ops.swiglu, {"gate": floats(3, 64), "up": floats(3, 64)}, ("gate", "up")),
 }
@@ -197,7 +210,8 @@ def held_back(stream: un.Stream) -> Iterator[tuple[threading.Event, threading.Ev
 
 
 def test_each_op_has_a_case() -> None:
-    assert {case.function.__name__ for case in CASES.values()} == set(ops.__all__)
+    takes_no_array = {"yarn_frequencies"}
+    assert {case.function.__name__ for case in CASES.values()} == set(ops.__all__) - takes_no_array
 
 
 @each_case
@@ -279,7 +293,9 @@ def test_an_array_of_a_wrong_dtype_is_refused_by_name(case: Case, name: str, dty
         case.call(torch.clone, **{name: case.arrays[name].to(dtype)})
 
 
-@pytest.mark.parametrize("case", [case for case in CASES.values() if case.function not in (ops.embedding,)])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES.values() if case.function not in (ops.embedding, ops.count_tokens)]
+)
 def test_arrays_of_one_wrong_dtype_are_refused(case: Case) -> None:
     def double(array: torch.Tensor) -> torch.Tensor:
         return array.double() if array.is_floating_point() else array.clone()

@@ -11,7 +11,8 @@ from .mla_attention import latent_read, latent_write, mla_attention
 from .moe import combine, moe
 from .norm import rms_norm
 from .paged_attention import paged_attention, paged_prefill
-from .rope import rope
+from .penalties import count_tokens, logit_bias, penalize
+from .rope import rope, yarn_frequencies
 from .routing import Permutation, expert_load, permute, route
 from .sampling import repetition_penalty, sample
 
@@ -19,6 +20,7 @@ __all__ = [
     "Permutation",
     "attention",
     "combine",
+    "count_tokens",
     "embedding",
     "expert_load",
     "grouped_linear",
@@ -26,12 +28,14 @@ __all__ = [
     "latent_read",
     "latent_write",
     "linear",
+    "logit_bias",
     "matmul",
     "merge_states",
     "mla_attention",
     "moe",
     "paged_attention",
     "paged_prefill",
+    "penalize",
     "permute",
     "repetition_penalty",
     "rms_norm",
@@ -39,4 +43,5 @@ __all__ = [
     "route",
     "sample",
     "swiglu",
+    "yarn_frequencies",
 ]

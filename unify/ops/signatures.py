@@ -42,6 +42,13 @@ from .paged_attention import (
     _PREFILL_QUERIES_ELSEWHERE as PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE,
     paged_attention_kernel,
 )
+from .penalties import (
+    _BLOCK as PENALTIES_BLOCK,
+    _IDS as PENALTIES_IDS,
+    count_tokens_kernel,
+    logit_bias_kernel,
+    penalize_kernel,
+)
 from .quant import COLUMNS, FORMATS, quantize_blocks_kernel, quantize_fp8_blocks_kernel
 from .quantized_activations import blocks_at_a_time, quantize_fp8_kernel, quantize_int8_kernel, quantize_kernel
 from .quantized_linear import (
@@ -477,22 +484,30 @@ def _row(kernel: Any, parameters: dict[str, Any], launch: Mapping[str, int] = Ma
 
 def _sampling() -> list[Signature]:
     logits = {"logits": _ARRAY, "vocabulary": _SIZE}
+    ids = {"ids": _INTS, "count": "i32"}
     return [
         Signature(greedy_kernel, logits | {"out": _INTS, "row_stride": _SIZE}, {"BLOCK": SAMPLING_BLOCK}),
         Signature(
             sample_kernel,
             logits
-            | {"out": _INTS, "step": "*i64:16", "row_stride": _SIZE}
-            | {"inverse_temperature": "fp32", "top_k": "i32", "top_p": "fp32", "seed": "i32"},
-            {"TOP_K": True, "TOP_P": True, "BLOCK": SAMPLING_BLOCK},
+            | _types("out top_k", _INTS)
+            | _types("step seed", "*i64:16")
+            | _types("temperature top_p min_p", _FLOATS)
+            | {"row_stride": _SIZE},
+            {**dict.fromkeys(("TOP_K", "TOP_P", "MIN_P", "PER_ROW", "OWN_SEEDS"), True), "BLOCK": SAMPLING_BLOCK},
         ),
         Signature(
             repetition_penalty_kernel,
-            logits
-            | {"ids": _INTS, "out": _ARRAY, "penalty": "fp32", "count": "i32"}
-            | _types("logits_row ids_row out_row", _SIZE),
-            {"BLOCK": 64},
+            logits | ids | {"out": _ARRAY, "penalty": "fp32"} | _types("logits_row ids_row out_row", _SIZE),
+            {"PER_ROW": False, "BLOCK": 64},
         ),
+        Signature(
+            penalize_kernel,
+            logits | {"counts": _INTS, "out": _ARRAY, "logits_row": _SIZE} | _types("frequency presence", _FLOATS),
+            {"PER_ROW": True, "BLOCK": PENALTIES_BLOCK},
+        ),
+        Signature(logit_bias_kernel, logits | ids | {"bias": _FLOATS, "out": _ARRAY}, {"BLOCK": PENALTIES_IDS}),
+        Signature(count_tokens_kernel, ids | {"counts": _INTS, "vocabulary": _SIZE}, {"BLOCK": PENALTIES_IDS}),
     ]
 
 

@@ -41,6 +41,9 @@ class Inputs:
         generator = torch.Generator().manual_seed(sum(shape))
         return self.on_device((torch.randn(shape, generator=generator) * 0.5).to(self.dtype))
 
+    def floats(self, *shape: int) -> Any:
+        return self.on_device(torch.randn(shape, generator=torch.Generator().manual_seed(3)))
+
     def ids(self, *shape: int, below: int) -> Any:
         generator = torch.Generator().manual_seed(1)
         return self.on_device(torch.randint(0, below, shape, generator=generator, dtype=torch.int32))
@@ -82,6 +85,14 @@ def _paged_prefill(inputs: Inputs) -> Any:
 
 def _sample(inputs: Inputs, temperature: float) -> Any:
     return un.ops.sample(inputs.random(3, VOCABULARY), temperature=temperature, top_k=1, top_p=0.9, seed=4)
+
+
+def _requests(inputs: Inputs) -> Any:
+    """One of them takes the likeliest token, the others have a single one left."""
+    settings = {"temperature": [0.0, 0.8, 2.0], "top_p": [1.0, 1e-3, 1.0], "min_p": [0.0, 0.0, 1.0]}
+    arrays = {name: inputs.on_device(torch.tensor(values)) for name, values in settings.items()}
+    seeds, top_k = (inputs.on_device(torch.tensor([5, 6, 7], dtype=dtype)) for dtype in (torch.int64, torch.int32))
+    return un.ops.sample(inputs.random(3, VOCABULARY), **arrays, top_k=top_k, seed=seeds)
 
 
 def _attention(inputs: Inputs) -> Any:
@@ -198,6 +209,10 @@ CASES: dict[str, Case] = {
     "paged prefill": _paged_prefill,
     "greedy": lambda i: _sample(i, 0.0),
     "sample": lambda i: _sample(i, 0.8),
+    "sample of requests": _requests,
+    "penalize": lambda i: un.ops.penalize(i.random(3, 999), i.ids(3, 999, below=3), frequency=0.5, presence=0.25),
+    "logit bias": lambda i: un.ops.logit_bias(i.random(3, 999), i.ids(3, 1, below=999), i.floats(3, 1)),
+    "count tokens": lambda i: un.ops.count_tokens(i.ids(3, 150, below=40), 50),
     "repetition": lambda i: un.ops.repetition_penalty(i.random(3, 999), i.ids(3, 50, below=999), 1.3),
     "one token's experts": lambda i: _moe(i, 1),
     "some tokens' experts": lambda i: _moe(i, 9),
