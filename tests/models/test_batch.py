@@ -11,6 +11,7 @@ from unify.models.architectures import load_directory
 from unify.models.batch import Batch
 from unify.models.checkpoint import Checkpoint
 from unify.models.decoder import Decoder
+from unify.models.generate import Sampling
 from unify.models.kv_cache import BLOCK_SIZE
 
 from .tiny_models import CONTEXT, VOCABULARY, prompt, write_tiny
@@ -72,6 +73,38 @@ def test_an_end_token_ends_its_text_only(model: Decoder) -> None:
     batch.run()
     for request, tokens in zip(requests, expected, strict=True):
         assert request.token_ids == (tokens[: tokens.index(end)] if end in tokens else tokens)
+
+
+def test_a_draw_depends_on_the_requests_own_seed_and_settings(model: Decoder) -> None:
+    settings = [
+        Sampling(), Sampling(temperature=1.0, seed=1), Sampling(temperature=1.0, seed=2),
+        Sampling(temperature=3.0, top_k=1, seed=3), Sampling(temperature=2.0, top_p=0.9, seed=2**40 + 1),
+        Sampling(temperature=3.0, min_p=1.0), Sampling(temperature=1.0, seed=1),
+    ]  # fmt: skip
+
+    def run(rows: int) -> list[list[int]]:
+        batch = Batch(model, rows=rows, max_context=CONTEXT)
+        requests = [batch.submit(prompt(20), 12, sampling) for sampling in settings]
+        batch.run()
+        return [request.token_ids for request in requests]
+
+    texts = run(3)
+    assert texts == run(1) == run(7)
+    assert texts[0] == texts[3] == texts[5] == alone(model, prompt(20), 12)  # these leave one token to choose from
+    assert texts[1] == texts[6]
+    assert len({tuple(text) for text in texts}) == 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": -1.0}, {"temperature": float("nan")}, {"temperature": float("inf")}, {"top_k": -1},
+        {"top_p": 0.0}, {"top_p": 1.5}, {"min_p": -0.1}, {"min_p": 2.0}, {"seed": 2**63}, {"repetition_penalty": 1.1},
+    ],
+)  # fmt: skip
+def test_sampling_that_cannot_be_is_refused(model: Decoder, settings: dict[str, float]) -> None:
+    with pytest.raises(un.errors.InvalidArgument, match="submit: "):
+        Batch(model, rows=1, max_context=CONTEXT).submit([1], 1, Sampling(**settings))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ class Request:
 
     prompt: Sequence[int]
     max_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
     token_ids: list[int] = field(default_factory=list)
     is_done: bool = False
 
@@ -41,27 +42,35 @@ class Batch:
 
     A request waits until a row is free, and blocks for its whole length: none is ever turned out half-way. max_context:
     tokens of one sequence, its answer included; blocks: of BLOCK_SIZE tokens in all, by default enough for every row.
-    ends: tokens that end a text. The decode step is recorded once, over all rows.
+    ends: tokens that end a text. The decode step is recorded once, over all rows, and once more where they draw.
     """
 
     def __init__(
         self, model: Decoder, *, rows: int = 8, max_context: int = 2048, blocks: int | None = None,
-        ends: frozenset[int] = frozenset(), sampling: Sampling | None = None,
+        ends: frozenset[int] = frozenset(),
     ) -> None:  # fmt: skip
         self.model = model
         self.cache = model.cache(min(max_context, model.config.context), sequences=rows, blocks=blocks)
-        self._ends, self._sampling = ends, sampling or Sampling()
-        if self._sampling.repetition_penalty != 1.0:
-            raise InvalidArgument("a batch has no repetition penalty; use a Generator for each text.")
+        self._ends = ends
         self._waiting: deque[Request] = deque()
         self._rows: list[_Row | None] = [None] * rows
         # token, position, keys to see, slot, number of the draw: what the recorded step reads from the device
         self._state = unify.zeros((5, rows), dtype=unify.int32, device=model.device)
-        self._graph: Any = None
-        self._next: Any = None
+        self._choice = _Choice(rows, model.device)
+        self._graphs: dict[bool, tuple[Any, Any]] = {}  # by whether all take the likeliest: what to launch, its result
 
-    def submit(self, prompt: Sequence[int], max_tokens: int) -> Request:
-        """Queues a prompt (token ids). Raises InvalidArgument for one that is empty, wrong, or never fits."""
+    def submit(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None) -> Request:
+        """Queues a prompt (token ids). What is drawn depends on the request's own seed, not on those beside it.
+
+        Raises InvalidArgument for a prompt that is empty, wrong, or never fits, for sampling out of range, and for a
+        repetition penalty.
+        """
+        how = sampling or Sampling()
+        if how.repetition_penalty != 1.0:
+            raise InvalidArgument("submit: a batch has no repetition penalty; use a Generator for such a text.")
+        in_range = 0.0 <= how.temperature < float("inf") and 0 <= how.top_k < 1 << 31 and 0.0 < how.top_p <= 1.0
+        if not (in_range and 0.0 <= how.min_p <= 1.0 and -(1 << 63) <= how.seed < 1 << 63):
+            raise InvalidArgument(f"submit: no tokens can be chosen by {how}; see ops.sample.")
         vocabulary = self.model.config.vocabulary
         wrong = next((token for token in prompt if not 0 <= token < vocabulary), None)
         if not prompt or wrong is not None:
@@ -73,7 +82,7 @@ class Batch:
                 f"submit: {len(prompt)} prompt tokens and {max_tokens=} do not fit into a context of {room} (at least "
                 "one token is written)."
             )
-        request = Request(list(prompt), max_tokens)
+        request = Request(list(prompt), max_tokens, how)
         self._waiting.append(request)
         return request
 
@@ -123,7 +132,9 @@ class Batch:
         tokens = unify.asarray(ids, dtype=unify.int32, device=self.model.device)
         logits = self.model.prefill(tokens, self.cache, rows=rows, lengths=lengths)
         draws = unify.asarray([self.cache.lengths[i] for i in rows], dtype=unify.int32, device=self.model.device)
-        for i, length, token in zip(rows, lengths, self._sample(logits, draws).tolist(), strict=True):
+        requests = [row.request for i in rows if (row := self._rows[i]) is not None]
+        chosen = _Choice(len(rows), self.model.device).set([request.sampling for request in requests])
+        for i, length, token in zip(rows, lengths, chosen.sample(logits, draws).tolist(), strict=True):
             row = self._rows[i]
             assert row is not None
             row.prefilled += length
@@ -138,23 +149,21 @@ class Batch:
                 state[i] = [row.request.token_ids[-1], at, at + 1, int(self.cache.slots(at, 1, i)[0]), at + 1]
         columns = [list(column) for column in zip(*state, strict=True)]
         self._state.copy_(unify.asarray(columns, dtype=unify.int32, device="cpu"))
-        if self._graph is None:
+        self._choice.set([row.request.sampling if row else Sampling() for row in self._rows])
+        if self._choice.is_greedy not in self._graphs:
             self._step()  # compiles; what it writes to the cache, the recorded one writes again
-            with unify.Graph.capture(device=self.model.device) as graph:
-                self._next = self._step()
-            self._graph = graph
-        self._graph.launch()
-        for i, token in enumerate(self._next.tolist()):
+            with unify.Graph.capture(device=self.model.device) as recorded:
+                result = self._step()
+            self._graphs[self._choice.is_greedy] = recorded, result
+        graph, tokens = self._graphs[self._choice.is_greedy]
+        graph.launch()
+        for i, token in enumerate(tokens.tolist()):
             if self._rows[i] is not None:
                 self._write(i, token)
 
     def _step(self) -> Any:
         ids, positions, keys, slots, draws = (self._state[i] for i in range(5))
-        return self._sample(self.model.decode(ids, positions, keys, self.cache, slots), draws)
-
-    def _sample(self, logits: Any, draws: Any) -> Any:
-        s = self._sampling
-        return ops.sample(logits, temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, seed=s.seed, step=draws)
+        return self._choice.sample(self.model.decode(ids, positions, keys, self.cache, slots), draws)
 
     def _write(self, i: int, token: int) -> None:
         row = self._rows[i]
@@ -166,6 +175,33 @@ class Batch:
             request.is_done = True
             self._rows[i] = None
             self.cache.truncate(0, i)
+
+
+class _Choice:
+    """How the token of each row is chosen, on the device."""
+
+    def __init__(self, rows: int, device: Any) -> None:
+        self.is_greedy = True
+        self._numbers = unify.zeros((3, rows), dtype=unify.float32, device=device)  # temperature, top_p, min_p
+        self._top_k = unify.zeros((rows,), dtype=unify.int32, device=device)
+        self._seeds = unify.zeros((rows,), dtype=unify.int64, device=device)
+
+    def set(self, samplings: Sequence[Sampling]) -> _Choice:
+        self.is_greedy = all(s.temperature == 0.0 for s in samplings)
+        if not self.is_greedy:
+            numbers = [[s.temperature for s in samplings], [s.top_p for s in samplings], [s.min_p for s in samplings]]
+            self._numbers.copy_(unify.asarray(numbers, dtype=unify.float32, device="cpu"))
+            self._top_k.copy_(unify.asarray([s.top_k for s in samplings], dtype=unify.int32, device="cpu"))
+            self._seeds.copy_(unify.asarray([s.seed for s in samplings], dtype=unify.int64, device="cpu"))
+        return self
+
+    def sample(self, logits: Any, draws: Any) -> Any:
+        if self.is_greedy:
+            return ops.sample(logits)
+        temperature, top_p, min_p = (self._numbers[i] for i in range(3))
+        return ops.sample(
+            logits, temperature=temperature, top_k=self._top_k, top_p=top_p, min_p=min_p, seed=self._seeds, step=draws
+        )
 
 
 def _blocks(tokens: int) -> int:

@@ -30,6 +30,7 @@ class Sampling:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int = 0
 
@@ -199,4 +200,6 @@ class Generator:
 
     def _sample(self, logits: Any, step: Any) -> Any:
         s = self.sampling
-        return ops.sample(logits, temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, seed=s.seed, step=step)
+        return ops.sample(
+            logits, temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, min_p=s.min_p, seed=s.seed, step=step
+        )
