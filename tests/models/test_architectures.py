@@ -115,6 +115,50 @@ def test_scaled_positions_give_what_transformers_gives(tmp_path: Path, rope: dic
     assert (logits(load_directory(Checkpoint(path)), prompt(200)) == found).all()
 
 
+DEEPSEEK_YARN = {**YARN, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_parameters": {"rope_theta": 10000.0, **DEEPSEEK_YARN}},
+        {"q_lora_rank": None, "n_shared_experts": 2},
+        {"rope_interleave": False, "norm_topk_prob": False, "n_group": 1, "topk_group": 1},
+        {"first_k_dense_replace": 0, "v_head_dim": 40, "kv_lora_rank": 48},
+    ],
+    ids=["yarn", "no query latent", "halves, no groups", "experts only"],
+)
+def test_what_a_deepseek_may_be_gives_what_transformers_gives(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = write_tiny(tmp_path / "m", "DeepseekV3", **changes)
+    peer, model = peer_of(path), load_directory(Checkpoint(path))
+    expected = peer_logits(peer, prompt(150))
+    assert np.abs(logits(model, prompt(150)) - expected).max() <= 1e-4 * np.abs(expected).max()
+    batch = Batch(model, rows=2, max_context=CONTEXT)
+    request = batch.submit(prompt(70), 20)  # by recorded steps over the latents
+    batch.run()
+    following = peer_logits(peer, [*request.prompt, *request.token_ids])[69:-1]
+    assert request.token_ids == following.argmax(-1).tolist()
+
+
+def test_a_deepseek_is_read_by_its_published_config(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m", "DeepseekV3", rope_parameters={"rope_theta": 10000.0, **DEEPSEEK_YARN})
+    expected = logits(load_directory(Checkpoint(path)), prompt(100))
+    scaling = {("type" if key == "rope_type" else key): value for key, value in DEEPSEEK_YARN.items()}
+    published = {
+        "aux_loss_alpha": 0.001, "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"}, "ep_size": 1,
+        "moe_layer_freq": 1, "pretraining_tp": 1, "rope_scaling": scaling, "rope_theta": 10000, "seq_aux": True,
+        "scoring_func": "sigmoid", "topk_method": "noaux_tc", "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    later = dict.fromkeys(("rope_parameters", "rope_interleave", "head_dim", "qk_head_dim", "dtype"), "absent")
+    assert (logits(load_directory(Checkpoint(changed(path, **published, **later))), prompt(100)) == expected).all()
+    for key, value in {"scoring_func": "softmax", "topk_method": "greedy", "moe_layer_freq": 2}.items():
+        with pytest.raises(ModelFileError, match=f"'{key}' is {value!r}, which is not computed"):
+            load_directory(Checkpoint(changed(path, **{**published, key: value})))
+    for key, value in {"fmt": "e5m2", "weight_block_size": [64, 64], "new": True}.items():
+        with pytest.raises(ModelFileError, match=f"'quantization_config' has '{key}' as "):
+            load_directory(Checkpoint(changed(path, **published, quantization_config={key: value})))
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [

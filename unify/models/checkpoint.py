@@ -151,11 +151,11 @@ class Checkpoint:
 
         A whole number counts as a float. Raises ModelFileError when the entry is absent or another.
         """
-        value = self.config.get(key)
+        value: Any = self.config.get(key)
         value = default if value is None else value
         if kind is float and type(value) is int and abs(value) < 1 << 53:
             value = float(value)
-        if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        if type(value) is not kind or value in (math.inf, -math.inf):  # which 1e999 is
             have = "is absent" if value is None else f"is {reprlib.repr(value)}"
             raise ModelFileError(
                 f"{self.path / 'config.json'}: '{key}' {have}; {kind.__name__} is needed. Fetch it again, or take the "
