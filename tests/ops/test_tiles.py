@@ -75,6 +75,16 @@ def test_other_chips_have_tiles_of_their_own(target: str) -> None:
     assert tiles.product_tile(chip, 4096, 4096, itemsize=2) == tiles.Tile(64, 64, 32)
 
 
+@given(rows=st.integers(1, 5000), gated=st.booleans(), dtype=st.sampled_from([un.float32, un.float16, un.bfloat16]))
+def test_a_group_of_rows_fills_one_tile_as_long_as_there_are_few(rows: int, gated: bool, dtype: un.DType) -> None:
+    for chip, most in ((CPU, 512), (Chip("cuda:90"), 64), (Chip("ascend:910B3"), 128), (Chip("cuda:75"), 64)):
+        tile = tiles.grouped_tile(chip, rows, dtype, gated=gated)
+        assert tile.m & (tile.m - 1) == tile.n & (tile.n - 1) == tile.k & (tile.k - 1) == 0
+        assert min(most, rows) <= tile.m < 4 * max(16, rows)
+    sums = tiles.grouped_tile(Chip("ascend:910B3"), rows, dtype, gated=True)
+    assert 2 * 4 * sums.m * sums.n <= 64 * KIB  # half of what a cube's L0C holds, as other products
+
+
 def test_a_cpu_launch_has_no_options_of_a_gpu() -> None:
     assert not tiles.product_tile(CPU, 512, 512, itemsize=2).launch
     assert not tiles.attention_tile(CPU, 512, 8, causal=True, width=64, itemsize=2).launch

@@ -13,10 +13,11 @@ from unify._tensor import as_tensor, wrap_like
 from .op import FLOATS, op
 from .tiles import Tile, grouped_tile
 
-# Rows, features and inputs whose products are summed in registers. Elsewhere matrix units take few rows as well.
-_FEW_ROWS = {"cpu": Tile(4, 4, 16)}
-_ONE_ROW = {"cpu": Tile(1, 8, 16)}
-_ONE_ROW_ELSEWHERE = Tile(1, 32, 64)
+# Rows, features and inputs whose products are summed in registers, and how many times that many features a program
+# goes through. On a CPU one feature at a time: memory is read in one run. Elsewhere matrix units take few rows as well.
+_FEW_ROWS = {"cpu": (Tile(2, 1, 64), 16)}
+_ONE_ROW = {"cpu": (Tile(1, 1, 64), 16)}
+_ONE_ROW_ELSEWHERE = (Tile(1, 32, 64), 1)
 _FEW = 4  # rows of a group, on the average, up to which that is faster than a product of tiles
 
 
@@ -48,8 +49,8 @@ def _source_rows(gather, row, x_rows, per_gather):
 
 
 @unify.jit
-def _features(weight, step, inside, k, EVEN: tl.constexpr):
-    mask = None if EVEN else inside & (step < k)
+def _features(weight, step, k, EVEN: tl.constexpr):
+    mask = None if EVEN else step < k
     part = tl.load(weight + step, mask=mask, other=None if EVEN else 0.0)
     return part.to(tl.float32)[None, :, :]
 
@@ -86,7 +87,7 @@ def grouped_kernel(
         source = _source_rows(gather, tl.minimum(row, tl.maximum(last - 1, 0)), x_rows, per_gather)
         x_place = x + source.to(tl.int64)[:, None] * x_row
         w_place = weight + tl.minimum(group, groups - 1).to(tl.int64) * w_group
-        w_place += tl.minimum(column, n - 1).to(tl.int64)[None, :] * w_row
+        w_place += column.to(tl.int64)[None, :] * w_row
         total = tl.zeros([M, N], dtype=tl.float32)
         gate = tl.zeros([M, N], dtype=tl.float32)
         # Rows of no group, and those behind a group's count, are zeros.
@@ -114,14 +115,15 @@ def grouped_kernel(
         )
 
 
-# One program N features of M rows of one group: products are summed lane by lane and folded once at the end. ids: each
-# row has the group that is written there, and there are no offsets.
+# One program `parts` times N features of M rows of one group, groups before features: what is read of a weight serves
+# all rows of its group. Products are summed lane by lane and folded once for a feature. ids: each row has the group
+# that is written there, and there are no offsets.
 @unify.jit
 def grouped_few_rows_kernel(
-    x, gather, weight, offsets, ids, out, groups, rows, x_rows, per_gather, n, k, x_row, w_group, w_row, o_row,
+    x, gather, weight, offsets, ids, out, groups, rows, x_rows, per_gather, n, k, x_row, w_group, w_row, o_row, parts,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STEPS: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    tile = tl.program_id(1)
+    tile = tl.program_id(0)
     if ids is not None:
         group = tl.load(ids + tile)
         group = tl.where(group < 0, groups, group)
@@ -130,33 +132,33 @@ def grouped_few_rows_kernel(
     else:
         group, first, last = _find_rows(offsets, tile, groups, rows, M, STEPS)
     if first < last:
-        feature = tl.program_id(0) * N + tl.arange(0, N)
         inner = tl.arange(0, K)
         row = first + tl.arange(0, M)
         source = _source_rows(gather, tl.minimum(row, last - 1), x_rows, per_gather)
         x_place = x + source.to(tl.int64)[:, None] * x_row
-        inside = (feature < n)[:, None]
         w_place = weight + tl.minimum(group, groups - 1).to(tl.int64) * w_group
-        w_place += feature.to(tl.int64)[:, None] * w_row
-        total = tl.zeros([M, N, K], dtype=tl.float32)
-        gate = tl.zeros([M, N, K], dtype=tl.float32)
         length = tl.where(group < groups, k, 0)  # rows of no group are zeros
-        for start in range(0, length, K):
-            step = (start + inner)[None, :]
-            if EVEN:
-                value = tl.load(x_place + step).to(tl.float32)[:, None, :]
-            else:
-                value = tl.load(x_place + step, mask=step < k, other=0.0).to(tl.float32)[:, None, :]
+        for part in range(parts):
+            feature = (tl.program_id(1) * parts + part) * N + tl.arange(0, N)
+            w_rows = w_place + tl.minimum(feature, n - 1).to(tl.int64)[:, None] * w_row
+            total = tl.zeros([M, N, K], dtype=tl.float32)
+            gate = tl.zeros([M, N, K], dtype=tl.float32)
+            for start in range(0, length, K):
+                step = (start + inner)[None, :]
+                if EVEN:
+                    value = tl.load(x_place + step).to(tl.float32)[:, None, :]
+                else:
+                    value = tl.load(x_place + step, mask=step < k, other=0.0).to(tl.float32)[:, None, :]
+                if GATED:
+                    gate += _features(w_rows, step, k, EVEN) * value
+                    total += _features(w_rows + n * w_row, step, k, EVEN) * value
+                else:
+                    total += _features(w_rows, step, k, EVEN) * value
+            result = tl.sum(total, axis=2)
             if GATED:
-                gate += _features(w_place, step, inside, k, EVEN) * value
-                total += _features(w_place + n * w_row, step, inside, k, EVEN) * value
-            else:
-                total += _features(w_place, step, inside, k, EVEN) * value
-        result = tl.sum(total, axis=2)
-        if GATED:
-            result *= _silu(tl.sum(gate, axis=2))
-        place = out + row.to(tl.int64)[:, None] * o_row + feature[None, :]
-        tl.store(place, result, mask=(row < last)[:, None] & (feature < n)[None, :])
+                result *= _silu(tl.sum(gate, axis=2))
+            place = out + row.to(tl.int64)[:, None] * o_row + feature[None, :]
+            tl.store(place, result, mask=(row < last)[:, None] & (feature < n)[None, :])
 
 
 @op
@@ -252,17 +254,15 @@ def grouped_product(
     rows, n = out.shape
     kind = x.device.kind
     sizes = (groups, rows, x.shape[0], per_gather, n, k, x.strides[0], weight.strides[0], weight.strides[1], n)
-    few = _FEW_ROWS.get(kind)
-    if ids is not None:
-        few = _ONE_ROW.get(kind, _ONE_ROW_ELSEWHERE)
-    if few is not None and (ids is not None or rows <= _FEW * groups):
+    if ids is not None or (kind in _FEW_ROWS and rows <= _FEW * groups):
+        few, parts = _FEW_ROWS[kind] if ids is None else _ONE_ROW.get(kind, _ONE_ROW_ELSEWHERE)
         tiles = rows if ids is not None else rows // few.m + groups + 1
-        grouped_few_rows_kernel[(-(-n // few.n), tiles)](
-            x, gather, weight, offsets, ids, out, *sizes, M=few.m, N=few.n, K=few.k, STEPS=groups.bit_length(),
-            GATED=gated, EVEN=k % few.k == 0 and n % few.n == 0, **few.launch,
+        grouped_few_rows_kernel[(tiles, -(-n // (few.n * parts)))](
+            x, gather, weight, offsets, ids, out, *sizes, parts, M=few.m, N=few.n, K=few.k, STEPS=groups.bit_length(),
+            GATED=gated, EVEN=k % few.k == 0, **few.launch,
         )  # fmt: skip
         return
-    tile = grouped_tile(x.device, -(-rows // groups), n, gated=gated, itemsize=x.itemsize)
+    tile = grouped_tile(x.device, -(-rows // groups), x.dtype, gated=gated)
     grouped_kernel[(-(-n // tile.n), rows // tile.m + groups + 1)](
         x, gather, weight, offsets, None, out, *sizes, M=tile.m, N=tile.n, K=tile.k, STEPS=groups.bit_length(),
         GATED=gated, EVEN_K=k % tile.k == 0, **tile.launch,
@@ -277,7 +277,7 @@ def masked_product(x: Any, weight: Any, counts: Any, out: Any, gated: bool) -> N
     x, weight = _rows_contiguous(x), _rows_contiguous(weight)
     groups, _, k = weight.shape
     rows, n = out.shape[0] // groups, out.shape[1]
-    tile = grouped_tile(x.device, rows, n, gated=gated, itemsize=x.itemsize)
+    tile = grouped_tile(x.device, rows, x.dtype, gated=gated)
     grouped_kernel[(-(-n // tile.n), groups * -(-rows // tile.m))](
         x, None, weight, None, counts, out, groups, rows, x.shape[0], 1, n, k, x.strides[0], weight.strides[0],
         weight.strides[1], n, M=tile.m, N=tile.n, K=tile.k, STEPS=0, GATED=gated, EVEN_K=k % tile.k == 0,

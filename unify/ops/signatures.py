@@ -15,6 +15,7 @@ from typing import Any
 import triton.language as tl
 
 from unify._copy import TURNED, copy_kernel
+from unify._tensor import float16
 
 from .activation import _BLOCK as ACTIVATION_BLOCK, swiglu_kernel
 from .attend import Widths, block_d
@@ -401,8 +402,8 @@ def _attentions(chip: Any) -> list[Signature]:
 def _experts(chip: Any) -> list[Signature]:
     experts, groups, slots = 256, 8, 8
     block, parts = sort_tile(chip, experts)
-    tile = grouped_tile(chip, _TOKENS * slots // experts, _FEATURES, gated=True, itemsize=2)
-    few = GROUPED_ONE_ROW.get(chip.kind, GROUPED_ONE_ROW_ELSEWHERE)
+    tile = grouped_tile(chip, _TOKENS * slots // experts, float16, gated=True)
+    few, _ = GROUPED_ONE_ROW.get(chip.kind, GROUPED_ONE_ROW_ELSEWHERE)
     product = _types("x weight out", _ARRAY) | _types("n k x_row w_row o_row", _SIZE) | {"w_group": _SIZE}
     product |= _types("groups rows x_rows per_gather", "i32")
     sorting = {"size": "i32", "experts": "i32", "capacity": "i32"}
@@ -453,7 +454,7 @@ def _experts(chip: Any) -> list[Signature]:
         ),
         Signature(
             grouped_few_rows_kernel,
-            product | {"ids": _INTS},
+            product | {"ids": _INTS, "parts": "i32"},
             {
                 "gather": None,
                 "offsets": None,

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from unify._tensor import bfloat16
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -118,15 +120,18 @@ def _cut(tile: Tile, rows: int) -> Tile:
     return tile if taken == tile.m else replace(tile, m=taken, launch={**tile.launch, "num_warps": 4})
 
 
-def grouped_tile(device: Any, rows: int, n: int, *, gated: bool, itemsize: int = 4) -> Tile:
-    """The tile for products of groups of `rows` rows on the average with weights of `n` features.
+def grouped_tile(device: Any, rows: int, dtype: Any, *, gated: bool) -> Tile:
+    """The tile for products of groups of `rows` rows on the average.
 
-    gated: each program has two sums, of a gate and of what it gates; itemsize: bytes of an element.
+    gated: each program has two sums, of a gate and of what it gates.
     """
     if device.kind == "cpu":
         # Most groups fill one tile, so that their weight is packed once; rows that are not there cost nothing.
-        return Tile(min(256, max(16, 1 << (2 * rows - 1).bit_length())), 128 if gated else 256, 256)
-    if (family := _cuda_family(device)) is not None and itemsize == 2:
+        taken = min(512, _rows_of(512, 2 * rows))
+        if dtype != bfloat16:
+            return Tile(taken, 128, 256)
+        return Tile(taken, 64, 64) if rows <= 64 else Tile(taken, 128, 128)
+    if (family := _cuda_family(device)) is not None and dtype.itemsize == 2:
         tile = _CUDA_PRODUCT[family][-2]
     else:
         tile = _PRODUCT.get(device.kind, _PRODUCT_ELSEWHERE)
