@@ -89,8 +89,8 @@ def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> 
 
     x: [..., k] float16, bfloat16 or float32; weight: [n, k] of x's dtype, or a QuantizedMatrix [n, k], which stays
     quantised. With blocks of 32 x becomes 16-bit codes (see `quant.quantize`) and products are exact integers, or with
-    many rows of bfloat16 on some processors weights become bfloat16; with fp8 codes are multiplied as they are and
-    scaled. residual: [..., n] of x's dtype. Sums in float32.
+    many rows of 16 bits, where these are multiplied faster, weights are rounded to x's dtype; with fp8 codes are
+    multiplied as they are and scaled. residual: [..., n] of x's dtype. Sums in float32.
     Returns [..., n] of x's dtype and kind, enqueued on `stream` (default: the current one of x's device).
     Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
 

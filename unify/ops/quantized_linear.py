@@ -19,7 +19,7 @@ from .tiles import Tile, product_tile
 
 _ROWS = {"cpu": 4, "ascend": 4}  # the vendor's compiler takes 25 s for 16
 _ROWS_ELSEWHERE = 16
-_MANY_ROWS = 64  # from here on weights may become floats for all of them
+_MANY_ROWS = 64  # from here on weights become floats for all of them, where 16 bits or floats are multiplied faster
 _FP8_FEW_ROWS = 4  # up to here nothing is packed for tl.dot
 _FP8_FEW = {"cpu": {1: Tile(1, 8, 32), 2: Tile(2, 4, 32), 4: Tile(4, 4, 32)}}  # their sums stay in registers
 _FP8_FEW_ELSEWHERE = {1: Tile(1, 16, 128), 2: Tile(2, 16, 128), 4: Tile(4, 16, 128)}
@@ -156,7 +156,8 @@ def quantized_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -
         raise ShapeError(f"linear: a quantised weight's k must be a multiple of {BLOCK}; it is {k}.")
     layout = {"COLUMNS": COLUMNS, "BITS": weight.format.bits, "OFFSET": weight.format.offset}
     multiplied = product_type(x)
-    if m >= _MANY_ROWS and x.device.kind == "cpu" and (multiplied == tl.bfloat16 or not _has_byte_products()):
+    bytes_are_fast = x.device.kind != "cpu" or _has_byte_products()
+    if m >= _MANY_ROWS and (multiplied != tl.float32 or not bytes_are_fast):
         tile = product_tile(x.device, m, n)
         dequantized_linear_kernel[(-(-m // tile.m), -(-n // tile.n))](
             x, weight.codes, weight.scales, weight.minimums, residual, out, m, n, k, x.strides[0],

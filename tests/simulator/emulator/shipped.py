@@ -58,7 +58,7 @@ class Inputs:
 
     def weights(self, kind: str, *shape: int) -> Any:
         """Quantised on the device."""
-        weight = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+        weight = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) / shape[-1] ** 0.5
         return quant.quantize_weight(self.on_device(weight.to(self.dtype)), kind)
 
     def cache(self, tokens: int) -> tuple[Any, Any, Any]:
@@ -101,7 +101,7 @@ def _attention(inputs: Inputs) -> Any:
 
 
 def _floats(inputs: Inputs) -> Any:
-    """As the CPU does it that has no products of bytes. Elsewhere no operation launches this kernel."""
+    """As the CPU does it that has no products of bytes. Elsewhere no operation launches this kernel for float32."""
     m, n = 70, 100
     x, weight = inputs.random(m, H), inputs.quantised("q4_0", n, H)
     if inputs.device == "cpu":
@@ -193,6 +193,7 @@ CASES: dict[str, Case] = {
     "q8_0": lambda i: un.ops.linear(i.random(1, H), i.quantised("q8_0", 100, H)),
     "q4_0 as floats": _floats,
     "int8": lambda i: un.ops.linear(i.random(3, H), i.weights("int8", 100, H)),
+    "int8 of many rows": lambda i: un.ops.linear(i.random(70, H), i.weights("int8", 100, H)),
     "int4": lambda i: un.ops.linear(i.random(1, H), i.weights("int4", 100, H)),
     "fp8": lambda i: un.ops.linear(i.random(1, H), i.weights("fp8", 200, H)),
     "fp8 of experts": lambda i: un.ops.linear(i.random(3, 200), i.weights("fp8", 2, 200, 200)[1]),
