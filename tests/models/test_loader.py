@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,9 @@ def test_weights_are_quantised_as_they_are_read(tmp_path: Path, name: str, weigh
         for key, tensor in tensors.items()
         if tensor.ndim == 2 and "mlp.gate." not in key and "mlp.experts." not in key
     }
-    model = load_directory(Checkpoint(path), weights=weights)
+    told = "its experts take 3.1 MB in float32" if name == "Qwen3Moe" else None
+    with pytest.warns(RuntimeWarning, match=told) if told else contextlib.nullcontext():
+        model = load_directory(Checkpoint(path), weights=weights)
     found, expected = logits(model, prompt(50)), peer_logits(peer_with(path, tensors | rounded), prompt(50))
     assert error(found, expected) <= 1e-3  # activations are rounded to 16 bits in a block
     assert error(found, peer_logits(peer_of(path), prompt(50))) > 5e-3
