@@ -17,6 +17,8 @@ GENERATE_EPILOG = """\
 examples:
   unify generate --prompt "Once upon a time" --max-tokens 64 --temperature 0.8 --seed 1
   unify generate --model ./model.gguf --prompt "2 + 2 =" --max-tokens 8 --greedy --json
+  unify generate --model ./Qwen3-8B --weights int8 --prompt "2 + 2 ="         a directory of safetensors
+  unify generate --model ./tiny --prompt-ids 1,2,3                            where it has no tokenizer
   unify generate --prompt "Hello" --device cpu --threads 2
   unify generate --prompt "A poem:" --max-tokens 200 --repetition-penalty 1.1
 

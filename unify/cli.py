@@ -104,11 +104,18 @@ def _add_generate(commands: Any) -> None:
     about = "Continue a text."
     parser = _new(commands.add_parser, "generate", about, _help.GENERATE_EPILOG, help="continue a text")
     _add_model(parser)
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue, taken as it is")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", metavar="TEXT", help="the text to continue, taken as it is")
+    prompt.add_argument(
+        "--prompt-ids", type=_token_ids, metavar="1,2,3", help="its tokens, for a directory without a tokenizer"
+    )
     parser.add_argument(
         "--max-tokens", type=_count, default=64, metavar="N", help="stop after N (default: %(default)s)"
     )
     _add_sampling(parser, temperature=0.8, top_p=0.95, repetition_penalty=1.0)  # llama.cpp's
+    parser.add_argument(
+        "--speculate", action="store_true", help="with --greedy: guess a second token by the model's own layer for it"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object with text, tokens and speed")
     parser.set_defaults(run=_generate)
 
@@ -255,7 +262,11 @@ def _add_new_backend(commands: Any) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", default=_DEMO_MODEL, metavar="NAME|PATH", help="a known model or a GGUF file (default: %(default)s)"
+        "--model", default=_DEMO_MODEL, metavar="NAME|PATH",
+        help="a known model, a GGUF file, or a directory of safetensors (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--weights", choices=("int8", "int4", "fp8"), help="quantise a directory's matrices as they are read"
     )
     _add_place(parser)
 
@@ -303,6 +314,13 @@ def _natural(text: str) -> int:
 
 def _count(text: str) -> int:
     return _number(text, int, lambda value: value > 0, "a whole number above 0")
+
+
+def _token_ids(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of token numbers like 1,2,3") from None
 
 
 def _at_least_zero(text: str) -> float:

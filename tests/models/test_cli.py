@@ -21,6 +21,7 @@ from unify.models.generate import Answer
 
 from ..conftest import Run
 from .conftest import write_model
+from .tiny_models import peer_logits, peer_of, write_tiny
 
 
 @pytest.mark.parametrize(
@@ -139,3 +140,64 @@ def test_an_interrupted_generate_ends_with_130(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120.0)
     assert (process.returncode, err) == (130, b"")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of safetensors without a tokenizer."""
+    return write_tiny(tmp_path_factory.mktemp("directory") / "m", "Qwen3")
+
+
+def test_a_directory_continues_token_numbers(python: Run, directory: Path) -> None:
+    argv = ["--model", str(directory), "--prompt-ids", "5,90,17", "--max-tokens", "12", "--greedy"]
+    finished = python("-m", "unify", "generate", *argv, "--json")
+    told = json.loads(finished.stdout)
+    text, ids = [5, 90, 17], told["token_ids"]
+    expected = peer_logits(peer_of(directory), text + ids)[len(text) - 1 : -1].argmax(-1).tolist()
+    assert (ids, told["prompt_tokens"]) == (expected, 3)
+    assert told["text"] == "".join(f" {token}" for token in ids)
+    assert python("-m", "unify", "generate", *argv).stdout == f" 5 90 17{told['text']}\n"
+
+
+def test_a_bar_shows_each_shard_where_standard_error_is_a_terminal(directory: Path) -> None:
+    argv = ["generate", "--model", str(directory), "--prompt-ids", "1", "--max-tokens", "1", "--greedy"]
+    ours, theirs = os.openpty()
+    with subprocess.Popen([sys.executable, "-m", "unify", *argv], stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError), open(ours, "rb", buffering=0) as terminal:  # EIO at the other side's end
+            while part := terminal.read(4096):
+                shown += part
+        assert process.stdout is not None
+        assert process.stdout.read().startswith(b" 1 ")
+    assert b"model-00001-of-" in shown
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--prompt", "hello"], "has no tokenizer.json"),
+        (["--prompt-ids", "1,x"], "'1,x' is no list of token numbers"),
+        (["--prompt-ids", ""], "'' is no list of token numbers"),
+        (["--prompt-ids", "97"], "the token 97, outside the vocabulary of 97"),
+        (["--prompt-ids", "-1"], "the token -1, outside"),
+        (["--prompt-ids", "1", "--prompt", "x"], "not allowed with argument --prompt"),
+        ([], "one of the arguments --prompt --prompt-ids is required"),
+        (["--prompt-ids", "1", "--weights", "int3"], "invalid choice: 'int3'"),
+        (["--prompt-ids", "1", "--speculate", "--temperature", "1"], "--speculate writes the likeliest tokens only"),
+        (["--prompt-ids", "1", "--speculate", "--greedy"], "a layer that predicts a second token"),
+    ],
+)
+def test_what_a_directory_cannot_continue_is_said_with_status_2(
+    python: Run, directory: Path, argv: list[str], told: str
+) -> None:
+    finished = python("-m", "unify", "generate", "--model", str(directory), *argv)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert told in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_weights_of_a_file_are_not_quantised_again(python: Run, tiny_path: Path) -> None:
+    finished = python("-m", "unify", "generate", "--model", str(tiny_path), "--prompt", "x", "--weights", "int8")
+    assert finished.returncode == 2
+    assert "a GGUF file has them as it was made" in finished.stderr

@@ -46,3 +46,20 @@ def test_no_ids_are_no_rows() -> None:
 def test_ids_must_be_integers() -> None:
     with pytest.raises(un.errors.DTypeError, match="ids"):
         un.ops.embedding(torch.zeros(1), torch.ones(4, 16))
+
+
+@pytest.mark.parametrize("kind", quant.KINDS)
+@pytest.mark.parametrize("width", [32, 160, 576])
+def test_takes_rows_of_a_quantised_table(kind: str, width: int) -> None:
+    matrix = quant.quantize_weight(torch.randn(150, width, generator=torch.Generator().manual_seed(width)), kind)
+    ids = torch.tensor([149, 0, 7, 7, 150, -1])
+    rows = torch.from_numpy(matrix.dequantize().numpy())
+    for dtype in (torch.int32, torch.int64):
+        taken = un.ops.embedding(ids.to(dtype), matrix)
+        assert torch.equal(taken[:4], rows[ids[:4]])
+        assert torch.equal(taken[4:], torch.zeros(2, width))
+
+
+def test_a_table_of_experts_is_refused() -> None:
+    with pytest.raises(un.errors.ShapeError, match=r"\[n, d\].*\[2, 3, 64\]"):
+        un.ops.embedding(torch.zeros(1, dtype=torch.int32), quant.quantize_weight(torch.ones(2, 3, 64), "fp8"))

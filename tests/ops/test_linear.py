@@ -36,6 +36,24 @@ def test_matmul_matches_float64(m: int, n: int, k: int, dtype: torch.dtype) -> N
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_of_products_matches_float64(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    a = torch.randn(7, 3, 40, generator=generator).to(dtype).transpose(0, 1)  # as heads of tokens are
+    b = torch.randn(3, 40, 70, generator=generator).to(dtype)
+    bound = rounding(dtype, 40)
+    for right in (b, b.mT.contiguous().mT):
+        expected = a.double() @ b.double()
+        torch.testing.assert_close(un.ops.matmul(a, right).double(), expected, rtol=bound, atol=bound * 40**0.5)
+    assert un.ops.matmul(a[:0], b[:0]).shape == (0, 7, 70)
+
+
+@pytest.mark.parametrize(("a", "b"), [((3, 2, 4), (2, 4, 5)), ((3, 2, 4), (4, 5)), ((2, 4), (3, 5)), ((4,), (4, 5))])
+def test_products_whose_shapes_do_not_meet_are_refused(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    with pytest.raises(un.errors.ShapeError, match="or both with a batch in front"):
+        un.ops.matmul(torch.ones(a), torch.ones(b))
+
+
 def test_no_inputs_or_no_outputs_are_no_work() -> None:
     assert torch.equal(un.ops.linear(torch.ones(2, 2, 0), torch.ones(3, 0)), torch.zeros(2, 2, 3))
     assert torch.equal(un.ops.matmul(torch.ones(2, 0), torch.ones(0, 3)), torch.zeros(2, 3))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import unify as un
+from unify.ops import quant
 
 
 def expected(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -71,3 +72,72 @@ def test_no_rows_are_no_work() -> None:
 def test_a_weight_of_another_width_names_both() -> None:
     with pytest.raises(un.errors.ShapeError, match=r"\[64\].*\[32\]"):
         un.ops.rms_norm(torch.ones(2, 64), torch.ones(32))
+
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("columns", [1, 32, 100, 576, 4128])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_of_a_sum_it_returns_both(columns: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(columns)
+    x, residual = (torch.randn(3, 5, columns, generator=generator).to(dtype) for _ in range(2))
+    weight = torch.randn(columns, generator=generator).to(dtype)
+    normed, total = un.ops.rms_norm(x, weight, residual=residual, eps=1e-5)
+    assert torch.equal(total, x + residual)
+    tolerance = 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(normed.double(), expected(x + residual, weight, 1e-5), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("over", ["x", "residual"])
+def test_the_norm_of_a_sum_may_replace_either_part(over: str) -> None:
+    x, residual, weight = torch.randn(4, 64), torch.randn(4, 64), torch.randn(64)
+    wanted = x + residual
+    out = x if over == "x" else residual
+    normed, total = un.ops.rms_norm(x, weight, residual=residual, out=out)
+    assert normed is out
+    assert torch.equal(total, wanted)
+    torch.testing.assert_close(out.double(), expected(wanted, weight, 1e-6), rtol=1e-6, atol=1e-6)
+
+
+def test_a_residual_of_another_shape_is_refused() -> None:
+    with pytest.raises(un.errors.ShapeError, match=r"residual must be \[2, 64\].*\[1, 64\]"):
+        un.ops.rms_norm(torch.ones(2, 64), torch.ones(64), residual=torch.ones(1, 64))
+    with pytest.raises(un.errors.DTypeError, match="residual"):
+        un.ops.rms_norm(torch.ones(2, 64), torch.ones(64), residual=torch.ones(2, 64, dtype=torch.float16))
+
+
+@pytest.mark.parametrize("columns", [32, 96, 4128])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", quant.ACTIVATIONS)
+def test_codes_stand_for_the_norm(kind: str, dtype: torch.dtype, columns: int) -> None:
+    generator = torch.Generator().manual_seed(columns)
+    x, residual = (torch.randn(2, 3, columns, generator=generator).to(dtype) for _ in range(2))
+    weight = torch.randn(columns, generator=generator).to(dtype)
+    alone = un.ops.rms_norm(x, weight, quantize=kind)
+    both, total = un.ops.rms_norm(x, weight, residual=residual, quantize=kind)
+    assert torch.equal(total, x + residual)
+    for made, rows in ((alone, x), (both, x + residual)):
+        exact = expected(rows, weight, 1e-6).reshape(6, columns)
+        values = quant.quantize(exact.float(), kind)  # of the norm in float64
+        np.testing.assert_allclose(made.scales.numpy(), values.scales.numpy(), rtol=1e-6)
+        if kind == "fp8":
+            ours, theirs = (torch.from_dlpack(a.codes.view(un.uint8)).view(torch.float8_e4m3fn) for a in (made, values))
+        else:
+            ours, theirs = (torch.from_dlpack(a.codes) for a in (made, values))
+        # A value between two codes may fall to either side, and then its block's sum with it.
+        assert (ours.float() != theirs.float()).float().mean() < (0.02 if kind == "int16" else 2e-3)
+        if kind != "fp8":
+            whole = made.codes.numpy().astype(np.int64).reshape(6, columns // 32, -1, 32)
+            whole = 256 * whole[:, :, 0] + whole[:, :, 1] if kind == "int16" else whole[:, :, 0]
+            np.testing.assert_array_equal(made.sums.numpy(), whole.sum(-1))
+
+
+def test_codes_of_another_kind_or_in_out_are_refused() -> None:
+    x, weight = torch.ones(2, 64), torch.ones(64)
+    with pytest.raises(un.errors.InvalidArgument, match="int16, int8, fp8, not to 'int4'"):
+        un.ops.rms_norm(x, weight, quantize="int4")
+    with pytest.raises(un.errors.InvalidArgument, match="either `out` or `quantize`"):
+        un.ops.rms_norm(x, weight, quantize="int8", out=torch.empty(2, 64))
+    with pytest.raises(un.errors.ShapeError, match="multiple of 32; it is 40"):
+        un.ops.rms_norm(torch.ones(2, 40), torch.ones(40), quantize="int8")

@@ -24,19 +24,24 @@ LIMIT_S = 20.0
 
 @dataclass(frozen=True)
 class Case:
-    """An op and arrays for it, by the names of its parameters; those in `strided` may be strided at will."""
+    """An op and arrays for it, by the names of its parameters; those in `strided` may be strided at will.
+
+    float32: arrays, and numbers of results, that are float32 whatever the others are.
+    """
 
     function: Callable[..., Any]
     arrays: dict[str, torch.Tensor]
     strided: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    float32: tuple[str | int, ...] = ()
 
     def call(self, kind: Callable[[torch.Tensor], Any], stream: Any = None, **replaced: Any) -> list[Any]:
         """What the op returns and writes, of fresh arrays of this kind."""
         given = {name: kind(array) for name, array in self.arrays.items()} | self.options | replaced
         returned = self.function(**given, stream=stream)
-        return [*([] if returned is None else [returned]), *(given[name] for name in self.written)]
+        results = returned if isinstance(returned, tuple) else () if returned is None else (returned,)
+        return [*results, *(given[name] for name in self.written)]
 
 
 def floats(*shape: int) -> torch.Tensor:
@@ -58,13 +63,30 @@ CASES = {
     "attention": Case(
         ops.attention, {"q": floats(5, 4, 64), "k": floats(7, 2, 64), "v": floats(7, 2, 64)}, ("q", "k", "v")
     ),
-    "embedding": Case(ops.embedding, {"ids": ints(2, 0), "weight": floats(3, 64)}),
-    "embedding quantised": Case(ops.embedding, {"ids": ints(2, 0)}, options={"weight": quantized()}),
+    "count_tokens": Case(ops.count_tokens, {"ids": ints(1, 5)[:, None]}, options={"vocabulary": 9}),
+    "embedding": Case(ops.embedding, {"ids": ints(2, 0), "weight": floats(3, 64)}, float32=(0,)),
+    "embedding quantised": Case(ops.embedding, {"ids": ints(2, 0)}, options={"weight": quantized()}, float32=(0,)),
     "kv_write": Case(
         ops.kv_write,
         {"k": floats(3, 2, 64), "v": floats(3, 2, 64), **CACHE, "slots": ints(0, 17, 31)},
         ("k", "v", "k_cache"),
         ("k_cache", "v_cache"),
+    ),
+    "latent_read": Case(
+        ops.latent_read,
+        {"cache": floats(2, 16, 24), "block_table": TABLE[None], "cu_seqlens": ints(0, 5)},
+        options={"total": 7},
+    ),
+    "latent_write": Case(
+        ops.latent_write,
+        {
+            "latent": floats(3, 16),
+            "rope_key": floats(3, 8),
+            "cache": floats(2, 16, 24),
+            "slots": ints(0, 17, 31),
+        },
+        ("latent", "rope_key"),
+        ("cache",),
     ),
     "linear": Case(
         ops.linear, {"x": floats(2, 64), "weight": floats(8, 64), "residual": floats(2, 8)}, ("x", "weight", "residual")
@@ -75,7 +97,20 @@ CASES = {
         ("x", "residual"),
         options={"weight": quantized()},
     ),
+    "logit_bias": Case(ops.logit_bias, {"logits": floats(1, 64), "ids": ints(3, 9)[None], "bias": floats(1, 2)}),
     "matmul": Case(ops.matmul, {"a": floats(20, 64), "b": floats(64, 8)}, ("a", "b")),
+    "matmul of a batch": Case(ops.matmul, {"a": floats(3, 20, 64), "b": floats(3, 64, 8)}, ("a", "b")),
+    "mla_attention": Case(
+        ops.mla_attention,
+        {
+            "q": floats(1, 4, 24),
+            "cache": floats(2, 16, 24),
+            "block_table": TABLE[None],
+            "context_lens": ints(20),
+        },
+        ("q",),
+        options={"rank": 16, "scale": 0.2},
+    ),
     "paged_attention": Case(
         ops.paged_attention,
         {"q": floats(1, 4, 64), **CACHE, "block_table": TABLE[None], "context_lens": ints(20)},
@@ -83,9 +118,25 @@ CASES = {
     ),
     "paged_prefill": Case(
         ops.paged_prefill,
-        {"q": floats(5, 4, 64), **CACHE, "block_table": TABLE},
+        {
+            "q": floats(5, 4, 64),
+            **CACHE,
+            "block_table": TABLE[None],
+            "context_lens": ints(20),
+            "cu_seqlens": ints(0, 5),
+        },
         ("q", "k_cache"),
-        options={"context_len_before": 15},
+    ),
+    "merge_states": Case(
+        ops.merge_states,
+        {"outs": floats(2, 3, 4, 64), "lses": floats(2, 3, 4)},
+        ("outs", "lses"),
+        float32=("lses", 1),
+    ),
+    "penalize": Case(
+        ops.penalize,
+        {"logits": floats(1, 4), "counts": ints(0, 1, 2, 9)[None], "presence": torch.ones(1)},
+        ("logits",),
     ),
     "repetition_penalty": Case(
         ops.repetition_penalty, {"logits": floats(2, 64), "ids": ints(1, 5)[:, None]}, options={"penalty": 1.5}
@@ -105,6 +156,12 @@ CASES = {
         {"logits": floats(3, 700), "step": torch.tensor([4, 5, 6])},
         ("logits",),
         options={"temperature": 1.0, "top_k": 9, "top_p": 0.9},
+    ),
+    "sample of requests": Case(
+        ops.sample,
+        {"logits": floats(3, 700), "temperature": torch.ones(3), "seed": torch.tensor([4, 5, 6])},
+        ("logits",),
+        options={"min_p": 0.01},
     ),
     "swiglu": Case(ops.swiglu, {"gate": floats(3, 64), "up": floats(3, 64)}, ("gate", "up")),
 }
@@ -153,7 +210,8 @@ def held_back(stream: un.Stream) -> Iterator[tuple[threading.Event, threading.Ev
 
 
 def test_each_op_has_a_case() -> None:
-    assert {case.function.__name__ for case in CASES.values()} == set(ops.__all__) - {"tune"}
+    takes_no_array = {"yarn_frequencies", "tune"}
+    assert {case.function.__name__ for case in CASES.values()} == set(ops.__all__) - takes_no_array
 
 
 @each_case
@@ -170,9 +228,9 @@ def test_an_op_takes_narrow_floats(case: Case, dtype: torch.dtype) -> None:
     def narrow(array: torch.Tensor) -> torch.Tensor:
         return array.to(dtype) if array.is_floating_point() else array.clone()
 
-    for ours, wide in zip(case.call(narrow), case.call(torch.clone), strict=True):
-        keeps_float32 = case.function is ops.embedding  # its result is float32 by contract
-        assert ours.dtype == (dtype if wide.is_floating_point() and not keeps_float32 else wide.dtype)
+    wide_arrays = {name: array for name, array in case.arrays.items() if name in case.float32}
+    for i, (ours, wide) in enumerate(zip(case.call(narrow, **wide_arrays), case.call(torch.clone), strict=True)):
+        assert ours.dtype == (dtype if wide.is_floating_point() and i not in case.float32 else wide.dtype)
 
 
 @each_case
@@ -235,7 +293,9 @@ def test_an_array_of_a_wrong_dtype_is_refused_by_name(case: Case, name: str, dty
         case.call(torch.clone, **{name: case.arrays[name].to(dtype)})
 
 
-@pytest.mark.parametrize("case", [case for case in CASES.values() if case.function not in (ops.embedding,)])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES.values() if case.function not in (ops.embedding, ops.count_tokens)]
+)
 def test_arrays_of_one_wrong_dtype_are_refused(case: Case) -> None:
     def double(array: torch.Tensor) -> torch.Tensor:
         return array.double() if array.is_floating_point() else array.clone()

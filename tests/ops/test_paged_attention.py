@@ -1,19 +1,23 @@
-"""Paged attention against torch's attention over the same keys laid out in a row."""
+"""Paged attention against attention's formula over the same keys laid out in a row."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
 
 import unify as un
 
-from .test_attention import DTYPES, assert_close
+from .plain_attention import DTYPES, assert_attends
 
 
-def make_cache(blocks: int, size: int, heads: int, width: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def make_cache(
+    blocks: int, size: int, heads: int, width: int, dtype: torch.dtype, value: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     # Unwritten places are NaN: reading one shows.
     keys = torch.full((blocks, heads, width, size), float("nan"), dtype=dtype).permute(0, 3, 1, 2)
-    return keys, torch.full((blocks, size, heads, width), float("nan"), dtype=dtype)
+    return keys, torch.full((blocks, size, heads, value or width), float("nan"), dtype=dtype)
 
 
 def fill(
@@ -25,7 +29,7 @@ def fill(
     table = order[: per_sequence * len(lengths)].reshape(len(lengths), per_sequence).contiguous()
     all_k, all_v = [], []
     for row, length in zip(table, lengths, strict=True):
-        k, v = (torch.randn(length, heads, width, generator=generator).to(keys.dtype) for _ in range(2))
+        k, v = (torch.randn(length, heads, n, generator=generator).to(keys.dtype) for n in (width, values.shape[3]))
         place = torch.arange(length)
         slots = (row[place // size] * size + place % size).int()
         un.ops.kv_write(k, v, keys, values, slots)
@@ -34,38 +38,68 @@ def fill(
     return table, all_k, all_v
 
 
+def ints(*numbers: int) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.int32)
+
+
+def starts(lengths: list[int]) -> torch.Tensor:
+    return ints(0, *itertools.accumulate(lengths))
+
+
 @pytest.mark.parametrize("splits", [None, 1, 2, 8])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [16, 64])
-def test_decode_matches_torch(size: int, dtype: torch.dtype, splits: int | None) -> None:
+def test_decode_matches_the_formula(size: int, dtype: torch.dtype, splits: int | None) -> None:
     generator = torch.Generator().manual_seed(size)
     keys, values = make_cache(12, size, 2, 64, dtype)
     lengths = [1, 57, 4 * size]
     table, all_k, all_v = fill(keys, values, lengths, generator)
     q = torch.randn(3, 6, 64, generator=generator).to(dtype)
-    result = un.ops.paged_attention(q, keys, values, table, torch.tensor(lengths, dtype=torch.int32), splits=splits)
+    result, lse = un.ops.paged_attention(q, keys, values, table, ints(*lengths), splits=splits, return_lse=True)
     for row in range(3):
-        assert_close(result[row : row + 1], q[row : row + 1], all_k[row], all_v[row], False)
+        one = slice(row, row + 1)
+        assert_attends(result[one], q[one], all_k[row], all_v[row], False, lse=lse[one])
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_a_sequence_without_keys_gives_nothing(splits: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    keys, values = make_cache(6, 16, 1, 64, torch.float32)
+    table, all_k, all_v = fill(keys, values, [20, 0], generator)
+    q = torch.randn(2, 2, 64, generator=generator)
+    result, lse = un.ops.paged_attention(q, keys, values, table, ints(20, 0), splits=splits, return_lse=True)
+    assert_attends(result[:1], q[:1], all_k[0], all_v[0], False, lse=lse[:1])
+    assert (result[1] == 0).all()
+    assert torch.isneginf(lse[1]).all()
+    none = un.ops.paged_attention(q[:0], keys, values, table[:0], ints(), splits=splits)
+    assert none.shape == (0, 2, 64)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("before", [0, 5, 64, 100])
-@pytest.mark.parametrize("tokens", [1, 20, 70])
-def test_prefill_continues_a_sequence(before: int, tokens: int, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(before + tokens)
-    keys, values = make_cache(16, 16, 1, 64, dtype)
-    table, all_k, all_v = fill(keys, values, [before + tokens], generator)
-    q = torch.randn(tokens, 3, 64, generator=generator).to(dtype)
-    assert_close(un.ops.paged_prefill(q, keys, values, table[0], before), q, all_k[0], all_v[0], True)
+def test_prefill_continues_sequences(dtype: torch.dtype) -> None:
+    before, tokens = [0, 5, 64, 100, 33, 7], [20, 70, 1, 1, 0, 65]
+    lengths = [a + b for a, b in zip(before, tokens, strict=True)]
+    generator = torch.Generator().manual_seed(3)
+    keys, values = make_cache(60, 16, 1, 64, dtype)
+    table, all_k, all_v = fill(keys, values, lengths, generator)
+    q = torch.randn(sum(tokens), 3, 64, generator=generator).to(dtype)
+    result, lse = un.ops.paged_prefill(q, keys, values, table, ints(*lengths), starts(tokens), return_lse=True)
+    for got, own_q, own_lse, k, v in zip(*(x.split(tokens) for x in (result, q, lse)), all_k, all_v, strict=True):
+        if len(own_q):
+            assert_attends(got, own_q, k, v, lse=own_lse)
 
 
-def test_a_slot_outside_of_the_cache_is_skipped() -> None:
-    keys, values = make_cache(4, 16, 1, 64, torch.float32)
-    slots = torch.tensor([-1, 19, 32, 50, -(2**31)], dtype=torch.int32)
-    un.ops.kv_write(torch.ones(5, 1, 64), torch.ones(5, 1, 64), keys[:2], values[:2], slots)
-    for cache in (keys, values):
-        written = ~torch.isnan(cache[..., 0, 0].flatten())
-        assert written.nonzero().flatten().tolist() == [19]
+def test_keys_and_values_of_different_widths() -> None:
+    generator = torch.Generator().manual_seed(8)
+    keys, values = make_cache(8, 16, 2, 80, torch.float32, 32)
+    table, all_k, all_v = fill(keys, values, [40, 60], generator)
+    q = torch.randn(2, 4, 80, generator=generator)
+    result = un.ops.paged_attention(q, keys, values, table, ints(40, 60))
+    for row in range(2):
+        assert_attends(result[row : row + 1], q[row : row + 1], all_k[row], all_v[row], False)
+    result = un.ops.paged_prefill(q, keys, values, table, ints(40, 60), starts([1, 1]))
+    for row in range(2):
+        assert_attends(result[row : row + 1], q[row : row + 1], all_k[row], all_v[row])
 
 
 @pytest.mark.parametrize("splits", [1, 4])
@@ -76,40 +110,41 @@ def test_what_lies_outside_of_the_table_and_the_cache_is_not_read(splits: int) -
     table, all_k, all_v = fill(keys[:2], values[:2], [32], generator)
     q = torch.randn(1, 2, 64, generator=generator)
     wide = torch.cat([table, torch.full((1, 2), 4, dtype=torch.int32)], dim=1)
-    lengths = torch.tensor([64], dtype=torch.int32)
-    result = un.ops.paged_attention(q, keys[:2], values[:2], wide[:, :2], lengths, splits=splits)
-    assert_close(result, q, all_k[0], all_v[0], False)
+    result = un.ops.paged_attention(q, keys[:2], values[:2], wide[:, :2], ints(64), splits=splits)
+    assert_attends(result, q, all_k[0], all_v[0], False)
+    for length in (64, 2**31 - 1):
+        result = un.ops.paged_prefill(q, keys[:2], values[:2], wide[:, :2], ints(length), starts([1]))
+        assert_attends(result, q, all_k[0], all_v[0])
     for strange in (2, 5, 2**31 - 1, -1, -(2**31)):
         table[0, 1] = strange
-        result = un.ops.paged_attention(q, keys[:2], values[:2], table, lengths // 2, splits=splits)
+        result = un.ops.paged_attention(q, keys[:2], values[:2], table, ints(32), splits=splits)
         assert torch.isfinite(result).all()
-        assert torch.isfinite(un.ops.paged_prefill(q, keys[:2], values[:2], table[0], 31)).all()
+        assert torch.isfinite(un.ops.paged_prefill(q, keys[:2], values[:2], table, ints(32), starts([1]))).all()
 
 
 def test_a_cache_without_blocks_is_refused() -> None:
     cache = torch.zeros(0, 16, 1, 64)
     with pytest.raises(un.errors.ShapeError, match="need a block"):
-        un.ops.paged_prefill(torch.ones(1, 1, 64), cache, cache, torch.zeros(1, dtype=torch.int32), 0)
+        un.ops.paged_prefill(torch.ones(1, 1, 64), cache, cache, ints(0)[None], ints(1), starts([1]))
 
 
 def test_values_of_a_strided_head_are_refused() -> None:
-    cache = torch.zeros(2, 16, 1, 128)
+    cache = torch.zeros(2, 16, 1, 128)[..., ::2]
     with pytest.raises(un.errors.LayoutError, match="v_cache's last axis"):
-        un.ops.paged_prefill(
-            torch.ones(1, 1, 64), cache[..., ::2], cache[..., ::2], torch.zeros(1, dtype=torch.int32), 0
-        )
+        un.ops.paged_prefill(torch.ones(1, 1, 64), cache, cache, ints(0)[None], ints(1), starts([1]))
 
 
-def test_a_table_too_short_for_the_tokens_is_refused() -> None:
-    keys, values = make_cache(2, 16, 1, 64, torch.float32)
-    table = torch.zeros(1, dtype=torch.int32)
-    with pytest.raises(un.errors.ShapeError, match="room for 16"):
-        un.ops.paged_prefill(torch.ones(10, 1, 64), keys, values, table, 8)
-
-
-def test_a_block_size_that_is_no_power_of_two_is_refused() -> None:
-    cache = torch.zeros(2, 24, 1, 64)
-    with pytest.raises(un.errors.ShapeError, match="power of two"):
-        un.ops.paged_attention(
-            torch.ones(1, 1, 64), cache, cache, torch.zeros(1, 2, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
-        )
+@pytest.mark.parametrize(
+    ("table", "lengths", "words"),
+    [
+        (ints(0, 1), ints(1), "block_table must be"),
+        (ints(0, 1)[None], ints(1, 2), "context_lens must be"),
+        (ints(0, 1)[:, None], ints(1, 2), "block_table must be"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(table: torch.Tensor, lengths: torch.Tensor, words: str) -> None:
+    cache, q = torch.zeros(2, 16, 1, 64), torch.ones(1, 1, 64)
+    with pytest.raises(un.errors.ShapeError, match=f"paged_attention: {words}"):
+        un.ops.paged_attention(q, cache, cache, table, lengths)
+    with pytest.raises(un.errors.ShapeError, match=f"paged_prefill: {words}"):
+        un.ops.paged_prefill(q, cache, cache, table, lengths, starts([1]))

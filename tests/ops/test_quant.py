@@ -1,10 +1,11 @@
-"""GGUF's block formats against the gguf package, and 16-bit activations against the numbers they stand for."""
+"""Quantised weights: GGUF's block formats against the gguf package, fp8 against torch's float8_e4m3fn."""
 
 from __future__ import annotations
 
 import gguf
 import numpy as np
 import pytest
+import torch
 
 import unify as un
 from unify.ops import quant
@@ -29,31 +30,6 @@ def test_dequantize_is_exactly_the_format(kind: str, n: int, k: int) -> None:
     assert raw.nbytes <= matrix.nbytes <= raw.nbytes * -(-n // quant.COLUMNS) * quant.COLUMNS // n
 
 
-@pytest.mark.parametrize("dtype", [un.float32, un.bfloat16, un.float16])
-def test_codes_stand_for_their_values(dtype: un.DType) -> None:
-    x = un.asarray(np.random.default_rng(0).standard_normal((5, 192)).astype(np.float32)).to(dtype)
-    values = quant.quantize(x)
-    codes = values.codes.numpy().astype(np.int64)
-    whole = 256 * codes[:, :, 0] + codes[:, :, 1]
-    exact = x.to(un.float32).numpy().reshape(5, 6, 32)
-    largest = np.abs(exact).max(-1, keepdims=True)
-    # Half a step of 32512, and what float32 loses on the way there and back.
-    error = np.abs(whole * values.scales.numpy()[:, :, None] - exact)
-    assert (error <= largest * (0.5 / 32512 + 4 * np.finfo(np.float32).eps)).all()
-    np.testing.assert_array_equal(values.sums.numpy(), whole.sum(-1))
-
-
-@pytest.mark.parametrize("x", [np.ones((1, 40), np.float32), np.ones(32, np.float32), np.ones((64, 2), np.float32).T])
-def test_activations_that_are_not_rows_of_whole_blocks_are_refused(x: np.ndarray) -> None:
-    with pytest.raises(un.errors.ShapeError, match="multiple of 32"):
-        quant.quantize(x)
-
-
-def test_activations_of_another_dtype_are_refused() -> None:
-    with pytest.raises(un.errors.DTypeError, match="int32"):
-        quant.quantize(np.ones((1, 32), np.int32))
-
-
 def test_an_unknown_format_is_named_with_the_known_ones() -> None:
     with pytest.raises(un.errors.DTypeError, match="q4_1"):
         quant.from_gguf("q3_k", np.zeros((1, 20), np.uint8))
@@ -63,3 +39,139 @@ def test_an_unknown_format_is_named_with_the_known_ones() -> None:
 def test_rows_that_are_not_whole_blocks_of_bytes_are_refused(raw: np.ndarray) -> None:
     with pytest.raises(un.errors.ShapeError, match="row|blocks"):
         quant.from_gguf("q4_1", raw)
+
+
+GGML = {"int8": gguf.GGMLQuantizationType.Q8_0, "int4": gguf.GGMLQuantizationType.Q4_0}
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def fp8_values(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """What DeepSeek-V3's weight and weight_scale_inv stand for, in float64."""
+    n, k = codes.shape[-2:]
+    blocks = scales.double().repeat_interleave(128, -2).repeat_interleave(128, -1)
+    return codes.double() * blocks[..., :n, :k]
+
+
+def random_fp8(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(sum(shape))
+    *experts, n, k = shape
+    codes = (torch.randn(shape, generator=generator) * 100).to(torch.float8_e4m3fn)
+    return codes, torch.rand(*experts, -(-n // 128), -(-k // 128), generator=generator) * 0.01
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", list(GGML))
+@pytest.mark.parametrize(("n", "k"), [(1, 32), (64, 64), (100, 96), (130, 288)])
+def test_a_dense_weight_gets_ggmls_codes_and_scales(kind: str, n: int, k: int, dtype: torch.dtype) -> None:
+    weight = torch.randn(n, k, generator=torch.Generator().manual_seed(n * k)).to(dtype)
+    matrix = quant.quantize_weight(weight, kind)
+    raw = gguf.quants.quantize(weight.float().numpy(), GGML[kind])
+    assert (matrix.kind, matrix.shape, matrix.minimums) == (kind, (n, k), None)
+    ours, theirs = matrix.dequantize().numpy(), gguf.quants.dequantize(raw, GGML[kind])
+    if dtype == torch.float32:
+        np.testing.assert_array_equal(ours, theirs)
+    else:  # numbers of few bits lie between two codes often; ggml rounds halves away from zero, or up
+        step = np.abs(weight.float().numpy()).max() / (127 if kind == "int8" else 8)
+        np.testing.assert_allclose(ours, theirs, atol=1.001 * step)
+        assert (ours != theirs).mean() < 0.02
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (128, 128), (200, 333), (300, 64)])
+def test_a_dense_weight_gets_the_nearest_fp8_codes(n: int, k: int, dtype: torch.dtype) -> None:
+    weight = torch.randn(n, k, generator=torch.Generator().manual_seed(n * k)).to(dtype)
+    weight[0, 0] = 1e-3  # a subnormal code, where it is not alone
+    matrix = quant.quantize_weight(weight, "fp8")
+    scales = torch.from_numpy(matrix.scales.numpy())
+    padded = torch.zeros(scales.shape[0] * 128, scales.shape[1] * 128)
+    padded[:n, :k] = weight.float()
+    largest = padded.reshape(scales.shape[0], 128, scales.shape[1], 128).abs().amax((1, 3))
+    torch.testing.assert_close(scales, largest / 448, rtol=1e-6, atol=0.0)
+    codes = torch.from_numpy(matrix.codes.numpy()).view(torch.float8_e4m3fn)
+    nearest = (weight.float() / fp8_values(torch.ones(n, k), scales).float()).to(torch.float8_e4m3fn)
+    assert torch.equal(codes.view(torch.uint8), nearest.view(torch.uint8))
+
+
+def test_each_fp8_code_stands_for_its_value() -> None:
+    codes = torch.arange(256, dtype=torch.uint8).reshape(2, 128)
+    for given in (codes, codes.view(torch.float8_e4m3fn)):
+        matrix = quant.from_fp8_blocks(given, torch.tensor([[0.5]]))
+        values = torch.from_numpy(matrix.dequantize().numpy())
+        assert torch.equal(values.isnan(), codes.view(torch.float8_e4m3fn).float().isnan())
+        torch.testing.assert_close(
+            values, codes.view(torch.float8_e4m3fn).float() / 2, rtol=0.0, atol=0.0, equal_nan=True
+        )
+
+
+@pytest.mark.parametrize("shape", [(128, 256), (200, 333), (1, 7), (3, 130, 200)])
+def test_fp8_blocks_are_kept_as_they_are(shape: tuple[int, ...]) -> None:
+    codes, scales = random_fp8(*shape)
+    matrix = quant.from_fp8_blocks(codes, scales)
+    assert matrix.codes.address == codes.data_ptr()
+    assert matrix.scales.address == scales.data_ptr()
+    values = torch.from_numpy(matrix.dequantize().numpy()).double()
+    torch.testing.assert_close(values, fp8_values(codes, scales), rtol=2**-23, atol=0.0)
+
+
+@pytest.mark.parametrize("kind", quant.KINDS)
+def test_an_experts_matrix_lies_in_the_memory_of_all(kind: str) -> None:
+    weight = torch.randn(3, 70, 160, generator=torch.Generator().manual_seed(0))
+    matrix = quant.quantize_weight(weight, kind)
+    assert len(matrix) == 3
+    all_of_them = torch.from_numpy(matrix.dequantize().numpy())
+    for expert in range(3):
+        part, alone = matrix[expert], quant.quantize_weight(weight[expert], kind)
+        assert part.shape == (70, 160)
+        assert part.codes.address == matrix.codes.address + expert * part.codes.nbytes
+        assert part.nbytes * 3 == matrix.nbytes
+        np.testing.assert_array_equal(part.codes.numpy(), alone.codes.numpy())
+        np.testing.assert_array_equal(part.scales.numpy(), alone.scales.numpy())
+        np.testing.assert_array_equal(all_of_them[expert], alone.dequantize().numpy())
+    with pytest.raises(un.errors.ShapeError, match="only one with experts"):
+        matrix[0][0]
+
+
+@pytest.mark.parametrize("kind", quant.KINDS)
+def test_a_slice_of_a_weight_needs_no_copy_and_zeros_stay_zeros(kind: str) -> None:
+    wide = torch.randn(2, 80, 300, generator=torch.Generator().manual_seed(0))
+    wide[:, :, 64:128] = 0.0
+    sliced = wide[:, 8:72, 64:256]
+    ours = quant.quantize_weight(sliced, kind).dequantize().numpy()
+    np.testing.assert_array_equal(ours, quant.quantize_weight(sliced.contiguous(), kind).dequantize().numpy())
+    np.testing.assert_array_equal(ours[:, :, :64], 0.0)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("kind", quant.KINDS)
+def test_a_weight_that_is_no_number_spoils_its_block_only(kind: str, wrong: float) -> None:
+    weight = torch.ones(200, 256)
+    weight[150, 130] = wrong
+    values = quant.quantize_weight(weight, kind).dequantize().numpy()
+    spoilt = np.zeros((200, 256), bool)
+    spoilt[slice(128, 200) if kind == "fp8" else 150, slice(128, 256) if kind == "fp8" else slice(128, 160)] = True
+    np.testing.assert_array_equal(np.isnan(values), spoilt)
+    np.testing.assert_allclose(values[~spoilt], 1.0, rtol=2**-10)
+
+
+@pytest.mark.parametrize("kind", quant.KINDS)
+def test_weights_without_rows_are_no_work(kind: str) -> None:
+    assert quant.quantize_weight(torch.empty(0, 64), kind).nbytes == 0
+    assert quant.quantize_weight(torch.empty(2, 0, 64), kind)[1].shape == (0, 64)
+
+
+def test_what_is_no_weight_is_refused() -> None:
+    with pytest.raises(un.errors.InvalidArgument, match=r"'int3'.*int8, int4, fp8"):
+        quant.quantize_weight(torch.ones(2, 32), "int3")
+    with pytest.raises(un.errors.ShapeError, match=r"multiple of 32.*\[2, 40\]"):
+        quant.quantize_weight(torch.ones(2, 40), "int4")
+    with pytest.raises(un.errors.ShapeError, match=r"\[n, k\]"):
+        quant.quantize_weight(torch.ones(40), "fp8")
+    with pytest.raises(un.errors.DTypeError, match="int32"):
+        quant.quantize_weight(torch.ones(2, 32, dtype=torch.int32), "int8")
+    codes, scales = random_fp8(200, 333)
+    with pytest.raises(un.errors.ShapeError, match=r"scales \[2, 3\].*\[2, 2\]"):
+        quant.from_fp8_blocks(codes, scales[:, :2].contiguous())
+    with pytest.raises(un.errors.DTypeError, match="float64"):
+        quant.from_fp8_blocks(codes, scales.double())
+    with pytest.raises(un.errors.DTypeError, match="float8_e5m2"):
+        quant.from_fp8_blocks(codes.view(torch.float8_e5m2), scales)

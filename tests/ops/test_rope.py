@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import unify as un
+from unify.ops.rope import yarn_frequencies
 
 
 def expected(x: torch.Tensor, positions: torch.Tensor, base: float, interleaved: bool) -> torch.Tensor:
@@ -54,3 +55,45 @@ def test_an_odd_width_is_refused() -> None:
 def test_positions_of_another_dtype_are_refused() -> None:
     with pytest.raises(un.errors.DTypeError, match="positions"):
         un.ops.rope(torch.ones(1, 1, 4), torch.zeros(1))
+
+
+YARN = [  # width, base, factor, original context, further settings; the second is DeepSeek-V3's, the third gpt-oss's
+    (128, 1e4, 4.0, 4096, {}),
+    (64, 1e4, 40.0, 4096, {"beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0}),
+    (64, 150000.0, 32.0, 4096, {"truncate": False}),
+    (64, 1e6, 8.0, 32768, {"beta_fast": 16, "beta_slow": 2, "mscale": 0.7, "mscale_all_dim": 1.2}),
+    (8, 1e4, 0.5, 64, {"beta_fast": 2, "beta_slow": 1}),
+    (4, 1e4, 2.0, 8, {}),
+]
+
+
+@pytest.mark.parametrize(("width", "base", "factor", "context", "options"), YARN)
+def test_yarn_is_transformers_own(
+    width: int, base: float, factor: float, context: int, options: dict[str, float]
+) -> None:
+    pytest.importorskip("transformers", reason="the peer of this test; in the dev extra")
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    settings = {"rope_type": "yarn", "rope_theta": base, "factor": factor, **options}
+    settings["original_max_position_embeddings"] = context
+    config = LlamaConfig(
+        head_dim=width, hidden_size=width, num_attention_heads=1, max_position_embeddings=int(context * factor),
+        rope_parameters=settings,
+    )  # fmt: skip
+    wanted, scale = ROPE_INIT_FUNCTIONS["yarn"](config)
+    ours, our_scale = yarn_frequencies(width, base, factor, context, **options)
+    torch.testing.assert_close(torch.from_dlpack(ours), wanted, rtol=3e-6, atol=0.0)  # they compute in float32
+    assert our_scale == pytest.approx(scale, rel=1e-12)
+
+
+def test_a_factor_of_one_changes_no_frequency() -> None:
+    frequencies, scale = yarn_frequencies(64, 500.0, 1.0, 4096)
+    torch.testing.assert_close(torch.from_dlpack(frequencies), 500.0 ** (-torch.arange(32) / 32), rtol=1e-6, atol=0.0)
+    assert scale == 1.0
+
+
+@pytest.mark.parametrize("wrong", [(63, 1e4, 4.0, 4096), (64, 1.0, 4.0, 4096), (64, 1e4, 0.0, 4096), (64, 1e4, 4.0, 0)])
+def test_sizes_that_are_none_are_refused(wrong: tuple[int, float, float, int]) -> None:
+    with pytest.raises(un.errors.InvalidArgument, match="yarn_frequencies"):
+        yarn_frequencies(*wrong)

@@ -139,6 +139,135 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
         un.ops.sample(torch.zeros(1, 4), **{"temperature": 1.0, **wrong})
 
 
+def kept_by_transformers(logits: torch.Tensor, **options: float) -> torch.Tensor:
+    """The probabilities of what their processors leave of a row, in the order in which generate() applies them."""
+    transformers = pytest.importorskip("transformers", reason="the peer of this test; in the dev extra")
+    scores = logits[None] / options["temperature"]
+    for warper, name, off in (
+        (transformers.TopKLogitsWarper, "top_k", 0),
+        (transformers.TopPLogitsWarper, "top_p", 1.0),
+        (transformers.MinPLogitsWarper, "min_p", 0.0),
+    ):
+        if options.get(name, off) != off:
+            scores = warper(options[name])(torch.empty(1, 0, dtype=torch.int64), scores)
+    return torch.softmax(scores[0].double(), -1)
+
+
+SETTINGS = [
+    {"temperature": 1.0, "min_p": 0.1},
+    {"temperature": 2.0, "min_p": 0.3},
+    {"temperature": 0.7, "top_k": 4, "min_p": 0.05},
+    {"temperature": 1.5, "top_k": 5, "top_p": 0.8, "min_p": 0.2},
+    {"temperature": 1.0, "top_p": 0.95},
+    {"temperature": 1.0},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_min_p_and_the_other_cuts_leave_what_transformers_leave(settings: dict[str, float]) -> None:
+    expected = kept_by_transformers(LOGITS, **settings)
+    assert_drawn_from(frequencies(LOGITS, ROWS, **settings, seed=11), expected, ROWS)
+
+
+def test_min_p_of_one_leaves_the_likeliest_alone() -> None:
+    assert frequencies(LOGITS, 200, temperature=3.0, min_p=1.0, seed=1)[1] == 1.0
+
+
+DTYPES = {"temperature": torch.float32, "top_k": torch.int32, "top_p": torch.float32, "min_p": torch.float32}
+OFF = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+def arrays(rows: list[dict[str, float]]) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor([row.get(name, off) for row in rows], dtype=DTYPES[name]) for name, off in OFF.items()}
+
+
+def test_each_row_of_a_batch_has_its_own_settings() -> None:
+    rows = 1000
+    requests = [settings for settings in [*SETTINGS, {}] for _ in range(rows)]
+    seeds = torch.arange(len(requests))
+    drawn = un.ops.sample(LOGITS.repeat(len(requests), 1), **arrays(requests), seed=seeds).reshape(-1, rows)
+    for settings, part in zip(SETTINGS, drawn[:-1], strict=True):
+        frequency = torch.bincount(part.long(), minlength=8).double() / rows
+        assert_drawn_from(frequency, kept_by_transformers(LOGITS, **settings), rows)
+    assert (drawn[-1] == 1).all()  # temperature 0
+
+
+def test_a_requests_draw_depends_on_neither_its_row_nor_its_neighbours() -> None:
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(7, 900, generator=generator) * 0.1
+    requests = [*SETTINGS, {}]
+    settings = arrays(requests) | {"seed": torch.tensor([3, 3, 9, -4, 1 << 40, 0, 1]), "step": torch.arange(7) * 5}
+    drawn = un.ops.sample(logits, **settings)
+    order = torch.randperm(7, generator=generator)
+    assert torch.equal(un.ops.sample(logits[order], **{k: v[order] for k, v in settings.items()}), drawn[order])
+    for row in range(7):
+        alone = un.ops.sample(logits[row : row + 1], **{k: v[row : row + 1] for k, v in settings.items()})
+        assert alone.item() == drawn[row].item()
+        if row < 6:  # and it is that of the numbers, of the first row
+            numbers = requests[row] | {"seed": settings["seed"][row].item(), "step": settings["step"][row].item()}
+            assert un.ops.sample(logits[row : row + 1], **numbers).item() == drawn[row].item()
+
+
+def test_rows_with_settings_of_their_own_and_one_seed_draw_independently() -> None:
+    temperature = torch.ones(ROWS)
+    draws = un.ops.sample(UNIFORM, temperature=temperature, seed=7, step=3)
+    assert torch.equal(draws, un.ops.sample(UNIFORM, temperature=1.0, seed=7, step=3))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_draws_of_neighbouring_seeds_are_independent(dtype: torch.dtype) -> None:
+    draws = [un.ops.sample(UNIFORM, temperature=1.0, seed=torch.arange(ROWS, dtype=dtype) + i) for i in (0, 1, 99)]
+    for others in (draws[1], draws[2], draws[0].roll(1)):
+        frequency = torch.bincount((4 * draws[0] + others).long(), minlength=16).double() / ROWS
+        assert_drawn_from(frequency, torch.full((16,), 1 / 16).double(), ROWS)
+
+
+def test_settings_on_the_device_that_are_out_of_range_count_as_the_nearest() -> None:
+    nan, inf = float("nan"), float("inf")
+    logits = LOGITS.repeat(6, 1)
+    temperature = torch.tensor([-1.0, nan, 1e-42, inf, 1.0, 1.0])
+    top_k = torch.tensor([-5, 0, 0, 99, 1, 2**31 - 1], dtype=torch.int32)
+    top_p = torch.tensor([0.5, 0.5, 0.5, 7.0, 2.0, -1.0])
+    min_p = torch.tensor([-1.0, 0.0, 0.0, -1.0, 0.0, 0.0])
+    seed = torch.arange(6)
+    drawn = un.ops.sample(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed).tolist()
+    assert [*drawn[:3], *drawn[4:]] == [1, 1, 1, 1, 1]
+    assert un.ops.sample(logits[:1], temperature=1.0, min_p=torch.tensor([9.0])).item() == 1
+    assert 0 <= drawn[3] < 8
+
+
+@pytest.mark.parametrize("name", [*OFF, "seed"])
+def test_a_setting_that_is_not_one_for_each_row_is_refused(name: str) -> None:
+    wrong = torch.ones(2, dtype=DTYPES.get(name, torch.int64))
+    with pytest.raises(un.errors.ShapeError, match=rf"{name} must be a number or \[3\].*it is \[2\]"):
+        un.ops.sample(torch.zeros(3, 50), **{"temperature": 1.0, name: wrong})
+    with pytest.raises(un.errors.DTypeError, match=name):
+        un.ops.sample(torch.zeros(3, 50), **{"temperature": 1.0, name: torch.ones(3, dtype=torch.float64)})
+
+
+@pytest.mark.parametrize("min_p", [-0.1, 1.1, float("nan")])
+def test_a_min_p_out_of_range_is_refused(min_p: float) -> None:
+    with pytest.raises(un.errors.InvalidArgument, match="0 <= min_p <= 1"):
+        un.ops.sample(torch.zeros(1, 4), temperature=1.0, min_p=min_p)
+
+
+def test_no_rows_have_no_draws() -> None:
+    empty = torch.empty(0, 8)
+    assert un.ops.sample(empty, temperature=torch.empty(0), seed=torch.empty(0, dtype=torch.int64)).shape == (0,)
+
+
+def test_each_row_may_have_its_own_repetition_penalty() -> None:
+    generator = torch.Generator().manual_seed(6)
+    logits, ids = torch.randn(3, 300, generator=generator), torch.randint(300, (3, 150), generator=generator).int()
+    penalties = torch.tensor([0.5, 1.0, 1.3])
+    ours = un.ops.repetition_penalty(logits, ids, penalties)
+    for row in range(3):
+        alone = un.ops.repetition_penalty(logits[row : row + 1], ids[row : row + 1], penalties[row].item())
+        torch.testing.assert_close(ours[row : row + 1], alone, rtol=1e-6, atol=0.0)
+    with pytest.raises(un.errors.ShapeError, match=r"a number or \[3\].*it is \[2\]"):
+        un.ops.repetition_penalty(logits, ids, penalties[:2])
+
+
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_repetition_penalty_is_transformers_own(penalty: float, dtype: torch.dtype) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 import unify as un
 from unify.ops import tiles
-from unify.ops.attention import attention_kernel, block_d
+from unify.ops.attend import Widths
+from unify.ops.attention import attention_kernel
 from unify.ops.linear import matmul_kernel
 
 from ..installed import NEEDS_ASCEND
@@ -72,6 +73,16 @@ def test_other_chips_have_tiles_of_their_own(target: str) -> None:
     assert tiles.product_tile(chip, 4096, 4096, itemsize=2) == tiles.Tile(64, 64, 32)
 
 
+@given(rows=st.integers(1, 5000), gated=st.booleans(), dtype=st.sampled_from([un.float32, un.float16, un.bfloat16]))
+def test_a_group_of_rows_fills_one_tile_as_long_as_there_are_few(rows: int, gated: bool, dtype: un.DType) -> None:
+    for chip, most in ((CPU, 512), (Chip("cuda:90"), 64), (Chip("ascend:910B3"), 128), (Chip("cuda:75"), 64)):
+        tile = tiles.grouped_tile(chip, rows, dtype, gated=gated)
+        assert tile.m & (tile.m - 1) == tile.n & (tile.n - 1) == tile.k & (tile.k - 1) == 0
+        assert min(most, rows) <= tile.m < 4 * max(16, rows)
+    sums = tiles.grouped_tile(Chip("ascend:910B3"), rows, dtype, gated=True)
+    assert 2 * 4 * sums.m * sums.n <= 64 * KIB  # half of what a cube's L0C holds, as other products
+
+
 def test_a_cpu_launch_has_no_options_of_a_gpu() -> None:
     assert not tiles.product_tile(CPU, 512, 512, itemsize=2).launch
     assert not tiles.attention_tile(CPU, 512, 8, causal=True, width=64, itemsize=2).launch
@@ -108,7 +119,17 @@ def products(arch: int) -> list[tiles.Tile]:
 def compiled_product(target: str, tile: tiles.Tile, array: str = ARRAY, **options: Any) -> un.compiler.Binary:
     arrays, sizes = ["a", "b", "out"], ["m", "n", "k", "a_row", "b_n", "r_row", "o_row"]
     types = dict.fromkeys(arrays, array) | dict.fromkeys(sizes, SIZE)
-    constants = {"residual": None, "b_k": 1, "M": tile.m, "N": tile.n, "K": tile.k, "EVEN_K": True}
+    constants = {
+        "residual": None,
+        "a_batch": None,
+        "b_batch": None,
+        "o_batch": None,
+        "b_k": 1,
+        "M": tile.m,
+        "N": tile.n,
+        "K": tile.k,
+        "EVEN_K": True,
+    }
     return un.compile(matmul_kernel, target, types, constants, **options, **tile.launch)
 
 
@@ -118,9 +139,11 @@ def compiled_attention(
     itemsize = 4 if array == "*fp32:16" else 2
     tile = tiles.attention_tile(Chip(target), queries, 16, causal=True, width=width, itemsize=itemsize)
     types = dict.fromkeys(["q", "k", "v", "out"], array) | dict.fromkeys(["queries", "keys"], SIZE)
-    types |= {"group": "i32", "scale_log2": "fp32"}
+    types |= dict.fromkeys(["group", "sequences", "steps", "blocks", "max_blocks"], "i32") | {"scale": "fp32"}
     types |= {f"{array}_{axis}": SIZE for array in "qkvo" for axis in ("batch", "token", "head")}
-    constants = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "WIDTH": width, "BLOCK_D": block_d(width), "CAUSAL": True}
+    absent = ["lse", "starts", "key_starts", "lengths", "table", "sinks", "alibi", "cap", "window"]
+    constants = dict.fromkeys(absent) | vars(Widths.of(width, width)) | {"k_dim": 1, "table_row": 1, "PAGE": 0}
+    constants |= {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "CAUSAL": True}
     return un.compile(attention_kernel, target, types, constants, **options, **tile.launch)
 
 

@@ -40,6 +40,7 @@ PEERS = {
         Peer("torch", "torch", "torch", "PyTorch on the CPU: oneDNN, MKL and its own kernels"),
         Peer("llama.cpp", "llama_cpp", "llama-cpp-python", "llama.cpp and ggml through llama-cpp-python, built here"),
         Peer("numpy", "numpy", "numpy", "NumPy"),
+        Peer("unify", "unify", "unify-runtime", "unify itself, doing the same in the plain way"),
         Peer("triton", "triton", "triton", "Triton's own launcher over a driver that does nothing"),
     )
 }

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import unify
+from unify._errors import InvalidArgument
 from unify._process import peak_memory_bytes
 
+from . import load
 from .chat import Chat, first_text, kernels, printable, statistics
-from .fetch import model_path
+from .decoder import Decoder
 from .generate import Answer, Generator, Sampling
-from .llama import Llama
+from .speculative import SpeculativeGenerator
 from .tokenizer import Tokenizer
-from .weights import ModelFile
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,8 +30,8 @@ _QUESTION = "What is the capital of France, and what is it known for?"
 def generate(args: argparse.Namespace) -> int:
     """Continues one prompt. With args.json prints one object on standard output and nothing else there."""
     model, tokenizer = _load(args)
-    ids = tokenizer.encode(args.prompt, control=True)
-    generator = Generator(model, tokenizer, _sampling(args), max_context=len(ids) + args.max_tokens)
+    ids = args.prompt_ids or tokenizer.encode(args.prompt, control=True)
+    generator = _generator(args, model, tokenizer, len(ids) + args.max_tokens)
     clean = printable if sys.stdout.isatty() else str
 
     def write(text: str) -> None:
@@ -44,12 +45,21 @@ def generate(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(_report(answer, model)) + "\n")
         return 0
     generator.check(ids, args.max_tokens)  # before anything is on the screen
-    write(args.prompt)
+    write(args.prompt if args.prompt_ids is None else tokenizer.decode(ids))
     with first_text(write) as write_first:
         answer = generator.generate(ids, args.max_tokens, write_first)
     write("\n")
     sys.stderr.write(f"{statistics(answer, generator)}\nkernels: {', '.join(kernels())}\n")
     return 0
+
+
+def _generator(args: argparse.Namespace, model: Decoder, tokenizer: Tokenizer, context: int) -> Generator:
+    sampling = _sampling(args)
+    if not args.speculate:
+        return Generator(model, tokenizer, sampling, max_context=context)
+    if sampling.temperature != 0.0 or sampling.repetition_penalty != 1.0:
+        raise InvalidArgument("--speculate writes the likeliest tokens only: give --greedy, and no repetition penalty.")
+    return SpeculativeGenerator(model, tokenizer, max_context=context)
 
 
 def chat(args: argparse.Namespace) -> int:
@@ -84,7 +94,7 @@ def _sampling(args: argparse.Namespace) -> Sampling:
     )
 
 
-def _report(answer: Answer, model: Llama) -> dict[str, Any]:
+def _report(answer: Answer, model: Decoder) -> dict[str, Any]:
     return {
         "text": answer.text,
         "token_ids": answer.token_ids,
@@ -97,7 +107,7 @@ def _report(answer: Answer, model: Llama) -> dict[str, Any]:
     }
 
 
-def _load(args: argparse.Namespace) -> tuple[Llama, Tokenizer]:
+def _load(args: argparse.Namespace) -> tuple[Decoder, Tokenizer]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # text that the terminal's encoding lacks is no error
@@ -105,10 +115,7 @@ def _load(args: argparse.Namespace) -> tuple[Llama, Tokenizer]:
     if args.threads:
         device.set_option("threads", str(args.threads))
     with _progress() as show:
-        path = model_path(args.model, show)
-        file = ModelFile(path)
-        model = Llama.load(file, device=device, progress=lambda done, size: show("load", done, size))
-        return model, Tokenizer.from_file(file)
+        return load(args.model, device=device, weights=args.weights, progress=show)
 
 
 def _console(*, stderr: bool) -> Console:
@@ -119,7 +126,7 @@ def _console(*, stderr: bool) -> Console:
 
 @contextmanager
 def _progress() -> Iterator[Any]:
-    """A bar for each thing that is done, on standard error, gone when all is done."""
+    """A bar for each thing that is done (of a directory: for each shard), on standard error, gone when it is done."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description:10}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -131,5 +138,7 @@ def _progress() -> Iterator[Any]:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=size or None)
             bars.update(tasks[what], completed=done, total=size or None)
+            if done == size > 0:
+                bars.remove_task(tasks.pop(what))  # there may be hundreds
 
         yield show

@@ -46,21 +46,22 @@ MODELS = {
 
 
 def model_path(name_or_path: str, progress: Progress | None = None) -> Path:
-    """Returns the path of a model's GGUF file, fetching it at the first use of a known name.
+    """Returns the path of a model's GGUF file, fetching it at the first use of a known name, or of its directory.
 
-    Raises ModelFileError for a name that is neither known nor a file, without network, on a full disk, and for
+    Raises ModelFileError for a name that is neither known nor there, without network, on a full disk, and for
     anything that does not have the expected hash; what was begun is removed then. A kept file that was changed is
     fetched anew.
     """
     path = Path(name_or_path).expanduser()
-    if path.is_file():
+    if path.is_file() or path.is_dir():
         return path
     source = MODELS.get(name_or_path)
     if source is None:
         near = difflib.get_close_matches(name_or_path, MODELS, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ModelFileError(
-            f"no model {name_or_path!r}: neither a file nor a known name.{hint} Known: {', '.join(MODELS)}."
+            f"no model {name_or_path!r}: neither a file, a directory nor a known name.{hint} Known: "
+            f"{', '.join(MODELS)}."
         )
     kept = Path(settings.cache_dir) / "models" / Path(source.member).name
     show = progress or (lambda *_: None)

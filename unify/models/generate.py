@@ -13,11 +13,11 @@ from unify import ops
 from unify._errors import InvalidArgument
 from unify._kernel import Kernel
 
-from .llama import Llama
+from .decoder import Decoder
 from .tokenizer import Tokenizer
 
 _PENALTY_WINDOW = 64  # tokens of the answer; loops of small models are shorter
-_PREFILL_CHUNK = 512  # tokens: bounds the activations' memory, and how long Ctrl-C waits
+PREFILL_CHUNK = 512  # tokens: bounds the activations' memory, and how long Ctrl-C waits
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Sampling:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int = 0
 
@@ -69,7 +70,7 @@ class Generator:
     """
 
     def __init__(
-        self, model: Llama, tokenizer: Tokenizer, sampling: Sampling | None = None, *, max_context: int = 2048
+        self, model: Decoder, tokenizer: Tokenizer, sampling: Sampling | None = None, *, max_context: int = 2048
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.sampling = sampling or Sampling()
@@ -155,7 +156,7 @@ class Generator:
     def _time_prefill_again(self, answer: Answer, ids: list[int]) -> None:
         """Times the prompt's end when the text is written, so that no token waits; the cache gets what it had."""
         # From the last whole chunk on, in the same chunks: what is written is then the same to the last bit.
-        start = answer.reused_tokens + max(0, answer.prefill_tokens // _PREFILL_CHUNK - 1) * _PREFILL_CHUNK
+        start = answer.reused_tokens + max(0, answer.prefill_tokens // PREFILL_CHUNK - 1) * PREFILL_CHUNK
         written = self._ids[len(ids) :]
         self._forget(start)
         self._time_prefill(answer, ids[start:])
@@ -164,8 +165,8 @@ class Generator:
 
     def _prefill(self, ids: list[int]) -> int:
         logits = None
-        for start in range(0, len(ids), _PREFILL_CHUNK):
-            chunk = ids[start : start + _PREFILL_CHUNK]
+        for start in range(0, len(ids), PREFILL_CHUNK):
+            chunk = ids[start : start + PREFILL_CHUNK]
             tokens = unify.asarray(chunk, dtype=unify.int32, device=self.model.device)
             logits = self.model.prefill(tokens, self.cache)
             self._ids += chunk
@@ -199,4 +200,6 @@ class Generator:
 
     def _sample(self, logits: Any, step: Any) -> Any:
         s = self.sampling
-        return ops.sample(logits, temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, seed=s.seed, step=step)
+        return ops.sample(
+            logits, temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, min_p=s.min_p, seed=s.seed, step=step
+        )

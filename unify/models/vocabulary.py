@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # token types (gguf.TokenType); the others are pieces of text
 _LONGEST = 256  # letters of a SentencePiece token; those of Llama 2 have 16 at most
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece writes a space as this
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece writes a space as this
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _byte_level(file: ModelFile, tokens: list[str], types: Sequence[int], cut: _
     own = _of_type(tokens, types, _USER_DEFINED)
     backend = _backend(file, pieces, merges, own, ignore_merges=cut.takes_whole_words)
     backend.pre_tokenizer = pre_tokenizers.Sequence(cut.steps(pre_tokenizers))
-    bytes_of = {letter: byte for byte, letter in enumerate(_byte_letters())}
+    bytes_of = {letter: byte for byte, letter in enumerate(byte_letters())}
 
     def to_bytes(token: int) -> bytes:
         text = tokens[token]
@@ -108,14 +108,14 @@ def _sentencepiece(file: ModelFile, tokens: list[str], types: Sequence[int]) -> 
     kept = {tokens[index]: index for index in bytes_of} | ({} if unknown is None else {unknown: control[unknown]})
     backend = _backend(file, pieces | kept, merges, own, byte_fallback=True, fuse_unk=True, unk_token=unknown)
     prefix = file.require("tokenizer.ggml.add_space_prefix", bool, True)
-    steps = [normalizers.Prepend(_SPACE)] if prefix else []
-    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+    steps = [normalizers.Prepend(SPACE)] if prefix else []
+    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
 
     def to_bytes(token: int) -> bytes:
         text = tokens[token]
         if token in bytes_of:
             return bytes([bytes_of[token]])
-        return b"" if text in control else (text if text in own else text.replace(_SPACE, " ")).encode()
+        return b"" if text in control else (text if text in own else text.replace(SPACE, " ")).encode()
 
     return Vocabulary(tokens, backend, control, to_bytes, adds_bos=True)
 
@@ -164,7 +164,7 @@ def _byte(file: ModelFile, token: str) -> int:
     return int(token[3:5], 16)
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """The printable letter that stands for each byte in a byte-level vocabulary (Radford et al. 2019, encoder.py)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(256, 512))

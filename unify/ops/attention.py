@@ -2,182 +2,198 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import triton.language as tl
 
 import unify
-from unify._errors import ShapeError
-from unify._tensor import as_tensor, wrap_like
+from unify._errors import InvalidArgument, ShapeError
+from unify._tensor import wrap_like
 
-from .op import FLOATS, op
+from .attend import Layout, Scores, Widths, add_sink, attend_all, halvings, packed_starts, packed_tiles, sequence_of
+from .op import op
 from .tiles import attention_tile
 
 
-@unify.jit
-def attend(
-    total, top, mass, q, k, v, table, first_key, last_key, keys, row, offset, scale_log2, d, inside_d,
-    k_token, k_dim, v_token, k_block, v_block, blocks,
-    BLOCK_N: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr, PAGED: tl.constexpr,
-):  # fmt: skip
-    """Online softmax of queries q over keys [first_key, last_key) (Dao et al. 2022, algorithm 1), in powers of two.
-
-    first_key is a multiple of BLOCK_N. PAGED: keys lie in blocks of BLOCK_N, found through `table`; a block outside of
-    the cache's `blocks` is taken as the nearest one, so that nothing else is read.
-    """
-    inner = tl.arange(0, BLOCK_N)
-    for start in range(first_key, last_key, BLOCK_N):
-        column = start + inner
-        if PAGED:
-            block = tl.load(table + start // BLOCK_N)
-            block = tl.minimum(tl.maximum(block, 0), blocks - 1).to(tl.int64)
-            k_start = k + block * k_block
-            v_start = v + block * v_block
-        else:
-            k_start = k + tl.cast(start, tl.int64) * k_token
-            v_start = v + tl.cast(start, tl.int64) * v_token
-        k_inside = inside_d[:, None]
-        v_inside = inside_d[None, :]
-        if MASKED:
-            k_inside = k_inside & (column < keys)[None, :]
-            v_inside = v_inside & (column < keys)[:, None]
-        k_tile = tl.load(k_start + inner[None, :] * k_token + d[:, None] * k_dim, mask=k_inside, other=0.0)
-        scores = tl.dot(q, k_tile, input_precision="ieee") * scale_log2
-        if MASKED:
-            visible = (column < keys)[None, :]
-            if CAUSAL:
-                visible = visible & (column[None, :] <= row[:, None] + offset)
-            scores = tl.where(visible, scores, -1.0e30)
-        new_top = tl.maximum(top, tl.max(scores, axis=1))
-        weights = tl.exp2(scores - new_top[:, None])
-        shrink = tl.exp2(top - new_top)
-        mass = mass * shrink + tl.sum(weights, axis=1)
-        v_tile = tl.load(v_start + inner[:, None] * v_token + d[None, :], mask=v_inside, other=0.0)
-        total = tl.dot(weights.to(v_tile.dtype), v_tile, total * shrink[:, None], input_precision="ieee")
-        top = new_top
-    return total, top, mass
-
-
 # One program takes BLOCK_M queries of one head: first the keys that all of them see, then the diagonal with masks.
-@unify.jit
+# Sequences are a batch, or packed: then starts are those of their queries, and key_starts or lengths those of their
+# keys, in a row or in pages that `table` has. k_batch and v_batch are the strides of a batch or of a page.
+@unify.jit(do_not_specialize=["sequences", "steps", "blocks", "max_blocks", "window"])
 def attention_kernel(
-    q, k, v, out, queries, keys, group, scale_log2,
-    q_batch, q_token, q_head, k_batch, k_token, k_head, v_batch, v_token, v_head, o_batch, o_token, o_head,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, CAUSAL: tl.constexpr,
+    q, k, v, out, lse, starts, key_starts, lengths, table, sinks, alibi,
+    queries, keys, sequences, steps, blocks, max_blocks, group, scale, cap, window,
+    q_batch, q_token, q_head, k_batch, k_token, k_head, k_dim, v_batch, v_token, v_head, o_batch, o_token, o_head,
+    table_row,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, TAIL: tl.constexpr,
+    VALUE: tl.constexpr, BLOCK_V: tl.constexpr, CAUSAL: tl.constexpr, PAGE: tl.constexpr,
 ):  # fmt: skip
+    LOG2_E: tl.constexpr = 1.4426950408889634
     tile = tl.program_id(0)
     head = tl.program_id(1)
     batch = tl.program_id(2).to(tl.int64)
+    q += head * q_head
+    out += head * o_head
+    k += (head // group) * k_head
+    v += (head // group) * v_head
+    if starts is None:
+        first_row = batch * queries
+        q += batch * q_batch
+        out += batch * o_batch
+        k += batch * k_batch
+        v += batch * v_batch
+    else:
+        # What starts and lengths say beyond the arrays is not read.
+        sequence, tile = sequence_of(tile, starts, sequences, steps, BLOCK_M)
+        first = tl.minimum(tl.maximum(tl.load(starts + sequence), 0), queries)
+        queries = tl.minimum(tl.maximum(tl.load(starts + sequence + 1), first), queries) - first
+        first_row = first.to(tl.int64)
+        q += first_row * q_token
+        out += first_row * o_token
+        if PAGE > 0:
+            table += sequence.to(tl.int64) * table_row
+            keys = tl.minimum(tl.maximum(tl.load(lengths + sequence), 0), max_blocks * PAGE)
+        else:
+            first = tl.minimum(tl.maximum(tl.load(key_starts + sequence), 0), keys)
+            keys = tl.minimum(tl.maximum(tl.load(key_starts + sequence + 1), first), keys) - first
+            k += first.to(tl.int64) * k_token
+            v += first.to(tl.int64) * v_token
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
-    inside_d = d < WIDTH
-    inside = (row < queries)[:, None] & inside_d[None, :]
-    q += batch * q_batch + head * q_head
-    k += batch * k_batch + (head // group) * k_head
-    v += batch * v_batch + (head // group) * v_head
-    q_tile = tl.load(q + row[:, None] * q_token + d[None, :], mask=inside, other=0.0)
-    total = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
+    e = tl.arange(0, BLOCK_V)
+    inside = row < queries
+    q_tile = tl.load(q + row[:, None] * q_token + d[None, :], mask=inside[:, None] & (d < WIDTH)[None, :], other=0.0)
+    q_tail = None
+    if TAIL > 0:
+        tail = BLOCK_D + tl.arange(0, TAIL)
+        tail_inside = inside[:, None] & (tail < WIDTH)[None, :]
+        q_tail = tl.load(q + row[:, None] * q_token + tail[None, :], mask=tail_inside, other=0.0)
+    slope = None
+    if alibi is not None:
+        slope = tl.full([BLOCK_M], 0.0, dtype=tl.float32) + tl.load(alibi + head).to(tl.float32) * LOG2_E
+    total = tl.zeros([BLOCK_M, BLOCK_V], dtype=tl.float32)
     top = tl.full([BLOCK_M], -1.0e30, dtype=tl.float32)
     mass = tl.zeros([BLOCK_M], dtype=tl.float32)
-    offset = keys - queries
+    # Positions are those of keys: the last query's is the last key's.
+    lowest = tile * BLOCK_M + keys - queries
+    position = lowest + tl.arange(0, BLOCK_M)
+    whole = keys
+    last = keys
     if CAUSAL:
-        whole = tl.minimum(tile * BLOCK_M + offset + 1, keys) // BLOCK_N * BLOCK_N
-        last = tl.minimum(tile * BLOCK_M + BLOCK_M + offset, keys)
-    else:
-        whole = keys // BLOCK_N * BLOCK_N
-        last = keys
-    total, top, mass = attend(
-        total, top, mass, q_tile, k, v, None, 0, whole, keys, row, offset, scale_log2, d, inside_d,
-        k_token, 1, v_token, 0, 0, 0, BLOCK_N, False, CAUSAL, False,
+        whole = tl.minimum(lowest + 1, keys)
+        last = tl.minimum(lowest + BLOCK_M, keys)
+    whole = whole // BLOCK_N * BLOCK_N
+    first_key = 0
+    clear = 0
+    if starts is not None:  # a tile may be beyond its sequence's end, and a query before its first key
+        last = tl.where(tile * BLOCK_M < queries, last, 0)
+        whole = tl.maximum(tl.minimum(whole, last), 0)
+    if window is not None:
+        first_key = tl.maximum(lowest + 1 - window, 0) // BLOCK_N * BLOCK_N
+        clear = (tl.maximum(lowest + BLOCK_M - window, 0) + BLOCK_N - 1) // BLOCK_N * BLOCK_N
+        whole = tl.maximum(whole, first_key)
+        clear = tl.minimum(clear, whole)
+    total, top, mass = attend_all(
+        total, top, mass, q_tile, q_tail, k, v, table, first_key, clear, whole, last, keys, position,
+        scale, cap, window, slope, k_token, k_dim, v_token, k_batch, v_batch, blocks,
+        BLOCK_N, CAUSAL, PAGE, WIDTH, BLOCK_D, TAIL, VALUE, BLOCK_V,
     )  # fmt: skip
-    total, top, mass = attend(
-        total, top, mass, q_tile, k, v, None, whole, last, keys, row, offset, scale_log2, d, inside_d,
-        k_token, 1, v_token, 0, 0, 0, BLOCK_N, True, CAUSAL, False,
-    )  # fmt: skip
-    out += batch * o_batch + head * o_head
-    tl.store(out + row[:, None] * o_token + d[None, :], total / mass[:, None], mask=inside)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What an attention takes as queries, keys and values."""
-
-    names: tuple[str, str, str]  # "op: argument"
-    ranks: tuple[tuple[int, int], ...]  # axes of the queries and of keys and values that go together
-    shapes: str  # the same in words
-
-    def tensors(self, q: Any, k: Any, v: Any) -> tuple[Any, Any, Any]:
-        """The arrays as tensors of one dtype, device and width, or the error that says what does not fit."""
-        query = as_tensor(q, name=self.names[0], dtype=FLOATS)
-        dtype, device = query.dtype, query.device
-        key = as_tensor(k, name=self.names[1], dtype=dtype, device=device)
-        value = as_tensor(v, name=self.names[2], dtype=dtype, device=device)
-        ranks, shape = (query.ndim, key.ndim), key.shape
-        if ranks not in self.ranks or shape != value.shape or shape[-1] != query.shape[-1] or shape[-1] == 0:
-            raise self._error(f"{self.shapes}, with one d of at least 1", query, key, value)
-        if shape[-2] == 0 or query.shape[-2] % shape[-2]:
-            raise self._error("heads must be a multiple of kv_heads", query, key, value)
-        return query, key, value
-
-    def _error(self, what: str, *tensors: Any) -> ShapeError:
-        op = self.names[0].partition(":")[0]
-        found = ", ".join(
-            f"{name.partition(': ')[2]} is {list(tensor.shape)}"
-            for name, tensor in zip(self.names, tensors, strict=True)
-        )
-        return ShapeError(f"{op}: {what}; {found}.")
-
-
-def block_d(width: int) -> int:
-    """The tile that holds a head."""
-    return max(16, 1 << (width - 1).bit_length())
-
-
-def log2_scale(scale: float | None, width: int) -> float:
-    """What scores are multiplied with, for powers of two in place of e."""
-    return (1.0 / math.sqrt(width) if scale is None else scale) * math.log2(math.e)
+    if CAUSAL and starts is not None:
+        total = tl.where((position >= 0)[:, None], total, 0.0)
+        mass = tl.where(position >= 0, mass, 0.0)
+    if sinks is not None:
+        total, top, mass = add_sink(total, top, mass, tl.load(sinks + head).to(tl.float32) * LOG2_E)
+    o_inside = inside[:, None] & (e < VALUE)[None, :]
+    result = total / tl.where(mass == 0.0, 1.0, mass)[:, None]  # 0 where no key is seen
+    tl.store(out + row[:, None] * o_token + e[None, :], result, mask=o_inside)
+    if lse is not None:
+        place = (first_row + row) * tl.num_programs(1) + head
+        tl.store(lse + place, (top + tl.log2(mass)) / LOG2_E, mask=inside)
 
 
 _LAYOUT = Layout(
     ("attention: q", "attention: k", "attention: v"),
     ((3, 3), (4, 4)),
-    "q must be [tokens, heads, d], k and v [keys, kv_heads, d], or all with a batch in front",
+    "q must be [tokens, heads, d], k [keys, kv_heads, d] and v [keys, kv_heads, dv], or all with a batch in front",
 )
 
 
 @op
-def attention(q: Any, k: Any, v: Any, *, causal: bool = True, scale: float | None = None, stream: Any = None) -> Any:
+def attention(
+    q: Any, k: Any, v: Any, *, causal: bool = True, scale: float | None = None, cu_seqlens: Any = None,
+    cu_seqlens_k: Any = None, window: int | None = None, soft_cap: float | None = None, sinks: Any = None,
+    alibi: Any = None, return_lse: bool = False, stream: Any = None,
+) -> Any:  # fmt: skip
     """Softmax attention, softmax(q·kᵀ·scale)·v, without storing the scores (Dao et al. 2022).
 
-    q: [t, h, d] or [b, t, h, d]; k, v: [s, kv_heads, d] or [b, s, kv_heads, d]; h a multiple of kv_heads (grouped
-    heads share keys, Ainslie et al. 2023). float16, bfloat16 or float32, last axis contiguous, others strided at
-    will. causal: query i sees keys up to i + s - t. scale: 1/sqrt(d) by default. Sums in float32.
-    Returns an array like q, contiguous, enqueued on `stream` (default: the current one of q's device).
-    Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
+    q: [t, h, d] or [b, t, h, d]; k: [s, kv_heads, d] or [b, s, kv_heads, d]; v: as k, of any width dv; h a multiple of
+    kv_heads (grouped heads share keys, Ainslie et al. 2023). float16, bfloat16 or float32, last axis contiguous, others
+    strided at will. causal: query i sees keys up to i + s - t. scale: 1/sqrt(d) by default. Sums in float32.
+
+    cu_seqlens: [b + 1] int32, where each of b packed sequences of q [t, h, d] begins, and the last one ends;
+    cu_seqlens_k: the same for k and v (default: cu_seqlens). They are read on the device. A query that sees no key,
+    which only packed sequences may have, becomes 0.
+    window: of the keys up to i + s - t, only so many are seen (Jiang et al. 2023, section 2); without causal this limits
+    what lies behind a query, not what lies ahead. soft_cap: scores become soft_cap · tanh(scores / soft_cap) (Gemma
+    Team 2024, section 2). sinks: [h], a score for each head that takes part in the softmax's sum and has no value
+    (OpenAI 2025, gpt-oss). alibi: [h] slopes; scores lose slope · distance (Press et al. 2022).
+
+    Returns an array like q of width dv, contiguous, enqueued on `stream` (default: the current one of q's device); with
+    return_lse also the logarithm of the sum of the scores' exponentials, sinks included, float32 [t, h] or [b, t, h]:
+    -inf where there are no scores.
+    Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument; nothing is enqueued then.
 
     >>> q, k = np.ones((5, 8, 64), np.float32), np.ones((5, 2, 64), np.float32)
     >>> ops.attention(q, k, k).shape
     (5, 8, 64)
     """
     query, key, value = _LAYOUT.tensors(q, k, v)
+    scores = Scores.of("attention", query, scale, window, soft_cap, sinks=sinks, alibi=alibi)
     qs, ks, vs = (t if t.ndim == 4 else t.reshape(1, *t.shape) for t in (query, key, value))
     batch, queries, heads, width = qs.shape
     keys, kv_heads = ks.shape[1:3]
     if ks.shape[0] != batch:
         raise ShapeError(f"attention: q, k and v must have one batch; q is {list(qs.shape)}, k is {list(ks.shape)}.")
-    if causal and keys < queries:
+    starts, key_starts = _starts(query, cu_seqlens, cu_seqlens_k)
+    if causal and keys < queries and starts is None:
         raise ShapeError(
             f"attention: causal needs at least as many keys as queries; {keys} keys, {queries} queries. "
             "Use causal=False."
         )
     qs, ks, vs = (t if t.strides[3] == 1 else t.contiguous() for t in (qs, ks, vs))
-    result = unify.empty(qs.shape, dtype=qs.dtype, device=qs.device)
-    tile = attention_tile(qs.device, queries, batch * heads, causal=causal, width=width, itemsize=qs.itemsize)
-    attention_kernel[(-(-queries // tile.m), heads, batch)](
-        qs, ks, vs, result, queries, keys, heads // kv_heads, log2_scale(scale, width),
-        *qs.strides[:3], *ks.strides[:3], *vs.strides[:3], *result.strides[:3],
-        BLOCK_M=tile.m, BLOCK_N=tile.n, WIDTH=width, BLOCK_D=block_d(width), CAUSAL=causal, **tile.launch,
+    widths = Widths.of(width, vs.shape[3])
+    result = unify.empty((batch, queries, heads, widths.VALUE), dtype=qs.dtype, device=qs.device)
+    lse = unify.empty(query.shape[:-1], dtype=unify.float32, device=qs.device) if return_lse else None
+    sequences, longest = batch, queries
+    if starts is not None:
+        sequences = starts.shape[0] - 1
+        longest = -(-queries // max(1, sequences))  # as long as they are on average
+    tile = attention_tile(qs.device, longest, sequences * heads, causal=causal, width=width, itemsize=qs.itemsize)
+    tiles = -(-queries // tile.m) if starts is None else packed_tiles(queries, sequences, tile.m)
+    attention_kernel[(tiles, heads, batch)](
+        qs, ks, vs, result, lse, starts, key_starts, None, None, scores.sinks, scores.alibi,
+        queries, keys, sequences, halvings(sequences), 0, 0, heads // kv_heads,
+        scores.scale, scores.cap, scores.window, *qs.strides[:3], *ks.strides, *vs.strides[:3], *result.strides[:3], 0,
+        BLOCK_M=tile.m, BLOCK_N=tile.n, **vars(widths), CAUSAL=causal, PAGE=0, **tile.launch,
     )  # fmt: skip
-    return wrap_like(result if query.ndim == 4 else result.reshape(query.shape), q)
+    found = wrap_like(result if query.ndim == 4 else result.reshape(result.shape[1:]), q)
+    return found if lse is None else (found, wrap_like(lse, q))
+
+
+def _starts(query: Any, cu_seqlens: Any, cu_seqlens_k: Any) -> tuple[Any, Any]:
+    """Where packed sequences of queries and of keys begin, or None for both."""
+    if cu_seqlens is None:
+        if cu_seqlens_k is not None:
+            raise InvalidArgument("attention: cu_seqlens_k needs cu_seqlens, where the queries' sequences begin.")
+        return None, None
+    if query.ndim != 3:
+        raise ShapeError(f"attention: with cu_seqlens q must be [tokens, heads, d]; it is {list(query.shape)}.")
+    starts = packed_starts("attention: cu_seqlens", cu_seqlens, query.device)
+    if cu_seqlens_k is None:
+        return starts, starts
+    key_starts = packed_starts("attention: cu_seqlens_k", cu_seqlens_k, query.device)
+    if starts.shape != key_starts.shape:
+        raise ShapeError(
+            f"attention: cu_seqlens and cu_seqlens_k must be as long as each other; "
+            f"they are {list(starts.shape)} and {list(key_starts.shape)}."
+        )
+    return starts, key_starts

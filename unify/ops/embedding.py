@@ -12,6 +12,7 @@ from unify._tensor import as_tensor, wrap_like
 
 from .op import FLOATS, op
 from .quant import COLUMNS, QuantizedMatrix
+from .quantized_products import e4m3
 from .tiles import column_block
 
 
@@ -57,12 +58,27 @@ def quantized_embedding_kernel(
         tl.store(out + token * k + block * 32 + i, tl.where(exists, value, 0.0))
 
 
+# One program a token, in steps of the 128 inputs that share a scale.
+@unify.jit
+def fp8_embedding_kernel(ids, codes, scales, out, rows, k, scale_row):
+    token = tl.program_id(0).to(tl.int64)
+    row = tl.load(ids + token)
+    exists = (row >= 0) & (row < rows)
+    row = tl.where(exists, row, 0).to(tl.int64)
+    for block in range(tl.cdiv(k, 128)):
+        column = block * 128 + tl.arange(0, 128)
+        inside = column < k
+        value = e4m3(tl.load(codes + row * k + column, mask=inside, other=0)).to(tl.float32)
+        value *= tl.load(scales + row // 128 * scale_row + block) * 256.0
+        tl.store(out + token * k + column, tl.where(exists, value, 0.0), mask=inside)
+
+
 @op
 def embedding(ids: Any, weight: Any, *, stream: Any = None) -> Any:
     """The rows of a table: out[i] = weight[ids[i]].
 
-    ids: [t] int32 or int64; weight: [n, d] float16, bfloat16 or float32, or a QuantizedMatrix, on the same device, n at
-    least 1.
+    ids: [t] int32 or int64; weight: [n, d] float16, bfloat16 or float32, or a QuantizedMatrix [n, d], on the same
+    device, n at least 1.
     An id outside [0, n) gives zeros: nothing looks at ids on a device.
     Returns float32 [t, d] of the kind of ids, enqueued on `stream` (default: the current one of their device).
     Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
@@ -91,10 +107,13 @@ def embedding(ids: Any, weight: Any, *, stream: Any = None) -> Any:
 
 def _quantized(ids: Any, weight: QuantizedMatrix) -> Any:
     as_tensor(weight.codes, name="embedding: weight", device=ids.device)
+    if len(weight.shape) != 2 or weight.shape[0] == 0:
+        raise ShapeError(f"embedding: weight must be [n, d] with at least one row; it is {list(weight.shape)}.")
     tokens, (rows, k) = ids.shape[0], weight.shape
-    if rows == 0:
-        raise ShapeError(f"embedding: weight must have at least one row; it is [0, {k}].")
     result = unify.empty((tokens, k), dtype=unify.float32, device=ids.device)
+    if weight.kind == "fp8":
+        fp8_embedding_kernel[(tokens,)](ids, weight.codes, weight.scales, result, rows, k, weight.scales.shape[1])
+        return result
     quantized_embedding_kernel[(tokens,)](
         ids, weight.codes, weight.scales, weight.minimums, result, rows, k,
         BITS=weight.format.bits, OFFSET=weight.format.offset, COLUMNS=COLUMNS,

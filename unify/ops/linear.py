@@ -20,15 +20,20 @@ _FEW_ROWS = {"cpu": Tile(1, 8, 16)}  # their sums stay in registers
 _FEW_ROWS_ELSEWHERE = Tile(1, 32, 64)
 
 
-# One program a tile of the result. b is [k, n] by strides, so that a weight [n, k] needs no transposing copy.
+# One program a tile of a result, of which there may be a batch. b is [k, n] by strides, so that a weight [n, k] needs no transposing copy.
 @unify.jit
 def matmul_kernel(
-    a, b, residual, out, m, n, k, a_row, b_k, b_n, r_row, o_row,
+    a, b, residual, out, m, n, k, a_batch, a_row, b_batch, b_k, b_n, r_row, o_batch, o_row,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN_K: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * M + tl.arange(0, M)
     column = tl.program_id(1) * N + tl.arange(0, N)
     inner = tl.arange(0, K)
+    if a_batch is not None:
+        batch = tl.program_id(2).to(tl.int64)
+        a += batch * a_batch
+        b += batch * b_batch
+        out += batch * o_batch
     row_inside = (row < m)[:, None]
     column_inside = (column < n)[None, :]
     a += row.to(tl.int64)[:, None] * a_row
@@ -83,9 +88,10 @@ def few_rows_kernel(
 def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> Any:
     """x · weightᵀ, plus `residual` if given.
 
-    x: [..., k] float16, bfloat16 or float32; weight: [n, k] of x's dtype, or a QuantizedMatrix, which stays quantised:
-    x then becomes 16-bit codes (see `quant.quantize`) and the products are exact integers. residual: [..., n] of x's
-    dtype. Sums in float32.
+    x: [..., k] float16, bfloat16 or float32; weight: [n, k] of x's dtype, or a QuantizedMatrix [n, k], which stays
+    quantised. With blocks of 32 x becomes 16-bit codes (see `quant.quantize`) and products are exact integers, or with
+    many rows of 16 bits, where these are multiplied faster, weights are rounded to x's dtype; with fp8 codes are
+    multiplied as they are and scaled. residual: [..., n] of x's dtype. Sums in float32.
     Returns [..., n] of x's dtype and kind, enqueued on `stream` (default: the current one of x's device).
     Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
 
@@ -124,10 +130,11 @@ def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> 
 
 @op
 def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
-    """The matrix product a · b.
+    """The matrix product a · b, or a batch of them.
 
-    a: [m, k], b: [k, n], of one dtype: float16, bfloat16 or float32; b may be strided at will. Sums in float32.
-    Returns [m, n] of a's dtype and kind, enqueued on `stream` (default: the current one of a's device).
+    a: [m, k] and b: [k, n], or [batch, m, k] and [batch, k, n], of one dtype: float16, bfloat16 or float32; b may be
+    strided at will. Sums in float32.
+    Returns [m, n] or [batch, m, n] of a's dtype and kind, enqueued on `stream` (default: the current one of a's device).
     Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
 
     >>> ops.matmul(np.ones((1, 2), np.float32), np.array([[1.0, 2.0], [3.0, 4.0]], np.float32))
@@ -135,19 +142,27 @@ def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
     """
     left = as_tensor(a, name="matmul: a", dtype=FLOATS)
     right = as_tensor(b, name="matmul: b", dtype=left.dtype, device=left.device)
-    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
-        raise ShapeError(f"matmul: a must be [m, k] and b [k, n]; they are {list(left.shape)} and {list(right.shape)}.")
-    result = unify.empty((left.shape[0], right.shape[1]), dtype=left.dtype, device=left.device)
-    _matmul(as_rows(left, left.shape[1]), right, None, result)
+    ranks, batch = (left.ndim, right.ndim), left.shape[:-2]
+    if ranks not in ((2, 2), (3, 3)) or left.shape[-1] != right.shape[-2] or batch != right.shape[:-2]:
+        raise ShapeError(
+            f"matmul: a must be [m, k] and b [k, n], or both with a batch in front; "
+            f"they are {list(left.shape)} and {list(right.shape)}."
+        )
+    result = unify.empty((*left.shape[:-1], right.shape[-1]), dtype=left.dtype, device=left.device)
+    _matmul(left if left.strides[-1] == 1 else left.contiguous(), right, None, result)
     return wrap_like(result, a)
 
 
 def _matmul(a: Any, b: Any, residual: Any, out: Any) -> None:
-    (m, k), n = a.shape, b.shape[1]
+    (m, k), n = a.shape[-2:], b.shape[-1]
     tile = product_tile(a.device, m, n, itemsize=a.itemsize)
-    matmul_kernel[(-(-m // tile.m), -(-n // tile.n))](
-        a, b, residual, out, m, n, k, a.strides[0], *b.strides, 0 if residual is None else residual.strides[0],
-        out.strides[0], M=tile.m, N=tile.n, K=tile.k, EVEN_K=k % tile.k == 0, **tile.launch,
+    batches, a_batch, b_batch, o_batch = (
+        (1, None, None, None) if a.ndim == 2 else (a.shape[0], a.strides[0], b.strides[0], out.strides[0])
+    )
+    matmul_kernel[(-(-m // tile.m), -(-n // tile.n), batches)](
+        a, b, residual, out, m, n, k, a_batch, a.strides[-2], b_batch, *b.strides[-2:],
+        0 if residual is None else residual.strides[0], o_batch, out.strides[-2],
+        M=tile.m, N=tile.n, K=tile.k, EVEN_K=k % tile.k == 0, **tile.launch,
     )  # fmt: skip
 
 

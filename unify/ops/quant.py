@@ -1,13 +1,20 @@
-"""Weights in GGUF's block formats, and the activations that meet them.
+"""Quantised weights: GGUF's block formats, int8 and int4 that are laid out like them, and DeepSeek's fp8.
 
-A quantised matrix keeps its codes as the file has them, only in another order: COLUMNS output features side by side,
-four inputs a 32-bit lane, so that one vector load feeds one integer dot product of as many lanes:
+A matrix in blocks has its codes in an order of its own: COLUMNS output features side by side, four inputs a 32-bit
+lane, so that one vector load feeds one integer dot product of as many lanes:
 
     q4: codes[n / COLUMNS, k / 8, COLUMNS, 4] uint8   low nibble: inputs 32b + 4g + j, high nibble: 32b + 16 + 4g + j
     q8: codes[n / COLUMNS, k / 4, COLUMNS, 4] uint8   inputs 32b + 4g + j, plus 128
     scales, minimums: [n / COLUMNS, k / 32, COLUMNS] float16
 
-with b the block of 32 inputs, g the group in it and j the byte. Features are padded with zeros to whole COLUMNS.
+with b the block of 32 inputs, g the group in it and j the byte. Features are padded with zeros to whole COLUMNS. int4
+is q4_0, int8 is q8_0.
+
+fp8 is kept as DeepSeek-V3 ships it (its `weight` and `weight_scale_inv`), whatever n and k are:
+
+    codes: [n, k] uint8, the bits of float8_e4m3; scales: [⌈n / 128⌉, ⌈k / 128⌉] float32
+
+A matrix for each expert is the same with experts in front.
 """
 
 from __future__ import annotations
@@ -18,13 +25,37 @@ from typing import Any
 import triton.language as tl
 
 import unify
-from unify._errors import DTypeError, ShapeError
+from unify._errors import DTypeError, InvalidArgument, ShapeError
 from unify._tensor import as_tensor
 
 from .op import FLOATS, op
+from .quantized_activations import (
+    ACTIVATIONS,
+    BLOCK,
+    FP8_BLOCK,
+    QuantizedActivations,
+    e4m3_bits,
+    numbers,
+    quantize,
+    spoilt,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "BLOCK",
+    "COLUMNS",
+    "FORMATS",
+    "FP8_BLOCK",
+    "KINDS",
+    "QuantizedActivations",
+    "QuantizedMatrix",
+    "from_fp8_blocks",
+    "from_gguf",
+    "quantize",
+    "quantize_weight",
+]
 
 COLUMNS = 64  # output features that lie side by side
-BLOCK = 32  # inputs that share a scale, in every format here
 
 
 @dataclass(frozen=True)
@@ -43,23 +74,28 @@ FORMATS = {
 }
 
 
+_LAYOUTS = {**FORMATS, "int8": FORMATS["q8_0"], "int4": FORMATS["q4_0"]}
+KINDS = ("int8", "int4", "fp8")  # that quantize_weight makes
+
+
 @dataclass(frozen=True)
 class QuantizedMatrix:
-    """An [n, k] weight matrix in a block format: weight = scale · (code - offset) + minimum.
+    """An [n, k] weight matrix that stays quantised in memory, or [experts, n, k].
 
-    Made by `from_gguf`; used by `linear` and `embedding` in place of a tensor. Stays quantised in memory.
+    Made by `quantize_weight`, `from_fp8_blocks` and `from_gguf`; `linear` and `embedding` take one in place of a
+    tensor. Its weights are scale · (code - offset) + minimum in blocks of 32, scale · code in fp8.
     """
 
     kind: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     codes: Any
     scales: Any
-    minimums: Any | None
+    minimums: Any | None = None
 
     @property
     def format(self) -> _Format:
-        """Bits, offset and so on of the kind."""
-        return FORMATS[self.kind]
+        """Bits, offset and so on of a kind that has blocks of 32."""
+        return _LAYOUTS[self.kind]
 
     @property
     def device(self) -> Any:
@@ -72,10 +108,25 @@ class QuantizedMatrix:
         minimums = 0 if self.minimums is None else self.minimums.nbytes
         return int(self.codes.nbytes + self.scales.nbytes + minimums)
 
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, expert: int) -> QuantizedMatrix:
+        """The matrix of one expert, over the same memory. Raises ShapeError if there are no experts."""
+        if len(self.shape) != 3:
+            raise ShapeError(f"QuantizedMatrix: only one with experts, [experts, n, k], has parts; it is {self.shape}.")
+        minimums = None if self.minimums is None else self.minimums[expert]
+        return QuantizedMatrix(self.kind, self.shape[1:], self.codes[expert], self.scales[expert], minimums)
+
     def dequantize(self) -> Any:
-        """Returns the [n, k] float32 tensor, enqueued on the device's current stream."""
+        """Returns the float32 tensor of its shape, enqueued on the device's current stream."""
         from .embedding import embedding
 
+        if len(self.shape) == 3:
+            result = unify.empty(self.shape, dtype=unify.float32, device=self.device)
+            for expert in range(len(self)):
+                result[expert].copy_(self[expert].dequantize())
+            return result
         return embedding(unify.arange(self.shape[0], dtype=unify.int32, device=self.device), self)
 
 
@@ -122,57 +173,146 @@ def from_gguf(kind: str, raw: Any, *, device: Any = None) -> QuantizedMatrix:
     )
 
 
-# One program a row of x, in steps of BLOCKS blocks. 16 bits as two signed bytes: code = 256 · high + low, so that byte
-# dot products give sums that are exact in the codes. 32512 = 127 · 256 keeps `high` inside int8. A block's high bytes
-# and its low ones share a cache line.
-@unify.jit
-def quantize_kernel(x, codes, scales, sums, k, x_row, BLOCKS: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    for first in range(0, k // 32, BLOCKS):
-        block = first + tl.arange(0, BLOCKS)
-        inside = block < k // 32
-        column = block[:, None] * 32 + tl.arange(0, 32)[None, :]
-        value = tl.load(x + row * x_row + column, mask=inside[:, None], other=0.0).to(tl.float32)
-        largest = tl.max(tl.abs(value), axis=1)
-        inverse = tl.where(largest > 1.0e-30, 32512.0 / largest, 0.0)
-        code = tl.floor(value * inverse[:, None] + 0.5).to(tl.int32)
-        upper = (code + 128) >> 8
-        place = codes + row * 2 * k + block[:, None] * 64 + tl.arange(0, 32)[None, :]
-        tl.store(place, upper.to(tl.int8), mask=inside[:, None])
-        tl.store(place + 32, (code - upper * 256).to(tl.int8), mask=inside[:, None])
-        tl.store(scales + row * (k // 32) + block, largest * (1.0 / 32512.0), mask=inside)
-        tl.store(sums + row * (k // 32) + block, tl.sum(code, axis=1), mask=inside)
+def from_fp8_blocks(codes: Any, scales: Any) -> QuantizedMatrix:
+    """Makes a matrix of a float8_e4m3 weight with a scale for each 128 × 128 block, over the same memory.
 
-
-@dataclass(frozen=True)
-class QuantizedActivations:
-    """[m, k] activations as 16-bit codes with a scale a block of 32.
-
-    codes: int8 [m, k / 32, 2, 32], each block's high bytes and then its low ones; scales, sums: [m, k / 32].
+    codes: [n, k] or [experts, n, k] float8_e4m3, or its bits as uint8; scales: [⌈n / 128⌉, ⌈k / 128⌉] float32, or
+    [experts, …]; both contiguous and on one device. A weight is code · scale (DeepSeek-V3's `weight` and
+    `weight_scale_inv`, section 3.3 of its report).
+    Raises ShapeError, DTypeError, LayoutError, DeviceMismatchError.
     """
+    bits = as_tensor(codes, name="from_fp8_blocks: codes", dtype=(unify.float8_e4m3, unify.uint8), contiguous=True)
+    factors = as_tensor(
+        scales, name="from_fp8_blocks: scales", dtype=unify.float32, device=bits.device, contiguous=True
+    )
+    if bits.ndim not in (2, 3) or factors.shape != _scale_shape(bits.shape):
+        wanted = f"{list(_scale_shape(bits.shape))}" if bits.ndim in (2, 3) else "[⌈n / 128⌉, ⌈k / 128⌉]"
+        raise ShapeError(
+            f"from_fp8_blocks: codes must be [n, k] or [experts, n, k] and scales {wanted}; "
+            f"they are {list(bits.shape)} and {list(factors.shape)}."
+        )
+    return QuantizedMatrix("fp8", bits.shape, bits.view(unify.uint8), factors)
 
-    codes: Any
-    scales: Any
-    sums: Any
+
+def _scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    *experts, n, k = shape
+    return (*experts, -(-n // FP8_BLOCK), -(-k // FP8_BLOCK))
+
+
+# One program COLUMNS features of one block of 32 inputs. lanes: the codes as words of four.
+@unify.jit
+def quantize_blocks_kernel(
+    weight, lanes, scales, n, k, expert_stride, row_stride, parts,
+    COLUMNS: tl.constexpr, BITS: tl.constexpr,
+):  # fmt: skip
+    block = tl.program_id(0)
+    part = tl.program_id(1)
+    expert = tl.program_id(2).to(tl.int64)
+    feature = tl.arange(0, COLUMNS)
+    row = part * COLUMNS + feature
+    inside = (row < n)[:, None, None]
+    g = tl.arange(0, BITS)
+    byte = tl.arange(0, 4)
+    weight += expert * expert_stride + block * 32 + row.to(tl.int64)[:, None, None] * row_stride
+    weight += g[None, :, None] * 4 + byte[None, None, :]
+    value = tl.load(weight, mask=inside, other=0.0).to(tl.float32)
+    finite = tl.abs(value) <= 3.4028234663852886e38
+    broken = tl.sum(tl.sum(tl.where(finite, 0, 1), axis=2), axis=1)
+    value = tl.where(finite, value, 0.0)
+    high = tl.max(tl.max(value, axis=2), axis=1)
+    low = tl.min(tl.min(value, axis=2), axis=1)
+    if BITS == 4:
+        second = tl.load(weight + 16, mask=inside, other=0.0).to(tl.float32)
+        finite = tl.abs(second) <= 3.4028234663852886e38
+        broken += tl.sum(tl.sum(tl.where(finite, 0, 1), axis=2), axis=1)
+        second = tl.where(finite, second, 0.0)
+        high = tl.maximum(high, tl.max(tl.max(second, axis=2), axis=1))
+        low = tl.minimum(low, tl.min(tl.min(second, axis=2), axis=1))
+        # ggml's q4_0: the largest in magnitude becomes code 0, which is -8.
+        scale = tl.where(high > -low, high, low) / -8.0
+        step = tl.where(scale != 0.0, scale, 1.0)[:, None, None]
+        code = tl.minimum((value / step + 8.5).to(tl.int32), 15)
+        code |= tl.minimum((second / step + 8.5).to(tl.int32), 15) << 4
+    else:
+        scale = tl.maximum(high, -low) / 127.0
+        code = (value / tl.where(scale != 0.0, scale, 1.0)[:, None, None] + 128.5).to(tl.int32)
+    word = tl.sum(code << (byte * 8)[None, None, :], axis=2)
+    group = expert * parts + part
+    place = (group * (k // 32) + block) * (BITS * COLUMNS)
+    tl.store(lanes + place + g[None, :] * COLUMNS + feature[:, None], word)
+    scale = tl.where(broken > 0, float("nan"), scale)
+    tl.store(scales + (group * (k // 32) + block) * COLUMNS + feature, scale)
+
+
+# One program a block of 128 × 128, ROWS features at a time.
+@unify.jit
+def quantize_fp8_blocks_kernel(
+    weight, codes, scales, n, k, expert_stride, row_stride, ROWS: tl.constexpr, EVEN: tl.constexpr
+):  # fmt: skip
+    inputs = tl.program_id(0) * 128 + tl.arange(0, 128)
+    first = tl.program_id(1) * 128
+    expert = tl.program_id(2).to(tl.int64)
+    weight += expert * expert_stride + inputs[None, :]
+    codes += expert * n * k + inputs[None, :]
+    largest = tl.zeros([ROWS], dtype=tl.float32)
+    broken = tl.zeros([ROWS], dtype=tl.int32)
+    for step in range(0, 128, ROWS):
+        row = first + step + tl.arange(0, ROWS)
+        inside = (row < n)[:, None]
+        if not EVEN:
+            inside = inside & (inputs < k)[None, :]
+        value = tl.load(weight + row.to(tl.int64)[:, None] * row_stride, mask=inside, other=0.0).to(tl.float32)
+        broken += spoilt(value)
+        largest = tl.maximum(largest, tl.max(tl.abs(numbers(value)), axis=1))
+    scale = tl.max(largest, axis=0) / 448.0
+    scale = tl.where(scale > 1.0e-37, scale, 1.0)
+    for step in range(0, 128, ROWS):
+        row = first + step + tl.arange(0, ROWS)
+        inside = (row < n)[:, None]
+        if not EVEN:
+            inside = inside & (inputs < k)[None, :]
+        value = tl.load(weight + row.to(tl.int64)[:, None] * row_stride, mask=inside, other=0.0).to(tl.float32)
+        value = numbers(value) / scale
+        value = tl.minimum(tl.maximum(value, -448.0), 448.0)
+        tl.store(codes + row.to(tl.int64)[:, None] * k, e4m3_bits(value), mask=inside)
+    place = (expert * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(scales + place, tl.where(tl.max(broken, axis=0) > 0, float("nan"), scale))
 
 
 @op
-def quantize(x: Any, *, stream: Any = None) -> QuantizedActivations:
-    """Turns activations into 16-bit codes, a scale for each 32: what the integer dot products of `linear` eat.
+def quantize_weight(w: Any, kind: str, *, stream: Any = None) -> QuantizedMatrix:
+    """Quantises a dense weight to nearest: "int8" and "int4" with a scale for 32 inputs, "fp8" with one for 128 × 128.
 
-    x: [m, k] float16, bfloat16 or float32, k a multiple of 32, last axis contiguous. The error of a value is at most
-    1/65024 of the largest in its block. Enqueued on `stream` (default: the current one of x's device).
-    Raises ShapeError, DTypeError; nothing is enqueued then.
+    w: [n, k] or [experts, n, k] float16, bfloat16 or float32; k is a multiple of 32 for int8 and int4. Codes are those
+    that ggml's q8_0 and q4_0 have, and for fp8 w / scale in float8_e4m3 with the block's largest at 448. A scale is NaN
+    where a weight of its block is none or infinite.
+    Returns the matrix on w's device, enqueued on `stream` (default: the current one of w's device).
+    Raises ShapeError, DTypeError, InvalidArgument for another kind; nothing is enqueued then.
     """
-    source = as_tensor(x, name="quantize: x", dtype=FLOATS)
-    if source.ndim != 2 or source.shape[1] % BLOCK or source.strides[1] != 1:
-        raise ShapeError(
-            f"quantize: x must be [m, k], k a multiple of {BLOCK}, its last axis contiguous; "
-            f"it is {list(source.shape)} with strides {list(source.strides)}."
+    dense = as_tensor(w, name="quantize_weight: w", dtype=FLOATS)
+    if kind not in KINDS:
+        raise InvalidArgument(f"quantize_weight: no kind {kind!r}. Known: {', '.join(KINDS)}.")
+    if dense.ndim not in (2, 3) or (kind != "fp8" and dense.shape[-1] % BLOCK):
+        needed = "" if kind == "fp8" else f", k a multiple of {BLOCK}"
+        raise ShapeError(f"quantize_weight: w must be [n, k] or [experts, n, k]{needed}; it is {list(dense.shape)}.")
+    if dense.strides[-1] != 1:
+        dense = dense.contiguous()
+    (n, k), device = dense.shape[-2:], dense.device
+    experts = dense.shape[:-2]
+    many, expert_stride = (experts[0], dense.strides[0]) if experts else (1, 0)
+    row_stride = dense.strides[-2]
+    if kind == "fp8":
+        codes = unify.empty(dense.shape, dtype=unify.uint8, device=device)
+        scales = unify.empty(_scale_shape(dense.shape), dtype=unify.float32, device=device)
+        quantize_fp8_blocks_kernel[(scales.shape[-1], scales.shape[-2], many)](
+            dense, codes, scales, n, k, expert_stride, row_stride, ROWS=16, EVEN=k % FP8_BLOCK == 0
         )
-    (rows, k), device = source.shape, source.device
-    codes = unify.empty((rows, k // BLOCK, 2, BLOCK), dtype=unify.int8, device=device)
-    scales = unify.empty((rows, k // BLOCK), dtype=unify.float32, device=device)
-    sums = unify.empty((rows, k // BLOCK), dtype=unify.int32, device=device)
-    quantize_kernel[(rows,)](source, codes, scales, sums, k, source.strides[0], BLOCKS=2)
-    return QuantizedActivations(codes, scales, sums)
+        return QuantizedMatrix("fp8", dense.shape, codes, scales)
+    bits, parts, blocks = _LAYOUTS[kind].bits, -(-n // COLUMNS), k // BLOCK
+    lanes = unify.empty((*experts, parts, blocks * bits, COLUMNS), dtype=unify.int32, device=device)
+    scales = unify.empty((*experts, parts, blocks, COLUMNS), dtype=unify.float16, device=device)
+    quantize_blocks_kernel[(blocks, parts, many)](
+        dense, lanes, scales, n, k, expert_stride, row_stride, parts, COLUMNS=COLUMNS, BITS=bits
+    )
+    codes = lanes.reshape(*lanes.shape, 1).view(unify.uint8)
+    return QuantizedMatrix(kind, dense.shape, codes, scales)

@@ -1,14 +1,15 @@
-"""Rotary position embedding."""
+"""Rotary position embedding, and its frequencies for contexts longer than those trained on."""
 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import triton.language as tl
 
 import unify
-from unify._errors import ShapeError
+from unify._errors import InvalidArgument, ShapeError
 from unify._tensor import as_tensor, wrap_like
 
 from .op import FLOATS, op
@@ -44,6 +45,51 @@ def rope_kernel(
 def _frequencies(device: str, half: int, base: float) -> Any:
     # In double, rounded once: the angle's error is then that of one float32 product.
     return unify.asarray([base ** (-i / half) for i in range(half)], dtype=unify.float32, device=device)
+
+
+def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
+    """0.1 · mscale · ln(factor) + 1, or 1 for a factor up to 1: how much longer contexts sharpen attention (YaRN, eq.
+    22). A softmax's scale grows by its square; DeepSeek-V3 takes its `mscale_all_dim` for mscale there."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1.0 else 1.0
+
+
+def yarn_frequencies(
+    width: int, base: float, factor: float, original_context: int, *, beta_fast: float = 32.0, beta_slow: float = 1.0,
+    mscale: float | None = None, mscale_all_dim: float | None = None, truncate: bool = True, device: Any = None,
+) -> tuple[Any, float]:  # fmt: skip
+    """Frequencies for `rope` in a context that is `factor` times the original one (YaRN: Peng et al. 2023, 3.2).
+
+    width: features that are turned, even. Pairs that turn more than beta_fast times in the original context keep their
+    frequency, those that turn less than beta_slow times have it divided by the factor, and between it is blended.
+    truncate: the blend begins and ends at whole pairs, as in most models.
+    Returns float32 [width / 2] on `device` (default: the default device), and the number by which to multiply what is
+    turned, q and k: yarn_mscale(factor), or the quotient of those of mscale and mscale_all_dim (DeepSeek-V3: 1).
+    Raises InvalidArgument for sizes that are none.
+    """
+    if not (width >= 2 and width % 2 == 0 and base > 1.0 and factor > 0.0 and original_context > 0):
+        raise InvalidArgument(
+            "yarn_frequencies: an even width, a base above 1, a factor and a context above 0 are needed; "
+            f"{width=}, {base=}, {factor=}, {original_context=}."
+        )
+
+    def pair_of(turns: float) -> float:
+        return width * math.log(original_context / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = pair_of(beta_fast), pair_of(beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
+    if low == high:
+        high += 0.001  # as in the authors' code: no division by 0
+    frequencies = []
+    for i in range(width // 2):
+        kept = 1.0 - min(max((i - low) / (high - low), 0.0), 1.0)
+        plain = base ** (-2 * i / width)
+        frequencies.append(plain * kept + plain / factor * (1.0 - kept))
+    scale = yarn_mscale(factor)
+    if mscale and mscale_all_dim:
+        scale = yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim)
+    return unify.asarray(frequencies, dtype=unify.float32, device=device), scale
 
 
 @op

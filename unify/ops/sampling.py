@@ -92,7 +92,8 @@ def _mass(logits, vocabulary, cut, top, inverse_temperature, BLOCK: tl.constexpr
 
 @unify.jit
 def _top_p_cut(logits, vocabulary, cut, top, inverse_temperature, top_p, BLOCK: tl.constexpr):
-    """The highest key from `cut` on whose logits have the part top_p of the probability."""
+    """The highest key from `cut` on whose logits have the part top_p of the probability; `cut` itself for 1."""
+    lowest = cut
     wanted = _mass(logits, vocabulary, cut, top, inverse_temperature, BLOCK) * top_p
     high = tl.full([], 2147483647, dtype=tl.int64)
     for _ in range(32):
@@ -100,19 +101,32 @@ def _top_p_cut(logits, vocabulary, cut, top, inverse_temperature, top_p, BLOCK: 
         enough = _mass(logits, vocabulary, middle, top, inverse_temperature, BLOCK) >= wanted
         cut = tl.where(enough, middle, cut)
         high = tl.where(enough, high, middle - 1)
-    return cut
+    return tl.where(top_p < 1.0, cut, lowest)
 
 
 # One program a row. The token is the argmax of logit / temperature + Gumbel noise over what the cuts leave: a draw from
 # the softmax (Gumbel 1954; Maddison et al. 2014). Philox (Salmon et al. 2011) makes the noise: the seed is its key, and
-# token, row and step its counter, so that no two draws have noise in common.
+# token, row and step its counter, so that no two draws have noise in common. With PER_ROW all settings are arrays; with
+# OWN_SEEDS the row is left out of the counter.
 @unify.jit
 def sample_kernel(
-    logits, out, step, vocabulary, row_stride, inverse_temperature, top_k, top_p, seed,
-    TOP_K: tl.constexpr, TOP_P: tl.constexpr, BLOCK: tl.constexpr,
+    logits, out, step, vocabulary, row_stride, temperature, top_k, top_p, min_p, seed,
+    TOP_K: tl.constexpr, TOP_P: tl.constexpr, MIN_P: tl.constexpr, PER_ROW: tl.constexpr, OWN_SEEDS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     logits += row * row_stride
+    is_greedy = False
+    if PER_ROW:
+        temperature = tl.load(temperature + row).to(tl.float32)
+        is_greedy = (temperature > 2.9387359e-39) == 0  # its inverse is infinite; or it is a NaN
+        temperature = tl.where(is_greedy, 1.0, temperature)
+        top_k = tl.load(top_k + row)
+        top_k = tl.where(top_k > 0, top_k, vocabulary)
+        top_p = tl.maximum(tl.load(top_p + row).to(tl.float32), 1.0e-6)
+        min_p = tl.minimum(tl.load(min_p + row).to(tl.float32), 1.0)
+        seed = tl.load(seed + row).to(tl.int64)
+    inverse_temperature = 1.0 / temperature
     lane = tl.arange(0, BLOCK)
     largest = tl.full([BLOCK], float("-inf"), dtype=tl.float32)
     for start in range(0, vocabulary, BLOCK):
@@ -124,15 +138,21 @@ def sample_kernel(
     if TOP_P:
         cut = _top_p_cut(logits, vocabulary, cut, top, inverse_temperature, top_p, BLOCK)
     draw = tl.load(step + row).to(tl.int64)
+    own = 0 if OWN_SEEDS else tl.program_id(0)
     best = tl.full([BLOCK], float("-inf"), dtype=tl.float32)
     index = tl.zeros([BLOCK], dtype=tl.int32)
     for start in range(0, vocabulary, BLOCK):
         token = start + lane
         value = _load(logits, token, vocabulary)
-        bits, _, _, _ = tl.philox(seed, token, tl.program_id(0), draw.to(tl.int32), (draw >> 32).to(tl.int32))
+        bits, _, _, _ = tl.philox(seed, token, own, draw.to(tl.int32), (draw >> 32).to(tl.int32))
         uniform = tl.maximum(tl.uint_to_uniform_float(bits), 1.0e-20)
-        noisy = _scaled(value, top, inverse_temperature) - tl.log(-tl.log(uniform))
+        below = _scaled(value, top, inverse_temperature)
+        noisy = below - tl.log(-tl.log(uniform))
+        if PER_ROW:
+            noisy = tl.where(is_greedy, below, noisy)
         better = (token < vocabulary) & (_ordered(value) >= cut) & (noisy > best)
+        if MIN_P:
+            better = better & (below >= tl.where(min_p > 0.0, tl.log(min_p), float("-inf")))
         best = tl.where(better, noisy, best)
         index = tl.where(better, token, index)
     tl.store(out + row, _argmax(best, index))
@@ -140,18 +160,22 @@ def sample_kernel(
 
 @op
 def sample(
-    logits: Any, *, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0, step: Any = 0,
-    stream: Any = None,
+    logits: Any, *, temperature: Any = 0.0, top_k: Any = 0, top_p: Any = 1.0, min_p: Any = 0.0, seed: Any = 0,
+    step: Any = 0, stream: Any = None,
 ) -> Any:  # fmt: skip
     """Chooses a token for each row of logits.
 
     logits: [b, vocabulary] float16, bfloat16 or float32. temperature 0, or one so small that its inverse is infinite,
     takes the largest logit (the first of equals); else a draw from softmax(logits / temperature), restricted to the
-    top_k largest (0: all) and then to the fewest whose probabilities reach top_p (Holtzman et al. 2020, section 3.1).
+    top_k largest (0: all), then to the fewest whose probabilities reach top_p (Holtzman et al. 2020, section 3.1), and
+    to those at least min_p times as probable as the likeliest (Nguyen et al. 2024, section 3).
     Logits equal to the last one kept are kept too. A NaN is never chosen over a number.
     seed, step: whole numbers of 64 bits. The draw depends on both and on the row's number, and is independent of all
     others; count step up for each token of a text. step may be an int32 or int64 array [b] on the logits' device, so
     that a captured graph can count it there.
+    temperature, top_p and min_p may be arrays [b] of floats, top_k an int32 one, seed one of int32 or int64, on the
+    logits' device: each row has its own then. Nothing looks at their values: what is out of range counts as the nearest
+    in it. With an array of seeds a row's draw depends on its logits, settings, seed and step, not on its number.
     Returns int32 [b] of the caller's kind, enqueued on `stream` (default: the current one of the logits' device).
     Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument; nothing is enqueued then.
 
@@ -161,13 +185,20 @@ def sample(
     scores = as_tensor(logits, name="sample: logits", dtype=FLOATS)
     if scores.ndim != 2 or scores.shape[1] == 0:
         raise ShapeError(f"sample: logits must be [batch, vocabulary], not empty; they are {list(scores.shape)}.")
-    if not (0.0 <= temperature < float("inf") and top_k >= 0 and 0.0 < top_p <= 1.0):
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    are_numbers = {name: isinstance(x, numbers.Real) for name, x in settings.items()}
+    if not (
+        (not are_numbers["temperature"] or 0.0 <= temperature < float("inf"))
+        and (not are_numbers["top_k"] or top_k >= 0)
+        and (not are_numbers["top_p"] or 0.0 < top_p <= 1.0)
+        and (not are_numbers["min_p"] or 0.0 <= min_p <= 1.0)
+    ):
+        given = ", ".join(f"{name}={x}" for name, x in settings.items() if are_numbers[name])
         raise InvalidArgument(
-            "sample: a finite temperature >= 0, top_k >= 0 and 0 < top_p <= 1 are needed; "
-            f"{temperature=}, {top_k=}, {top_p=}."
+            "sample: a finite temperature >= 0, top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1 are needed; "
+            f"they are {given}."
         )
-    is_greedy = temperature == 0.0 or 1.0 / temperature > _LARGEST
-    steps = None if is_greedy else _steps(step, scores)
+    is_greedy = are_numbers["temperature"] and (temperature == 0.0 or 1.0 / temperature > _LARGEST)
     if scores.strides[1] != 1:
         scores = scores.contiguous()
     rows, vocabulary = scores.shape
@@ -175,30 +206,50 @@ def sample(
     if is_greedy:
         greedy_kernel[(rows,)](scores, result, vocabulary, scores.strides[0], BLOCK=_BLOCK)
         return wrap_like(result, logits)
+    steps = _array("step", step, scores, unify.int64, unify.int32)
+    has_seeds = not isinstance(seed, numbers.Integral)
+    is_per_row = has_seeds or not all(are_numbers.values())
+    chosen: tuple[Any, ...]
+    if is_per_row:
+        floats = (unify.float32, unify.float16, unify.bfloat16)
+        dtypes = (floats, (unify.int32,), floats, floats)
+        arrays = (_array(name, x, scores, *of) for (name, x), of in zip(settings.items(), dtypes, strict=True))
+        chosen = (*arrays, _array("seed", seed, scores, unify.int64, unify.int32))
+    else:
+        chosen = (temperature, min(top_k, vocabulary), top_p, min_p, operator.index(seed))
     sample_kernel[(rows,)](
-        scores, result, steps, vocabulary, scores.strides[0], 1.0 / temperature, min(top_k, vocabulary), top_p,
-        operator.index(seed),
-        TOP_K=0 < top_k < vocabulary, TOP_P=top_p < 1.0, BLOCK=_BLOCK,
+        scores, result, steps, vocabulary, scores.strides[0], *chosen,
+        TOP_K=not are_numbers["top_k"] or 0 < top_k < vocabulary, TOP_P=not are_numbers["top_p"] or top_p < 1.0,
+        MIN_P=not are_numbers["min_p"] or min_p > 0.0,
+        PER_ROW=is_per_row, OWN_SEEDS=has_seeds, BLOCK=_BLOCK,
     )  # fmt: skip
     return wrap_like(result, logits)
 
 
-def _steps(step: Any, scores: Any) -> Any:
+def _array(name: str, setting: Any, scores: Any, *dtypes: Any) -> Any:
+    """A setting of each row, in the first of `dtypes` where it is a number."""
     rows, device = scores.shape[0], scores.device
-    if isinstance(step, numbers.Integral):
-        return unify.full((rows,), operator.index(step), dtype=unify.int64, device=device)
-    steps = as_tensor(step, name="sample: step", dtype=(unify.int32, unify.int64), device=device, contiguous=True)
-    if steps.shape != (rows,):
-        raise ShapeError(f"sample: step must be a number or [{rows}], one for each row; it is {list(steps.shape)}.")
-    return steps
+    is_whole = dtypes[0] in (unify.int32, unify.int64)
+    if isinstance(setting, numbers.Integral if is_whole else numbers.Real):
+        number = operator.index(setting) if is_whole else float(setting)  # type: ignore[arg-type]
+        if dtypes[0] == unify.int32:
+            number = min(number, 2**31 - 1)
+        return unify.full((rows,), number, dtype=dtypes[0], device=device)
+    array = as_tensor(setting, name=f"sample: {name}", dtype=dtypes, device=device, contiguous=True)
+    if array.shape != (rows,):
+        raise ShapeError(f"sample: {name} must be a number or [{rows}], one for each row; it is {list(array.shape)}.")
+    return array
 
 
 # One program a row: its logits at `ids`, from the untouched input, so that a token that comes twice is changed once.
 @unify.jit
 def repetition_penalty_kernel(
-    logits, ids, out, penalty, vocabulary, count, logits_row, ids_row, out_row, BLOCK: tl.constexpr
+    logits, ids, out, penalty, vocabulary, count, logits_row, ids_row, out_row, PER_ROW: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
+    if PER_ROW:
+        penalty = tl.load(penalty + row).to(tl.float32)
     for start in range(0, count, BLOCK):
         place = start + tl.arange(0, BLOCK)
         token = tl.load(ids + row * ids_row + place, mask=place < count, other=-1)
@@ -209,12 +260,12 @@ def repetition_penalty_kernel(
 
 
 @op
-def repetition_penalty(logits: Any, ids: Any, penalty: float, *, stream: Any = None) -> Any:
+def repetition_penalty(logits: Any, ids: Any, penalty: Any, *, stream: Any = None) -> Any:
     """Makes tokens that were written already less likely: logit / penalty, or · penalty below 0 (Keskar et al. 2019,
     section 4.1, as in transformers).
 
     logits: [b, vocabulary] float16, bfloat16 or float32; ids: [b, n] int32, those outside the vocabulary count as none;
-    both contiguous and on one device.
+    penalty: a number above 0, or an array [b] of floats that are; all contiguous and on one device.
     Returns a new array like logits, enqueued on `stream` (default: the current one of the logits' device).
     Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument for a penalty that is not above 0.
     """
@@ -226,12 +277,20 @@ def repetition_penalty(logits: Any, ids: Any, penalty: float, *, stream: Any = N
             f"repetition_penalty: logits must be [batch, vocabulary] and ids [batch, n]; "
             f"they are {list(scores.shape)} and {list(tokens.shape)}."
         )
-    if not 0.0 < penalty < float("inf"):
+    is_number = isinstance(penalty, numbers.Real)
+    if is_number and not 0.0 < penalty < float("inf"):
         raise InvalidArgument(f"repetition_penalty: a penalty above 0 is needed, 1 changes nothing; {penalty=}.")
+    if not is_number:
+        penalty = as_tensor(penalty, name="repetition_penalty: penalty", dtype=FLOATS, device=device, contiguous=True)
+        if penalty.shape != scores.shape[:1]:
+            raise ShapeError(
+                f"repetition_penalty: penalty must be a number or [{scores.shape[0]}], one for each row; "
+                f"it is {list(penalty.shape)}."
+            )
     result = unify.empty(scores.shape, dtype=scores.dtype, device=device)
     result.copy_(scores)
     repetition_penalty_kernel[(scores.shape[0],)](
         scores, tokens, result, penalty, scores.shape[1], tokens.shape[1], scores.strides[0], tokens.strides[0],
-        result.strides[0], BLOCK=64,
+        result.strides[0], PER_ROW=not is_number, BLOCK=64,
     )  # fmt: skip
     return wrap_like(result, logits)

@@ -2,45 +2,79 @@
 
 For those who compile all of them without a device: `unify compile --shipped`, and tests of a target. The shapes are
 those of a model of 8 · 10⁹ parameters in float16: 4,096 features, 32 heads of 128, 8 of them for keys, 16 keys a block.
+Experts are those of DeepSeek-V3: 256 in 8 groups, of which 4 groups and 8 experts are chosen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+import triton.language as tl
+
 from unify._copy import TURNED, copy_kernel
+from unify._tensor import float16
 
 from .activation import _BLOCK as ACTIVATION_BLOCK, swiglu_kernel
-from .attention import attention_kernel, block_d
-from .embedding import embedding_kernel, quantized_embedding_kernel
+from .attend import Widths, block_d
+from .attention import attention_kernel
+from .embedding import embedding_kernel, fp8_embedding_kernel, quantized_embedding_kernel
+from .grouped_linear import (
+    _ONE_ROW as GROUPED_ONE_ROW,
+    _ONE_ROW_ELSEWHERE as GROUPED_ONE_ROW_ELSEWHERE,
+    grouped_few_rows_kernel,
+    grouped_kernel,
+)
+from .kv_write import kv_write_kernel
 from .linear import (
     _FEW_ROWS as LINEAR_FEW_ROWS,
     _FEW_ROWS_ELSEWHERE as LINEAR_FEW_ROWS_ELSEWHERE,
     few_rows_kernel,
     matmul_kernel,
 )
-from .norm import rms_norm_kernel
+from .merge_states import merge_kernel
+from .mla_attention import latent_read_kernel, latent_write_kernel, mla_attention_kernel
+from .moe import _BLOCK as MOE_BLOCK, combine_kernel
+from .norm import _SUMMED_COLUMNS as SUMMED_COLUMNS, rms_norm_codes_kernel, rms_norm_kernel
 from .paged_attention import (
     _PREFILL_QUERIES as PAGED_ATTENTION_PREFILL_QUERIES,
     _PREFILL_QUERIES_ELSEWHERE as PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE,
-    kv_write_kernel,
-    merge_kernel,
     paged_attention_kernel,
-    paged_prefill_kernel,
 )
-from .quant import COLUMNS, FORMATS, quantize_kernel
+from .penalties import (
+    _BLOCK as PENALTIES_BLOCK,
+    _IDS as PENALTIES_IDS,
+    count_tokens_kernel,
+    logit_bias_kernel,
+    penalize_kernel,
+)
+from .quant import COLUMNS, FORMATS, quantize_blocks_kernel, quantize_fp8_blocks_kernel
+from .quantized_activations import blocks_at_a_time, quantize_fp8_kernel, quantize_int8_kernel, quantize_kernel
 from .quantized_linear import (
     _ROWS as QUANTIZED_LINEAR_ROWS,
     _ROWS_ELSEWHERE as QUANTIZED_LINEAR_ROWS_ELSEWHERE,
     dequantized_linear_kernel,
+    fp8_few_rows_kernel,
+    fp8_few_tile,
+    fp8_linear_kernel,
+    fp8_tile,
     quantized_linear_kernel,
 )
 from .rope import rope_kernel
+from .routing import (
+    count_kernel,
+    offsets_kernel,
+    place_kernel,
+    route_kernel,
+    sort_tile,
+)
 from .sampling import _BLOCK as SAMPLING_BLOCK, greedy_kernel, repetition_penalty_kernel, sample_kernel
-from .tiles import attention_tile, column_block, product_tile, row_tile
+from .tiles import attention_tile, column_block, grouped_tile, latent_tile, paged_keys, product_tile, row_tile
 
 _FEATURES, _TOKENS, _HEADS, _WIDTH, _PAGE = 4096, 2048, 32, 128, 16
+_LATENT = {"RANK": 512, "BLOCK_R": 512, "ROPE": 64, "BLOCK_P": 64}  # DeepSeek-V3's
 _ARRAY, _FLOATS, _INTS, _BYTES, _CODES = "*fp16:16", "*fp32:16", "*i32:16", "*u8:16", "*i8:16"
 _SIZE = "i32:16"  # a number of features, or a stride
 
@@ -78,7 +112,15 @@ class _Chip:
 def signatures(target: str) -> list[Signature]:
     """A row for each kernel, with the tiles that a target has: "cpu", "cuda:90"."""
     chip = _Chip(target)
-    return [*_rows(chip), *_products(chip), *_attentions(chip), *_sampling(), _transposition()]
+    return [
+        *_rows(chip),
+        *_weights(),
+        *_products(chip),
+        *_attentions(chip),
+        *_experts(chip),
+        *_sampling(),
+        _transposition(),
+    ]
 
 
 def _types(names: str, type_name: str) -> dict[str, str]:
@@ -96,9 +138,15 @@ def _rows(chip: Any) -> list[Signature]:
         ),
         Signature(
             rms_norm_kernel,
-            _types("x weight out", _ARRAY) | {"columns": _SIZE, "eps": "fp32"},
-            {"BLOCK": row.k, "EVEN": True},
+            _types("x residual weight total out", _ARRAY) | {"columns": _SIZE, "eps": "fp32"},
+            {"BLOCK": min(row.k, SUMMED_COLUMNS.get(chip.kind, row.k)), "EVEN": True},
             {**row.launch},
+        ),
+        Signature(
+            rms_norm_codes_kernel,
+            _types("x residual weight total", _ARRAY)
+            | {"codes": _CODES, "scales": _FLOATS, "sums": _INTS, "columns": _SIZE, "eps": "fp32"},
+            {"KIND": "int8", "WIDTH": 32, "BLOCKS": blocks_at_a_time(chip, "int8", _FEATURES)},
         ),
         Signature(
             rope_kernel,
@@ -118,9 +166,25 @@ def _rows(chip: Any) -> list[Signature]:
             {"minimums": None, **_format("q4_0")},
         ),
         Signature(
+            fp8_embedding_kernel,
+            {"ids": _INTS, "codes": _BYTES, "scales": _FLOATS, "out": _FLOATS}
+            | _types("rows k", _SIZE)
+            | {"scale_row": "i32"},
+        ),
+        Signature(
             quantize_kernel,
             {"x": _ARRAY, "codes": _CODES, "scales": _FLOATS, "sums": _INTS} | _types("k x_row", _SIZE),
             {"BLOCKS": 2},
+        ),
+        Signature(
+            quantize_int8_kernel,
+            {"x": _ARRAY, "codes": _CODES, "scales": _FLOATS, "sums": _INTS} | _types("k x_row", _SIZE),
+            {"BLOCKS": blocks_at_a_time(chip, "int8", _FEATURES)},
+        ),
+        Signature(
+            quantize_fp8_kernel,
+            {"x": _ARRAY, "codes": _BYTES, "scales": _FLOATS} | _types("k x_row", _SIZE),
+            {"BLOCKS": blocks_at_a_time(chip, "fp8", _FEATURES)},
         ),
     ]
 
@@ -130,19 +194,48 @@ def _format(kind: str) -> dict[str, Any]:
     return {"BITS": layout.bits, "OFFSET": layout.offset, "COLUMNS": COLUMNS}
 
 
+def _weights() -> list[Signature]:
+    """What quantises a weight, once."""
+    sizes = _types("n k expert_stride row_stride", _SIZE)
+    return [
+        Signature(
+            quantize_blocks_kernel,
+            {"weight": _ARRAY, "lanes": _INTS, "scales": _ARRAY, "parts": "i32"} | sizes,
+            {"COLUMNS": COLUMNS, "BITS": 4},
+        ),
+        Signature(
+            quantize_fp8_blocks_kernel,
+            {"weight": _ARRAY, "codes": _BYTES, "scales": _FLOATS} | sizes,
+            {"ROWS": 16, "EVEN": True},
+        ),
+    ]
+
+
 def _products(chip: Any) -> list[Signature]:
     tile = product_tile(chip, _TOKENS, _FEATURES, itemsize=2)
     floats = product_tile(chip, _TOKENS, _FEATURES)
     few = LINEAR_FEW_ROWS.get(chip.kind, LINEAR_FEW_ROWS_ELSEWHERE)
     sizes = _types("m n k r_row o_row", _SIZE)
+    one = dict.fromkeys(("a_batch", "b_batch", "o_batch"))
+    few_rows = product_tile(chip, 16, _FEATURES, itemsize=2)
     rows = QUANTIZED_LINEAR_ROWS.get(chip.kind, QUANTIZED_LINEAR_ROWS_ELSEWHERE)
     weight = {"codes": _BYTES, "scales": _ARRAY}
+    fp8 = _types("x residual out", _ARRAY) | {"codes": _BYTES, "scales": _FLOATS, "scale_row": "i32", "x_row": _SIZE}
+    fp8_few = fp8_few_tile(chip, 4)
+    large = fp8_tile(chip, _TOKENS, _FEATURES, itemsize=2)
+    multiplied = tl.float32 if chip.kind == "cpu" else tl.float16
     return [
         Signature(
             matmul_kernel,
             _types("a b out", _ARRAY) | sizes | _types("a_row b_n", _SIZE),
-            {"residual": None, "b_k": 1, "M": tile.m, "N": tile.n, "K": tile.k, "EVEN_K": True},
+            {"residual": None, "b_k": 1, "M": tile.m, "N": tile.n, "K": tile.k, "EVEN_K": True, **one},
             {**tile.launch},
+        ),
+        Signature(
+            matmul_kernel,
+            _types("a b out", _ARRAY) | sizes | _types("a_row b_k a_batch b_batch o_batch", _SIZE),
+            {"residual": None, "b_n": 1, "M": 16, "N": few_rows.n, "K": few_rows.k, "EVEN_K": True},
+            {**few_rows.launch},
         ),
         Signature(
             few_rows_kernel,
@@ -158,83 +251,264 @@ def _products(chip: Any) -> list[Signature]:
         Signature(
             dequantized_linear_kernel,
             {"x": _ARRAY, **weight, "out": _ARRAY, "x_row": _SIZE} | sizes,
-            {"minimums": None, "residual": None, "M": floats.m, "N": floats.n, "K": 64, **_format("q4_0")},
+            {
+                "minimums": None,
+                "residual": None,
+                "M": floats.m,
+                "N": floats.n,
+                "K": 64,
+                "TYPE": multiplied,
+                **_format("q4_0"),
+            },
+        ),
+        Signature(
+            fp8_few_rows_kernel,
+            fp8 | sizes,
+            {"ROWS": fp8_few.m, "N": fp8_few.n, "K": fp8_few.k, "EVEN": True},
+        ),
+        Signature(
+            fp8_linear_kernel,
+            fp8 | sizes,
+            {"M": large.m, "N": large.n, "K": large.k, "EVEN_K": True, "TYPE": multiplied},
+            {**large.launch},
         ),
     ]
 
 
 def _attentions(chip: Any) -> list[Signature]:
     tile = attention_tile(chip, _TOKENS, _HEADS, causal=True, width=_WIDTH, itemsize=2)
-    head = {"WIDTH": _WIDTH, "BLOCK_D": block_d(_WIDTH)}
-    cache = _types("k_block k_head k_dim v_block v_token v_head", _SIZE)  # keys with block_size as the fastest axis
-    parts = _types("partial partial_top partial_mass", _FLOATS)
-    numbers = {"group": "i32", "scale_log2": "fp32"}
     page = 32 if chip.target.startswith("ascend:950") else _PAGE  # its compiler crashes at 16
+    keys = paged_keys(chip, page)
     prefill = PAGED_ATTENTION_PREFILL_QUERIES.get(chip.kind, PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE)
+    widths = vars(Widths.of(_WIDTH, _WIDTH))
+    latent = latent_tile(chip, 128, 64)
+    wide = attention_tile(chip, _TOKENS, _HEADS, causal=True, width=192, itemsize=2)
+    two_widths = {**vars(Widths.of(192, 128)), "BLOCK_M": wide.m, "BLOCK_N": wide.n}  # of DeepSeek-V3's heads
+    every_option = {"cap": "fp32", "window": "i32", "lse": _FLOATS, "sinks": _ARRAY, "alibi": _FLOATS}
+    no_option = dict.fromkeys(every_option)
+    both = {
+        **_types("q k v out", _ARRAY),
+        **_types("q_head k_head v_token v_head o_head table_row", _SIZE),
+        "group": "i32",
+        "scale": "fp32",
+        "blocks": "i32",
+        "max_blocks": "i32",
+    }
+    many = {
+        **both,
+        **_types("q_batch q_token k_batch k_token v_batch o_batch o_token", _SIZE),
+        **_types("queries keys sequences steps", "i32"),
+        "BLOCK_M": tile.m,
+        "BLOCK_N": tile.n,
+        "CAUSAL": True,
+        "k_dim": 1,
+        "PAGE": 0,
+        **dict.fromkeys(("starts", "key_starts", "lengths", "table")),
+    }
+    # Keys of a cache with block_size as the fastest axis.
+    paged = {"k_token": 1, "k_dim": _SIZE, "BLOCK_N": keys, "PAGE": page, "table": _INTS}
+    many_paged = {**many, **paged, "BLOCK_M": prefill, "starts": _INTS, "lengths": _INTS}
+    one = {
+        **both,
+        **_types("q_batch k_block v_block o_split o_batch", _SIZE),
+        "context_lens": _INTS,
+        "GROUP": 4,
+        "SPLITS": 8,
+        **paged,
+    }
     return [
-        Signature(
-            attention_kernel,
-            _types("q k v out", _ARRAY)
-            | _types("queries keys", "i32")
-            | numbers
-            | {f"{array}_{axis}": _SIZE for array in "qkvo" for axis in ("batch", "token", "head")},
-            {"BLOCK_M": tile.m, "BLOCK_N": tile.n, **head, "CAUSAL": True},
-            {**tile.launch},
+        _row(attention_kernel, {**many, **no_option, **widths}, tile.launch),
+        _row(
+            attention_kernel, {**many, **every_option, **two_widths, "starts": _INTS, "key_starts": _INTS}, wide.launch
         ),
-        Signature(
-            paged_attention_kernel,
-            _types("q k v out", _ARRAY)
-            | _types("table context_lens", _INTS)
-            | parts
-            | _types("blocks max_blocks", "i32")
-            | numbers
-            | cache
-            | _types("q_batch q_head table_row o_batch o_head", _SIZE),
-            {"k_token": 1, "GROUP": 4, "BLOCK_N": page, **head, "SPLITS": 8},
+        _row(attention_kernel, {**many_paged, **no_option, **widths}),
+        _row(attention_kernel, {**many_paged, **every_option, **widths}),
+        _row(paged_attention_kernel, {**one, **no_option, **widths, "lse": _FLOATS}),
+        _row(paged_attention_kernel, {**one, **every_option, **widths}),
+        _row(
+            mla_attention_kernel,
+            {
+                **_types("q cache out", _ARRAY),
+                **_types("q_batch q_head c_block c_token table_row o_split o_batch o_head", _SIZE),
+                "table": _INTS,
+                "context_lens": _INTS,
+                "lse": _FLOATS,
+                "blocks": "i32",
+                "max_blocks": "i32",
+                "heads": _SIZE,
+                "scale": "fp32",
+                "HEADS": latent.m,
+                "BLOCK_N": latent.n,
+                "PAGE": 64,
+                "SPLITS": 8,
+                **_LATENT,
+            },
+            latent.launch,
         ),
-        Signature(
+        _row(
+            latent_write_kernel,
+            {
+                **_types("latent rope_key cache", _ARRAY),
+                **_types("block_size l_row r_row c_block c_token", _SIZE),
+                "slots": _INTS,
+                "blocks": "i32",
+                **_LATENT,
+            },
+        ),
+        _row(
+            latent_read_kernel,
+            {
+                **_types("cache out", _ARRAY),
+                **_types("table starts", _INTS),
+                **_types("blocks max_blocks sequences steps", "i32"),
+                **_types("c_block c_token table_row", _SIZE),
+                "PAGE": 64,
+                "WIDTH": 576,
+                "BLOCK_D": block_d(576),
+            },
+        ),
+        _row(
             merge_kernel,
-            parts | {"out": _ARRAY} | _types("o_batch o_head", _SIZE),
-            {"SPLITS": 8, **head},
+            {
+                **_types("outs lses lse", _FLOATS),
+                **_types("o_part o_row o_head l_part l_row out_row out_head", _SIZE),
+                "out": _ARRAY,
+                "parts": "i32",
+                "l_head": 1,
+                "PARTS": 8,
+                "WIDTH": _WIDTH,
+                "BLOCK_D": block_d(_WIDTH),
+            },
         ),
-        Signature(
-            paged_prefill_kernel,
-            _types("q k v out", _ARRAY)
-            | {"table": _INTS}
-            | _types("blocks queries before", "i32")
-            | numbers
-            | cache
-            | _types("q_token q_head o_token o_head", _SIZE),
-            {"k_token": 1, "BLOCK_M": prefill, "BLOCK_N": page, **head},
-        ),
-        Signature(
+        _row(
             kv_write_kernel,
-            _types("k v k_cache v_cache", _ARRAY)
-            | {"slots": _INTS, "blocks": "i32"}
-            | _types("block_size k_row k_head v_row v_head kc_block kc_head kc_dim vc_block vc_token vc_head", _SIZE),
-            {"kc_token": 1, **head},
+            {
+                **_types("k v k_cache v_cache", _ARRAY),
+                **_types(
+                    "block_size k_row k_head v_row v_head kc_block kc_head kc_dim vc_block vc_token vc_head", _SIZE
+                ),
+                "slots": _INTS,
+                "blocks": "i32",
+                "kc_token": 1,
+                "WIDTH": _WIDTH,
+                "BLOCK_D": block_d(_WIDTH),
+                "VALUE": _WIDTH,
+                "BLOCK_V": block_d(_WIDTH),
+            },
         ),
     ]
 
 
+def _experts(chip: Any) -> list[Signature]:
+    experts, groups, slots = 256, 8, 8
+    block, parts = sort_tile(chip, experts)
+    tile = grouped_tile(chip, _TOKENS * slots // experts, float16, gated=True)
+    few, _ = GROUPED_ONE_ROW.get(chip.kind, GROUPED_ONE_ROW_ELSEWHERE)
+    product = _types("x weight out", _ARRAY) | _types("n k x_row w_row o_row", _SIZE) | {"w_group": _SIZE}
+    product |= _types("groups rows x_rows per_gather", "i32")
+    sorting = {"size": "i32", "experts": "i32", "capacity": "i32"}
+    return [
+        Signature(
+            route_kernel,
+            {"logits": _ARRAY, "row_stride": _SIZE, "scale": "fp32", "ids": _INTS} | _types("bias weights", _FLOATS),
+            {
+                "GROUPS": groups,
+                "SIZE": experts // groups,
+                "GROUP_LANES": groups,
+                "LANES": experts // groups,
+                "TOP_K": slots,
+                "TOP_GROUPS": 4,
+                "SLOTS": slots,
+                "SIGMOID": True,
+                "NORMALIZE": True,
+            },
+        ),
+        Signature(
+            count_kernel,
+            _types("ids counts", _INTS) | {"size": "i32"},
+            {"BLOCK": block, "EXPERTS": experts},
+        ),
+        Signature(
+            offsets_kernel,
+            _types("counts loads offsets", _INTS) | _types("blocks experts capacity", "i32"),
+            {"PARTS": parts, "EXPERTS": experts},
+        ),
+        Signature(
+            place_kernel,
+            _types("ids before offsets tokens places", _INTS) | sorting,
+            {"BLOCK": block, "EXPERTS": experts},
+        ),
+        Signature(
+            grouped_kernel,
+            product | _types("gather offsets", _INTS),
+            {
+                "counts": None,
+                "M": tile.m,
+                "N": tile.n,
+                "K": tile.k,
+                "STEPS": experts.bit_length(),
+                "GATED": True,
+                "EVEN_K": True,
+            },
+            {**tile.launch},
+        ),
+        Signature(
+            grouped_few_rows_kernel,
+            product | {"ids": _INTS, "parts": "i32"},
+            {
+                "gather": None,
+                "offsets": None,
+                "M": few.m,
+                "N": few.n,
+                "K": few.k,
+                "STEPS": experts.bit_length(),
+                "GATED": True,
+                "EVEN": True,
+            },
+        ),
+        Signature(
+            combine_kernel,
+            _types("y residual out", _ARRAY)
+            | {"places": _INTS, "weights": _FLOATS, "rows": "i32"}
+            | _types("columns y_row r_row", _SIZE),
+            {"SLOTS": slots, "BLOCK": MOE_BLOCK},
+        ),
+    ]
+
+
+def _row(kernel: Any, parameters: dict[str, Any], launch: Mapping[str, int] = MappingProxyType({})) -> Signature:
+    """A row of parameters by name: a text is a type, anything else a constant."""
+    types = {name: value for name, value in parameters.items() if isinstance(value, str)}
+    constants = {name: value for name, value in parameters.items() if name not in types}
+    return Signature(kernel, types, constants, dict(launch))
+
+
 def _sampling() -> list[Signature]:
     logits = {"logits": _ARRAY, "vocabulary": _SIZE}
+    ids = {"ids": _INTS, "count": "i32"}
     return [
         Signature(greedy_kernel, logits | {"out": _INTS, "row_stride": _SIZE}, {"BLOCK": SAMPLING_BLOCK}),
         Signature(
             sample_kernel,
             logits
-            | {"out": _INTS, "step": "*i64:16", "row_stride": _SIZE}
-            | {"inverse_temperature": "fp32", "top_k": "i32", "top_p": "fp32", "seed": "i32"},
-            {"TOP_K": True, "TOP_P": True, "BLOCK": SAMPLING_BLOCK},
+            | _types("out top_k", _INTS)
+            | _types("step seed", "*i64:16")
+            | _types("temperature top_p min_p", _FLOATS)
+            | {"row_stride": _SIZE},
+            {**dict.fromkeys(("TOP_K", "TOP_P", "MIN_P", "PER_ROW", "OWN_SEEDS"), True), "BLOCK": SAMPLING_BLOCK},
         ),
         Signature(
             repetition_penalty_kernel,
-            logits
-            | {"ids": _INTS, "out": _ARRAY, "penalty": "fp32", "count": "i32"}
-            | _types("logits_row ids_row out_row", _SIZE),
-            {"BLOCK": 64},
+            logits | ids | {"out": _ARRAY, "penalty": "fp32"} | _types("logits_row ids_row out_row", _SIZE),
+            {"PER_ROW": False, "BLOCK": 64},
         ),
+        Signature(
+            penalize_kernel,
+            logits | {"counts": _INTS, "out": _ARRAY, "logits_row": _SIZE} | _types("frequency presence", _FLOATS),
+            {"PER_ROW": True, "BLOCK": PENALTIES_BLOCK},
+        ),
+        Signature(logit_bias_kernel, logits | ids | {"bias": _FLOATS, "out": _ARRAY}, {"BLOCK": PENALTIES_IDS}),
+        Signature(count_tokens_kernel, ids | {"counts": _INTS, "vocabulary": _SIZE}, {"BLOCK": PENALTIES_IDS}),
     ]
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from unify._tensor import bfloat16
+
 from .tile import Tile
 from .tuning import choose
 
@@ -25,6 +27,10 @@ _SIZES = (16, 32, 64, 128, 256, 512)  # of what is tried while tuning
 # On Ascend the most that a vector core's 192 KiB hold with heads of 128.
 _ATTENTION = {"cpu": (256, 128), "ascend": (64, 64)}
 _ATTENTION_ELSEWHERE = (64, 32)
+
+# Heads and keys of a latent attention. On Ascend 32 sums of 512 take half of a cube's L0C.
+_LATENT = {"cpu": Tile(128, 64, 0), "ascend": Tile(32, 32, 0), "cuda": _tile(64, 32, 0, 8, 2)}
+_LATENT_ELSEWHERE = Tile(16, 32, 0)
 
 # On CUDA by the chip's family, for elements of 16 bits; float32 is multiplied by plain arithmetic ("ieee"), for which
 # the tiles of elsewhere are. Shared memory of a program: 163 KiB on 80 and 87, 227 on 90 and 100, 99 on 86, 89 and 120
@@ -123,6 +129,26 @@ def _cut(tile: Tile, rows: int) -> Tile:
     return tile if taken == tile.m else replace(tile, m=taken, launch={**tile.launch, "num_warps": 4})
 
 
+def grouped_tile(device: Any, rows: int, dtype: Any, *, gated: bool) -> Tile:
+    """The tile for products of groups of `rows` rows on the average.
+
+    gated: each program has two sums, of a gate and of what it gates.
+    """
+    if device.kind == "cpu":
+        # Most groups fill one tile, so that their weight is packed once; rows that are not there cost nothing.
+        taken = min(512, _rows_of(512, 2 * rows))
+        if dtype != bfloat16:
+            return Tile(taken, 128, 256)
+        return Tile(taken, 64, 64) if rows <= 64 else Tile(taken, 128, 128)
+    if (family := _cuda_family(device)) is not None and dtype.itemsize == 2:
+        tile = _CUDA_PRODUCT[family][-2]
+    else:
+        tile = _PRODUCT.get(device.kind, _PRODUCT_ELSEWHERE)
+    if gated:
+        tile = replace(tile, n=min(tile.n, 64))
+    return _cut(tile, rows) if tile.launch else replace(tile, m=_rows_of(tile.m, rows))
+
+
 def attention_tile(device: Any, queries: int, heads: int, *, causal: bool, width: int = 128, itemsize: int = 4) -> Tile:
     """Queries and keys, those that were measured, else the kind's. width: of a head; itemsize: bytes of an element."""
     default = _attention_tile(device, queries, heads, causal=causal, width=width, itemsize=itemsize)
@@ -155,6 +181,25 @@ def _attention_tile(device: Any, queries: int, heads: int, *, causal: bool, widt
     while -(-queries // rows) * heads < enough and rows > 32:
         rows //= 2
     return Tile(rows, keys, width)
+
+
+def paged_keys(device: Any, page: int) -> int:
+    """Keys that an attention over pages of `page` takes at a time: a part of one page where it has room for 16.
+
+    On CUDA 64 of several pages: a thread follows the table for each key, and its rows are wide enough to be read alone.
+    On Ascend, where each element would be fetched alone then, as on a CPU, whose vectors hold neighbours.
+    """
+    if device.kind == "cuda":
+        return max(64, min(128, page & -page))
+    if device.kind == "ascend":  # the 950's compiler crashes at 16
+        return max(32 if str(device.properties["target"]).startswith("ascend:950") else 16, min(64, page & -page))
+    return max(16, min(256, page & -page))
+
+
+def latent_tile(device: Any, heads: int, page: int) -> Tile:
+    """Query heads and keys of a latent attention, whose rows are some 576 wide: all heads, where the sums fit."""
+    tile = _LATENT.get(device.kind, _LATENT_ELSEWHERE)
+    return replace(tile, m=_rows_of(tile.m, heads), n=min(tile.n, paged_keys(device, page)))
 
 
 def row_tile(device: Any, columns: int) -> Tile:

@@ -7,7 +7,7 @@ import pytest
 import triton
 import triton.language as tl
 
-from .harness import run
+from .harness import compile_kernel, run
 
 
 @triton.jit
@@ -248,3 +248,27 @@ def test_unsigned_indices_below_zero_are_far_above(first, wide):
     run(unsigned_kernel, (1,), {"x": x, "out": out, "n": 5}, FIRST=first, WIDE=wide)
     place = np.arange(64) - first
     np.testing.assert_array_equal(out, np.where((place >= 0) & (place < 5), place, -1))
+
+
+@triton.jit
+def table_kernel(x, table, out, k, per, N: tl.constexpr, K: tl.constexpr):
+    row, inner = tl.arange(0, N), tl.arange(0, K)
+    source = tl.minimum(tl.load(table + row) // per, 9)
+    place = x + source[:, None] * k
+    total = tl.zeros([N, K], dtype=tl.float32)
+    for start in range(0, k, K):
+        total += tl.load(place + (start + inner)[None, :])
+    tl.store(out + row, tl.sum(total, axis=1))
+
+
+def test_rows_that_a_table_names_are_looked_up_in_front_of_the_loop_over_their_elements():
+    rng = np.random.default_rng(0)
+    x, table = rng.standard_normal((10, 96)).astype(np.float32), rng.integers(0, 50, 4).astype(np.int32)
+    arguments = {"x": x, "table": table, "out": np.zeros(4, np.float32), "k": 96, "per": 3}
+    kernel = compile_kernel(table_kernel, arguments, {"N": 4, "K": 32})
+    assert kernel.prepare((1,), arguments)() == 0
+    np.testing.assert_allclose(arguments["out"], x[np.minimum(table // 3, 9)].sum(axis=1), rtol=1e-5)
+    # Once for all rows together, and not for each row in the loop.
+    found = [line for line in kernel.stages["source"].splitlines() if "call" in line and "@llvm.smin" in line]
+    assert len(found) == 1
+    assert "@llvm.smin.v4i32" in found[0]

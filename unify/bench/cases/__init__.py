@@ -13,11 +13,11 @@ from pathlib import Path
 from unify._errors import InvalidArgument
 
 from ..case import Case
-from . import attention, experts, generate, launch, matmul, quantized, rows, start, streaming
+from . import attention, experts, generate, launch, matmul, moe, quantized, rows, start, streaming, weights
 
 CASES: dict[str, Case] = {
     case.name: case
-    for module in (start, launch, rows, streaming, matmul, quantized, attention, experts, generate)
+    for module in (start, launch, rows, streaming, matmul, quantized, weights, attention, experts, moe, generate)
     for case in module.cases()
 }
 

@@ -82,6 +82,11 @@ _COST = {
     "tt.reshape": 0, "tt.trans": 1, "tt.bitcast": 0, "arith.cmpi": 1, "tt.join": 2, "tt.split": 1, "tt.cat": 2,
 }  # fmt: skip
 _WORTH_STORING = 6
+# Whose results have a linear form if their operands have one.
+_LINEAR = frozenset(
+    ["arith.addi", "arith.subi", "arith.muli", "arith.shli", "arith.extsi", "arith.extui", "tt.addptr",
+     "tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans"]
+)  # fmt: skip
 # Read where they are used: what they are made of may be stored.
 _FREE = frozenset(["arith.constant", "tt.make_range", "tt.splat", "tt.broadcast", "tt.expand_dims"])
 
@@ -265,6 +270,7 @@ class _Chooser:
         self.moved: dict[mlir.Value, bool] = {}
         self.starts: dict[mlir.Operation, bool] = {}
         self.costs: dict[mlir.Value, int] = {}
+        self.addresses: dict[mlir.Value, bool] = {}
 
     def run(self) -> None:
         for op in reversed(list(self.order)):
@@ -335,6 +341,8 @@ class _Chooser:
             return False
         if op.name in ("tt.gather",):
             return True
+        if self._is_part_of_addresses(value):
+            return False
         around = set(_loops_around(op))
         repeated = any(set(_loops_around(user)) - around for user in consumers)
         times = len(consumers) + (3 if repeated else 0)
@@ -343,6 +351,21 @@ class _Chooser:
         if op.name == "tt.load" and not repeated and self._addressing(op) == 0:
             return False  # as cheap to read again from where it is
         return self._cost(value) * (times - 1) >= _WORTH_STORING
+
+    def _is_part_of_addresses(self, value: mlir.Value) -> bool:
+        """Whether it is read as a linear form only: what that is made of is looked up, and never the value itself."""
+        found = self.addresses.get(value)
+        if found is None:
+            linear = self.plan.axes.linear(value)
+            is_pointer = isinstance(value.type, mlir.Tensor) and isinstance(value.type.element, mlir.Pointer)
+            found = not any(term.value is value for term in linear.terms) and (linear.base is not None) == is_pointer
+            for user in self.plan.uses.get(value, ()) if found else ():
+                if user.name in ("tt.load", "tt.store"):
+                    found = found and is_pointer and user.operands[0] is value
+                else:
+                    found = found and user.name in _LINEAR and all(map(self._is_part_of_addresses, user.results))
+            self.addresses[value] = found
+        return found
 
     def _may_be_overwritten(self, op: mlir.Operation, consumers: set[mlir.Operation]) -> bool:
         """Does a write stand between this load and its last use, come round again in a loop, or run beside it?"""

@@ -14,7 +14,7 @@ from functools import partial
 
 from unify.compiler import mlir
 from unify.compiler.cpu import demand
-from unify.compiler.cpu.codegen import float8, nest, products, scaled, whole
+from unify.compiler.cpu.codegen import ahead, float8, nest, products, scaled, whole
 from unify.compiler.cpu.codegen.arith import intrinsic_call
 from unify.compiler.cpu.codegen.convert import cast, narrowed, widened
 from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Index, Val
@@ -76,6 +76,7 @@ def pack(k: Kernel, op: mlir.Operation, side: int) -> Tile:
     tile = k.allocate(shape_of(value), how.element, how.group if side else 1)
     source = _converted(k, value, how.element)
     nest.settle(k, [source])
+    ahead.look(k, op, source)
     if tile.group > 1:
         inside = whole.look(k, nest.masks_of(k, [nest.Root(shape_of(source), [source])]))
         whole.in_versions(k, inside, lambda _: _pack_words(k, source, tile))
@@ -152,7 +153,9 @@ def _pack_words_turned(k: Kernel, source: mlir.Value, words: Tile, group: int, s
         first = _scaled(row, group)
         columns = []
         for j in range(side):
-            value = k.block(source, (*outer, first, column + j), (*ones, group * side, 1))
+            here = (*outer, first, column + j)
+            value = k.block(source, here, (*ones, group * side, 1))
+            ahead.fetch(k, source, here)
             columns.append(k.em.op("i32", side, f"bitcast {k.em.typed(value)} to <{side} x i32>"))
         for i, turned in enumerate(nest.transpose(k, columns)):
             k.tile_store(words, (*outer, row + i, column), (*ones, 1, side), turned)

@@ -8,7 +8,7 @@ from functools import partial
 from math import prod
 
 from unify.compiler import mlir
-from unify.compiler.cpu.codegen import memory, reduce, streaming, whole
+from unify.compiler.cpu.codegen import ahead, memory, reduce, streaming, whole
 from unify.compiler.cpu.codegen.emitter import BYTES, ZERO, Index, Val
 from unify.compiler.cpu.codegen.values import (
     INLINE,
@@ -355,6 +355,9 @@ def run_transposed(k: Kernel, group: list[Root], walk: Walk, other: int) -> None
         across = [tuple(index + j if a == other else index for a, index in enumerate(at)) for j in range(side)]
         along = [tuple(index + i if a == walk.axis else index for a, index in enumerate(at)) for i in range(side)]
         squares = [[k.block(root.values[0], here, block) for here in across] for root in group]
+        for root in group:
+            for here in across:
+                ahead.fetch(k, root.values[0], here)
         for root, columns in zip(group, squares):
             assert root.tile is not None
             is_turned = root.tile.order[-1] != walk.axis

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 from unify.compiler import mlir
 from unify.compiler.cpu.codegen import debug
 from unify.compiler.cpu.codegen.emitter import ZERO, Index, Val
-from unify.compiler.cpu.codegen.values import ELEMENTWISE, Kernel, Slot, Tile, element_of, shape_of, statement
+from unify.compiler.cpu.codegen.values import (
+    ELEMENTWISE,
+    REGISTERS,
+    Kernel,
+    Slot,
+    Tile,
+    element_of,
+    shape_of,
+    statement,
+)
 
 if TYPE_CHECKING:
     from unify.compiler.cpu.codegen.nest import Root, Walk
@@ -193,15 +202,26 @@ def _along(k: Kernel, group: list[Root], walk: Walk, axis: int, results: Results
     steps = [(shape[a], together if a == others[-1] else 1) for a in others]
     partial = [[k.allocate((registers, walk.lanes), element_of(v.type)) for v in op.operands] for op in results.ops]
 
+    # Without a loop over its rows what fits the registers never needs to be in memory.
+    is_small = prod(shape) <= walk.lanes * REGISTERS
+
+    def rows_at(position: list[Index], row: Index) -> None:
+        last = position[-1]
+        inner = [*position[:-1], Index((*last.terms, *row.terms), last.constant + row.constant)]
+        fixed = [ZERO] * len(shape)
+        for a, index in zip(others, inner):
+            fixed[a] = index
+        for tiles, acc in zip(partial, _accumulate(k, group, walk, axis, results.ops, fixed)):
+            for tile, value in zip(tiles, acc):
+                k.tile_store(tile, (k.divide(row, high, registers), ZERO), (1, walk.lanes), value)
+
     def body(position: list[Index]) -> None:
-        with k.em.loop(together, high, tag="rows") as loop:
-            inner = [*position[:-1], Index((*position[-1].terms, (loop.counter, 1)), position[-1].constant)]
-            fixed = [ZERO] * len(shape)
-            for a, index in zip(others, inner):
-                fixed[a] = index
-            for tiles, acc in zip(partial, _accumulate(k, group, walk, axis, results.ops, fixed)):
-                for tile, value in zip(tiles, acc):
-                    k.tile_store(tile, (k.divide(loop.index, high, registers), ZERO), (1, walk.lanes), value)
+        if is_small:
+            for row in range(0, together, high):
+                rows_at(position, Index((), row))
+        else:
+            with k.em.loop(together, high, tag="rows") as loop:
+                rows_at(position, loop.index)
         block = tuple(together if a == others[-1] else 1 for a in others)
         for op, tiles in zip(results.ops, partial):
             rows_ = [
@@ -209,7 +229,7 @@ def _along(k: Kernel, group: list[Root], walk: Walk, axis: int, results: Results
             ]
             results.put(k, op, tuple(position), block, _fold_rows(k, op, rows_, walk.block[axis]))
 
-    nest.for_each(k, steps, body, unrolled=1)
+    nest.for_each(k, steps, body, unrolled=REGISTERS if is_small else 1)
 
 
 def _fold_rows(k: Kernel, op: mlir.Operation, rows: list[list[Val]], partials: int) -> list[Val]:

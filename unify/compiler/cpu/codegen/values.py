@@ -18,6 +18,7 @@ from unify.compiler import mlir
 from unify.compiler.cpu.codegen.emitter import BYTES, STORED, ZERO, Counter, Emitter, Index, Val
 
 if TYPE_CHECKING:
+    from unify.compiler.cpu.codegen.ahead import Ahead
     from unify.compiler.cpu.codegen.nest import Root
     from unify.compiler.cpu.processor import Features
     from unify.compiler.cpu.tiling import Plan
@@ -168,6 +169,7 @@ class Kernel:
     origins: dict[mlir.Value, frozenset[int]] | None = None  # of pointers, if accesses are checked (guard.py)
     whole: frozenset[mlir.Value] = frozenset()  # masks that hold everywhere in what is being written (whole.py)
     is_streaming: bool = False  # stores go past the caches (streaming.py)
+    ahead: dict[mlir.Value, Ahead] = field(default_factory=dict)  # where the next round reads it (ahead.py)
     closing: str = ""  # what a call does behind its last program
     scratch_top: int = 64  # the first line takes the loads that a mask switched off
     scratch_bytes: int = 64

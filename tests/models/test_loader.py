@@ -1,0 +1,158 @@
+"""What loading a directory takes, and what it does with the dtypes that tensors have."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import unify as un
+from unify._errors import ModelFileError
+from unify.models.architectures import load_directory
+from unify.models.checkpoint import Checkpoint
+from unify.models.decoder import Decoder
+
+from ..conftest import Run
+from .tiny_models import make_fp8, peer_logits, peer_of, peer_with, prompt, write_tiny
+
+_LOAD = """
+import sys
+from unify._process import peak_memory_bytes
+from unify.models.architectures import load_directory
+from unify.models.checkpoint import Checkpoint
+checkpoint = Checkpoint(sys.argv[1])
+model = load_directory(checkpoint)
+print(checkpoint.nbytes, peak_memory_bytes())
+"""
+LARGE = {
+    "Llama": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "vocab_size": 32000},
+    "Qwen3Moe": {"hidden_size": 512, "moe_intermediate_size": 1024, "num_experts": 32, "mlp_only_layers": []},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_loading_takes_little_more_memory_than_the_weights(tmp_path: Path, python: Run, name: str) -> None:
+    path = write_tiny(tmp_path / "m", name, dtype=torch.bfloat16, shard="50MB", **LARGE[name])
+    assert len(list(path.glob("*.safetensors"))) > 3
+    finished = python("-c", _LOAD, str(path))
+    weights, peak = map(int, finished.stdout.split())
+    assert weights > 250e6  # beside which the rest is not much
+    assert peak < 1.1 * weights + 200e6
+
+
+def test_loading_fp8_takes_little_more_memory_than_the_weights(tmp_path: Path, python: Run) -> None:
+    sizes = {**LARGE["Llama"], "intermediate_size": 8192, "first_k_dense_replace": 6, "q_lora_rank": 256}
+    path = write_tiny(tmp_path / "m", "DeepseekV3", dtype=torch.bfloat16, shard="50MB", **sizes)
+    make_fp8(path)
+    finished = python("-c", _LOAD, str(path))
+    weights, peak = map(int, finished.stdout.split())
+    assert weights > 250e6
+    assert peak < 1.1 * weights + 200e6
+
+
+def logits(model: Decoder, ids: list[int]) -> np.ndarray:
+    tokens = un.asarray(ids, dtype=un.int32)
+    return model.prefill(tokens, model.cache(len(ids)), all_logits=True).numpy()
+
+
+def error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+# Gate and up meet at whole blocks of scales, or not.
+@pytest.mark.parametrize("inner", [128, 96])
+def test_fp8_with_block_scales_gives_what_its_values_give(tmp_path: Path, inner: int) -> None:
+    sizes = {"moe_intermediate_size": inner, "hidden_size": 192, "intermediate_size": inner + 64}
+    path = write_tiny(tmp_path / "m", "DeepseekV3", **sizes)
+    expected = peer_logits(peer_with(path, make_fp8(path)), prompt(100))
+    assert error(logits(load_directory(Checkpoint(path), dtype="float32"), prompt(100)), expected) <= 1e-4
+
+
+@pytest.mark.parametrize("inner", [128, 160])
+def test_fp8_is_multiplied_as_it_is(tmp_path: Path, inner: int) -> None:
+    # Without experts, between which a token would be sent elsewhere for a rounding.
+    path = write_tiny(tmp_path / "m", "DeepseekV3", hidden_size=192, intermediate_size=inner, first_k_dense_replace=3)
+    values = make_fp8(path)
+    expected = peer_logits(peer_with(path, values), prompt(100))
+    model = load_directory(Checkpoint(path))
+    assert model.dtype == un.bfloat16
+    theirs = peer_logits(peer_of(tmp_path / "m-plain", torch.bfloat16), prompt(100))
+    assert error(logits(model, prompt(100)), expected) <= 2 * error(theirs, expected)  # both round alike
+
+
+def test_fp8_keeps_its_bytes_in_memory(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m", "DeepseekV3", hidden_size=1024, intermediate_size=2048, first_k_dense_replace=3)
+    make_fp8(path)
+    before = un.memory_statistics("cpu").allocated_bytes
+    checkpoint = Checkpoint(path)
+    model = load_directory(checkpoint)
+    taken = un.memory_statistics("cpu").allocated_bytes - before
+    assert taken < 1.1 * checkpoint.nbytes
+    del model
+
+
+def test_an_fp8_matrix_needs_its_scales(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m", "DeepseekV3")
+    make_fp8(path)
+    name, file = "model.layers.1.self_attn.o_proj.weight_scale_inv", path / "model-00003-of-00003.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {name: tensors[name].bfloat16()}, file)
+    with pytest.raises(ModelFileError, match=f"'{name}' is of dtype bf16"):
+        load_directory(Checkpoint(path))
+    save_file(tensors | {name: tensors[name][:, :0]}, file)
+    with pytest.raises(ModelFileError, match=rf"'{name}' is \[1, 0\]; \[1, 1\] is needed"):
+        load_directory(Checkpoint(path))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float64, torch.float8_e5m2])
+def test_a_matrix_of_a_dtype_that_is_no_weights_is_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = write_tiny(tmp_path / "m", "Llama", shard="1GB")
+    tensors = load_file(path / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file(tensors | {name: tensors[name].to(dtype)}, path / "model.safetensors")
+    with pytest.raises(ModelFileError, match=f"the tensor '{name}' is of dtype "):
+        load_directory(Checkpoint(path))
+
+
+def test_a_matrix_of_another_dtype_than_the_embedding_is_converted(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m", "Llama", shard="1GB")
+    tensors = load_file(path / "model.safetensors")
+    mixed = {name: tensor.half() if "mlp" in name else tensor for name, tensor in tensors.items()}
+    save_file(mixed, path / "model.safetensors")
+    expected = peer_logits(peer_with(path, {name: tensor.float() for name, tensor in mixed.items()}), prompt(50))
+    assert error(logits(load_directory(Checkpoint(path)), prompt(50)), expected) <= 1e-4
+
+
+# Sizes at which no block of scales reaches over two matrices that are joined.
+WHOLE = {"Qwen3": {"hidden_size": 128, "head_dim": 64}}
+WHOLE["Qwen3Moe"] = {**WHOLE["Qwen3"], "moe_intermediate_size": 128}
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4", "fp8"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_weights_are_quantised_as_they_are_read(tmp_path: Path, name: str, weights: str) -> None:
+    path = write_tiny(tmp_path / "m", name, shard="1GB", **WHOLE[name])
+    tensors = load_file(path / "model.safetensors")
+    rounded = {
+        key: torch.from_numpy(un.ops.quant.quantize_weight(tensor, weights).dequantize().numpy())
+        for key, tensor in tensors.items()
+        if tensor.ndim == 2 and "mlp.gate." not in key and "mlp.experts." not in key
+    }
+    told = "its experts take 3.1 MB in float32" if name == "Qwen3Moe" else None
+    with pytest.warns(RuntimeWarning, match=told) if told else contextlib.nullcontext():
+        model = load_directory(Checkpoint(path), weights=weights)
+    found, expected = logits(model, prompt(50)), peer_logits(peer_with(path, tensors | rounded), prompt(50))
+    assert error(found, expected) <= 1e-3  # activations are rounded to 16 bits in a block
+    assert error(found, peer_logits(peer_of(path), prompt(50))) > 5e-3
+
+
+def test_quantised_weights_take_less_memory_while_loading_too(tmp_path: Path, python: Run) -> None:
+    path = write_tiny(tmp_path / "m", "Llama", dtype=torch.bfloat16, shard="50MB", **LARGE["Llama"])
+    finished = python("-c", _LOAD.replace("(checkpoint)", "(checkpoint, weights='int8')"), str(path))
+    weights, peak = map(int, finished.stdout.split())
+    largest = 32000 * 1024 * 2  # the embedding, from which its codes are made
+    assert peak < 0.6 * weights + largest + 300e6  # with what compiles kernels

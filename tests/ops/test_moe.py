@@ -1,0 +1,153 @@
+"""A layer of experts against a loop over tokens and their experts in float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+import unify as un
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+EXPERTS, D, F = 6, 96, 48
+
+
+def expected(
+    x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor
+) -> torch.Tensor:
+    out = torch.zeros(x.shape, dtype=torch.float64)
+    for token, (row, experts) in enumerate(zip(x.double(), ids.tolist())):
+        for weight, expert in zip(weights[token].double(), experts):
+            if 0 <= expert < gate_up.shape[0]:
+                gate, up = (gate_up[expert].double() @ row).chunk(2)
+                out[token] += weight * (down[expert].double() @ (torch.nn.functional.silu(gate) * up))
+    return out
+
+
+def layer(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    gate_up = torch.randn(EXPERTS, 2 * F, D, generator=generator) / D**0.5
+    return gate_up.to(dtype), (torch.randn(EXPERTS, D, F, generator=generator) / F**0.5).to(dtype)
+
+
+def tokens(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(count, D, generator=torch.Generator().manual_seed(count)).to(dtype)
+
+
+def assert_close(result: torch.Tensor, wanted: torch.Tensor) -> None:
+    # What the gate gives and what the expert gives are rounded to the dtype, and so is the sum.
+    bound = 8 * max(torch.finfo(result.dtype).eps, 1e-6)
+    torch.testing.assert_close(result.double(), wanted, rtol=bound, atol=bound)
+
+
+# One and two tokens read weights for each assignment, some more sum in registers, many go through tiles.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 64])
+def test_a_layer_of_routed_tokens(count: int, dtype: torch.dtype) -> None:
+    x, (gate_up, down) = tokens(count, dtype), layer(dtype)
+    weights, ids = un.ops.route(tokens(count)[:, :EXPERTS], 3)
+    result = un.ops.moe(x, weights, ids, gate_up, down)
+    assert result.dtype == dtype
+    assert_close(result, expected(x, weights, ids, gate_up, down))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_assignment(data: st.DataObject) -> None:
+    count, slots = data.draw(st.sampled_from([1, 2, 3, 9, 40])), data.draw(st.integers(1, 2))
+    number = st.integers(0, EXPERTS - 1) | st.sampled_from([-1, EXPERTS, 2**31 - 1, -(2**31)])
+    if data.draw(st.booleans()):
+        number = st.just(data.draw(st.integers(0, EXPERTS - 1)))  # all to one expert
+    ids = torch.tensor(data.draw(st.lists(number, min_size=count * slots, max_size=count * slots)), dtype=torch.int32)
+    ids, x, (gate_up, down) = ids.reshape(count, slots), tokens(count), layer()
+    weights = torch.rand(count, slots, generator=torch.Generator().manual_seed(count))
+    assert_close(un.ops.moe(x, weights, ids, gate_up, down), expected(x, weights, ids, gate_up, down))
+
+
+@pytest.mark.parametrize("count", [1, 5, 64])
+def test_the_residual_is_added(count: int) -> None:
+    x, (gate_up, down) = tokens(count), layer()
+    residual = torch.randn(2 * count, 2 * D, generator=torch.Generator().manual_seed(1))[::2, :D]
+    weights, ids = un.ops.route(x[:, :EXPERTS], 2)
+    result = un.ops.moe(x, weights, ids, gate_up, down, residual=residual)
+    assert_close(result, expected(x, weights, ids, gate_up, down) + residual.double())
+
+
+@pytest.mark.parametrize("count", [2, 5, 64])
+def test_infinity_and_nan_stay_with_their_tokens(count: int) -> None:
+    x, (gate_up, down) = tokens(count), layer()
+    x[0, 7] = math.nan
+    weights, ids = un.ops.route(torch.zeros(count, EXPERTS), 2)
+    result = un.ops.moe(x, weights, ids, gate_up, down)
+    assert result[0].isnan().all()
+    assert_close(result[1:], expected(x[1:], weights[1:], ids[1:], gate_up, down))
+    weights[1, 0] = math.nan
+    result = un.ops.moe(x, weights, ids, gate_up, down)
+    assert result[1].isnan().all()
+    assert result[2:].isfinite().all()
+
+
+def test_equal_inputs_give_equal_results() -> None:
+    x, (gate_up, down) = tokens(200, torch.bfloat16), layer(torch.bfloat16)
+    weights, ids = un.ops.route(tokens(200)[:, :EXPERTS], 3)
+    first = un.ops.moe(x, weights, ids, gate_up, down)
+    for _ in range(5):
+        assert torch.equal(un.ops.moe(x, weights, ids, gate_up, down), first)
+
+
+def test_its_parts_make_the_layer_and_capacity_drops_the_late() -> None:
+    x, (gate_up, down) = tokens(64), layer()
+    weights, ids = un.ops.route(x[:, :EXPERTS], 2)
+    order = un.ops.permute(ids, EXPERTS, capacity=10)
+    hidden = un.ops.grouped_linear(x, gate_up, order.offsets, gather=order.tokens, per_gather=2, gated=True)
+    result = un.ops.combine(un.ops.grouped_linear(hidden, down, order.offsets), order.places, weights)
+    seen = dict.fromkeys(range(EXPERTS), 0)
+    kept = ids.clone()
+    for token, experts in enumerate(ids.tolist()):
+        for slot, expert in enumerate(experts):
+            seen[expert] += 1
+            kept[token, slot] = expert if seen[expert] <= 10 else -1
+    assert (kept < 0).any()
+    assert_close(result, expected(x, weights, kept, gate_up, down))
+
+
+def test_arrays_of_numpy() -> None:
+    x, (gate_up, down) = tokens(3), layer()
+    weights, ids = un.ops.route(x[:, :EXPERTS].numpy(), 2)
+    result = un.ops.moe(x.numpy(), weights, ids, gate_up.numpy(), down.numpy())
+    assert isinstance(result, np.ndarray)
+    assert_close(torch.from_numpy(result), expected(x, torch.from_numpy(weights), torch.from_numpy(ids), gate_up, down))
+
+
+def test_combine_skips_places_that_are_not_there() -> None:
+    y = torch.randn(7, 1100, generator=torch.Generator().manual_seed(2))
+    places = torch.tensor([[0, 6, -1], [7, -(2**31), 2**31 - 1], [3, 3, 3]], dtype=torch.int32)
+    weights = torch.tensor([[1.0, 2.0, math.nan], [math.nan, 1.0, 1.0], [1.0, -1.0, 0.5]])
+    result = un.ops.combine(y, places, weights, residual=torch.ones(3, 1100))
+    wanted = torch.stack([y[0] + 2 * y[6], torch.zeros(1100), y[3] / 2]) + 1
+    torch.testing.assert_close(result, wanted)
+    assert un.ops.combine(y[:0], places, weights).abs().max() == 0.0
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    x, (gate_up, down) = tokens(2), layer()
+    weights, ids = torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.int32)
+    with pytest.raises(un.errors.ShapeError, match=r"gate_up must be \[experts, 2f, 96\]"):
+        un.ops.moe(x, weights, ids, gate_up[:, 1:], down)
+    with pytest.raises(un.errors.ShapeError, match=r"weights must be \[2, 2\]"):
+        un.ops.moe(x, weights[:1], ids, gate_up, down)
+    with pytest.raises(un.errors.ShapeError, match="x must be"):
+        un.ops.moe(x[:1], weights, ids, gate_up, down)
+    with pytest.raises(un.errors.ShapeError, match=r"residual must be \[2, 96\]"):
+        un.ops.moe(x, weights, ids, gate_up, down, residual=x[:1])
+    with pytest.raises(un.errors.ShapeError, match="there must be an expert"):
+        un.ops.moe(x, weights, ids, gate_up[:0], down[:0])
+    with pytest.raises(un.errors.DTypeError, match="down"):
+        un.ops.moe(x, weights, ids, gate_up, down.half())
+    with pytest.raises(un.errors.DTypeError, match="ids"):
+        un.ops.moe(x, weights, ids.long(), gate_up, down)
+    with pytest.raises(un.errors.ShapeError, match="combine: y must be"):
+        un.ops.combine(x[0], ids, weights)

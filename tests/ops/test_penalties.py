@@ -1,0 +1,106 @@
+"""Changed logits against the formula in float64, and against transformers' processors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import unify as un
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def random(rows: int, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(rows * vocabulary)
+    logits = torch.randn(rows, vocabulary, generator=generator) * 4
+    return logits, torch.randint(0, 4, (rows, vocabulary), generator=generator, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "vocabulary"), [(1, 1), (3, 700), (2, 1024)])
+def test_penalties_are_openais_formula(rows: int, vocabulary: int, dtype: torch.dtype) -> None:
+    logits, counts = random(rows, vocabulary)
+    logits = logits.to(dtype)
+    before = logits.clone()
+    ours = un.ops.penalize(logits, counts, frequency=0.3, presence=-1.1)
+    expected = logits.double() - counts * 0.3 - (counts > 0) * -1.1
+    torch.testing.assert_close(ours.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
+    assert ours.dtype == dtype
+    assert torch.equal(logits, before)
+
+
+def test_each_row_may_have_its_own_penalties() -> None:
+    logits, counts = random(3, 700)
+    frequency, presence = torch.tensor([0.0, 0.5, 2.0]), torch.tensor([1.0, 0.0, -2.0])
+    both = un.ops.penalize(logits, counts, frequency=frequency, presence=presence)
+    one = un.ops.penalize(logits, counts, frequency=frequency, presence=0.25)
+    for row in range(3):
+        settings = {"frequency": frequency[row].item(), "presence": presence[row].item()}
+        alone = un.ops.penalize(logits[row : row + 1], counts[row : row + 1], **settings)
+        torch.testing.assert_close(both[row : row + 1], alone, rtol=1e-6, atol=1e-6)
+    expected = logits.double() - counts * frequency[:, None] - (counts > 0) * 0.25
+    torch.testing.assert_close(one.double(), expected, rtol=1e-6, atol=1e-5)
+
+
+def test_a_logit_that_is_no_number_or_infinite_stays_so() -> None:
+    logits = torch.tensor([[float("nan"), float("inf"), float("-inf"), 1.0]])
+    ours = un.ops.penalize(logits, torch.ones(1, 4, dtype=torch.int32), frequency=0.5)
+    torch.testing.assert_close(ours, logits - 0.5, equal_nan=True, rtol=0.0, atol=0.0)
+
+
+def test_penalties_that_do_not_fit_are_refused() -> None:
+    logits, counts = random(3, 20)
+    with pytest.raises(un.errors.ShapeError, match=r"\[3, 20\] and \[2, 20\]"):
+        un.ops.penalize(logits, counts[:2].contiguous())
+    with pytest.raises(un.errors.DTypeError, match="counts"):
+        un.ops.penalize(logits, counts.long())
+    with pytest.raises(un.errors.ShapeError, match=r"frequency must be a number or \[3\].*\[2\]"):
+        un.ops.penalize(logits, counts, frequency=torch.ones(2))
+    with pytest.raises(un.errors.InvalidArgument, match="presence"):
+        un.ops.penalize(logits, counts, presence=float("nan"))
+
+
+def test_a_bias_is_transformers_own() -> None:
+    transformers = pytest.importorskip("transformers", reason="the peer of this test; in the dev extra")
+    logits, _ = random(2, 500)
+    wanted = {3: -2.5, 499: 4.0, 70: float("-inf")}
+    processor = transformers.SequenceBiasLogitsProcessor([[[token], bias] for token, bias in wanted.items()])
+    ids = torch.tensor([[*wanted, -1, 500, 2**31 - 1]] * 2, dtype=torch.int32)
+    bias = torch.tensor([[*wanted.values(), 9.0, 9.0, 9.0]] * 2)
+    before = logits.clone()
+    assert torch.equal(un.ops.logit_bias(logits, ids, bias), processor(torch.zeros(2, 1, dtype=torch.int64), logits))
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [0, 1, 64, 150])
+def test_each_row_has_its_own_biases(count: int, dtype: torch.dtype) -> None:
+    logits = random(3, 400)[0].to(dtype)
+    generator = torch.Generator().manual_seed(count)
+    ids = torch.stack([torch.randperm(400, generator=generator)[:count] for _ in range(3)])
+    bias = torch.randn(3, count, generator=generator)
+    expected = logits.double().scatter_add(1, ids, bias.double())
+    ours = un.ops.logit_bias(logits, ids.int(), bias)
+    torch.testing.assert_close(ours.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_biases_that_do_not_fit_are_refused() -> None:
+    logits, ids = torch.zeros(2, 9), torch.zeros(2, 3, dtype=torch.int32)
+    with pytest.raises(un.errors.ShapeError, match=r"\[2, 9\], \[2, 3\] and \[2, 4\]"):
+        un.ops.logit_bias(logits, ids, torch.zeros(2, 4))
+    with pytest.raises(un.errors.DTypeError, match="bias"):
+        un.ops.logit_bias(logits, ids, torch.zeros(2, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("count", [0, 1, 64, 1000])
+def test_tokens_are_counted(count: int) -> None:
+    ids = torch.randint(0, 50, (3, count), generator=torch.Generator().manual_seed(count), dtype=torch.int32)
+    wanted = torch.stack([torch.bincount(row, minlength=70) for row in ids]).int()
+    assert torch.equal(un.ops.count_tokens(ids, 70), wanted)
+
+
+def test_tokens_outside_of_the_vocabulary_do_not_count() -> None:
+    ids = torch.tensor([[-1, 3, 2, 2**31 - 1, -(2**31), 0]], dtype=torch.int32)
+    assert un.ops.count_tokens(ids, 3).tolist() == [[1, 0, 1]]
+    with pytest.raises(un.errors.ShapeError, match=r"\[6\]"):
+        un.ops.count_tokens(ids[0], 3)

@@ -1,0 +1,195 @@
+"""From tensors in a checkpoint to matrices on a device, one at a time, checked, and quantised if that is asked for."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import unify
+from unify._errors import InvalidArgument, ModelFileError
+from unify.ops.quant import from_fp8_blocks, quantize_weight
+
+from .checkpoint import Checkpoint, ShardTensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FP8_BLOCK = 128  # rows and columns that share a scale (DeepSeek-V3, 2024, section 3.3.2)
+_SCALES = "_scale_inv"
+_BITS = {1: unify.uint8, 2: unify.uint16, 4: unify.uint32}
+_DTYPES = {"f32": unify.float32, "bf16": unify.bfloat16, "f16": unify.float16}
+_STORED = {**_DTYPES, "f8_e4m3": unify.uint8}
+WEIGHTS = ("int8", "int4", "fp8")  # what dense matrices can be quantised to
+
+
+class Loader:
+    """Reads what a model asks for, in the dtype that its embedding has, or float32.
+
+    dtype: "auto" or "float32". weights: one of WEIGHTS, or None for weights as the checkpoint has them. Raises
+    InvalidArgument for others, and ModelFileError for a checkpoint without an embedding, or of a dtype that is none of
+    float32, bfloat16 and float16.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, device: Any = None, dtype: str = "auto", weights: str | None = None
+    ) -> None:
+        if dtype not in ("auto", "float32"):
+            raise InvalidArgument(f"dtype must be 'auto' or 'float32', not {dtype!r}.")
+        if weights is not None and weights not in WEIGHTS:
+            raise InvalidArgument(f"weights must be one of {', '.join(WEIGHTS)}, or None; not {weights!r}.")
+        self.checkpoint = checkpoint
+        self.device = unify.default_device() if device is None else unify.device(device)
+        kind = checkpoint.info("model.embed_tokens.weight").kind
+        if kind not in _DTYPES:
+            raise self._unusable("model.embed_tokens.weight", kind)
+        self.dtype = unify.float32 if dtype == "float32" else _DTYPES[kind]
+        self._weights = weights
+        self._is_float32 = dtype == "float32"
+        self._used: set[str] = set()
+        self._unquantized_bytes = 0  # of what was asked to be in fewer bits
+
+    def constant(self, values: np.ndarray[Any, Any]) -> Any:
+        """An array of the config's on the device."""
+        return unify.asarray(values, device=self.device, copy=True)
+
+    def vector(self, name: str, length: int) -> Any:
+        """A tensor [length] in float32: they are small, and what is multiplied with them gains a rounding less."""
+        return self.constant(self._float32(self._take(name, (length,))))
+
+    def float32(self, name: str, shape: tuple[int, ...]) -> Any:
+        """A tensor in float32, whatever else is asked for."""
+        return self.constant(self._float32(self._take(name, shape)))
+
+    def matrix(self, names: Sequence[str], shapes: Sequence[tuple[int, int]]) -> list[Any]:
+        """Matrices of one k on top of each other, as `projection.project` takes them."""
+        infos = [self._take(name, shape) for name, shape in zip(names, shapes, strict=True)]
+        if self._keeps_fp8(infos) and any(shape[0] % FP8_BLOCK for shape in shapes[:-1]):  # scales across two of them
+            return [self._stored_fp8([info], info.shape) for info in infos]
+        return [self._joined(infos, (sum(shape[0] for shape in shapes), shapes[0][1]))]
+
+    def experts(self, names: Sequence[Sequence[str]], shape: tuple[int, int]) -> Any:
+        """[experts, n, k] of matrices of one shape: names[e] are those of one expert, on top of each other.
+
+        In the activations' dtype whatever is asked for, which is what `ops.moe` takes.
+        """
+        infos = [self._take(name, shape) for expert in names for name in expert]
+        result = self._stack(infos, (len(names), len(names[0]) * shape[0], shape[1]))
+        if self._weights is not None or self._keeps_fp8(infos):
+            self._unquantized_bytes += result.nbytes
+        return result
+
+    def dense(self, name: str, shape: tuple[int, int]) -> Any:
+        """A matrix in the activations' dtype, whatever else is asked for."""
+        return self._stack([self._take(name, shape)], shape)
+
+    def skip(self, prefix: str) -> None:
+        """Leaves out tensors that are not needed for what is computed."""
+        self._used |= {name for name in self.checkpoint.tensors if name.startswith(prefix)}
+
+    def finish(self) -> None:
+        """Raises ModelFileError when a tensor is left that nothing asked for: the result would miss it.
+
+        Warns (RuntimeWarning) of experts that take more memory than was asked for.
+        """
+        left = sorted(self.checkpoint.tensors.keys() - self._used)
+        if left:
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            raise ModelFileError(
+                f"{self.checkpoint.path}: the tensor '{left[0]:.120}'{more} has no place in this model as it is "
+                "computed here: the text would be wrong without it. Take another model."
+            )
+        if self._unquantized_bytes:
+            warnings.warn(
+                f"{self.checkpoint.path}: its experts take {self._unquantized_bytes / 1e6:.1f} MB in "
+                f"{self.dtype.name}: only other matrices are multiplied as codes.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> ShardTensor:
+        info = self.checkpoint.info(name, shape)
+        self._used.add(name)
+        if info.kind == "f8_e4m3" and len(shape) == 2:
+            blocks = tuple(-(-size // FP8_BLOCK) for size in shape)
+            scales = self.checkpoint.info(name + _SCALES, blocks)
+            if scales.kind != "f32":
+                raise self._unusable(scales.name, scales.kind)
+            self._used.add(scales.name)
+        return info
+
+    def _joined(self, infos: Sequence[ShardTensor], shape: tuple[int, ...], rows: int = 0) -> Any:
+        """Tensors after each other in one matrix, of what is asked for. rows: of each, where there are experts."""
+        if self._keeps_fp8(infos) and rows % FP8_BLOCK == 0:
+            return self._stored_fp8(infos, shape)
+        return self._quantized(self._stack(infos, shape))
+
+    def _keeps_fp8(self, infos: Sequence[ShardTensor]) -> bool:
+        is_asked = self._weights == "fp8" or (self._weights is None and not self._is_float32)
+        return is_asked and all(info.kind == "f8_e4m3" for info in infos)
+
+    def _stored_fp8(self, infos: Sequence[ShardTensor], shape: tuple[int, ...]) -> Any:
+        """A matrix of codes and scales as the checkpoint has them."""
+        scales = [self.checkpoint.info(info.name + _SCALES) for info in infos]
+        experts = shape[:-2]
+        blocks = (*experts, -(-shape[-2] // FP8_BLOCK), -(-shape[-1] // FP8_BLOCK))
+        codes = unify.empty(shape, dtype=unify.uint8, device=self.device)
+        factors = unify.empty(blocks, dtype=unify.float32, device=self.device)
+        self._read_rows(infos, codes)
+        self._read_rows(scales, factors)
+        return from_fp8_blocks(codes, factors)
+
+    def _unusable(self, name: str, kind: str) -> ModelFileError:
+        return ModelFileError(
+            f"{self.checkpoint.path}: the tensor '{name:.120}' is of dtype {kind}, which cannot be used there. Take a "
+            "model in bfloat16, float16 or float32."
+        )
+
+    def _stack(self, infos: Sequence[ShardTensor], shape: tuple[int, ...]) -> Any:
+        """One tensor of several, after each other in memory. Nothing is held twice but one of them."""
+        result = unify.empty(shape, dtype=self.dtype, device=self.device)
+        self._read_rows(infos, result)
+        return result
+
+    def _read_rows(self, infos: Sequence[ShardTensor], result: Any) -> None:
+        """Reads matrices into a tensor, after each other: bytes where the dtype is the same, else values."""
+        rows = result.reshape(math.prod(result.shape[:-1]), result.shape[-1])
+        bits = _BITS[result.itemsize]
+        first = 0
+        for info in infos:
+            part = rows[first : first + info.shape[0]]
+            first += info.shape[0]
+            if _STORED.get(info.kind) != result.dtype:
+                part.copy_(unify.from_numpy(self._float32(info)).to(result.dtype))
+            elif self.device.kind == "cpu":
+                self.checkpoint.read_into(info.name, part.view(bits).numpy())
+            else:
+                part.view(bits).copy_(unify.from_numpy(self.checkpoint.read(info.name), bits))
+
+    def _float32(self, info: ShardTensor) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        if info.kind == "f8_e4m3" and len(info.shape) == 2:
+            return _from_fp8(self.checkpoint.read(info.name), self.checkpoint.read(info.name + _SCALES))
+        if info.kind not in _DTYPES:
+            raise self._unusable(info.name, info.kind)
+        values = self.checkpoint.read(info.name)
+        if info.kind == "bf16":
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32, copy=False)
+
+    def _quantized(self, matrix: Any) -> Any:
+        return matrix if self._weights is None else quantize_weight(matrix, self._weights)
+
+
+def _from_fp8(codes: np.ndarray[Any, Any], scales: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """float8_e4m3 with a scale for each 128 × 128 block as float32, a row of blocks at a time."""
+    import numpy as np
+
+    values = unify.from_numpy(np.arange(256, dtype=np.uint8), unify.float8_e4m3).to(unify.float32).numpy()
+    result = np.empty(codes.shape, np.float32)
+    for i, factors in enumerate(scales):
+        rows = slice(i * FP8_BLOCK, (i + 1) * FP8_BLOCK)
+        np.multiply(values[codes[rows]], np.repeat(factors, FP8_BLOCK)[: codes.shape[1]], out=result[rows])
+    return result

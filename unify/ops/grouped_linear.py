@@ -1,0 +1,290 @@
+"""x · weight[e]ᵀ, with another weight for each group of rows: the layers of experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton.language as tl
+
+import unify
+from unify._errors import InvalidArgument, ShapeError
+from unify._tensor import as_tensor, wrap_like
+
+from .op import FLOATS, op
+from .tile import Tile
+from .tiles import grouped_tile
+
+# Rows, features and inputs whose products are summed in registers, and how many times that many features a program
+# goes through. On a CPU one feature at a time: memory is read in one run. Elsewhere matrix units take few rows as well.
+_FEW_ROWS = {"cpu": (Tile(2, 1, 64), 16)}
+_ONE_ROW = {"cpu": (Tile(1, 1, 64), 16)}
+_ONE_ROW_ELSEWHERE = (Tile(1, 32, 64), 1)
+_FEW = 4  # rows of a group, on the average, up to which that is faster than a product of tiles
+
+
+# Tile t belongs to the last group i with offsets[i] // M + i <= t: the bound grows by one more than a group fills, so
+# that no sum over groups is needed. Behind the last group come the rows of none. Offsets that are no offsets lead to no
+# place outside. One number at a time: the 950's compiler takes no vectors of a reduction beside a product.
+@unify.jit
+def _find_rows(offsets, tile, groups, rows, M: tl.constexpr, STEPS: tl.constexpr):
+    """The group of a tile of M rows, the first row, and where the group's rows end."""
+    low = tile * 0
+    high = groups
+    for _ in range(STEPS):
+        middle = (low + high + 1) // 2
+        begun = tl.load(offsets + middle) // M + middle <= tile
+        low = tl.where(begun, middle, low)
+        high = tl.where(begun, high, tl.maximum(middle - 1, 0))
+    first = tl.minimum(tl.maximum(tl.load(offsets + low), 0), rows)
+    last = tl.minimum(tl.load(offsets + tl.minimum(low + 1, groups)), rows)
+    last = tl.where(low == groups, rows, last)
+    return low, first + tl.maximum(tile - first // M - low, 0) * M, last
+
+
+@unify.jit
+def _source_rows(gather, row, x_rows, per_gather):
+    """The rows of x that the rows of a result are made of: those themselves, or what a table says."""
+    if gather is not None:
+        row = tl.load(gather + row)
+    return tl.minimum(tl.maximum(row // per_gather, 0), x_rows - 1)
+
+
+@unify.jit
+def _features(weight, step, k, EVEN: tl.constexpr):
+    mask = None if EVEN else step < k
+    part = tl.load(weight + step, mask=mask, other=None if EVEN else 0.0)
+    return part.to(tl.float32)[None, :, :]
+
+
+@unify.jit
+def _silu(x):
+    return x / (1.0 + tl.exp(-x))
+
+
+# One program a tile of M rows of one group and N features, features first: a group's rows stay in the cache while its
+# weight passes by. GATED: the weight has the n rows of a gate and then n others, and the result is silu(gate) · other
+# (Shazeer 2020, eq. 6). counts: a group's rows are the first of `capacity`, and there are no offsets.
+@unify.jit
+def grouped_kernel(
+    x, gather, weight, offsets, counts, out, groups, rows, x_rows, per_gather, n, k, x_row, w_group, w_row, o_row,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STEPS: tl.constexpr, GATED: tl.constexpr, EVEN_K: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(1)
+    if counts is not None:
+        tiles = tl.cdiv(rows, M)
+        group = tile // tiles
+        first = group * rows + tile % tiles * M
+        last = group * rows + tl.minimum(tl.maximum(tl.load(counts + group), 0), rows)
+        end = (group + 1) * rows
+    else:
+        group, first, last = _find_rows(offsets, tile, groups, rows, M, STEPS)
+        end = last
+    if first < end:
+        column = tl.program_id(0) * N + tl.arange(0, N)
+        inner = tl.arange(0, K)
+        row = first + tl.arange(0, M)
+        row_inside = (row < last)[:, None]
+        column_inside = (column < n)[None, :]
+        source = _source_rows(gather, tl.minimum(row, tl.maximum(last - 1, 0)), x_rows, per_gather)
+        x_place = x + source.to(tl.int64)[:, None] * x_row
+        w_place = weight + tl.minimum(group, groups - 1).to(tl.int64) * w_group
+        w_place += column.to(tl.int64)[None, :] * w_row
+        total = tl.zeros([M, N], dtype=tl.float32)
+        gate = tl.zeros([M, N], dtype=tl.float32)
+        # Rows of no group, and those behind a group's count, are zeros.
+        length = tl.where((group < groups) & (first < last), k, 0)
+        for start in range(0, length, K):
+            step = start + inner
+            x_inside = row_inside
+            w_inside = column_inside
+            if not EVEN_K:
+                x_inside = x_inside & (step < k)[None, :]
+                w_inside = w_inside & (step < k)[:, None]
+            left = tl.load(x_place + step[None, :], mask=x_inside, other=0.0)
+            if GATED:
+                gate = tl.dot(
+                    left, tl.load(w_place + step[:, None], mask=w_inside, other=0.0), gate, input_precision="ieee"
+                )
+                right = tl.load(w_place + (n * w_row + step)[:, None], mask=w_inside, other=0.0)
+            else:
+                right = tl.load(w_place + step[:, None], mask=w_inside, other=0.0)
+            total = tl.dot(left, right, total, input_precision="ieee")
+        if GATED:
+            total = _silu(gate) * total
+        tl.store(
+            out + row.to(tl.int64)[:, None] * o_row + column[None, :], total, mask=(row < end)[:, None] & column_inside
+        )
+
+
+# One program `parts` times N features of M rows of one group, groups before features: what is read of a weight serves
+# all rows of its group. Products are summed lane by lane and folded once for a feature. ids: each row has the group
+# that is written there, and there are no offsets.
+@unify.jit
+def grouped_few_rows_kernel(
+    x, gather, weight, offsets, ids, out, groups, rows, x_rows, per_gather, n, k, x_row, w_group, w_row, o_row, parts,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STEPS: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    if ids is not None:
+        group = tl.load(ids + tile)
+        group = tl.where(group < 0, groups, group)
+        first = tile
+        last = tile + 1
+    else:
+        group, first, last = _find_rows(offsets, tile, groups, rows, M, STEPS)
+    if first < last:
+        inner = tl.arange(0, K)
+        row = first + tl.arange(0, M)
+        source = _source_rows(gather, tl.minimum(row, last - 1), x_rows, per_gather)
+        x_place = x + source.to(tl.int64)[:, None] * x_row
+        w_place = weight + tl.minimum(group, groups - 1).to(tl.int64) * w_group
+        length = tl.where(group < groups, k, 0)  # rows of no group are zeros
+        for part in range(parts):
+            feature = (tl.program_id(1) * parts + part) * N + tl.arange(0, N)
+            w_rows = w_place + tl.minimum(feature, n - 1).to(tl.int64)[:, None] * w_row
+            total = tl.zeros([M, N, K], dtype=tl.float32)
+            gate = tl.zeros([M, N, K], dtype=tl.float32)
+            for start in range(0, length, K):
+                step = (start + inner)[None, :]
+                if EVEN:
+                    value = tl.load(x_place + step).to(tl.float32)[:, None, :]
+                else:
+                    value = tl.load(x_place + step, mask=step < k, other=0.0).to(tl.float32)[:, None, :]
+                if GATED:
+                    gate += _features(w_rows, step, k, EVEN) * value
+                    total += _features(w_rows + n * w_row, step, k, EVEN) * value
+                else:
+                    total += _features(w_rows, step, k, EVEN) * value
+            result = tl.sum(total, axis=2)
+            if GATED:
+                result *= _silu(tl.sum(gate, axis=2))
+            place = out + row.to(tl.int64)[:, None] * o_row + feature[None, :]
+            tl.store(place, result, mask=(row < last)[:, None] & (feature < n)[None, :])
+
+
+@op
+def grouped_linear(
+    x: Any, weight: Any, offsets: Any = None, *, counts: Any = None, gather: Any = None, per_gather: int = 1,
+    gated: bool = False, stream: Any = None,
+) -> Any:  # fmt: skip
+    """Multiplies each group of rows with its own weight: x[rows of e] · weight[e]ᵀ.
+
+    weight: [groups, n, k]; x of its dtype: float16, bfloat16 or float32. Sums in float32.
+    offsets: int32 [groups + 1], falling nowhere: x is [rows, k], and the rows of group e are offsets[e] to
+    offsets[e + 1]. gather: int32 [rows], then row r is x[gather[r] // per_gather], so that x need not be in order: with
+    the tokens of a `Permutation` and per_gather its k, x are the tokens.
+    counts: int32 [groups], instead of offsets: x is [groups, capacity, k], and group e has the first counts[e] rows of
+    x[e]. Rows of no group are zeros. What points outside of x is read at its nearest end.
+    gated: weight is [groups, 2n, k], and the result silu(gate) · up, the gate being the first n features and up the
+    others (Shazeer 2020, eq. 6).
+    Returns [rows, n] or [groups, capacity, n], of x's dtype and kind, enqueued on `stream` (default: the current one of
+    x's device).
+    Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument; nothing is enqueued then.
+
+    >>> weight = np.array([[[1.0]], [[10.0]]], np.float32)
+    >>> ops.grouped_linear(np.ones((3, 1), np.float32), weight, np.array([0, 1, 3], np.int32))
+    array([[ 1.],
+           [10.],
+           [10.]], dtype=float32)
+    """
+    source = as_tensor(x, name="grouped_linear: x", dtype=FLOATS)
+    device = source.device
+    matrix = as_tensor(weight, name="grouped_linear: weight", dtype=source.dtype, device=device)
+    is_masked = counts is not None
+    if matrix.ndim != 3 or source.ndim != (3 if is_masked else 2) or source.shape[-1] != matrix.shape[2]:
+        raise ShapeError(
+            "grouped_linear: weight must be [groups, n, k] and x [rows, k], or with counts [groups, capacity, k]; "
+            f"they are {list(matrix.shape)} and {list(source.shape)}."
+        )
+    groups = matrix.shape[0]
+    if groups == 0 or (gated and matrix.shape[1] % 2):
+        raise ShapeError(
+            f"grouped_linear: weight must have a group and, gated, an even n; it is {list(matrix.shape)}, {gated=}."
+        )
+    if (
+        (offsets is None) == (counts is None)
+        or (is_masked and gather is not None)
+        or per_gather < 1
+        or (gather is None and per_gather > 1)
+    ):
+        raise InvalidArgument(
+            "grouped_linear: either offsets or counts say which rows are whose, gather goes with offsets, and "
+            f"per_gather is at least 1, and 1 without gather; {per_gather=}."
+        )
+    n = matrix.shape[1] // 2 if gated else matrix.shape[1]
+    if is_masked:
+        if source.shape[0] != groups:
+            raise ShapeError(f"grouped_linear: x must be [{groups}, capacity, k]; it is {list(source.shape)}.")
+        numbers = _indices("counts", counts, groups, device)
+        capacity, k = source.shape[1:]
+        result = unify.empty((groups, capacity, n), dtype=source.dtype, device=device)
+        masked_product(
+            source.reshape(groups * capacity, k), matrix, numbers, result.reshape(groups * capacity, n), gated
+        )
+        return wrap_like(result, x)
+    bounds = _indices("offsets", offsets, groups + 1, device)
+    table = None if gather is None else _indices("gather", gather, None, device)
+    rows = source.shape[0] if table is None else table.shape[0]
+    if rows > 0 and source.shape[0] == 0:
+        raise ShapeError(f"grouped_linear: x has no rows that the {rows} of gather could name.")
+    result = unify.empty((rows, n), dtype=source.dtype, device=device)
+    grouped_product(source, matrix, result, gated, offsets=bounds, gather=table, per_gather=per_gather)
+    return wrap_like(result, x)
+
+
+def _indices(name: str, array: Any, size: int | None, device: Any) -> Any:
+    tensor = as_tensor(array, name=f"grouped_linear: {name}", dtype=unify.int32, device=device, contiguous=True)
+    if tensor.ndim != 1 or (size is not None and tensor.shape[0] != size):
+        raise ShapeError(
+            f"grouped_linear: {name} must be [{'rows' if size is None else size}]; it is {list(tensor.shape)}."
+        )
+    return tensor
+
+
+def grouped_product(
+    x: Any, weight: Any, out: Any, gated: bool, *, offsets: Any = None, ids: Any = None, gather: Any = None,
+    per_gather: int = 1,
+) -> None:  # fmt: skip
+    """Writes out = x · weight[group]ᵀ, enqueued on the current stream.
+
+    The groups of rows begin at offsets, or row r has the group ids[r]. Row r is x[gather[r] // per_gather], without
+    gather x[r // per_gather]. x: [.., k]; weight: [groups, n or 2n, k]; out: [rows, n], contiguous.
+    """
+    x, weight = _rows_contiguous(x), _rows_contiguous(weight)
+    groups, _, k = weight.shape
+    rows, n = out.shape
+    kind = x.device.kind
+    sizes = (groups, rows, x.shape[0], per_gather, n, k, x.strides[0], weight.strides[0], weight.strides[1], n)
+    if ids is not None or (kind in _FEW_ROWS and rows <= _FEW * groups):
+        few, parts = _FEW_ROWS[kind] if ids is None else _ONE_ROW.get(kind, _ONE_ROW_ELSEWHERE)
+        tiles = rows if ids is not None else rows // few.m + groups + 1
+        grouped_few_rows_kernel[(tiles, -(-n // (few.n * parts)))](
+            x, gather, weight, offsets, ids, out, *sizes, parts, M=few.m, N=few.n, K=few.k, STEPS=groups.bit_length(),
+            GATED=gated, EVEN=k % few.k == 0, **few.launch,
+        )  # fmt: skip
+        return
+    tile = grouped_tile(x.device, -(-rows // groups), x.dtype, gated=gated)
+    grouped_kernel[(-(-n // tile.n), rows // tile.m + groups + 1)](
+        x, gather, weight, offsets, None, out, *sizes, M=tile.m, N=tile.n, K=tile.k, STEPS=groups.bit_length(),
+        GATED=gated, EVEN_K=k % tile.k == 0, **tile.launch,
+    )  # fmt: skip
+
+
+def masked_product(x: Any, weight: Any, counts: Any, out: Any, gated: bool) -> None:
+    """Writes out = x · weight[group]ᵀ for the first rows of each group, enqueued on the current stream.
+
+    x: [groups · capacity, k]; weight: [groups, n or 2n, k]; out: [groups · capacity, n], contiguous.
+    """
+    x, weight = _rows_contiguous(x), _rows_contiguous(weight)
+    groups, _, k = weight.shape
+    rows, n = out.shape[0] // groups, out.shape[1]
+    tile = grouped_tile(x.device, rows, x.dtype, gated=gated)
+    grouped_kernel[(-(-n // tile.n), groups * -(-rows // tile.m))](
+        x, None, weight, None, counts, out, groups, rows, x.shape[0], 1, n, k, x.strides[0], weight.strides[0],
+        weight.strides[1], n, M=tile.m, N=tile.n, K=tile.k, STEPS=0, GATED=gated, EVEN_K=k % tile.k == 0,
+        **tile.launch,
+    )  # fmt: skip
+
+
+def _rows_contiguous(tensor: Any) -> Any:
+    return tensor if tensor.strides[-1] == 1 else tensor.contiguous()

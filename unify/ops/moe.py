@@ -1,0 +1,147 @@
+"""A mixture of experts: each token through the experts that a router chose for it, and their results together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton.language as tl
+
+import unify
+from unify._errors import ShapeError
+from unify._tensor import as_tensor, wrap_like
+
+from .grouped_linear import grouped_product
+from .op import FLOATS, op
+from .routing import sort
+
+_BLOCK = 1024  # features that a program combines
+_FEW_TOKENS = 2  # up to here few tokens share an expert, and each assignment reads its own weights
+
+
+# One program BLOCK features of a token, in the order of its slots. No places: they are in order.
+@unify.jit
+def combine_kernel(
+    y, places, weights, residual, out, rows, columns, y_row, r_row, SLOTS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    token = tl.program_id(1)
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < columns
+    total = tl.zeros([BLOCK], dtype=tl.float32)
+    for slot in range(SLOTS):
+        place = token * SLOTS + slot
+        weight = tl.load(weights + place)
+        if places is not None:
+            place = tl.load(places + place)
+        if (place >= 0) & (place < rows):
+            total += tl.load(y + place.to(tl.int64) * y_row + column, mask=inside, other=0.0).to(tl.float32) * weight
+    if residual is not None:
+        total += tl.load(residual + token.to(tl.int64) * r_row + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + token.to(tl.int64) * columns + column, total, mask=inside)
+
+
+@op
+def combine(y: Any, places: Any, weights: Any, *, residual: Any = None, stream: Any = None) -> Any:
+    """Adds up what a token's experts gave: out[t] = Σ weights[t, s] · y[places[t, s]], plus `residual` if given.
+
+    y: [rows, d] float16, bfloat16 or float32, the rows of a `Permutation` through their experts; places: int32 [t, k],
+    as it has them, where a place that y does not have, as -1, adds nothing; weights: float32 [t, k]; residual: [t, d]
+    of y's dtype. Sums in float32, in the order of the slots: equal inputs give equal results.
+    Returns [t, d] of y's dtype and kind, enqueued on `stream` (default: the current one of y's device).
+    Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
+
+    >>> y = np.array([[1.0], [10.0]], np.float32)
+    >>> ops.combine(y, np.array([[1, 0]], np.int32), np.array([[0.5, 2.0]], np.float32))
+    array([[7.]], dtype=float32)
+    """
+    values = as_tensor(y, name="combine: y", dtype=FLOATS)
+    table = as_tensor(places, name="combine: places", dtype=unify.int32, device=values.device, contiguous=True)
+    if values.ndim != 2 or table.ndim != 2:
+        raise ShapeError(
+            "combine: y must be [rows, d] and places [tokens, k]; "
+            f"they are {list(values.shape)} and {list(table.shape)}."
+        )
+    amounts, added = _per_token("combine", weights, residual, table.shape, values)
+    result = unify.empty((table.shape[0], values.shape[1]), dtype=values.dtype, device=values.device)
+    _combine(values, table, amounts, added, result)
+    return wrap_like(result, y)
+
+
+@op
+def moe(
+    x: Any, weights: Any, ids: Any, gate_up: Any, down: Any, *, residual: Any = None, stream: Any = None
+) -> Any:  # fmt: skip
+    """A layer of experts: Σ weights[t, s] · down[e] · (silu(gate[e] · x[t]) · (up[e] · x[t])) with e = ids[t, s], plus
+    `residual` if given (Shazeer et al. 2017, eq. 1; experts as in Shazeer 2020, eq. 6).
+
+    x: [t, d] float16, bfloat16 or float32; weights: float32 [t, k] and ids: int32 [t, k], as `route` gives them; an
+    expert that does not exist adds nothing. gate_up: [experts, 2f, d], the gate's features first; down: [experts, d,
+    f], both of x's dtype; residual: [t, d] of x's dtype.
+    For one or two tokens each of their experts' weights are read for them alone; for more tokens the assignments are
+    sorted by expert first, and x is read where it is. Sums in float32; what an expert gives, and what its gate gives,
+    is rounded to x's dtype. Equal inputs give equal results.
+    Returns [t, d] of x's dtype and kind, enqueued on `stream` (default: the current one of x's device).
+    Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
+
+    >>> x, gate_up, down = (np.ones(shape, np.float32) for shape in ((1, 1), (2, 2, 1), (2, 1, 1)))
+    >>> ops.moe(x, np.array([[2.0]], np.float32), np.array([[1]], np.int32), gate_up, down)
+    array([[1.4621172]], dtype=float32)
+    """
+    source = as_tensor(x, name="moe: x", dtype=FLOATS)
+    dtype, device = source.dtype, source.device
+    chosen = as_tensor(ids, name="moe: ids", dtype=unify.int32, device=device, contiguous=True)
+    first = as_tensor(gate_up, name="moe: gate_up", dtype=dtype, device=device)
+    second = as_tensor(down, name="moe: down", dtype=dtype, device=device)
+    if source.ndim != 2 or chosen.ndim != 2 or chosen.shape[0] != source.shape[0]:
+        raise ShapeError(
+            f"moe: x must be [tokens, d] and ids [tokens, k]; they are {list(source.shape)} and {list(chosen.shape)}."
+        )
+    (tokens, d), slots = source.shape, chosen.shape[1]
+    if second.ndim != 3 or second.shape[1] != d or first.shape != (second.shape[0], 2 * second.shape[2], d):
+        raise ShapeError(
+            f"moe: gate_up must be [experts, 2f, {d}] and down [experts, {d}, f]; "
+            f"they are {list(first.shape)} and {list(second.shape)}."
+        )
+    experts, _, f = second.shape
+    if experts == 0:
+        raise ShapeError("moe: there must be an expert; down is of none.")
+    amounts, added = _per_token("moe", weights, residual, chosen.shape, source)
+    result = unify.empty((tokens, d), dtype=dtype, device=device)
+    hidden = unify.empty((tokens * slots, f), dtype=dtype, device=device)
+    parts = unify.empty((tokens * slots, d), dtype=dtype, device=device)
+    if tokens <= _FEW_TOKENS:
+        flat = chosen.reshape(tokens * slots)
+        grouped_product(source, first, hidden, True, ids=flat, per_gather=slots)
+        grouped_product(hidden, second, parts, False, ids=flat)
+        _combine(parts, None, amounts, added, result)
+    else:
+        order = sort(chosen, experts)
+        grouped_product(source, first, hidden, True, offsets=order.offsets, gather=order.tokens, per_gather=slots)
+        grouped_product(hidden, second, parts, False, offsets=order.offsets)
+        _combine(parts, order.places, amounts, added, result)
+    return wrap_like(result, x)
+
+
+def _per_token(name: str, weights: Any, residual: Any, shape: tuple[int, ...], values: Any) -> tuple[Any, Any]:
+    """weights of the shape of ids, and a residual of values' dtype and width or none, as tensors."""
+    device = values.device
+    amounts = as_tensor(weights, name=f"{name}: weights", dtype=unify.float32, device=device, contiguous=True)
+    if amounts.shape != shape:
+        raise ShapeError(
+            f"{name}: weights must be {list(shape)}, as the experts' numbers; they are {list(amounts.shape)}."
+        )
+    added = None
+    if residual is not None:
+        added = as_tensor(residual, name=f"{name}: residual", dtype=values.dtype, device=device)
+        if added.shape != (shape[0], values.shape[1]):
+            raise ShapeError(f"{name}: residual must be {[shape[0], values.shape[1]]}; it is {list(added.shape)}.")
+        added = added if added.strides[1] == 1 else added.contiguous()
+    return amounts, added
+
+
+def _combine(y: Any, places: Any, weights: Any, residual: Any, out: Any) -> None:
+    (tokens, columns), (_, slots) = out.shape, weights.shape
+    y = y if y.strides[1] == 1 else y.contiguous()
+    combine_kernel[(-(-columns // _BLOCK), tokens)](
+        y, places, weights, residual, out, y.shape[0], columns, y.strides[0],
+        0 if residual is None else residual.strides[0], SLOTS=slots, BLOCK=_BLOCK,
+    )  # fmt: skip

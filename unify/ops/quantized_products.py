@@ -1,0 +1,169 @@
+"""What products with quantised weights are made of, for one matrix and for one among experts: see quant.py's layouts.
+
+Each function is given pointers to the matrix's own beginning, so a kernel over experts adds an expert's place first.
+Rows of x are pointers, so that they may be gathered.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+import unify
+
+
+# Codes are exact integers, so a block of 32 inputs is summed without rounding:
+# Σ w·x = scale · x_scale · (Σ code · x_code - offset · Σ x_code) + minimum · x_scale · Σ x_code.
+@unify.jit
+def byte_products(
+    x_codes, x_scales, x_sums, row, codes, scales, minimums, part, k,
+    ROWS: tl.constexpr, N: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
+):  # fmt: skip
+    """[ROWS, N] float32: rows `row` of quantised activations times the `part`-th N features of a matrix in blocks."""
+    PARTS: tl.constexpr = COLUMNS // N
+    feature = tl.arange(0, N)
+    byte = tl.arange(0, 4)
+    group = (part // PARTS).to(tl.int64)
+    shift = (part % PARTS) * N
+    codes += group * (k * COLUMNS * BITS // 8) + (shift + feature)[None, :, None] * 4 + byte[None, None, :]
+    scales += group * (k // 32) * COLUMNS + shift + feature
+    if minimums is not None:
+        minimums += group * (k // 32) * COLUMNS + shift + feature
+    high = x_codes + row[:, None, None] * (2 * k) + byte[None, None, :]
+    low = high + 32
+    total = tl.zeros([ROWS, N], dtype=tl.float32)
+    for block in range(k // 32):
+        upper = tl.zeros([ROWS, N], dtype=tl.int32)
+        lower = tl.zeros([ROWS, N], dtype=tl.int32)
+        if BITS == 4:
+            for g in tl.static_range(4):
+                code = tl.load(codes + (block * 4 + g) * (COLUMNS * 4))
+                first = (code & 15).to(tl.int32)
+                second = (code >> 4).to(tl.int32)
+                place = block * 64 + g * 4
+                upper += tl.sum(first * tl.load(high + place).to(tl.int32), axis=2)
+                lower += tl.sum(first * tl.load(low + place).to(tl.int32), axis=2)
+                upper += tl.sum(second * tl.load(high + place + 16).to(tl.int32), axis=2)
+                lower += tl.sum(second * tl.load(low + place + 16).to(tl.int32), axis=2)
+        else:
+            for g in tl.static_range(8):
+                code = tl.load(codes + (block * 8 + g) * (COLUMNS * 4)).to(tl.int32)
+                place = block * 64 + g * 4
+                upper += tl.sum(code * tl.load(high + place).to(tl.int32), axis=2)
+                lower += tl.sum(code * tl.load(low + place).to(tl.int32), axis=2)
+        x_scale = tl.load(x_scales + row * (k // 32) + block)
+        x_sum = tl.load(x_sums + row * (k // 32) + block)
+        exact = upper * 256 + lower - (x_sum * OFFSET)[:, None]
+        scale = tl.load(scales + block * COLUMNS).to(tl.float32)
+        total += exact.to(tl.float32) * (scale[None, :] * x_scale[:, None])
+        if minimums is not None:
+            minimum = tl.load(minimums + block * COLUMNS).to(tl.float32)
+            total += minimum[None, :] * (x_scale * x_sum.to(tl.float32))[:, None]
+    return total
+
+
+@unify.jit
+def block_products(
+    x, row_inside, codes, scales, minimums, feature, column_inside, k,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
+    TYPE: tl.constexpr,
+):  # fmt: skip
+    """[M, N] float32: rows x [M, 1] times features of a matrix in blocks, whose weights become TYPE once for all rows.
+
+    K divides k and is a multiple of 32.
+    """
+    inner = tl.arange(0, K)
+    # Where an input's code is among a block's: the lane of 32 bits, and the byte and nibble in it.
+    LANES: tl.constexpr = 16 if BITS == 4 else 32
+    lane = (inner // 32) * BITS + inner % LANES // 4
+    group = (feature // COLUMNS).to(tl.int64) * (k // 32)
+    column = feature % COLUMNS
+    codes += (group * (BITS * COLUMNS * 4) + column * 4)[None, :] + (lane * (COLUMNS * 4) + inner % 4)[:, None]
+    scale_place = (group * COLUMNS + column)[None, :] + (inner // 32 * COLUMNS)[:, None]
+    total = tl.zeros([M, N], dtype=tl.float32)
+    for start in range(0, k, K):
+        block = start // 32
+        code = tl.load(codes + block * (BITS * COLUMNS * 4), mask=column_inside, other=0)
+        if BITS == 4:
+            code = (code >> (inner % 32 // 16 * 4)[:, None].to(tl.uint8)) & 15
+        scale = tl.load(scales + block * COLUMNS + scale_place, mask=column_inside, other=0.0).to(tl.float32)
+        weight = (code.to(tl.float32) - OFFSET) * scale
+        if minimums is not None:
+            weight += tl.load(minimums + block * COLUMNS + scale_place, mask=column_inside, other=0.0).to(tl.float32)
+        value = tl.load(x + (start + inner)[None, :], mask=row_inside, other=0.0)
+        total = tl.dot(value.to(TYPE), weight.to(TYPE), total, input_precision="ieee")
+    return total
+
+
+@unify.jit
+def e4m3(code):
+    """Bytes of float8_e4m3 as float16 that are 2⁻⁸ of what they stand for: exact, and a NaN stays one."""
+    # The sign is stretched over the upper byte, so that one shift puts it and the rest where float16 has them.
+    wide = code.to(tl.int8, bitcast=True).to(tl.int16)
+    bits = (wide << 7) & -0x4080
+    return tl.where((wide & 0x7F) == 0x7F, 0x7E00, bits).to(tl.int16).to(tl.float16, bitcast=True)
+
+
+@unify.jit
+def fp8_few_products(
+    x, row_inside, codes, scales, first, n, k, scale_row,
+    ROWS: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """[ROWS, N] float32: rows x [ROWS, 1] times the N features from `first` on of a matrix in fp8, lane by lane.
+
+    scales: in rows of `scale_row`; N and K divide 128, N divides `first`. EVEN: N divides n, and 128 divides k.
+    """
+    feature = first + tl.arange(0, N)
+    inner = tl.arange(0, K)
+    codes += feature.to(tl.int64)[:, None] * k
+    scales += first // 128 * scale_row
+    total = tl.zeros([ROWS, N, K], dtype=tl.float32)
+    for block in range(tl.cdiv(k, 128)):
+        scale = tl.load(scales + block) * 256.0
+        for part in tl.static_range(128 // K):
+            step = block * 128 + part * K + inner
+            if EVEN:
+                value = tl.load(x + step[None, :], mask=row_inside, other=0.0)
+                code = tl.load(codes + step[None, :])
+            else:
+                value = tl.load(x + step[None, :], mask=row_inside & (step < k)[None, :], other=0.0)
+                code = tl.load(codes + step[None, :], mask=(feature < n)[:, None] & (step < k)[None, :], other=0)
+            value = value.to(tl.float32) * scale
+            total += e4m3(code).to(tl.float32)[None, :, :] * value[:, None, :]
+    return tl.sum(total, axis=2)
+
+
+@unify.jit
+def fp8_products(
+    x, row_inside, codes, scales, first, n, k, scale_row,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN_K: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    """[M, N] float32: rows x [M, 1] times the N features from `first` on of a matrix in fp8, summed in TYPE's dot and
+    scaled after 128 inputs.
+
+    scales: in rows of `scale_row`; N is a power of two that divides `first`, K divides 128. EVEN_K: 128 divides k.
+    """
+    feature = first + tl.arange(0, N)
+    inner = tl.arange(0, K)
+    codes += feature.to(tl.int64)[None, :] * k
+    if N > 128:
+        scales += feature // 128 * scale_row
+    else:
+        scales += first // 128 * scale_row
+    total = tl.zeros([M, N], dtype=tl.float32)
+    for block in range(tl.cdiv(k, 128)):
+        partial = tl.zeros([M, N], dtype=tl.float32)
+        for part in tl.static_range(128 // K):
+            step = block * 128 + part * K + inner
+            x_inside = row_inside
+            code_inside = (feature < n)[None, :]
+            if not EVEN_K:
+                x_inside = x_inside & (step < k)[None, :]
+                code_inside = code_inside & (step < k)[:, None]
+            value = tl.load(x + step[None, :], mask=x_inside, other=0.0).to(TYPE)
+            weight = e4m3(tl.load(codes + step[:, None], mask=code_inside, other=0))
+            if tl.bfloat16 == TYPE:
+                weight = weight.to(tl.float32)
+            partial = tl.dot(value, weight.to(TYPE), partial, input_precision="ieee")
+        scale = tl.load(scales + block, mask=feature < n, other=0.0)[None, :] if N > 128 else tl.load(scales + block)
+        total += partial * (scale * 256.0)
+    return total
