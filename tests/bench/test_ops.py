@@ -29,7 +29,7 @@ def test_every_op_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_one_op_is_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments(op="rms_norm")) == 0
     said = capsys.readouterr().out
-    assert said.startswith("rms_norm(x, weight, *, eps=1e-06")
+    assert said.startswith("rms_norm(x, weight, *, residual=None, eps=1e-06")
     assert "Raises ShapeError" in said
 
 

@@ -45,7 +45,8 @@ def look(k: Kernel, op: mlir.Operation, source: mlir.Value) -> None:
         elif round_ is not None and atoms.count(round_) == 1:
             distance = poly_add(distance, {tuple(atom for atom in atoms if atom is not round_): factor})
     if distance:
-        k.ahead[source] = Ahead(owner.operands[0], memory.polynomial(k, distance))
+        with k.em.nest():  # between statements nothing that is written may be found again elsewhere
+            k.ahead[source] = Ahead(owner.operands[0], memory.polynomial(k, distance))
 
 
 def fetch(k: Kernel, source: mlir.Value, at: tuple[Index, ...]) -> None:
