@@ -19,7 +19,8 @@ from .tiles import grouped_tile
 _FEW_ROWS = {"cpu": (Tile(2, 1, 64), 16)}
 _ONE_ROW = {"cpu": (Tile(1, 1, 64), 16)}
 _ONE_ROW_ELSEWHERE = (Tile(1, 32, 64), 1)
-_FEW = 4  # rows of a group, on the average, up to which that is faster than a product of tiles
+# Rows of a group, on the average, up to which that is faster than tiles, whose products of bfloat16 are pairs at once.
+_FEW, _FEW_OF_BFLOAT16 = 8, 1
 
 
 # Tile t belongs to the last group i with offsets[i] // M + i <= t: the bound grows by one more than a group fills, so
@@ -255,7 +256,8 @@ def grouped_product(
     rows, n = out.shape
     kind = x.device.kind
     sizes = (groups, rows, x.shape[0], per_gather, n, k, x.strides[0], weight.strides[0], weight.strides[1], n)
-    if ids is not None or (kind in _FEW_ROWS and rows <= _FEW * groups):
+    few_rows = groups * (_FEW_OF_BFLOAT16 if x.dtype == unify.bfloat16 else _FEW)
+    if ids is not None or (kind in _FEW_ROWS and rows <= few_rows):
         few, parts = _FEW_ROWS[kind] if ids is None else _ONE_ROW.get(kind, _ONE_ROW_ELSEWHERE)
         tiles = rows if ids is not None else rows // few.m + groups + 1
         grouped_few_rows_kernel[(tiles, -(-n // (few.n * parts)))](

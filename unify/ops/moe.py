@@ -23,8 +23,8 @@ _FEW_TOKENS = 2  # up to here few tokens share an expert, and each assignment re
 def combine_kernel(
     y, places, weights, residual, out, rows, columns, y_row, r_row, SLOTS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    token = tl.program_id(1)
-    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    token = tl.program_id(0)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
     total = tl.zeros([BLOCK], dtype=tl.float32)
     for slot in range(SLOTS):
@@ -141,7 +141,7 @@ def _per_token(name: str, weights: Any, residual: Any, shape: tuple[int, ...], v
 def _combine(y: Any, places: Any, weights: Any, residual: Any, out: Any) -> None:
     (tokens, columns), (_, slots) = out.shape, weights.shape
     y = y if y.strides[1] == 1 else y.contiguous()
-    combine_kernel[(-(-columns // _BLOCK), tokens)](
+    combine_kernel[(tokens, -(-columns // _BLOCK))](
         y, places, weights, residual, out, y.shape[0], columns, y.strides[0],
         0 if residual is None else residual.strides[0], SLOTS=slots, BLOCK=_BLOCK,
     )  # fmt: skip
