@@ -16,12 +16,7 @@ from unify._copy import TURNED, copy_kernel
 from .activation import _BLOCK as ACTIVATION_BLOCK, swiglu_kernel
 from .attention import attention_kernel, block_d
 from .embedding import embedding_kernel, fp8_embedding_kernel, quantized_embedding_kernel
-from .linear import (
-    _FEW_ROWS as LINEAR_FEW_ROWS,
-    _FEW_ROWS_ELSEWHERE as LINEAR_FEW_ROWS_ELSEWHERE,
-    few_rows_kernel,
-    matmul_kernel,
-)
+from .linear import few_rows_kernel, few_rows_tile, matmul_kernel
 from .norm import _SUMMED_COLUMNS as SUMMED_COLUMNS, rms_norm_codes_kernel, rms_norm_kernel
 from .paged_attention import (
     _PREFILL_QUERIES as PAGED_ATTENTION_PREFILL_QUERIES,
@@ -186,7 +181,7 @@ def _weights() -> list[Signature]:
 def _products(chip: Any) -> list[Signature]:
     tile = product_tile(chip, _TOKENS, _FEATURES, itemsize=2)
     floats = product_tile(chip, _TOKENS, _FEATURES)
-    few = LINEAR_FEW_ROWS.get(chip.kind, LINEAR_FEW_ROWS_ELSEWHERE)
+    few = few_rows_tile(chip, 4)
     sizes = _types("m n k r_row o_row", _SIZE)
     rows = QUANTIZED_LINEAR_ROWS.get(chip.kind, QUANTIZED_LINEAR_ROWS_ELSEWHERE)
     weight = {"codes": _BYTES, "scales": _ARRAY}
@@ -203,8 +198,8 @@ def _products(chip: Any) -> list[Signature]:
         ),
         Signature(
             few_rows_kernel,
-            _types("x weight residual out", _ARRAY) | _types("n k x_row w_row r_row o_row", _SIZE),
-            {"N": few.n, "K": few.k, "EVEN": True},
+            _types("x weight residual out", _ARRAY) | {"m": "i32"} | _types("n k x_row w_row r_row o_row", _SIZE),
+            {"ROWS": few.m, "N": few.n, "K": few.k, "EVEN": True},
         ),
         Signature(
             quantized_linear_kernel,
