@@ -14,7 +14,20 @@ def rounding(dtype: torch.dtype, k: int) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("m", "n", "k"), [(1, 100, 160), (3, 7, 33), (5, 64, 64), (70, 130, 100), (128, 96, 576)])
+@pytest.mark.parametrize(
+    ("m", "n", "k"),
+    [
+        (1, 100, 160),
+        (1, 9, 33),
+        (2, 64, 48),
+        (2, 100, 33),
+        (3, 7, 33),
+        (4, 64, 96),
+        (5, 64, 64),
+        (70, 130, 100),
+        (128, 96, 576),
+    ],
+)
 def test_linear_matches_float64(m: int, n: int, k: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(m * n * k)
     x, weight, residual = (torch.randn(*s, generator=generator).to(dtype) for s in ((m, k), (n, k), (m, n)))

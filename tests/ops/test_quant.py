@@ -127,6 +127,10 @@ def test_an_experts_matrix_lies_in_the_memory_of_all(kind: str) -> None:
         np.testing.assert_array_equal(part.codes.numpy(), alone.codes.numpy())
         np.testing.assert_array_equal(part.scales.numpy(), alone.scales.numpy())
         np.testing.assert_array_equal(all_of_them[expert], alone.dequantize().numpy())
+    np.testing.assert_array_equal(matrix[-1].codes.numpy(), matrix[2].codes.numpy())
+    assert [part.shape for part in matrix] == [(70, 160)] * 3
+    with pytest.raises(TypeError, match="slice"):
+        matrix[:2]
     with pytest.raises(un.errors.ShapeError, match="only one with experts"):
         matrix[0][0]
 

@@ -16,8 +16,9 @@ from .quantized_linear import quantized_linear
 from .tile import Tile
 from .tiles import product_tile
 
-_FEW_ROWS = {"cpu": Tile(1, 8, 16)}  # their sums stay in registers
-_FEW_ROWS_ELSEWHERE = Tile(1, 32, 64)
+_FEW_ROWS = 4  # up to here nothing is packed for tl.dot
+_FEW_FEATURES = {"cpu": (8, 16)}  # features, and inputs at a time
+_FEW_FEATURES_ELSEWHERE = (32, 64)
 
 
 # One program a tile of a result, of which there may be a batch. b is [k, n] by strides, so that a weight [n, k] needs no transposing copy.
@@ -57,31 +58,35 @@ def matmul_kernel(
     tl.store(out + row.to(tl.int64)[:, None] * o_row + column[None, :], total, mask=inside)
 
 
-# One program N features of one row: products are summed lane by lane and folded once at the end.
+# One program N features of ROWS rows, for which weights are read once: products are summed lane by lane and folded once
+# at the end.
 @unify.jit
 def few_rows_kernel(
-    x, weight, residual, out, n, k, x_row, w_row, r_row, o_row,
-    N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
+    x, weight, residual, out, m, n, k, x_row, w_row, r_row, o_row,
+    ROWS: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     feature = tl.program_id(0) * N + tl.arange(0, N)
-    row = tl.program_id(1).to(tl.int64)
+    row = tl.arange(0, ROWS)
     inner = tl.arange(0, K)
-    inside = feature < n
+    row_inside = (row < m)[:, None]
+    x += row[:, None] * x_row
     weight += feature.to(tl.int64)[:, None] * w_row
-    total = tl.zeros([N, K], dtype=tl.float32)
+    total = tl.zeros([ROWS, N, K], dtype=tl.float32)
     for start in range(0, k, K):
         step = start + inner
         if EVEN:
-            value = tl.load(x + row * x_row + step).to(tl.float32)
-            total += tl.load(weight + step[None, :]).to(tl.float32) * value[None, :]
+            value = tl.load(x + step[None, :], mask=row_inside, other=0.0).to(tl.float32)
+            part = tl.load(weight + step[None, :]).to(tl.float32)
         else:
-            value = tl.load(x + row * x_row + step, mask=step < k, other=0.0).to(tl.float32)
-            both = inside[:, None] & (step < k)[None, :]
-            total += tl.load(weight + step[None, :], mask=both, other=0.0).to(tl.float32) * value[None, :]
-    result = tl.sum(total, axis=1)
+            inside = (step < k)[None, :]
+            value = tl.load(x + step[None, :], mask=row_inside & inside, other=0.0).to(tl.float32)
+            part = tl.load(weight + step[None, :], mask=(feature < n)[:, None] & inside, other=0.0).to(tl.float32)
+        total += part[None, :, :] * value[:, None, :]
+    result = tl.sum(total, axis=2)
+    inside = row_inside & (feature < n)[None, :]
     if residual is not None:
-        result += tl.load(residual + row * r_row + feature, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * o_row + feature, result, mask=inside)
+        result += tl.load(residual + row[:, None] * r_row + feature[None, :], mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row[:, None] * o_row + feature[None, :], result, mask=inside)
 
 
 @op
@@ -121,7 +126,7 @@ def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> 
     result = unify.empty((rows.shape[0], n), dtype=dtype, device=device)
     if isinstance(matrix, QuantizedMatrix):
         quantized_linear(rows, matrix, added, result)
-    elif rows.shape[0] <= 4 and matrix.strides[1] == 1:
+    elif rows.shape[0] <= _FEW_ROWS and matrix.strides[1] == 1:
         _few_rows(rows, matrix, added, result)
     else:
         _matmul(rows, matrix.permute(1, 0), added, result)
@@ -167,10 +172,17 @@ def _matmul(a: Any, b: Any, residual: Any, out: Any) -> None:
 
 
 def _few_rows(x: Any, weight: Any, residual: Any, out: Any) -> None:
-    n, k = weight.shape
-    tile = _FEW_ROWS.get(x.device.kind, _FEW_ROWS_ELSEWHERE)
-    few_rows_kernel[(-(-n // tile.n), x.shape[0])](
-        x, weight, residual, out, n, k, x.strides[0], weight.strides[0],
+    (m, k), n = x.shape, weight.shape[0]
+    tile = few_rows_tile(x.device, m)
+    few_rows_kernel[(-(-n // tile.n), min(m, 1))](
+        x, weight, residual, out, m, n, k, x.strides[0], weight.strides[0],
         0 if residual is None else residual.strides[0], out.strides[0],
-        N=tile.n, K=tile.k, EVEN=k % tile.k == 0 and n % tile.n == 0,
+        ROWS=tile.m, N=tile.n, K=tile.k, EVEN=k % tile.k == 0 and n % tile.n == 0,
     )  # fmt: skip
+
+
+def few_rows_tile(device: Any, m: int) -> Tile:
+    """The tile for up to _FEW_ROWS rows: with all of them half as many features, so that sums stay in registers."""
+    n, k = _FEW_FEATURES.get(device.kind, _FEW_FEATURES_ELSEWHERE)
+    rows = 1 if m <= 1 else 2 if m == 2 else 4
+    return Tile(rows, n // 2 if rows == 4 else n, k)

@@ -19,6 +19,7 @@ A matrix for each expert is the same with experts in front.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +113,8 @@ class QuantizedMatrix:
         return self.shape[0]
 
     def __getitem__(self, expert: int) -> QuantizedMatrix:
-        """The matrix of one expert, over the same memory. Raises ShapeError if there are no experts."""
+        """The matrix of one expert, over the same memory. Raises ShapeError if there are no experts, IndexError."""
+        expert = operator.index(expert)
         if len(self.shape) != 3:
             raise ShapeError(f"QuantizedMatrix: only one with experts, [experts, n, k], has parts; it is {self.shape}.")
         minimums = None if self.minimums is None else self.minimums[expert]

@@ -22,7 +22,7 @@ _ROWS = {"cpu": 4, "ascend": 4}  # the vendor's compiler takes 25 s for 16
 _ROWS_ELSEWHERE = 16
 _MANY_ROWS = 64  # from here on weights become floats for all of them, where 16 bits or floats are multiplied faster
 _FP8_FEW_ROWS = 4  # up to here nothing is packed for tl.dot
-_FP8_FEW = {"cpu": {1: Tile(1, 8, 32), 2: Tile(2, 4, 32), 4: Tile(4, 4, 32)}}  # their sums stay in registers
+_FP8_FEW = {"cpu": {1: Tile(1, 16, 16), 2: Tile(2, 8, 16), 4: Tile(4, 8, 16)}}  # their sums stay in registers
 _FP8_FEW_ELSEWHERE = {1: Tile(1, 16, 128), 2: Tile(2, 16, 128), 4: Tile(4, 16, 128)}
 _FP8_FEATURES = {"ascend": 64, "cuda": FP8_BLOCK}  # at most; two sums of a tile lie in a core's memory, or in registers
 

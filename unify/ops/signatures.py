@@ -28,12 +28,7 @@ from .grouped_linear import (
     grouped_kernel,
 )
 from .kv_write import kv_write_kernel
-from .linear import (
-    _FEW_ROWS as LINEAR_FEW_ROWS,
-    _FEW_ROWS_ELSEWHERE as LINEAR_FEW_ROWS_ELSEWHERE,
-    few_rows_kernel,
-    matmul_kernel,
-)
+from .linear import few_rows_kernel, few_rows_tile, matmul_kernel
 from .merge_states import merge_kernel
 from .mla_attention import latent_read_kernel, latent_write_kernel, mla_attention_kernel
 from .moe import _BLOCK as MOE_BLOCK, combine_kernel
@@ -214,7 +209,7 @@ def _weights() -> list[Signature]:
 def _products(chip: Any) -> list[Signature]:
     tile = product_tile(chip, _TOKENS, _FEATURES, itemsize=2)
     floats = product_tile(chip, _TOKENS, _FEATURES)
-    few = LINEAR_FEW_ROWS.get(chip.kind, LINEAR_FEW_ROWS_ELSEWHERE)
+    few = few_rows_tile(chip, 4)
     sizes = _types("m n k r_row o_row", _SIZE)
     one = dict.fromkeys(("a_batch", "b_batch", "o_batch"))
     few_rows = product_tile(chip, 16, _FEATURES, itemsize=2)
@@ -239,8 +234,8 @@ def _products(chip: Any) -> list[Signature]:
         ),
         Signature(
             few_rows_kernel,
-            _types("x weight residual out", _ARRAY) | _types("n k x_row w_row r_row o_row", _SIZE),
-            {"N": few.n, "K": few.k, "EVEN": True},
+            _types("x weight residual out", _ARRAY) | {"m": "i32"} | _types("n k x_row w_row r_row o_row", _SIZE),
+            {"ROWS": few.m, "N": few.n, "K": few.k, "EVEN": True},
         ),
         Signature(
             quantized_linear_kernel,

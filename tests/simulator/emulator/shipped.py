@@ -110,7 +110,8 @@ def _floats(inputs: Inputs) -> Any:
     out, tile = un.empty((m, n), x.dtype, inputs.device), 64
     dequantized_linear_kernel[(-(-m // tile), -(-n // tile))](
         x, weight.codes, weight.scales, None, None, out, m, n, H, H, 0, n, M=tile, N=tile, K=64,
-        COLUMNS=quant.COLUMNS, BITS=weight.format.bits, OFFSET=weight.format.offset, TYPE=product_type(x),
+        COLUMNS=quant.COLUMNS, BITS=weight.format.bits, OFFSET=weight.format.offset,
+        TYPE=product_type(un.empty((1, 1), x.dtype, "cpu")),  # the chip would round float16, too
     )  # fmt: skip
     return out
 
