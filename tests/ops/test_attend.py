@@ -51,7 +51,9 @@ def test_dense(causal: bool, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_packed(dtype: torch.dtype) -> None:
     queries, keys = [3, 70, 20, 0, 1], [3, 140, 11, 5, 70]
-    q, k, v = (random(dtype, sum(n), heads, WIDTH) for n, heads in ((queries, HEADS), (keys, KV_HEADS), (keys, KV_HEADS)))
+    q, k, v = (
+        random(dtype, sum(n), heads, WIDTH) for n, heads in ((queries, HEADS), (keys, KV_HEADS), (keys, KV_HEADS))
+    )
     results = un.ops.attention(
         q, k, v, cu_seqlens=starts(queries), cu_seqlens_k=starts(keys), return_lse=True, **ALONE["all"]
     )
@@ -65,9 +67,7 @@ def test_decode(splits: int, options: dict[str, Any]) -> None:
     lengths = [1, 57, 80, 0]
     table, all_k, all_v = fill(keys, values, lengths, torch.Generator().manual_seed(1))
     q = random(torch.float32, 4, HEADS, WIDTH)
-    results = un.ops.paged_attention(
-        q, keys, values, table, ints(*lengths), splits=splits, return_lse=True, **options
-    )
+    results = un.ops.paged_attention(q, keys, values, table, ints(*lengths), splits=splits, return_lse=True, **options)
     assert_each_attends(results, q.split(1), all_k, all_v, True, **options)
 
 
@@ -77,9 +77,7 @@ def test_prefill_over_a_cache(options: dict[str, Any]) -> None:
     tokens, lengths = [20, 1, 0, 70], [20, 57, 30, 150]
     table, all_k, all_v = fill(keys, values, lengths, torch.Generator().manual_seed(1))
     q = random(torch.float32, sum(tokens), HEADS, WIDTH)
-    results = un.ops.paged_prefill(
-        q, keys, values, table, ints(*lengths), starts(tokens), return_lse=True, **options
-    )
+    results = un.ops.paged_prefill(q, keys, values, table, ints(*lengths), starts(tokens), return_lse=True, **options)
     assert_each_attends(results, q.split(tokens), all_k, all_v, True, **options)
 
 
@@ -137,4 +135,4 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], error: typ
 )
 def test_a_width_is_cut_where_that_leaves_less_unused(width: int, tiles: tuple[int, int]) -> None:
     widths = Widths.of(width, 64)
-    assert (widths.BLOCK_D, widths.TAIL) == tiles
+    assert tiles == (widths.BLOCK_D, widths.TAIL)
