@@ -148,3 +148,98 @@ def test_tables_that_do_not_fit_are_refused(table: torch.Tensor, lengths: torch.
         un.ops.paged_attention(q, cache, cache, table, lengths)
     with pytest.raises(un.errors.ShapeError, match=f"paged_prefill: {words}"):
         un.ops.paged_prefill(q, cache, cache, table, lengths, starts([1]))
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"), [(1, torch.float32), (10, torch.bfloat16), (48, torch.float32), (128, torch.float32)]
+)
+def test_any_page_size(size: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(size)
+    lengths, tokens = [150, 1, 37], [20, 1, 30]
+    keys, values = make_cache(3 * -(-150 // size), size, 2, 64, dtype)
+    table, all_k, all_v = fill(keys, values, lengths, generator)
+    q = torch.randn(51, 4, 64, generator=generator).to(dtype)
+    for splits in (1, 4):
+        result = un.ops.paged_attention(q[:3], keys, values, table, ints(*lengths), splits=splits)
+        for row in range(3):
+            one = slice(row, row + 1)
+            assert_attends(result[one], q[one], all_k[row], all_v[row])
+    result = un.ops.paged_prefill(q, keys, values, table, ints(*lengths), starts(tokens), window=33)
+    for got, own, k, v in zip(result.split(tokens), q.split(tokens), all_k, all_v, strict=True):
+        assert_attends(got, own, k, v, window=33)
+
+
+@pytest.mark.parametrize(
+    ("codes", "dtype", "by_head"),
+    [
+        (torch.int8, torch.float32, True),
+        (torch.int8, torch.bfloat16, False),
+        (torch.float8_e4m3fn, torch.float16, True),
+        (torch.float8_e4m3fn, torch.float32, False),
+        (torch.float8_e4m3fn, torch.bfloat16, False),
+    ],
+)
+def test_quantised_caches(codes: torch.dtype, dtype: torch.dtype, by_head: bool) -> None:
+    # What the codes stand for is read back by torch, so that only the attention's own error is left.
+    generator = torch.Generator().manual_seed(4)
+    lengths, tokens = [57, 1, 90], [7, 1, 40]
+    step = 0.08 if codes == torch.int8 else 0.02
+    k_scale, v_scale = (torch.tensor([a, b]) if by_head else a for a, b in ((step, 2 * step), (0.5 * step, step)))
+    keys, values = (torch.zeros(30, 16, 2, width, dtype=codes) for width in (64, 32))
+    table = torch.randperm(30, generator=generator).int().reshape(3, 10)
+    all_k, all_v = [], []
+    for row, length in zip(table, lengths, strict=True):
+        place = torch.arange(length)
+        slots = (row[place // 16] * 16 + place % 16).int()
+        k, v = (torch.randn(length, 2, width, generator=generator).to(dtype) for width in (64, 32))
+        un.ops.kv_write(k, v, keys, values, slots, k_scale=k_scale, v_scale=v_scale)
+        for cache, scale, source, found in ((keys, k_scale, k, all_k), (values, v_scale, v, all_v)):
+            unit = torch.as_tensor(scale).reshape(-1, 1)
+            read = cache.reshape(-1, 2, cache.shape[3])[slots.long()].float() * unit
+            error = unit / 2 if codes == torch.int8 else torch.maximum(source.float().abs() / 16, unit / 1024)
+            assert ((read - source.float()).abs() <= error * (1 + 1e-5)).all()
+            found.append(read)
+    q = torch.randn(sum(tokens), 6, 64, generator=generator).to(dtype)
+    scales = {"k_scale": k_scale, "v_scale": v_scale}
+    for splits in (1, 4):
+        result = un.ops.paged_attention(q[:3], keys, values, table, ints(*lengths), splits=splits, **scales)
+        for row in range(3):
+            one = slice(row, row + 1)
+            assert_attends(result[one], q[one], all_k[row], all_v[row])
+    result = un.ops.paged_prefill(q, keys, values, table, ints(*lengths), starts(tokens), **scales)
+    for got, own, k, v in zip(result.split(tokens), q.split(tokens), all_k, all_v, strict=True):
+        assert_attends(got, own, k, v)
+
+
+def test_a_nan_stays_one_in_a_cache_of_fp8() -> None:
+    keys, values = (torch.zeros(2, 16, 1, 64, dtype=torch.uint8).view(torch.float8_e4m3fn) for _ in range(2))
+    x = torch.ones(4, 1, 64)
+    x[2, 0, 5] = torch.nan
+    un.ops.kv_write(x, torch.ones(4, 1, 64), keys, values, ints(0, 1, 2, 3))
+    q = torch.ones(1, 1, 64)
+    assert torch.isfinite(un.ops.paged_attention(q, keys, values, ints(0)[None], ints(2))).all()
+    assert torch.isnan(un.ops.paged_attention(q, keys, values, ints(0)[None], ints(4))).all()
+
+
+@pytest.mark.parametrize(
+    ("cache", "scale", "error", "words"),
+    [
+        (
+            torch.float32,
+            0.5,
+            un.errors.InvalidArgument,
+            "k_scale is for a cache of int8 or float8_e4m3, not of float32",
+        ),
+        (torch.int8, torch.ones(3), un.errors.ShapeError, r"k_scale must be a number or \[1\]"),
+        (torch.int8, torch.ones(1).double(), un.errors.DTypeError, "k_scale"),
+        (torch.uint8, None, un.errors.DTypeError, "k_cache: must be float32, int8 or float8_e4m3, not uint8"),
+    ],
+)
+def test_codes_and_scales_that_do_not_fit_are_refused(
+    cache: torch.dtype, scale: object, error: type[Exception], words: str
+) -> None:
+    keys, q = torch.zeros(2, 16, 1, 64, dtype=cache), torch.ones(1, 1, 64)
+    with pytest.raises(error, match=words):
+        un.ops.paged_attention(q, keys, keys, ints(0)[None], ints(1), k_scale=scale)
+    with pytest.raises(error, match=words):
+        un.ops.kv_write(q, q, keys, keys, ints(0), k_scale=scale)

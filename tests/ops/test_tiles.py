@@ -141,7 +141,19 @@ def compiled_attention(
     types = dict.fromkeys(["q", "k", "v", "out"], array) | dict.fromkeys(["queries", "keys"], SIZE)
     types |= dict.fromkeys(["group", "sequences", "steps", "blocks", "max_blocks"], "i32") | {"scale": "fp32"}
     types |= {f"{array}_{axis}": SIZE for array in "qkvo" for axis in ("batch", "token", "head")}
-    absent = ["lse", "starts", "key_starts", "lengths", "table", "sinks", "alibi", "cap", "window"]
+    absent = [
+        "lse",
+        "starts",
+        "key_starts",
+        "lengths",
+        "table",
+        "sinks",
+        "alibi",
+        "k_scale",
+        "v_scale",
+        "cap",
+        "window",
+    ]
     constants = dict.fromkeys(absent) | vars(Widths.of(width, width)) | {"k_dim": 1, "table_row": 1, "PAGE": 0}
     constants |= {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "CAUSAL": True}
     return un.compile(attention_kernel, target, types, constants, **options, **tile.launch)

@@ -13,6 +13,7 @@ import unify
 from unify._errors import InvalidArgument, ShapeError
 from unify._tensor import as_tensor
 
+from .e4m3 import from_e4m3
 from .op import FLOATS
 
 LOG2_E = math.log2(math.e)
@@ -20,7 +21,7 @@ LOG2_E = math.log2(math.e)
 
 @unify.jit
 def last_before(end, starts, sequences, steps, SPACE: tl.constexpr):
-    """The last sequence that begins before `end` if SPACE lies between sequences: by `steps` halvings of `sequences`."""
+    """The last sequence that begins before `end` if SPACE lies between two, by `steps` halvings of `sequences`."""
     low = 0
     high = sequences
     for _ in range(steps):
@@ -59,6 +60,29 @@ def place_of(table, start, keys, blocks, BLOCK_N: tl.constexpr, PAGE: tl.constex
 
 
 @unify.jit
+def numbers_of(codes, dtype: tl.constexpr):
+    """Codes of a quantised cache as numbers of a dtype, those of float8_e4m3 as 2⁻⁸ of what they are: see scale_of."""
+    if codes.dtype == tl.uint8:
+        return from_e4m3(codes).to(dtype)
+    elif codes.dtype == tl.int8:
+        return codes.to(dtype)
+    else:
+        return codes
+
+
+@unify.jit
+def scale_of(scale, head, dtype: tl.constexpr):
+    """What a head's numbers of codes of a dtype are multiplied with: 1 without a scale, a number, or the head's own."""
+    unit = 256.0 if dtype == tl.uint8 else 1.0
+    if scale is None:
+        return unit
+    elif scale.dtype.is_ptr():
+        return tl.load(scale + head) * unit
+    else:
+        return scale * unit
+
+
+@unify.jit
 def attend(
     total, top, mass, q, q_tail, k, v, table, first_key, last_key, keys, position, scale, cap, window, slope,
     k_token, k_dim, v_token, k_block, v_block, blocks,
@@ -88,15 +112,15 @@ def attend(
         if MASKED:
             k_inside = k_inside & (column < keys)[None, :]
             v_inside = v_inside & (column < keys)[:, None]
-        k_tile = tl.load(k_rows[None, :] + d[:, None] * k_dim, mask=k_inside, other=0.0)
-        scores = tl.dot(q, k_tile, input_precision="ieee")
+        k_tile = tl.load(k_rows[None, :] + d[:, None] * k_dim, mask=k_inside, other=0)
+        scores = tl.dot(q, numbers_of(k_tile, q.dtype), input_precision="ieee")
         if TAIL > 0:
             tail = BLOCK_D + tl.arange(0, TAIL)
             tail_inside = (tail < WIDTH)[:, None]
             if MASKED:
                 tail_inside = tail_inside & (column < keys)[None, :]
-            k_tail = tl.load(k_rows[None, :] + tail[:, None] * k_dim, mask=tail_inside, other=0.0)
-            scores = tl.dot(q_tail, k_tail, scores, input_precision="ieee")
+            k_tail = tl.load(k_rows[None, :] + tail[:, None] * k_dim, mask=tail_inside, other=0)
+            scores = tl.dot(q_tail, numbers_of(k_tail, q.dtype), scores, input_precision="ieee")
         scores = scores * scale
         if cap is not None:  # cap · tanh(scores / cap), of which scores come as the exponent of tanh
             scores = cap - 2.0 * cap / (tl.exp2(scores) + 1.0)
@@ -113,7 +137,7 @@ def attend(
         weights = tl.exp2(scores - new_top[:, None])
         shrink = tl.exp2(top - new_top)
         mass = mass * shrink + tl.sum(weights, axis=1)
-        v_tile = tl.load(v_rows[:, None] + e[None, :], mask=v_inside, other=0.0)
+        v_tile = numbers_of(tl.load(v_rows[:, None] + e[None, :], mask=v_inside, other=0), q.dtype)
         total = tl.dot(weights.to(v_tile.dtype), v_tile, total * shrink[:, None], input_precision="ieee")
         top = new_top
     return total, top, mass
@@ -215,6 +239,11 @@ class Scores:
     cap: float | None
     window: int | None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether a tile of scores is scaled only."""
+        return self.alibi is None and self.cap is None and self.window is None
+
     @staticmethod
     def of(op: str, query: Any, scale: float | None, window: int | None, cap: float | None, **heads: Any) -> Scores:
         """Checks the options of `op` for queries [..., heads, d]; heads: `sinks` and `alibi`, a number for each."""
@@ -239,6 +268,23 @@ def _of_heads(op: str, name: str, array: Any, query: Any) -> Any:
     return tensor
 
 
+CODES = (unify.int8, unify.float8_e4m3)
+
+
+def code_scale(name: str, scale: Any, codes: Any) -> Any:
+    """A scale of a cache [blocks, block_size, kv_heads, d] as a kernel takes it: None, a number, or an array."""
+    if scale is None:
+        return None
+    if codes.dtype not in (unify.int8, unify.uint8):
+        raise InvalidArgument(f"{name} is for a cache of int8 or float8_e4m3, not of {codes.dtype.name}.")
+    if isinstance(scale, int | float):
+        return float(scale)
+    tensor = as_tensor(scale, name=name, dtype=unify.float32, device=codes.device, contiguous=True)
+    if tensor.shape != codes.shape[2:3]:
+        raise ShapeError(f"{name} must be a number or [{codes.shape[2]}], one a key head; it is {list(tensor.shape)}.")
+    return tensor
+
+
 def log2_scale(scale: float | None, width: int) -> float:
     """What scores are multiplied with, for powers of two in place of e."""
     return (1.0 / math.sqrt(width) if scale is None else scale) * LOG2_E
@@ -251,13 +297,14 @@ class Layout:
     names: tuple[str, str, str]  # "op: argument"
     ranks: tuple[tuple[int, int], ...]  # axes of the queries and of keys and values that go together
     shapes: str  # the same in words
+    codes: tuple[Any, ...] = ()  # dtypes that keys and values may have besides that of the queries
 
     def tensors(self, q: Any, k: Any, v: Any) -> tuple[Any, Any, Any]:
         """The arrays as tensors of one dtype and device that fit each other, or the error that says what does not."""
         query = as_tensor(q, name=self.names[0], dtype=FLOATS)
         dtype, device = query.dtype, query.device
-        key = as_tensor(k, name=self.names[1], dtype=dtype, device=device)
-        value = as_tensor(v, name=self.names[2], dtype=dtype, device=device)
+        key = as_tensor(k, name=self.names[1], dtype=(dtype, *self.codes), device=device)
+        value = as_tensor(v, name=self.names[2], dtype=key.dtype, device=device)
         ranks, rows = (query.ndim, key.ndim), key.shape[:-1]
         if ranks not in self.ranks or rows != value.shape[:-1] or key.shape[-1:] != query.shape[-1:]:
             raise self._error(self.shapes, query, key, value)
@@ -265,6 +312,8 @@ class Layout:
             raise self._error("a head needs a feature", query, key, value)
         if key.shape[-2] == 0 or query.shape[-2] % key.shape[-2]:
             raise self._error("heads must be a multiple of kv_heads", query, key, value)
+        if key.dtype == unify.float8_e4m3:
+            key, value = key.view(unify.uint8), value.view(unify.uint8)
         return query, key, value
 
     def _error(self, what: str, *tensors: Any) -> ShapeError:

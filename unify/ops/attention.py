@@ -10,7 +10,18 @@ import unify
 from unify._errors import InvalidArgument, ShapeError
 from unify._tensor import wrap_like
 
-from .attend import Layout, Scores, Widths, add_sink, attend_all, halvings, packed_starts, packed_tiles, sequence_of
+from .attend import (
+    Layout,
+    Scores,
+    Widths,
+    add_sink,
+    attend_all,
+    halvings,
+    packed_starts,
+    packed_tiles,
+    scale_of,
+    sequence_of,
+)
 from .op import op
 from .tiles import attention_tile
 
@@ -20,7 +31,7 @@ from .tiles import attention_tile
 # keys, in a row or in pages that `table` has. k_batch and v_batch are the strides of a batch or of a page.
 @unify.jit(do_not_specialize=["sequences", "steps", "blocks", "max_blocks", "window"])
 def attention_kernel(
-    q, k, v, out, lse, starts, key_starts, lengths, table, sinks, alibi,
+    q, k, v, out, lse, starts, key_starts, lengths, table, sinks, alibi, k_scale, v_scale,
     queries, keys, sequences, steps, blocks, max_blocks, group, scale, cap, window,
     q_batch, q_token, q_head, k_batch, k_token, k_head, k_dim, v_batch, v_token, v_head, o_batch, o_token, o_head,
     table_row,
@@ -92,6 +103,7 @@ def attention_kernel(
         clear = (tl.maximum(lowest + BLOCK_M - window, 0) + BLOCK_N - 1) // BLOCK_N * BLOCK_N
         whole = tl.maximum(whole, first_key)
         clear = tl.minimum(clear, whole)
+    scale *= scale_of(k_scale, head // group, k.dtype.element_ty)
     total, top, mass = attend_all(
         total, top, mass, q_tile, q_tail, k, v, table, first_key, clear, whole, last, keys, position,
         scale, cap, window, slope, k_token, k_dim, v_token, k_batch, v_batch, blocks,
@@ -104,6 +116,7 @@ def attention_kernel(
         total, top, mass = add_sink(total, top, mass, tl.load(sinks + head).to(tl.float32) * LOG2_E)
     o_inside = inside[:, None] & (e < VALUE)[None, :]
     result = total / tl.where(mass == 0.0, 1.0, mass)[:, None]  # 0 where no key is seen
+    result *= scale_of(v_scale, head // group, v.dtype.element_ty)
     tl.store(out + row[:, None] * o_token + e[None, :], result, mask=o_inside)
     if lse is not None:
         place = (first_row + row) * tl.num_programs(1) + head
@@ -130,9 +143,9 @@ def attention(
     strided at will. causal: query i sees keys up to i + s - t. scale: 1/sqrt(d) by default. Sums in float32.
 
     cu_seqlens: [b + 1] int32, where each of b packed sequences of q [t, h, d] begins, and the last one ends;
-    cu_seqlens_k: the same for k and v (default: cu_seqlens). They are read on the device. A query that sees no key,
-    which only packed sequences may have, becomes 0.
-    window: of the keys up to i + s - t, only so many are seen (Jiang et al. 2023, section 2); without causal this limits
+    cu_seqlens_k: the same for k and v (default: cu_seqlens). They are read on the device. A query that sees no key
+    becomes 0.
+    window: of the keys up to i + s - t, only so many are seen (Jiang et al. 2023, section 2); without causal it limits
     what lies behind a query, not what lies ahead. soft_cap: scores become soft_cap · tanh(scores / soft_cap) (Gemma
     Team 2024, section 2). sinks: [h], a score for each head that takes part in the softmax's sum and has no value
     (OpenAI 2025, gpt-oss). alibi: [h] slopes; scores lose slope · distance (Press et al. 2022).
@@ -167,10 +180,12 @@ def attention(
     if starts is not None:
         sequences = starts.shape[0] - 1
         longest = -(-queries // max(1, sequences))  # as long as they are on average
-    tile = attention_tile(qs.device, longest, sequences * heads, causal=causal, width=width, itemsize=qs.itemsize)
+    tile = attention_tile(
+        qs.device, longest, sequences * heads, causal=causal, width=width, itemsize=qs.itemsize, plain=scores.is_plain
+    )
     tiles = -(-queries // tile.m) if starts is None else packed_tiles(queries, sequences, tile.m)
     attention_kernel[(tiles, heads, batch)](
-        qs, ks, vs, result, lse, starts, key_starts, None, None, scores.sinks, scores.alibi,
+        qs, ks, vs, result, lse, starts, key_starts, None, None, scores.sinks, scores.alibi, None, None,
         queries, keys, sequences, halvings(sequences), 0, 0, heads // kv_heads,
         scores.scale, scores.cap, scores.window, *qs.strides[:3], *ks.strides, *vs.strides[:3], *result.strides[:3], 0,
         BLOCK_M=tile.m, BLOCK_N=tile.n, **vars(widths), CAUSAL=causal, PAGE=0, **tile.launch,

@@ -21,7 +21,8 @@ _FEW_FEATURES = {"cpu": (8, 16)}  # features, and inputs at a time
 _FEW_FEATURES_ELSEWHERE = (32, 64)
 
 
-# One program a tile of a result, of which there may be a batch. b is [k, n] by strides, so that a weight [n, k] needs no transposing copy.
+# One program a tile of a result, of which there may be a batch. b is [k, n] by strides, so that a weight [n, k] needs
+# no transposing copy.
 @unify.jit
 def matmul_kernel(
     a, b, residual, out, m, n, k, a_batch, a_row, b_batch, b_k, b_n, r_row, o_batch, o_row,
@@ -139,7 +140,8 @@ def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
 
     a: [m, k] and b: [k, n], or [batch, m, k] and [batch, k, n], of one dtype: float16, bfloat16 or float32; b may be
     strided at will. Sums in float32.
-    Returns [m, n] or [batch, m, n] of a's dtype and kind, enqueued on `stream` (default: the current one of a's device).
+    Returns [m, n] or [batch, m, n] of a's dtype and kind, enqueued on `stream` (default: the current one of a's
+    device).
     Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
 
     >>> ops.matmul(np.ones((1, 2), np.float32), np.array([[1.0, 2.0], [3.0, 4.0]], np.float32))

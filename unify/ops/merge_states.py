@@ -55,7 +55,7 @@ def merge_states(outs: Any, lses: Any, *, stream: Any = None) -> tuple[Any, Any]
     """Joins attentions of the same queries over different keys (Ye et al. 2025, section 2.2).
 
     outs: [parts, t, h, d] float16, bfloat16 or float32, a result of attention for each part of the keys; lses: [parts,
-    t, h] float32, the logarithms that `return_lse` gives. A part with -inf has no keys, and its result is not looked at.
+    t, h] float32, the logarithms that `return_lse` gives. A part with -inf has no keys; its result is not looked at.
     Sinks belong to one part only. Sums in float32.
     Returns what attention over all of the keys gives, [t, h, d] and its logarithm [t, h], both as outs, enqueued on
     `stream` (default: the current one of outs' device).

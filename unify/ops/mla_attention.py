@@ -60,13 +60,14 @@ def mla_attention_kernel(
     q, cache, table, context_lens, out, lse, blocks, max_blocks, heads, scale,
     q_batch, q_head, c_block, c_token, table_row, o_split, o_batch, o_head,
     HEADS: tl.constexpr, BLOCK_N: tl.constexpr, PAGE: tl.constexpr, RANK: tl.constexpr, BLOCK_R: tl.constexpr,
-    ROPE: tl.constexpr, BLOCK_P: tl.constexpr, SPLITS: tl.constexpr,
+    ROPE: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     LOG2_E: tl.constexpr = 1.4426950408889634
     batch = tl.program_id(1).to(tl.int64)
     split = tl.program_id(2)
+    splits = tl.num_programs(2)
     keys = tl.minimum(tl.maximum(tl.load(context_lens + batch), 0), max_blocks * PAGE)
-    share = ((keys + BLOCK_N - 1) // BLOCK_N + SPLITS - 1) // SPLITS * BLOCK_N
+    share = ((keys + BLOCK_N - 1) // BLOCK_N + splits - 1) // splits * BLOCK_N
     first = split * share
     last = tl.minimum(first + share, keys)
     whole = tl.maximum(last // BLOCK_N * BLOCK_N, first)
@@ -137,7 +138,8 @@ def _cache_tensor(op: str, cache: Any, **like: Any) -> Any:
     tensor = as_tensor(cache, name=f"{op}: cache", **like)
     if tensor.ndim != 3 or 0 in tensor.shape:
         raise ShapeError(
-            f"{op}: cache must be [blocks, block_size, rank + rope], with a block and a row; it is {list(tensor.shape)}."
+            f"{op}: cache must be [blocks, block_size, rank + rope], with a block and a row; "
+            f"it is {list(tensor.shape)}."
         )
     if tensor.strides[2] != 1:
         raise LayoutError(f"{op}: cache's last axis must be contiguous; its strides are {list(tensor.strides)}.")
@@ -187,7 +189,7 @@ def mla_attention(
         query, rows, table, lengths, outs, lses, blocks, table.shape[1], heads, log2_scale(scale, width),
         *query.strides[:2], *rows.strides[:2], table.strides[0], *outs.strides[:3],
         HEADS=tile.m, BLOCK_N=tile.n, PAGE=size, RANK=rank, BLOCK_R=block_d(rank), ROPE=width - rank,
-        BLOCK_P=block_d(width - rank), SPLITS=splits, **tile.launch,
+        BLOCK_P=block_d(width - rank), **tile.launch,
     )  # fmt: skip
     if splits > 1:
         merge(outs, lses, result, lse)

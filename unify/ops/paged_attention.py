@@ -14,36 +14,45 @@ import unify
 from unify._errors import LayoutError, ShapeError
 from unify._tensor import as_tensor, wrap_like
 
-from .attend import Layout, Scores, Widths, add_sink, attend_all, halvings, packed_starts, packed_tiles
+from .attend import (
+    CODES,
+    Layout,
+    Scores,
+    Widths,
+    add_sink,
+    attend_all,
+    code_scale,
+    halvings,
+    packed_starts,
+    packed_tiles,
+    scale_of,
+)
 from .attention import attention_kernel
 from .merge_states import merge
 from .op import op
-from .tiles import paged_keys
-
-# Queries a tile of a prefill, by target kind.
-_PREFILL_QUERIES = {"cpu": 64}
-_PREFILL_QUERIES_ELSEWHERE = 64
+from .tiles import paged_keys, prefill_queries
 
 
 # One program takes a part of one sequence's keys, for the query heads that share a key head.
 @unify.jit(do_not_specialize=["blocks", "max_blocks", "window"])
 def paged_attention_kernel(
-    q, k, v, table, context_lens, out, lse, sinks, alibi,
+    q, k, v, table, context_lens, out, lse, sinks, alibi, k_scale, v_scale,
     blocks, max_blocks, group, scale, cap, window,
     q_batch, q_head, k_block, k_token, k_head, k_dim, v_block, v_token, v_head, table_row, o_split, o_batch, o_head,
     GROUP: tl.constexpr, BLOCK_N: tl.constexpr, PAGE: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr,
-    TAIL: tl.constexpr, VALUE: tl.constexpr, BLOCK_V: tl.constexpr, SPLITS: tl.constexpr,
+    TAIL: tl.constexpr, VALUE: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     LOG2_E: tl.constexpr = 1.4426950408889634
     kv_head = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
     split = tl.program_id(2)
+    splits = tl.num_programs(2)
     keys = tl.minimum(tl.maximum(tl.load(context_lens + batch), 0), max_blocks * PAGE)
     seen = 0  # the first key in sight
     if window is not None:
         seen = tl.maximum(keys - window, 0)
     first_tile = seen // BLOCK_N
-    share = ((keys + BLOCK_N - 1) // BLOCK_N - first_tile + SPLITS - 1) // SPLITS * BLOCK_N
+    share = ((keys + BLOCK_N - 1) // BLOCK_N - first_tile + splits - 1) // splits * BLOCK_N
     first = first_tile * BLOCK_N + split * share
     last = tl.minimum(first + share, keys)
     whole = tl.maximum(last // BLOCK_N * BLOCK_N, first)
@@ -70,6 +79,7 @@ def paged_attention_kernel(
     top = tl.full([GROUP], -1.0e30, dtype=tl.float32)
     mass = tl.zeros([GROUP], dtype=tl.float32)
     position = tl.full([GROUP], 0, dtype=tl.int32) + (keys - 1)
+    scale *= scale_of(k_scale, kv_head, k.dtype.element_ty)
     total, top, mass = attend_all(
         total, top, mass, q_tile, q_tail, k + kv_head * k_head, v + kv_head * v_head, table + batch * table_row,
         first, clear, whole, last, keys, position, scale, cap, window, slope,
@@ -82,6 +92,7 @@ def paged_attention_kernel(
     inside = is_member[:, None] & (e < VALUE)[None, :]
     out += split.to(tl.int64) * o_split + batch * o_batch
     result = total / tl.where(mass == 0.0, 1.0, mass)[:, None]  # 0 without keys
+    result *= scale_of(v_scale, kv_head, v.dtype.element_ty)
     tl.store(out + head[:, None] * o_head + e[None, :], result, mask=inside)
     if lse is not None:
         row = (split * tl.num_programs(1) + batch) * tl.num_programs(0) * group
@@ -90,7 +101,9 @@ def paged_attention_kernel(
 
 _CACHES = "k_cache [blocks, block_size, kv_heads, d] and v_cache [blocks, block_size, kv_heads, dv]"
 _DECODE, _PREFILL = (
-    Layout((f"{op}: q", f"{op}: k_cache", f"{op}: v_cache"), ((3, 4),), f"q must be [{axes}, heads, d], {_CACHES}")
+    Layout(
+        (f"{op}: q", f"{op}: k_cache", f"{op}: v_cache"), ((3, 4),), f"q must be [{axes}, heads, d], {_CACHES}", CODES
+    )
     for op, axes in (("paged_attention", "batch"), ("paged_prefill", "tokens"))
 )
 
@@ -111,11 +124,13 @@ def paged_lengths(op: str, device: Any, context_lens: Any, sequences: int) -> An
     return lengths
 
 
-def _check_caches(op: str, keys: Any, values: Any) -> None:
+def _check_caches(op: str, keys: Any, values: Any, k_scale: Any, v_scale: Any) -> tuple[Any, Any]:
+    """Returns the scales as a kernel takes them."""
     if 0 in keys.shape[:2]:
         raise ShapeError(f"{op}: the caches need a block, and a block a key; they are {list(keys.shape)}.")
     if values.strides[3] != 1:
         raise LayoutError(f"{op}: v_cache's last axis must be contiguous; its strides are {list(values.strides)}.")
+    return code_scale(f"{op}: k_scale", k_scale, keys), code_scale(f"{op}: v_scale", v_scale, values)
 
 
 def split_count(op: str, splits: int | None, device: Any, programs: int, max_blocks: int) -> int:
@@ -132,24 +147,25 @@ def split_count(op: str, splits: int | None, device: Any, programs: int, max_blo
 def paged_attention(
     q: Any, k_cache: Any, v_cache: Any, block_table: Any, context_lens: Any, *, scale: float | None = None,
     window: int | None = None, soft_cap: float | None = None, sinks: Any = None, alibi: Any = None,
-    return_lse: bool = False, splits: int | None = None, stream: Any = None,
+    k_scale: Any = None, v_scale: Any = None, return_lse: bool = False, splits: int | None = None, stream: Any = None,
 ) -> Any:  # fmt: skip
     """Attention of one new query a sequence over its cached keys (Kwon et al. 2023, section 4.1).
 
-    q: [b, h, d] float16, bfloat16 or float32; k_cache: [blocks, block_size, kv_heads, d] of q's dtype, v_cache: the same
-    of any width dv; block_table: [b, max_blocks] int32, the blocks of each sequence in order; context_lens: [b] int32,
-    keys to see, of which the query's own is the last. What they say beyond the table or the caches is not read.
+    q: [b, h, d] float16, bfloat16 or float32; k_cache: [blocks, block_size, kv_heads, d] of q's dtype, v_cache: the
+    same of any width dv; block_table: [b, max_blocks] int32, the blocks of each sequence in order; context_lens: [b]
+    int32, keys to see, of which the query's own is the last. What they say beyond the table or the caches is not read.
     Any block_size; one that is a multiple of 16 is read by rows.
-    scale, window, soft_cap, sinks, alibi, return_lse: as in attention. A sequence is cut into `splits` parts (a power of
-    two; by default enough to keep the device's cores busy) that are merged afterwards, so that one long sequence uses
-    the whole device.
-    Returns an array like q of width dv, 0 where context_lens is 0, enqueued on `stream` (default: the current one of q's
-    device); with return_lse also a float32 [b, h].
+    The caches may hold codes, int8 or float8_e4m3, that k_scale and v_scale make numbers of: as kv_write does.
+    scale, window, soft_cap, sinks, alibi, return_lse: as in attention. A sequence is cut into `splits` parts (a power
+    of two; by default enough to keep the device's cores busy) that are merged afterwards, so that one long sequence
+    uses the whole device.
+    Returns an array like q of width dv, 0 where context_lens is 0, enqueued on `stream` (default: the current one of
+    q's device); with return_lse also a float32 [b, h].
     Raises ShapeError, LayoutError, DTypeError, DeviceMismatchError, InvalidArgument; nothing is enqueued then.
     """
     query, keys, values = _DECODE.tensors(q, k_cache, v_cache)
     scores = Scores.of("paged_attention", query, scale, window, soft_cap, sinks=sinks, alibi=alibi)
-    _check_caches("paged_attention", keys, values)
+    factors = _check_caches("paged_attention", keys, values, k_scale, v_scale)
     device = query.device
     (batch, heads, width), (blocks, size, kv_heads, _) = query.shape, keys.shape
     table = paged_table("paged_attention", device, block_table, batch)
@@ -165,10 +181,10 @@ def paged_attention(
         part_lses = unify.empty((splits, batch, heads), dtype=unify.float32, device=device)
     group = heads // kv_heads
     paged_attention_kernel[(kv_heads, batch, splits)](
-        query, keys, values, table, lengths, parts, part_lses, scores.sinks, scores.alibi,
+        query, keys, values, table, lengths, parts, part_lses, scores.sinks, scores.alibi, *factors,
         blocks, table.shape[1], group, scores.scale, scores.cap, scores.window,
         *query.strides[:2], *keys.strides, *values.strides[:3], table.strides[0], *parts.strides[:3],
-        GROUP=1 << (group - 1).bit_length(), BLOCK_N=paged_keys(device, size), PAGE=size, **vars(widths), SPLITS=splits,
+        GROUP=1 << (group - 1).bit_length(), BLOCK_N=paged_keys(device, size), PAGE=size, **vars(widths),
     )  # fmt: skip
     if splits > 1:
         merge(parts, part_lses, result, lse)
@@ -180,14 +196,14 @@ def paged_attention(
 def paged_prefill(
     q: Any, k_cache: Any, v_cache: Any, block_table: Any, context_lens: Any, cu_seqlens: Any, *,
     scale: float | None = None, window: int | None = None, soft_cap: float | None = None, sinks: Any = None,
-    alibi: Any = None, return_lse: bool = False, stream: Any = None,
+    alibi: Any = None, k_scale: Any = None, v_scale: Any = None, return_lse: bool = False, stream: Any = None,
 ) -> Any:  # fmt: skip
     """Causal attention of some new queries of each sequence over its cached keys, the new ones included.
 
-    q: [t, h, d] float16, bfloat16 or float32, the queries of all sequences behind each other; cu_seqlens: [b + 1] int32,
-    where each sequence's begin, and the last one's end. context_lens: [b] int32, a sequence's keys, whose last ones
-    are the queries' own: query i of n is at position context_len - n + i. k_cache, v_cache, block_table: as in
-    paged_attention; what they, cu_seqlens and context_lens say beyond the arrays is not read.
+    q: [t, h, d] float16, bfloat16 or float32, the queries of all sequences behind each other; cu_seqlens: [b + 1]
+    int32, where each sequence's begin, and the last one's end; context_lens: [b] int32, a sequence's keys, whose last
+    ones are the queries' own: query i of n is at position context_len - n + i. k_cache, v_cache, block_table, k_scale,
+    v_scale: as in paged_attention; what is said of places beyond the arrays is not read.
     scale, window, soft_cap, sinks, alibi, return_lse: as in attention.
     Returns an array like q of width dv, enqueued on `stream` (default: the current one of q's device); with return_lse
     also a float32 [t, h].
@@ -195,7 +211,7 @@ def paged_prefill(
     """
     query, keys, values = _PREFILL.tensors(q, k_cache, v_cache)
     scores = Scores.of("paged_prefill", query, scale, window, soft_cap, sinks=sinks, alibi=alibi)
-    _check_caches("paged_prefill", keys, values)
+    factors = _check_caches("paged_prefill", keys, values, k_scale, v_scale)
     device = query.device
     starts = packed_starts("paged_prefill: cu_seqlens", cu_seqlens, device)
     (tokens, heads, width), (blocks, size, kv_heads, _) = query.shape, keys.shape
@@ -207,10 +223,9 @@ def paged_prefill(
     result = unify.empty((tokens, heads, widths.VALUE), dtype=query.dtype, device=device)
     lse = unify.empty((tokens, heads), dtype=unify.float32, device=device) if return_lse else None
     average = -(-tokens // max(1, sequences))
-    block_m = _PREFILL_QUERIES.get(device.kind, _PREFILL_QUERIES_ELSEWHERE)
-    block_m = min(block_m, max(16, 1 << max(0, average - 1).bit_length()))
+    block_m = prefill_queries(device, average, plain=scores.is_plain)
     attention_kernel[(packed_tiles(tokens, sequences, block_m), heads, 1)](
-        query, keys, values, result, lse, starts, None, lengths, table, scores.sinks, scores.alibi,
+        query, keys, values, result, lse, starts, None, lengths, table, scores.sinks, scores.alibi, *factors,
         tokens, 0, sequences, halvings(sequences), blocks, table.shape[1], heads // kv_heads,
         scores.scale, scores.cap, scores.window,
         0, *query.strides[:2], *keys.strides, *values.strides[:3], 0, *result.strides[:2], table.strides[0],

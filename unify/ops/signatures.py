@@ -33,11 +33,7 @@ from .merge_states import merge_kernel
 from .mla_attention import latent_read_kernel, latent_write_kernel, mla_attention_kernel
 from .moe import _BLOCK as MOE_BLOCK, combine_kernel
 from .norm import _SUMMED_COLUMNS as SUMMED_COLUMNS, rms_norm_codes_kernel, rms_norm_kernel
-from .paged_attention import (
-    _PREFILL_QUERIES as PAGED_ATTENTION_PREFILL_QUERIES,
-    _PREFILL_QUERIES_ELSEWHERE as PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE,
-    paged_attention_kernel,
-)
+from .paged_attention import paged_attention_kernel
 from .penalties import (
     _BLOCK as PENALTIES_BLOCK,
     _IDS as PENALTIES_IDS,
@@ -66,7 +62,16 @@ from .routing import (
     sort_tile,
 )
 from .sampling import _BLOCK as SAMPLING_BLOCK, greedy_kernel, repetition_penalty_kernel, sample_kernel
-from .tiles import attention_tile, column_block, grouped_tile, latent_tile, paged_keys, product_tile, row_tile
+from .tiles import (
+    attention_tile,
+    column_block,
+    grouped_tile,
+    latent_tile,
+    paged_keys,
+    prefill_queries,
+    product_tile,
+    row_tile,
+)
 
 _FEATURES, _TOKENS, _HEADS, _WIDTH, _PAGE = 4096, 2048, 32, 128, 16
 _LATENT = {"RANK": 512, "BLOCK_R": 512, "ROPE": 64, "BLOCK_P": 64}  # DeepSeek-V3's
@@ -274,13 +279,18 @@ def _attentions(chip: Any) -> list[Signature]:
     tile = attention_tile(chip, _TOKENS, _HEADS, causal=True, width=_WIDTH, itemsize=2)
     page = 32 if chip.target.startswith("ascend:950") else _PAGE  # its compiler crashes at 16
     keys = paged_keys(chip, page)
-    prefill = PAGED_ATTENTION_PREFILL_QUERIES.get(chip.kind, PAGED_ATTENTION_PREFILL_QUERIES_ELSEWHERE)
+    prefill = prefill_queries(chip, _TOKENS)
     widths = vars(Widths.of(_WIDTH, _WIDTH))
     latent = latent_tile(chip, 128, 64)
     wide = attention_tile(chip, _TOKENS, _HEADS, causal=True, width=192, itemsize=2)
     two_widths = {**vars(Widths.of(192, 128)), "BLOCK_M": wide.m, "BLOCK_N": wide.n}  # of DeepSeek-V3's heads
-    every_option = {"cap": "fp32", "window": "i32", "lse": _FLOATS, "sinks": _ARRAY, "alibi": _FLOATS}
-    no_option = dict.fromkeys(every_option)
+    every_option: dict[str, Any] = {"cap": "fp32", "window": "i32", "lse": _FLOATS, "sinks": _ARRAY, "alibi": _FLOATS}
+    no_option = dict.fromkeys((*every_option, "k_scale", "v_scale"))
+    every_option |= {"k_scale": None, "v_scale": None}
+    halved = attention_tile(chip, _TOKENS, _HEADS, causal=True, width=_WIDTH, itemsize=2, plain=False)
+    few_queries = prefill_queries(chip, _TOKENS, plain=False)
+    quantized = {"k": _CODES, "v": _CODES, "k_scale": _FLOATS, "v_scale": _FLOATS}
+    bytes_ = {"k": _BYTES, "v": _BYTES, "k_scale": "fp32", "v_scale": "fp32"}
     both = {
         **_types("q k v out", _ARRAY),
         **_types("q_head k_head v_token v_head o_head table_row", _SIZE),
@@ -300,6 +310,8 @@ def _attentions(chip: Any) -> list[Signature]:
         "PAGE": 0,
         **dict.fromkeys(("starts", "key_starts", "lengths", "table")),
     }
+    packed = {"starts": _INTS, "key_starts": _INTS}
+    small = {**widths, "BLOCK_M": halved.m, "BLOCK_N": halved.n}
     # Keys of a cache with block_size as the fastest axis.
     paged = {"k_token": 1, "k_dim": _SIZE, "BLOCK_N": keys, "PAGE": page, "table": _INTS}
     many_paged = {**many, **paged, "BLOCK_M": prefill, "starts": _INTS, "lengths": _INTS}
@@ -308,18 +320,32 @@ def _attentions(chip: Any) -> list[Signature]:
         **_types("q_batch k_block v_block o_split o_batch", _SIZE),
         "context_lens": _INTS,
         "GROUP": 4,
-        "SPLITS": 8,
         **paged,
+    }
+    writing = {
+        **_types("k v k_cache v_cache", _ARRAY),
+        **_types("block_size k_row k_head v_row v_head kc_block kc_head kc_dim vc_block vc_token vc_head", _SIZE),
+        "slots": _INTS,
+        "blocks": "i32",
+        "kc_token": 1,
+        "k_scale": None,
+        "v_scale": None,
+        "WIDTH": _WIDTH,
+        "BLOCK_D": block_d(_WIDTH),
+        "VALUE": _WIDTH,
+        "BLOCK_V": block_d(_WIDTH),
     }
     return [
         _row(attention_kernel, {**many, **no_option, **widths}, tile.launch),
-        _row(
-            attention_kernel, {**many, **every_option, **two_widths, "starts": _INTS, "key_starts": _INTS}, wide.launch
-        ),
+        _row(attention_kernel, {**many, **packed, **every_option, **small}, halved.launch),
+        _row(attention_kernel, {**many, **packed, **no_option, **two_widths}, wide.launch),
         _row(attention_kernel, {**many_paged, **no_option, **widths}),
-        _row(attention_kernel, {**many_paged, **every_option, **widths}),
+        _row(attention_kernel, {**many_paged, **every_option, **widths, "BLOCK_M": few_queries}),
+        _row(attention_kernel, {**many_paged, **no_option, **widths, **quantized}),
         _row(paged_attention_kernel, {**one, **no_option, **widths, "lse": _FLOATS}),
         _row(paged_attention_kernel, {**one, **every_option, **widths}),
+        _row(paged_attention_kernel, {**one, **no_option, **widths, **quantized}),
+        _row(paged_attention_kernel, {**one, **no_option, **widths, **bytes_, "lse": _FLOATS}),
         _row(
             mla_attention_kernel,
             {
@@ -335,7 +361,6 @@ def _attentions(chip: Any) -> list[Signature]:
                 "HEADS": latent.m,
                 "BLOCK_N": latent.n,
                 "PAGE": 64,
-                "SPLITS": 8,
                 **_LATENT,
             },
             latent.launch,
@@ -375,22 +400,11 @@ def _attentions(chip: Any) -> list[Signature]:
                 "BLOCK_D": block_d(_WIDTH),
             },
         ),
+        _row(kv_write_kernel, writing),
         _row(
-            kv_write_kernel,
-            {
-                **_types("k v k_cache v_cache", _ARRAY),
-                **_types(
-                    "block_size k_row k_head v_row v_head kc_block kc_head kc_dim vc_block vc_token vc_head", _SIZE
-                ),
-                "slots": _INTS,
-                "blocks": "i32",
-                "kc_token": 1,
-                "WIDTH": _WIDTH,
-                "BLOCK_D": block_d(_WIDTH),
-                "VALUE": _WIDTH,
-                "BLOCK_V": block_d(_WIDTH),
-            },
+            kv_write_kernel, {**writing, "k_cache": _CODES, "v_cache": _CODES, "k_scale": _FLOATS, "v_scale": _FLOATS}
         ),
+        _row(kv_write_kernel, {**writing, "k_cache": _BYTES, "v_cache": _BYTES, "k_scale": "fp32", "v_scale": "fp32"}),
     ]
 
 

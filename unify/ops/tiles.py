@@ -149,10 +149,15 @@ def grouped_tile(device: Any, rows: int, dtype: Any, *, gated: bool) -> Tile:
     return _cut(tile, rows) if tile.launch else replace(tile, m=_rows_of(tile.m, rows))
 
 
-def attention_tile(device: Any, queries: int, heads: int, *, causal: bool, width: int = 128, itemsize: int = 4) -> Tile:
-    """Queries and keys, those that were measured, else the kind's. width: of a head; itemsize: bytes of an element."""
-    default = _attention_tile(device, queries, heads, causal=causal, width=width, itemsize=itemsize)
-    key = (_rows_of(1 << 31, queries), heads, causal, width, itemsize)
+def attention_tile(
+    device: Any, queries: int, heads: int, *, causal: bool, width: int = 128, itemsize: int = 4, plain: bool = True
+) -> Tile:
+    """Queries and keys, those that were measured, else the kind's.
+
+    width: of a head; itemsize: bytes of an element; plain: scores are scaled only, which takes less room.
+    """
+    default = _attention_tile(device, queries, heads, causal=causal, width=width, itemsize=itemsize, plain=plain)
+    key = (_rows_of(1 << 31, queries), heads, causal, width, itemsize, plain)
     return choose("attention", device, key, default, lambda: [*_attentions(device, queries, width)])
 
 
@@ -166,13 +171,15 @@ def _attentions(device: Any, queries: int, width: int) -> Iterator[Tile]:
             yield Tile(m, n, width)
 
 
-def _attention_tile(device: Any, queries: int, heads: int, *, causal: bool, width: int, itemsize: int) -> Tile:
+def _attention_tile(
+    device: Any, queries: int, heads: int, *, causal: bool, width: int, itemsize: int, plain: bool
+) -> Tile:
     """Fewer queries where masks would hide much of a tile, or where cores would idle."""
     if (family := _cuda_family(device)) is not None and itemsize == 2 and width <= 128:
         tile = _CUDA_ATTENTION[family][64 if width <= 64 else 128]
         return replace(_cut(tile, queries), k=width)
     rows, keys = _ATTENTION.get(device.kind, _ATTENTION_ELSEWHERE)
-    if device.kind == "ascend" and width > 128:
+    if device.kind == "ascend" and (width > 128 or not plain):
         rows, keys = rows // 2, keys // 2
     rows = _rows_of(rows, queries)
     while rows > 128 and causal and queries < 8 * rows:
@@ -181,6 +188,11 @@ def _attention_tile(device: Any, queries: int, heads: int, *, causal: bool, widt
     while -(-queries // rows) * heads < enough and rows > 32:
         rows //= 2
     return Tile(rows, keys, width)
+
+
+def prefill_queries(device: Any, queries: int, *, plain: bool = True) -> int:
+    """Queries that a prefill over pages takes at a time: 64, or on Ascend half of them where scores are not plain."""
+    return _rows_of(32 if device.kind == "ascend" and not plain else 64, queries)
 
 
 def paged_keys(device: Any, page: int) -> int:
@@ -192,7 +204,7 @@ def paged_keys(device: Any, page: int) -> int:
     if device.kind == "cuda":
         return max(64, min(128, page & -page))
     if device.kind == "ascend":  # the 950's compiler crashes at 16
-        return max(32 if str(device.properties["target"]).startswith("ascend:950") else 16, min(64, page & -page))
+        return max(32 if str(device.properties["target"]).startswith("ascend:950") else 16, min(32, page & -page))
     return max(16, min(256, page & -page))
 
 
