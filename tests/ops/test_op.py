@@ -60,6 +60,37 @@ def quantized() -> quant.QuantizedMatrix:
 CACHE = {"k_cache": floats(2, 16, 2, 64), "v_cache": floats(2, 16, 2, 64)}
 TABLE = ints(1, 0)
 CASES = {
+    "combine": Case(
+        ops.combine,
+        {
+            "y": floats(4, 8),
+            "places": ints(0, 2, 3, 1).reshape(2, 2),
+            "weights": torch.rand(2, 2),
+            "residual": floats(2, 8),
+        },
+        ("y", "residual"),
+        float32=("weights",),
+    ),
+    "expert_load": Case(ops.expert_load, {"ids": ints(0, 2, 2, 1).reshape(2, 2)}, options={"experts": 4}),
+    "grouped_linear": Case(
+        ops.grouped_linear,
+        {"x": floats(5, 64), "weight": floats(3, 8, 64), "offsets": ints(0, 2, 2, 5)},
+        ("x", "weight"),
+    ),
+    "moe": Case(
+        ops.moe,
+        {
+            "x": floats(3, 64),
+            "weights": torch.rand(3, 2),
+            "ids": ints(0, 1, 1, 2, 2, 0).reshape(3, 2),
+            "gate_up": floats(3, 32, 64),
+            "down": floats(3, 64, 16),
+            "residual": floats(3, 64),
+        },
+        ("x", "gate_up", "down", "residual"),
+        float32=("weights",),
+    ),
+    "route": Case(ops.route, {"logits": floats(3, 16)}, ("logits",), options={"top_k": 4}, float32=(0,)),
     "attention": Case(
         ops.attention, {"q": floats(5, 4, 64), "k": floats(7, 2, 64), "v": floats(7, 2, 64)}, ("q", "k", "v")
     ),
@@ -210,8 +241,8 @@ def held_back(stream: un.Stream) -> Iterator[tuple[threading.Event, threading.Ev
 
 
 def test_each_op_has_a_case() -> None:
-    takes_no_array = {"yarn_frequencies", "tune"}
-    assert {case.function.__name__ for case in CASES.values()} == set(ops.__all__) - takes_no_array
+    beside = {"yarn_frequencies", "tune", "permute", "Permutation"}  # no arrays, or none alone
+    assert {case.function.__name__ for case in CASES.values()} == set(ops.__all__) - beside
 
 
 @each_case
@@ -294,7 +325,12 @@ def test_an_array_of_a_wrong_dtype_is_refused_by_name(case: Case, name: str, dty
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in CASES.values() if case.function not in (ops.embedding, ops.count_tokens)]
+    "case",
+    [
+        case
+        for case in CASES.values()
+        if case.function is not ops.embedding and any(a.is_floating_point() for a in case.arrays.values())
+    ],
 )
 def test_arrays_of_one_wrong_dtype_are_refused(case: Case) -> None:
     def double(array: torch.Tensor) -> torch.Tensor:
