@@ -180,7 +180,7 @@ def _attention_tile(
         return replace(_cut(tile, queries), k=width)
     rows, keys = _ATTENTION.get(device.kind, _ATTENTION_ELSEWHERE)
     if device.kind == "ascend" and (width > 128 or not plain):
-        rows, keys = rows // 2, keys // 2
+        rows, keys = rows // (2 if plain else 4), keys // 2
     rows = _rows_of(rows, queries)
     while rows > 128 and causal and queries < 8 * rows:
         rows //= 2
