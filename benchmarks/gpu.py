@@ -26,6 +26,7 @@ sys.path.insert(0, str(HERE))
 import gpu_kernels  # noqa: E402
 import gpu_launch  # noqa: E402
 import gpu_memory  # noqa: E402
+import gpu_models  # noqa: E402
 from gpu_goals import goal_of, limit_s  # noqa: E402
 
 import unify as un  # noqa: E402
@@ -35,7 +36,7 @@ from unify.bench.timing import alternate, quantile, ratio_of, timed, warm_calls_
 from unify.bench.worker import sampled_values  # noqa: E402
 from unify.errors import Error, UnsupportedError  # noqa: E402
 
-QUESTIONS = (gpu_launch, gpu_memory, gpu_kernels)
+QUESTIONS = (gpu_launch, gpu_memory, gpu_kernels, gpu_models)
 PACKAGES = ("unify-runtime", "triton", "torch", "cupy", "cupy-cuda12x", "cupy-cuda13x", "cuda-core", "numpy")
 
 

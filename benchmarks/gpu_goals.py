@@ -15,6 +15,9 @@ GOALS = {
     ("matmul", "torch"): 0.85,
     ("rms_norm", "torch"): 1.0,
     ("softmax", "torch"): 1.0,
+    ("moe", "torch"): 1.0,
+    ("paged-decode", "torch"): 1.0,
+    ("mla-decode", "torch"): 1.5,
 }
 # Dense bfloat16 with sums in float32, in TFLOP/s: NVIDIA's data sheets. The first pattern that the name has counts.
 BF16_TFLOPS = {

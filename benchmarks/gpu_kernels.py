@@ -38,38 +38,38 @@ def cases(is_smoke: bool = False) -> list[Case]:
     tokens, size, rows, calls = (64, 64, 16, 1) if is_smoke else (TOKENS, 4096, 8192, 30)
     products = [(size, size, size)] if is_smoke else [(size,) * 3, (2 * size,) * 3, (2 * size, size, 2 * size)]
     return [
-        *(_attention(tokens, width, causal, calls) for width in (64, 128) for causal in (True, False)),
+        *(attention(tokens, width, causal=causal, calls=calls) for width in (64, 128) for causal in (True, False)),
         *(_product(*shape, calls) for shape in products),
         _rows("rms_norm", rows, size, calls, _our_norm, _torch_norm),
         _rows("softmax", rows, size, calls, _our_softmax, _torch_softmax),
     ]
 
 
-def _random(*shape: int, seed: int = 0) -> np.ndarray:
+def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-def _ours(device: Any, *arrays: np.ndarray) -> list[Any]:
+def on_unify(device: Any, *arrays: np.ndarray) -> list[Any]:
     found = [un.asarray(array, device=device).to(un.bfloat16) for array in arrays]
     device.synchronize()
     return found
 
 
-def _torchs(torch: Any, setup: Setup, *arrays: np.ndarray) -> list[Any]:
+def on_torch(torch: Any, setup: Setup, *arrays: np.ndarray) -> list[Any]:
     place = torch.device("cuda", un.device(setup.device).index)
     found = [torch.from_numpy(array).to(place).to(torch.bfloat16) for array in arrays]
     torch.cuda.synchronize()
     return found
 
 
-def _our_side(device: Any, step: Callable[[], Any]) -> Side:
+def our_side(device: Any, step: Callable[[], Any]) -> Side:
     def result() -> np.ndarray:
         return step().to(un.float32).numpy()
 
     return device_side(step, device, un.current_stream(device), result=result)
 
 
-def _torch_side(torch: Any, setup: Setup, step: Callable[[], Any]) -> Side:
+def torch_side(torch: Any, setup: Setup, step: Callable[[], Any]) -> Side:
     device = un.device(setup.device)
     return device_side(step, device, on_torch_stream(torch, device), result=lambda: step().float().cpu().numpy())
 
@@ -77,15 +77,15 @@ def _torch_side(torch: Any, setup: Setup, step: Callable[[], Any]) -> Side:
 # ---------------------------------------------------------------- attention
 
 
-def _attention(tokens: int, width: int, causal: bool, calls: int) -> Case:
+def attention(tokens: int, width: int, *, causal: bool, calls: int) -> Case:
     batch = 1 if tokens < TOKENS else BATCH
     shape = (batch, tokens, HEADS, width)
-    inputs = lambda: [_random(*shape, seed=seed) for seed in range(3)]  # noqa: E731
+    inputs = lambda: [random(*shape, seed=seed) for seed in range(3)]  # noqa: E731
 
     def ours(setup: Setup) -> Side:
         device = un.device(setup.device)
-        q, k, v = _ours(device, *inputs())
-        return _our_side(device, lambda: un.ops.attention(q, k, v, causal=causal))
+        q, k, v = on_unify(device, *inputs())
+        return our_side(device, lambda: un.ops.attention(q, k, v, causal=causal))
 
     def peer(backend: str) -> Build:
         def build(setup: Setup) -> Side:
@@ -94,26 +94,27 @@ def _attention(tokens: int, width: int, causal: bool, calls: int) -> Case:
 
             if not hasattr(SDPBackend, backend):
                 raise UnsupportedError(f"torch {torch.__version__} has no {backend}")
-            q, k, v = (x.transpose(1, 2).contiguous() for x in _torchs(torch, setup, *inputs()))
-            attention = torch.nn.functional.scaled_dot_product_attention
+            q, k, v = (x.transpose(1, 2).contiguous() for x in on_torch(torch, setup, *inputs()))
+            attend = torch.nn.functional.scaled_dot_product_attention
 
             def step() -> Any:
                 with sdpa_kernel(getattr(SDPBackend, backend)):
-                    return attention(q, k, v, is_causal=causal)
+                    return attend(q, k, v, is_causal=causal)
 
             try:
                 step()
             except RuntimeError as error:
                 raise UnsupportedError(f"torch: {backend}: {error}") from None
-            side = _torch_side(torch, setup, step)
+            side = torch_side(torch, setup, step)
             return replace(side, result=lambda: step().transpose(1, 2).float().cpu().numpy())
 
         return build
 
     flops = 4.0 * batch * HEADS * tokens * tokens * width / (2 if causal else 1)
     mask = "causal" if causal else "full"
+    name = f"attention-{mask}-{width}" + (f"-{tokens}" if tokens > TOKENS else "")
     return Case(
-        f"attention-{mask}-{width}", "attention", f"attention, {mask}, bf16, {tokens} tokens, heads of {width}",
+        name, "attention", f"attention, {mask}, bf16, {tokens} tokens, heads of {width}",
         TERAFLOPS, ours, {"torch-flash": peer("FLASH_ATTENTION"), "torch-cudnn": peer("CUDNN_ATTENTION")},
         work=flops, flops=flops, dtype="bf16", tolerance=TOLERANCE, calls=calls,
     )  # fmt: skip
@@ -124,17 +125,17 @@ def _attention(tokens: int, width: int, causal: bool, calls: int) -> Case:
 
 def _product(m: int, n: int, k: int, calls: int) -> Case:
     def inputs() -> tuple[np.ndarray, np.ndarray]:
-        return _random(m, k), _random(n, k, seed=1)
+        return random(m, k), random(n, k, seed=1)
 
     def ours(setup: Setup) -> Side:
         device = un.device(setup.device)
-        a, b = _ours(device, *inputs())
-        return _our_side(device, lambda: un.ops.matmul(a, b.T))
+        a, b = on_unify(device, *inputs())
+        return our_side(device, lambda: un.ops.matmul(a, b.T))
 
     def peer(setup: Setup) -> Side:
         torch = torch_cuda()
-        a, b = _torchs(torch, setup, *inputs())
-        return _torch_side(torch, setup, lambda: a @ b.T)
+        a, b = on_torch(torch, setup, *inputs())
+        return torch_side(torch, setup, lambda: a @ b.T)
 
     flops = 2.0 * m * n * k
     return Case(
@@ -157,21 +158,21 @@ def _rows(name: str, rows: int, columns: int, calls: int, ours: Any, peer: Any) 
 
 def _our_norm(setup: Setup, rows: int, columns: int) -> Side:
     device = un.device(setup.device)
-    x, weight = _ours(device, _random(rows, columns), _random(columns, seed=1))
+    x, weight = on_unify(device, random(rows, columns), random(columns, seed=1))
     out = un.empty_like(x)
-    return _our_side(device, lambda: un.ops.rms_norm(x, weight, out=out))
+    return our_side(device, lambda: un.ops.rms_norm(x, weight, out=out))
 
 
 def _torch_norm(setup: Setup, rows: int, columns: int) -> Side:
     torch = torch_cuda()
-    x, weight = _torchs(torch, setup, _random(rows, columns), _random(columns, seed=1))
+    x, weight = on_torch(torch, setup, random(rows, columns), random(columns, seed=1))
     norm = torch.nn.functional.rms_norm
-    return _torch_side(torch, setup, lambda: norm(x, (columns,), weight, 1e-6))
+    return torch_side(torch, setup, lambda: norm(x, (columns,), weight, 1e-6))
 
 
 def _our_softmax(setup: Setup, rows: int, columns: int) -> Side:
     device = un.device(setup.device)
-    (x,) = _ours(device, _random(rows, columns))
+    (x,) = on_unify(device, random(rows, columns))
     out, launch = un.empty_like(x), un.jit(softmax_kernel)
     block = triton.next_power_of_2(columns)
 
@@ -179,10 +180,10 @@ def _our_softmax(setup: Setup, rows: int, columns: int) -> Side:
         launch[(rows,)](x, out, columns, BLOCK=block, num_warps=8)
         return out
 
-    return _our_side(device, step)
+    return our_side(device, step)
 
 
 def _torch_softmax(setup: Setup, rows: int, columns: int) -> Side:
     torch = torch_cuda()
-    (x,) = _torchs(torch, setup, _random(rows, columns))
-    return _torch_side(torch, setup, lambda: torch.softmax(x, 1))
+    (x,) = on_torch(torch, setup, random(rows, columns))
+    return torch_side(torch, setup, lambda: torch.softmax(x, 1))

@@ -27,6 +27,9 @@ QUESTIONS = (
     ("matmul", "products, bf16, from 4,096 cubed", "torch (cuBLAS)", "0.85"),
     ("rms_norm", "RMS norm, bf16", "torch", "1.0"),
     ("softmax", "softmax, bf16", "torch", "1.0"),
+    ("moe", "experts, 8 of 64, bf16, 1 to 2,048 tokens", "torch's grouped product", "1.0"),
+    ("paged-decode", "decoding over pages, 64 sequences of 8,192 keys", "torch, not paged", "1.0"),
+    ("mla-decode", "the same over DeepSeek-V3's latent rows", "torch's products", "1.5"),
 )
 
 

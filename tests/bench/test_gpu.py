@@ -30,7 +30,7 @@ def test_a_simulated_gpu_is_not_measured(root: Path, python: Run) -> None:
     assert not finished.stdout
 
 
-@pytest.mark.parametrize("cases", [("launch", "graph"), ("allocate-1k", "copy"), ("softmax",)])
+@pytest.mark.parametrize("cases", [("launch", "graph"), ("allocate-1k", "copy"), ("softmax",), ("moe", "decode")])
 def test_the_scripts_run_on_a_simulated_gpu_and_print_no_times(root: Path, python: Run, cases: tuple[str, ...]) -> None:
     finished = python(str(root / "benchmarks/gpu.py"), "--smoke", *cases, env=SIMULATED)
     assert finished.returncode == 0, finished.stdout + finished.stderr
