@@ -42,6 +42,7 @@ class Job:
     types: dict[str, str]
     constants: dict[str, Any]
     options: dict[str, Any]
+    title: str  # the kernel's name, and its form where it has several
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def run(args: Any) -> int:
         row, binary = compile_job(job)
         rows.append(row)
         if binary is not None and args.output is not None:
-            texts += [f"{path}" for path in write(binary, Path(args.output))]
+            texts += [f"{path}" for path in write(binary, Path(args.output), row.kernel)]
             if row.status == _LOWERED:
                 print(
                     f"{row.kernel}, {row.target}: lowered, no binary to write: only CANN has the vendor's assembler. "
@@ -100,7 +101,7 @@ def run(args: Any) -> int:
 
 def compile_job(job: Job) -> tuple[Row, Binary | None]:
     """Compiles anew, so that the time is that of a first launch."""
-    name = job.kernel.fn.__name__
+    name = job.title
     start = time.perf_counter()
     try:
         with settings.override(no_cache=True), contextlib.redirect_stdout(sys.stderr):  # tl.static_print
@@ -122,13 +123,13 @@ def _count(binary: Binary, name: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def write(binary: Binary, folder: Path) -> list[Path]:
-    """Writes the image, where there is one, and the texts that were asked for, as kernel.target.suffix; returns where.
+def write(binary: Binary, folder: Path, title: str) -> list[Path]:
+    """Writes the image, where there is one, and the texts that were asked for, as title.target.suffix; returns where.
 
     What is lowered only is no image.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{binary.name}.{binary.target.replace(':', '-')}"
+    stem = f"{title}.{binary.target}".replace(":", "-")
     paths = []
     if binary.metadata.get("status") != _LOWERED:
         paths.append(folder / f"{stem}.{_IMAGE_SUFFIX.get(binary.target.partition(':')[0], 'bin')}")
@@ -186,7 +187,7 @@ def _shipped(args: Any) -> list[Job]:
     if args.file is not None:
         raise InvalidArgument(f"compile: --shipped compiles unify's own kernels, not those of {args.file}. Give one.")
     return [
-        Job(row.kernel, target, row.types, row.constants, {**row.options, **_options(args)})
+        Job(row.kernel, target, row.types, row.constants, {**row.options, **_options(args)}, row.title)
         for target in _targets(args)
         for row in signatures(target)
     ]
@@ -200,7 +201,11 @@ def _of_file(args: Any) -> list[Job]:
         {name: parse_value(text) for name, text in parse_pairs(args.constant).items()},
     )
     chosen = _chosen(args.file, {*types, *constants})
-    return [Job(kernel, target, types, constants, _options(args)) for target in _targets(args) for kernel in chosen]
+    return [
+        Job(kernel, target, types, constants, _options(args), kernel.fn.__name__)
+        for target in _targets(args)
+        for kernel in chosen
+    ]
 
 
 def _chosen(text: str, given: set[str]) -> list[JITFunction[Any]]:

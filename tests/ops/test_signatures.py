@@ -86,3 +86,10 @@ def test_a_row_compiles_for_other_gpus_another_each_day(arch: int) -> None:
 @pytest.mark.parametrize("row", CUDA_ROWS, ids=lambda row: row.name)
 def test_each_row_compiles_for_every_gpu_and_fits(row: Signature, arch: int) -> None:
     compile_for_cuda(row, arch)
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda:90", "ascend:910B3"])
+def test_each_row_has_a_title_of_its_own(target: str) -> None:
+    titles = [row.title for row in signatures(target)]
+    assert len(set(titles)) == len(titles)
+    assert all(row.title.startswith(row.name) for row in signatures(target))

@@ -81,17 +81,26 @@ _SIZE = "i32:16"  # a number of features, or a stride
 
 @dataclass(frozen=True)
 class Signature:
-    """A kernel and what to give unify.compile for it: options are num_warps and num_stages."""
+    """A kernel and what to give unify.compile for it: options are num_warps and num_stages.
+
+    form: which of several, where a kernel has more than one row.
+    """
 
     kernel: Any
     types: dict[str, str]
     constants: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    form: str = ""
 
     @property
     def name(self) -> str:
         """The kernel's."""
         return str(self.kernel.fn.__name__)
+
+    @property
+    def title(self) -> str:
+        """The kernel's name and its form, which no other row has."""
+        return f"{self.name}:{self.form}" if self.form else self.name
 
 
 @dataclass(frozen=True)
@@ -236,6 +245,7 @@ def _products(chip: Any) -> list[Signature]:
             _types("a b out", _ARRAY) | sizes | _types("a_row b_k a_batch b_batch o_batch", _SIZE),
             {"residual": None, "b_n": 1, "M": 16, "N": few_rows.n, "K": few_rows.k, "EVEN_K": True},
             {**few_rows.launch},
+            form="batch",
         ),
         Signature(
             few_rows_kernel,
@@ -337,15 +347,15 @@ def _attentions(chip: Any) -> list[Signature]:
     }
     return [
         _row(attention_kernel, {**many, **no_option, **widths}, tile.launch),
-        _row(attention_kernel, {**many, **packed, **every_option, **small}, halved.launch),
-        _row(attention_kernel, {**many, **packed, **no_option, **two_widths}, wide.launch),
-        _row(attention_kernel, {**many_paged, **no_option, **widths}),
-        _row(attention_kernel, {**many_paged, **every_option, **widths, "BLOCK_M": few_queries}),
-        _row(attention_kernel, {**many_paged, **no_option, **widths, **quantized}),
+        _row(attention_kernel, {**many, **packed, **every_option, **small}, halved.launch, "packed-options"),
+        _row(attention_kernel, {**many, **packed, **no_option, **two_widths}, wide.launch, "packed-192"),
+        _row(attention_kernel, {**many_paged, **no_option, **widths}, form="paged"),
+        _row(attention_kernel, {**many_paged, **every_option, **widths, "BLOCK_M": few_queries}, form="paged-options"),
+        _row(attention_kernel, {**many_paged, **no_option, **widths, **quantized}, form="paged-int8"),
         _row(paged_attention_kernel, {**one, **no_option, **widths, "lse": _FLOATS}),
-        _row(paged_attention_kernel, {**one, **every_option, **widths}),
-        _row(paged_attention_kernel, {**one, **no_option, **widths, **quantized}),
-        _row(paged_attention_kernel, {**one, **no_option, **widths, **bytes_, "lse": _FLOATS}),
+        _row(paged_attention_kernel, {**one, **every_option, **widths}, form="options"),
+        _row(paged_attention_kernel, {**one, **no_option, **widths, **quantized}, form="int8"),
+        _row(paged_attention_kernel, {**one, **no_option, **widths, **bytes_, "lse": _FLOATS}, form="fp8"),
         _row(
             mla_attention_kernel,
             {
@@ -402,9 +412,15 @@ def _attentions(chip: Any) -> list[Signature]:
         ),
         _row(kv_write_kernel, writing),
         _row(
-            kv_write_kernel, {**writing, "k_cache": _CODES, "v_cache": _CODES, "k_scale": _FLOATS, "v_scale": _FLOATS}
+            kv_write_kernel,
+            {**writing, "k_cache": _CODES, "v_cache": _CODES, "k_scale": _FLOATS, "v_scale": _FLOATS},
+            form="int8",
         ),
-        _row(kv_write_kernel, {**writing, "k_cache": _BYTES, "v_cache": _BYTES, "k_scale": "fp32", "v_scale": "fp32"}),
+        _row(
+            kv_write_kernel,
+            {**writing, "k_cache": _BYTES, "v_cache": _BYTES, "k_scale": "fp32", "v_scale": "fp32"},
+            form="fp8",
+        ),
     ]
 
 
@@ -485,11 +501,13 @@ def _experts(chip: Any) -> list[Signature]:
     ]
 
 
-def _row(kernel: Any, parameters: dict[str, Any], launch: Mapping[str, int] = MappingProxyType({})) -> Signature:
+def _row(
+    kernel: Any, parameters: dict[str, Any], launch: Mapping[str, int] = MappingProxyType({}), form: str = ""
+) -> Signature:
     """A row of parameters by name: a text is a type, anything else a constant."""
     types = {name: value for name, value in parameters.items() if isinstance(value, str)}
     constants = {name: value for name, value in parameters.items() if name not in types}
-    return Signature(kernel, types, constants, dict(launch))
+    return Signature(kernel, types, constants, dict(launch), form)
 
 
 def _sampling() -> list[Signature]:
