@@ -153,6 +153,7 @@ TESTED_ELSEWHERE = {
     "unify/bench/case.py": "bench/test_cases.py",
     "unify/bench/process.py": "bench/test_compare.py",  # with real processes
     "unify/bench/worker.py": "bench/test_compare.py",
+    "unify/ops/groups.py": "ops/test_grouped_linear.py",
     "unify/compiler/mlir.py": "compiler/test_mlir_reader.py",  # dataclasses
     "unify/compiler/cpu/axis.py": "compiler/cpu/test_memory.py",
     "unify/compiler/cpu/link.py": "compiler/cpu/test_dot.py",

@@ -14,7 +14,8 @@ import unify as un
 from unify.ops.norm import rms_norm_kernel
 un.info()
 types = {"x": "*fp32", "weight": "*fp32", "out": "*fp32", "columns": "i32", "eps": "fp32"}
-binary = un.compile(rms_norm_kernel, "cuda:90", types, {"BLOCK": 128, "EVEN": False})
+constants = {"BLOCK": 128, "EVEN": False, "residual": None, "total": None}
+binary = un.compile(rms_norm_kernel, "cuda:90", types, constants)
 print(binary.target, len(binary.image) > 0)
 """
 

@@ -10,6 +10,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import unify as un
+from unify.ops import quant
+
+from .test_quantized_linear import numbers
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 EXPERTS, D, F = 6, 96, 48
@@ -52,6 +55,29 @@ def test_a_layer_of_routed_tokens(count: int, dtype: torch.dtype) -> None:
     result = un.ops.moe(x, weights, ids, gate_up, down)
     assert result.dtype == dtype
     assert_close(result, expected(x, weights, ids, gate_up, down))
+
+
+# One token, two, some and many; an expert that does not exist, and all tokens with one.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kinds", [("fp8", "fp8"), ("int8", "int8"), ("int4", "int4"), ("fp8", "int8"), ("int4", None)])
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 64])
+def test_a_layer_of_quantised_experts(count: int, kinds: tuple[str, str | None], dtype: torch.dtype) -> None:
+    x, (gate_up, down) = tokens(count, dtype), layer(dtype)
+    down = torch.nn.functional.pad(down, (0, 16))  # as many inputs as two blocks have
+    gate, up = gate_up.chunk(2, 1)
+    gate_up = torch.cat([torch.nn.functional.pad(half, (0, 0, 0, 16)) for half in (gate, up)], 1)
+    matrices = [weight if kind is None else quant.quantize_weight(weight, kind)
+                for weight, kind in zip((gate_up, down), kinds, strict=True)]  # fmt: skip
+    dense = [matrix.double() if isinstance(matrix, torch.Tensor) else numbers(matrix) for matrix in matrices]
+    weights, ids = un.ops.route(tokens(count)[:, :EXPERTS], 3)
+    ids[:1, 0] = -1
+    for chosen in (ids, torch.full_like(ids, 4)):
+        result = un.ops.moe(x, weights, chosen, *matrices, residual=x)
+        assert result.dtype == dtype
+        wanted = expected(x, weights, chosen, *dense) + x.double()
+        # Beside the roundings of dense weights: an activation errs by 2^-16 of the largest in its block, about 3.
+        bound = 8 * max(torch.finfo(dtype).eps, 3 * 2.0**-16)
+        torch.testing.assert_close(result.double(), wanted, rtol=bound, atol=bound)
 
 
 @settings(max_examples=40, deadline=None)

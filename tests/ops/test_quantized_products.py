@@ -36,7 +36,7 @@ def experts_kernel(
     elif WHAT == "few":
         total = fp8_few_products(x, inside, codes, scales, part * 32, n, k, scale_row, 4, 32, 64, True)
     else:
-        total = fp8_products(x, inside, codes, scales, part * 32, n, k, scale_row, 4, 32, 64, True, TYPE)
+        total = fp8_products(x, inside, codes, scales, part * 32, n, k, scale_row, 4, 32, 64, True, True, TYPE)
     tl.store(out + tl.arange(0, 4)[:, None] * n + feature[None, :], total)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +47,6 @@ class Loader:
         self._weights = weights
         self._is_float32 = dtype == "float32"
         self._used: set[str] = set()
-        self._unquantized_bytes = 0  # of what was asked to be in fewer bits
 
     def constant(self, values: np.ndarray[Any, Any]) -> Any:
         """An array of the config's on the device."""
@@ -70,15 +68,10 @@ class Loader:
         return [self._joined(infos, (sum(shape[0] for shape in shapes), shapes[0][1]))]
 
     def experts(self, names: Sequence[Sequence[str]], shape: tuple[int, int]) -> Any:
-        """[experts, n, k] of matrices of one shape: names[e] are those of one expert, on top of each other.
-
-        In the activations' dtype whatever is asked for, which is what `ops.moe` takes.
-        """
+        """[experts, n, k] of matrices of one shape: names[e] are those of one expert, on top of each other."""
         infos = [self._take(name, shape) for expert in names for name in expert]
-        result = self._stack(infos, (len(names), len(names[0]) * shape[0], shape[1]))
-        if self._weights is not None or self._keeps_fp8(infos):
-            self._unquantized_bytes += result.nbytes
-        return result
+        together = len(names[0])
+        return self._joined(infos, (len(names), together * shape[0], shape[1]), shape[0] if together > 1 else 0)
 
     def dense(self, name: str, shape: tuple[int, int]) -> Any:
         """A matrix in the activations' dtype, whatever else is asked for."""
@@ -89,23 +82,13 @@ class Loader:
         self._used |= {name for name in self.checkpoint.tensors if name.startswith(prefix)}
 
     def finish(self) -> None:
-        """Raises ModelFileError when a tensor is left that nothing asked for: the result would miss it.
-
-        Warns (RuntimeWarning) of experts that take more memory than was asked for.
-        """
+        """Raises ModelFileError when a tensor is left that nothing asked for: the result would miss it."""
         left = sorted(self.checkpoint.tensors.keys() - self._used)
         if left:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""
             raise ModelFileError(
                 f"{self.checkpoint.path}: the tensor '{left[0]:.120}'{more} has no place in this model as it is "
                 "computed here: the text would be wrong without it. Take another model."
-            )
-        if self._unquantized_bytes:
-            warnings.warn(
-                f"{self.checkpoint.path}: its experts take {self._unquantized_bytes / 1e6:.1f} MB in "
-                f"{self.dtype.name}: only other matrices are multiplied as codes.",
-                RuntimeWarning,
-                stacklevel=5,
             )
 
     def _take(self, name: str, shape: tuple[int, ...]) -> ShardTensor:

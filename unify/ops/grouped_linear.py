@@ -10,7 +10,10 @@ import unify
 from unify._errors import InvalidArgument, ShapeError
 from unify._tensor import as_tensor, wrap_like
 
+from .groups import find_rows, find_tile, silu, source_rows
 from .op import FLOATS, op
+from .quant import QuantizedMatrix
+from .quantized_grouped_linear import quantized_grouped_product, quantized_masked_product
 from .tile import Tile
 from .tiles import grouped_tile
 
@@ -23,43 +26,11 @@ _ONE_ROW_ELSEWHERE = (Tile(1, 32, 64), 1)
 _FEW, _FEW_OF_BFLOAT16 = 8, 1
 
 
-# Tile t belongs to the last group i with offsets[i] // M + i <= t: the bound grows by one more than a group fills, so
-# that no sum over groups is needed. Behind the last group come the rows of none. Offsets that are no offsets lead to no
-# place outside. One number at a time: the 950's compiler takes no vectors of a reduction beside a product.
-@unify.jit
-def _find_rows(offsets, tile, groups, rows, M: tl.constexpr, STEPS: tl.constexpr):
-    """The group of a tile of M rows, the first row, and where the group's rows end."""
-    low = tile * 0
-    high = groups
-    for _ in range(STEPS):
-        middle = (low + high + 1) // 2
-        begun = tl.load(offsets + middle) // M + middle <= tile
-        low = tl.where(begun, middle, low)
-        high = tl.where(begun, high, tl.maximum(middle - 1, 0))
-    first = tl.minimum(tl.maximum(tl.load(offsets + low), 0), rows)
-    last = tl.minimum(tl.load(offsets + tl.minimum(low + 1, groups)), rows)
-    last = tl.where(low == groups, rows, last)
-    return low, first + tl.maximum(tile - first // M - low, 0) * M, last
-
-
-@unify.jit
-def _source_rows(gather, row, x_rows, per_gather):
-    """The rows of x that the rows of a result are made of: those themselves, or what a table says."""
-    if gather is not None:
-        row = tl.load(gather + row)
-    return tl.minimum(tl.maximum(row // per_gather, 0), x_rows - 1)
-
-
 @unify.jit
 def _features(weight, step, k, EVEN: tl.constexpr):
     mask = None if EVEN else step < k
     part = tl.load(weight + step, mask=mask, other=None if EVEN else 0.0)
     return part.to(tl.float32)[None, :, :]
-
-
-@unify.jit
-def _silu(x):
-    return x / (1.0 + tl.exp(-x))
 
 
 # One program a tile of M rows of one group and N features, features first: a group's rows stay in the cache while its
@@ -70,23 +41,14 @@ def grouped_kernel(
     x, gather, weight, offsets, counts, out, groups, rows, x_rows, per_gather, n, k, x_row, w_group, w_row, o_row,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STEPS: tl.constexpr, GATED: tl.constexpr, EVEN_K: tl.constexpr,
 ):  # fmt: skip
-    tile = tl.program_id(1)
-    if counts is not None:
-        tiles = tl.cdiv(rows, M)
-        group = tile // tiles
-        first = group * rows + tile % tiles * M
-        last = group * rows + tl.minimum(tl.maximum(tl.load(counts + group), 0), rows)
-        end = (group + 1) * rows
-    else:
-        group, first, last = _find_rows(offsets, tile, groups, rows, M, STEPS)
-        end = last
+    group, first, last, end = find_tile(offsets, counts, tl.program_id(1), groups, rows, M, STEPS)
     if first < end:
         column = tl.program_id(0) * N + tl.arange(0, N)
         inner = tl.arange(0, K)
         row = first + tl.arange(0, M)
         row_inside = (row < last)[:, None]
         column_inside = (column < n)[None, :]
-        source = _source_rows(gather, tl.minimum(row, tl.maximum(last - 1, 0)), x_rows, per_gather)
+        source = source_rows(gather, tl.minimum(row, tl.maximum(last - 1, 0)), x_rows, per_gather)
         x_place = x + source.to(tl.int64)[:, None] * x_row
         w_place = weight + tl.minimum(group, groups - 1).to(tl.int64) * w_group
         w_place += column.to(tl.int64)[None, :] * w_row
@@ -111,7 +73,7 @@ def grouped_kernel(
                 right = tl.load(w_place + step[:, None], mask=w_inside, other=0.0)
             total = tl.dot(left, right, total, input_precision="ieee")
         if GATED:
-            total = _silu(gate) * total
+            total = silu(gate) * total
         tl.store(
             out + row.to(tl.int64)[:, None] * o_row + column[None, :], total, mask=(row < end)[:, None] & column_inside
         )
@@ -132,11 +94,11 @@ def grouped_few_rows_kernel(
         first = tile
         last = tile + 1
     else:
-        group, first, last = _find_rows(offsets, tile, groups, rows, M, STEPS)
+        group, first, last = find_rows(offsets, tile, groups, rows, M, STEPS)
     if first < last:
         inner = tl.arange(0, K)
         row = first + tl.arange(0, M)
-        source = _source_rows(gather, tl.minimum(row, last - 1), x_rows, per_gather)
+        source = source_rows(gather, tl.minimum(row, last - 1), x_rows, per_gather)
         x_place = x + source.to(tl.int64)[:, None] * x_row
         w_place = weight + tl.minimum(group, groups - 1).to(tl.int64) * w_group
         length = tl.where(group < groups, k, 0)  # rows of no group are zeros
@@ -158,7 +120,7 @@ def grouped_few_rows_kernel(
                     total += _features(w_rows, step, k, EVEN) * value
             result = tl.sum(total, axis=2)
             if GATED:
-                result *= _silu(tl.sum(gate, axis=2))
+                result *= silu(tl.sum(gate, axis=2))
             place = out + row.to(tl.int64)[:, None] * o_row + feature[None, :]
             tl.store(place, result, mask=(row < last)[:, None] & (feature < n)[None, :])
 
@@ -170,7 +132,8 @@ def grouped_linear(
 ) -> Any:  # fmt: skip
     """Multiplies each group of rows with its own weight: x[rows of e] · weight[e]ᵀ.
 
-    weight: [groups, n, k]; x of its dtype: float16, bfloat16 or float32. Sums in float32.
+    x: float16, bfloat16 or float32; weight: [groups, n, k] of its dtype, or a QuantizedMatrix of that shape, which
+    stays quantised and is multiplied as in `linear`. Sums in float32.
     offsets: int32 [groups + 1], falling nowhere: x is [rows, k], and the rows of group e are offsets[e] to
     offsets[e + 1]. gather: int32 [rows], then row r is x[gather[r] // per_gather], so that x need not be in order: with
     the tokens of a `Permutation` and per_gather its k, x are the tokens.
@@ -190,9 +153,9 @@ def grouped_linear(
     """
     source = as_tensor(x, name="grouped_linear: x", dtype=FLOATS)
     device = source.device
-    matrix = as_tensor(weight, name="grouped_linear: weight", dtype=source.dtype, device=device)
+    matrix = as_experts(weight, "grouped_linear: weight", source)
     is_masked = counts is not None
-    if matrix.ndim != 3 or source.ndim != (3 if is_masked else 2) or source.shape[-1] != matrix.shape[2]:
+    if len(matrix.shape) != 3 or source.ndim != (3 if is_masked else 2) or source.shape[-1] != matrix.shape[2]:
         raise ShapeError(
             "grouped_linear: weight must be [groups, n, k] and x [rows, k], or with counts [groups, capacity, k]; "
             f"they are {list(matrix.shape)} and {list(source.shape)}."
@@ -233,6 +196,14 @@ def grouped_linear(
     return wrap_like(result, x)
 
 
+def as_experts(weight: Any, name: str, x: Any) -> Any:
+    """A weight on x's device: a tensor of x's dtype, or quantised."""
+    if isinstance(weight, QuantizedMatrix):
+        as_tensor(weight.codes, name=name, device=x.device)
+        return weight
+    return as_tensor(weight, name=name, dtype=x.dtype, device=x.device)
+
+
 def _indices(name: str, array: Any, size: int | None, device: Any) -> Any:
     tensor = as_tensor(array, name=f"grouped_linear: {name}", dtype=unify.int32, device=device, contiguous=True)
     if tensor.ndim != 1 or (size is not None and tensor.shape[0] != size):
@@ -251,7 +222,11 @@ def grouped_product(
     The groups of rows begin at offsets, or row r has the group ids[r]. Row r is x[gather[r] // per_gather], without
     gather x[r // per_gather]. x: [.., k]; weight: [groups, n or 2n, k]; out: [rows, n], contiguous.
     """
-    x, weight = _rows_contiguous(x), _rows_contiguous(weight)
+    x = _rows_contiguous(x)
+    if isinstance(weight, QuantizedMatrix):
+        quantized_grouped_product(x, weight, out, gated, offsets=offsets, ids=ids, gather=gather, per_gather=per_gather)
+        return
+    weight = _rows_contiguous(weight)
     groups, _, k = weight.shape
     rows, n = out.shape
     kind = x.device.kind
@@ -277,7 +252,11 @@ def masked_product(x: Any, weight: Any, counts: Any, out: Any, gated: bool) -> N
 
     x: [groups · capacity, k]; weight: [groups, n or 2n, k]; out: [groups · capacity, n], contiguous.
     """
-    x, weight = _rows_contiguous(x), _rows_contiguous(weight)
+    x = _rows_contiguous(x)
+    if isinstance(weight, QuantizedMatrix):
+        quantized_masked_product(x, weight, counts, out, gated)
+        return
+    weight = _rows_contiguous(weight)
     groups, _, k = weight.shape
     rows, n = out.shape[0] // groups, out.shape[1]
     tile = grouped_tile(x.device, rows, x.dtype, gated=gated)

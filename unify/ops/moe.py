@@ -10,7 +10,7 @@ import unify
 from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
-from .grouped_linear import grouped_product
+from .grouped_linear import as_experts, grouped_product
 from .op import FLOATS, op
 from .routing import sort
 
@@ -75,7 +75,8 @@ def moe(
 
     x: [t, d] float16, bfloat16 or float32; weights: float32 [t, k] and ids: int32 [t, k], as `route` gives them; an
     expert that does not exist adds nothing. gate_up: [experts, 2f, d], the gate's features first; down: [experts, d,
-    f], both of x's dtype; residual: [t, d] of x's dtype.
+    f]; both of x's dtype or a QuantizedMatrix, which stays quantised and is multiplied as in `linear`. residual: [t, d]
+    of x's dtype.
     For one or two tokens each of their experts' weights are read for them alone; for more tokens the assignments are
     sorted by expert first, and x is read where it is. Sums in float32; what an expert gives, and what its gate gives,
     is rounded to x's dtype. Equal inputs give equal results.
@@ -89,14 +90,14 @@ def moe(
     source = as_tensor(x, name="moe: x", dtype=FLOATS)
     dtype, device = source.dtype, source.device
     chosen = as_tensor(ids, name="moe: ids", dtype=unify.int32, device=device, contiguous=True)
-    first = as_tensor(gate_up, name="moe: gate_up", dtype=dtype, device=device)
-    second = as_tensor(down, name="moe: down", dtype=dtype, device=device)
+    first = as_experts(gate_up, "moe: gate_up", source)
+    second = as_experts(down, "moe: down", source)
     if source.ndim != 2 or chosen.ndim != 2 or chosen.shape[0] != source.shape[0]:
         raise ShapeError(
             f"moe: x must be [tokens, d] and ids [tokens, k]; they are {list(source.shape)} and {list(chosen.shape)}."
         )
     (tokens, d), slots = source.shape, chosen.shape[1]
-    if second.ndim != 3 or second.shape[1] != d or first.shape != (second.shape[0], 2 * second.shape[2], d):
+    if len(second.shape) != 3 or second.shape[1] != d or first.shape != (second.shape[0], 2 * second.shape[2], d):
         raise ShapeError(
             f"moe: gate_up must be [experts, 2f, {d}] and down [experts, {d}, f]; "
             f"they are {list(first.shape)} and {list(second.shape)}."

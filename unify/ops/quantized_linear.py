@@ -100,7 +100,7 @@ def fp8_linear_kernel(
     row_inside = (row < m)[:, None]
     total = fp8_products(
         x + row.to(tl.int64)[:, None] * x_row, row_inside, codes, scales, tl.program_id(1) * N, n, k, scale_row,
-        M, N, K, EVEN_K, TYPE,
+        M, N, K, N <= 128, EVEN_K, TYPE,
     )  # fmt: skip
     inside = row_inside & (feature < n)[None, :]
     if residual is not None:
@@ -144,7 +144,12 @@ def fp8_tile(device: Any, m: int, n: int, *, itemsize: int = 4) -> Tile:
     tile = product_tile(device, m, n, itemsize=itemsize)
     if device.kind == "cpu":
         return replace(tile, k=FP8_BLOCK)
-    return replace(tile, n=min(tile.n, _FP8_FEATURES.get(device.kind, FP8_BLOCK)), k=64)
+    return replace(tile, n=min(tile.n, fp8_features(device)), k=64)
+
+
+def fp8_features(device: Any) -> int:
+    """Features that a product with a weight in fp8 takes at most, where this is no CPU."""
+    return _FP8_FEATURES.get(device.kind, FP8_BLOCK)
 
 
 def quantized_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -> None:

@@ -146,20 +146,22 @@ def fp8_few_products(
 @unify.jit
 def fp8_products(
     x, row_inside, codes, scales, first, n, k, scale_row,
-    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN_K: tl.constexpr, TYPE: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, ONE_SCALE: tl.constexpr, EVEN_K: tl.constexpr,
+    TYPE: tl.constexpr,
 ):  # fmt: skip
     """[M, N] float32: rows x [M, 1] times the N features from `first` on of a matrix in fp8, summed in TYPE's dot and
     scaled after 128 inputs.
 
-    scales: in rows of `scale_row`; N is a power of two that divides `first`, K divides 128. EVEN_K: 128 divides k.
+    scales: in rows of `scale_row`; N is a power of two, K divides 128. ONE_SCALE: no bound of 128 features lies among
+    the N. EVEN_K: 128 divides k.
     """
     feature = first + tl.arange(0, N)
     inner = tl.arange(0, K)
     codes += feature.to(tl.int64)[None, :] * k
-    if N > 128:
-        scales += feature // 128 * scale_row
-    else:
+    if ONE_SCALE:
         scales += first // 128 * scale_row
+    else:
+        scales += feature // 128 * scale_row
     total = tl.zeros([M, N], dtype=tl.float32)
     for block in range(tl.cdiv(k, 128)):
         partial = tl.zeros([M, N], dtype=tl.float32)
@@ -175,6 +177,8 @@ def fp8_products(
             if tl.bfloat16 == TYPE:
                 weight = weight.to(tl.float32)
             partial = tl.dot(value, weight.to(TYPE), partial, input_precision="ieee")
-        scale = tl.load(scales + block, mask=feature < n, other=0.0)[None, :] if N > 128 else tl.load(scales + block)
-        total += partial * (scale * 256.0)
+        if ONE_SCALE:
+            total += partial * (tl.load(scales + block) * 256.0)
+        else:
+            total += partial * (tl.load(scales + block, mask=feature < n, other=0.0) * 256.0)[None, :]
     return total

@@ -15,7 +15,7 @@ from typing import Any
 import triton.language as tl
 
 from unify._copy import TURNED, copy_kernel
-from unify._tensor import float16
+from unify._tensor import float16, float32
 
 from .activation import _BLOCK as ACTIVATION_BLOCK, swiglu_kernel
 from .attend import Widths, block_d
@@ -43,6 +43,12 @@ from .penalties import (
 )
 from .quant import COLUMNS, FORMATS, quantize_blocks_kernel, quantize_fp8_blocks_kernel
 from .quantized_activations import blocks_at_a_time, quantize_fp8_kernel, quantize_int8_kernel, quantize_kernel
+from .quantized_grouped_linear import (
+    few_rows_tile as grouped_few_rows_tile,
+    quantized_grouped_few_rows_kernel,
+    quantized_grouped_kernel,
+    quantized_tile,
+)
 from .quantized_linear import (
     _ROWS as QUANTIZED_LINEAR_ROWS,
     _ROWS_ELSEWHERE as QUANTIZED_LINEAR_ROWS_ELSEWHERE,
@@ -127,6 +133,7 @@ def signatures(target: str) -> list[Signature]:
         *_products(chip),
         *_attentions(chip),
         *_experts(chip),
+        *_quantized_experts(chip),
         *_sampling(),
         _transposition(),
     ]
@@ -499,6 +506,38 @@ def _experts(chip: Any) -> list[Signature]:
             {"SLOTS": slots, "BLOCK": MOE_BLOCK},
         ),
     ]
+
+
+def _quantized_experts(chip: Any) -> list[Signature]:
+    """Of fp8 as DeepSeek-V3 has them, and of blocks; for many tokens, and for one, whose experts are written."""
+    experts, rows = 256, _TOKENS * 8 // 256
+    multiplied = tl.float32 if chip.kind == "cpu" else tl.float16
+    result = []
+    for kind, layout in (("fp8", {"BITS": 0, "OFFSET": 0, "COLUMNS": COLUMNS}), ("int4", _format("q4_0"))):
+        tile = quantized_tile(chip, rows, kind, _FEATURES, float32 if chip.kind == "cpu" else float16, gated=True)
+        few = grouped_few_rows_tile(chip, 1, kind, _FEATURES, gated=True)
+        both = {
+            **_types("x out", _ARRAY),
+            "codes": _BYTES,
+            "scales": _FLOATS if kind == "fp8" else _ARRAY,
+            **_types("groups rows x_rows per_gather scale_row", "i32"),
+            **_types("n k x_row c_group s_group o_row", _SIZE),
+            "minimums": None,
+            "GATED": True,
+            "STEPS": experts.bit_length(),
+            **layout,
+        }
+        many = {"gather": _INTS, "offsets": _INTS, "counts": None, "M": tile.m, "N": tile.n, "K": tile.k}
+        many |= {"ONE_SCALE": True, "EVEN_K": True, "TYPE": multiplied}
+        one = {"ids": _INTS, "gather": None, "offsets": None, "parts": "i32", "M": few.m, "N": few.n, "K": few.k}
+        is_fp8 = kind == "fp8"
+        values = {} if is_fp8 else {"x": _CODES}
+        values |= {"x_scales": None if is_fp8 else _FLOATS, "x_sums": None if is_fp8 else _INTS, "EVEN": True}
+        result += [
+            _row(quantized_grouped_kernel, {**both, **many}, tile.launch, form=kind),
+            _row(quantized_grouped_few_rows_kernel, {**both, **one, **values}, form=kind),
+        ]
+    return result
 
 
 def _row(

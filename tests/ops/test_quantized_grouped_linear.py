@@ -1,0 +1,163 @@
+"""Products of groups of rows with quantised weights, against a loop over the groups in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+import unify as un
+from unify.ops import quant
+
+from .test_grouped_linear import expected, inputs
+from .test_quantized_linear import DTYPES, numbers
+
+
+def assert_close(result: torch.Tensor, wanted: torch.Tensor, kind: str, few: bool) -> None:
+    # As for one matrix: in blocks of 32 an activation errs by up to 2^-16 of the largest, about 3, or with many rows of
+    # bfloat16 a weight by 2^-9 of itself. A row's weights have a norm of about 1; what is gated is up to about 4.
+    bound = 3 * 2.0**-16 if kind != "fp8" else 2.0**-22
+    if result.dtype == torch.bfloat16 and not few and kind != "fp8":
+        bound = 2.0**-9
+    torch.testing.assert_close(result.double(), wanted, rtol=2 * torch.finfo(result.dtype).eps, atol=24 * bound)
+
+
+# A row or some of a group, and many; groups of none, all rows in one; features that fill no block and no tile, and a
+# gate whose features end inside a block.
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", quant.KINDS)
+@pytest.mark.parametrize(
+    ("offsets", "n", "k"),
+    [
+        ([0, 1, 1, 2, 4], 64, 128),
+        ([0, 1, 4, 4, 9], 200, 96),
+        ([0, 0, 0, 13, 13], 33, 160),
+        ([0, 40, 140, 140, 141], 130, 320),
+        ([0, 0, 130, 130, 130], 7, 32),
+    ],
+)
+def test_each_group_has_its_weight(
+    kind: str, offsets: list[int], n: int, k: int, dtype: torch.dtype, gated: bool
+) -> None:
+    x, weight = inputs(offsets[-1], 4, 2 * n if gated else n, k, torch.float32)
+    x, matrix = x.to(dtype), quant.quantize_weight(weight, kind)
+    result = un.ops.grouped_linear(x, matrix, torch.tensor(offsets, dtype=torch.int32), gated=gated)
+    assert result.dtype == dtype
+    assert_close(result, expected(x, numbers(matrix), offsets, gated), kind, offsets[-1] <= 16)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("rows", [3, 8, 40])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (7, 130), (130, 250), (257, 129)])
+def test_fp8_of_any_size(rows: int, n: int, k: int, gated: bool) -> None:
+    generator = torch.Generator().manual_seed(n + k)
+    n = 2 * n if gated else n
+    codes = (torch.randn(3, n, k, generator=generator) * 100).to(torch.float8_e4m3fn)
+    scales = torch.rand(3, -(-n // 128), -(-k // 128), generator=generator) / 100 / k**0.5
+    weight = codes.double() * scales.double().repeat_interleave(128, 1)[:, :n].repeat_interleave(128, 2)[:, :, :k]
+    x, offsets = torch.randn(rows, k, generator=generator), [0, 1, 1, rows]
+    result = un.ops.grouped_linear(
+        x, quant.from_fp8_blocks(codes, scales), torch.tensor(offsets, dtype=torch.int32), gated=gated
+    )
+    assert_close(result, expected(x, weight, offsets, gated), "fp8", True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(quant.KINDS),
+    st.lists(st.sampled_from([0, 0, 1, 2, 5, 17, 70]), min_size=3, max_size=3),
+    st.booleans(),
+)
+def test_any_lengths(kind: str, lengths: list[int], is_gathered: bool) -> None:
+    offsets = [0, lengths[0], lengths[0] + lengths[1], sum(lengths)]
+    x, weight = inputs(max(1, offsets[-1]), 3, 16, 32, torch.float32)
+    matrix, bounds = quant.quantize_weight(weight, kind), torch.tensor(offsets, dtype=torch.int32)
+    source, rows, more = x[: offsets[-1]], x[: offsets[-1]], {}
+    if is_gathered:
+        gather = torch.randint(0, 2 * x.shape[0], (offsets[-1],), dtype=torch.int32)
+        source, rows, more = x, x[gather // 2], {"gather": gather, "per_gather": 2}
+    result = un.ops.grouped_linear(source, matrix, bounds, **more)
+    assert_close(result, expected(rows, numbers(matrix), offsets, False), kind, True)
+
+
+@pytest.mark.parametrize("kind", quant.KINDS)
+@pytest.mark.parametrize("rows", [6, 90])
+def test_what_lies_outside_is_not_followed_and_rows_of_no_group_are_zeros(kind: str, rows: int) -> None:
+    x, weight = inputs(rows, 2, 16, 32, torch.float32)
+    matrix = quant.quantize_weight(weight, kind)
+    x[4:] = math.nan
+    result = un.ops.grouped_linear(x, matrix, torch.tensor([0, 1, 4], dtype=torch.int32))
+    assert_close(result[:4], expected(x[:4], numbers(matrix), [0, 1, 4], False), kind, True)
+    assert result[4:].abs().max() == 0.0
+    for offsets in ([-5, 2**31 - 1, 7], [2**31 - 1, -(2**31), 3], [-1, -1, -1]):
+        assert un.ops.grouped_linear(x, matrix, torch.tensor(offsets, dtype=torch.int32)).shape == (rows, 16)
+    gather = torch.tensor([-(2**31), 0, 2, 2**31 - 1], dtype=torch.int32)
+    result = un.ops.grouped_linear(x[:4], matrix, torch.tensor([0, 2, 4], dtype=torch.int32), gather=gather)
+    assert_close(result, expected(x[[0, 0, 2, 3]], numbers(matrix), [0, 2, 4], False), kind, True)
+
+
+@pytest.mark.parametrize("kind", quant.KINDS)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("counts", [[0, 3, 20], [-4, 2, 99]])
+def test_the_first_rows_of_each_group_count(kind: str, counts: list[int], gated: bool) -> None:
+    x, weight = inputs(60, 3, 32, 64, torch.float32)
+    matrix, x = quant.quantize_weight(weight, kind), x.reshape(3, 20, 64)
+    kept = [min(max(count, 0), 20) for count in counts]
+    for group, count in enumerate(kept):
+        x[group, count:] = math.nan
+    result = un.ops.grouped_linear(x, matrix, counts=torch.tensor(counts, dtype=torch.int32), gated=gated)
+    assert result.shape == (3, 20, 16 if gated else 32)
+    for group, count in enumerate(kept):
+        wanted = expected(x[group, :count], numbers(matrix)[group : group + 1], [0, count], gated)
+        assert_close(result[group, :count], wanted, kind, True)
+        assert not result[group, count:].any()
+
+
+@pytest.mark.parametrize("kind", quant.KINDS)
+@pytest.mark.parametrize("rows", [4, 80])
+def test_infinity_and_nan_stay_in_their_rows(kind: str, rows: int) -> None:
+    x, weight = inputs(rows, 2, 16, 32, torch.float32)
+    x[0, 3], x[2, 5] = math.nan, math.inf
+    matrix = quant.quantize_weight(weight, kind)
+    result = un.ops.grouped_linear(x, matrix, torch.tensor([0, 1, rows], dtype=torch.int32))
+    assert not result[[0, 2]].isfinite().any()
+    assert result[1].isfinite().all()
+    assert result[3:].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", quant.KINDS)
+def test_a_scale_that_is_no_number_spoils_no_row_of_another_group(kind: str) -> None:
+    x, weight = inputs(12, 3, 64, 32, torch.float32)
+    weight[1, 0, 0] = math.nan
+    matrix = quant.quantize_weight(weight, kind)
+    x3, counts = x.reshape(3, 4, 32), torch.tensor([4, 2, 0], dtype=torch.int32)
+    result = un.ops.grouped_linear(x3, matrix, counts=counts)
+    assert result[1, :2, 0].isnan().all()
+    assert not result[1, 2:].any()
+    result = un.ops.grouped_linear(x, matrix, torch.tensor([0, 4, 6, 10], dtype=torch.int32))
+    assert result[4:6, 0].isnan().all()
+    assert result[[*range(4), *range(6, 12)]].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", quant.KINDS)
+def test_nothing_to_do(kind: str) -> None:
+    offsets, matrix = torch.zeros(3, dtype=torch.int32), quant.quantize_weight(torch.ones(2, 6, 32), kind)
+    assert un.ops.grouped_linear(torch.ones(0, 32), matrix, offsets).shape == (0, 6)
+    assert un.ops.grouped_linear(torch.ones(2, 0, 32), matrix, counts=offsets[:2], gated=True).shape == (2, 0, 3)
+    empty = quant.quantize_weight(torch.ones(2, 0, 32), kind)
+    assert un.ops.grouped_linear(torch.ones(5, 32), empty, offsets, gated=True).shape == (5, 0)
+    none = quant.quantize_weight(torch.ones(2, 6, 0), kind)
+    assert not un.ops.grouped_linear(torch.ones(5, 0), none, offsets).any()
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    x, offsets = torch.ones(4, 64), torch.zeros(3, dtype=torch.int32)
+    with pytest.raises(un.errors.ShapeError, match=r"\[6, 64\] and \[4, 64\]"):
+        un.ops.grouped_linear(x, quant.quantize_weight(torch.ones(6, 64), "int8"), offsets)
+    with pytest.raises(un.errors.ShapeError, match=r"\[2, 6, 32\] and \[4, 64\]"):
+        un.ops.grouped_linear(x, quant.quantize_weight(torch.ones(2, 6, 32), "fp8"), offsets)
+    with pytest.raises(un.errors.ShapeError, match="even n"):
+        un.ops.grouped_linear(x, quant.quantize_weight(torch.ones(2, 5, 64), "int4"), offsets, gated=True)

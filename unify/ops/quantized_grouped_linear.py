@@ -1,0 +1,222 @@
+"""x · weight[e]ᵀ for groups of rows, with quantised weights: codes are decoded where they are multiplied."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import triton.language as tl
+
+import unify
+
+from .groups import find_rows, find_tile, silu, source_rows
+from .quant import BLOCK, COLUMNS, FP8_BLOCK, QuantizedMatrix, quantize
+from .quantized_linear import fp8_features, fp8_few_tile, product_type
+from .quantized_products import block_products, byte_products, fp8_few_products, fp8_products
+from .tile import Tile
+from .tiles import grouped_tile
+
+# Rows of a group, on the average, up to which codes are read for few rows at a time, and how many these are. Elsewhere
+# only an assignment of its own is such a row: matrix units take few rows as well.
+_FEW_ROWS = {"cpu": 4}
+_PARTS = {"cpu": 8}  # times that many features a program goes through: most groups of few rows have none
+
+
+# BITS: of a code in blocks of 32; 0: fp8.
+@unify.jit
+def _tile_products(
+    x, row_inside, codes, scales, minimums, first, n, k, scale_row,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
+    ONE_SCALE: tl.constexpr, EVEN_K: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    """[M, N] float32: rows x times N features from `first` on, of a matrix of n."""
+    if BITS == 0:
+        total = fp8_products(
+            x, row_inside, codes, scales, first, n, k, scale_row, M, N, K, ONE_SCALE, EVEN_K, TYPE
+        )  # fmt: skip
+    else:
+        feature = first + tl.arange(0, N)
+        total = block_products(
+            x, row_inside, codes, scales, minimums, feature, (feature < n)[None, :], k,
+            M, N, K, COLUMNS, BITS, OFFSET, TYPE,
+        )  # fmt: skip
+    return total
+
+
+# One program a tile of M rows of one group and N features, as grouped_kernel: of a gated one first the gate's.
+@unify.jit
+def quantized_grouped_kernel(
+    x, gather, codes, scales, minimums, offsets, counts, out, groups, rows, x_rows, per_gather, n, k, x_row,
+    c_group, s_group, scale_row, o_row,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
+    STEPS: tl.constexpr, GATED: tl.constexpr, ONE_SCALE: tl.constexpr, EVEN_K: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    group, first, last, end = find_tile(offsets, counts, tl.program_id(1), groups, rows, M, STEPS)
+    row = first + tl.arange(0, M)
+    column = tl.program_id(0) * N + tl.arange(0, N)
+    place = out + row.to(tl.int64)[:, None] * o_row + column[None, :]
+    column_inside = (column < n)[None, :]
+    if (group < groups) & (first < last):
+        row_inside = (row < last)[:, None]
+        source = source_rows(gather, tl.minimum(row, last - 1), x_rows, per_gather)
+        x_place = x + source.to(tl.int64)[:, None] * x_row
+        c_place = codes + group.to(tl.int64) * c_group
+        s_place = scales + group.to(tl.int64) * s_group
+        m_place = minimums if minimums is None else minimums + group.to(tl.int64) * s_group
+        total = _tile_products(
+            x_place, row_inside, c_place, s_place, m_place, tl.program_id(0) * N, n, k, scale_row,
+            M, N, K, COLUMNS, BITS, OFFSET, ONE_SCALE, EVEN_K, TYPE,
+        )  # fmt: skip
+        if GATED:
+            total = silu(total) * _tile_products(
+                x_place, row_inside, c_place, s_place, m_place, n + tl.program_id(0) * N, 2 * n, k, scale_row,
+                M, N, K, COLUMNS, BITS, OFFSET, ONE_SCALE, EVEN_K, TYPE,
+            )  # fmt: skip
+        tl.store(place, total, mask=row_inside & column_inside)
+    # Rows of no group, and those behind a group's count, are zeros.
+    behind = tl.where(group < groups, last, first)
+    if tl.maximum(first, behind) < end:
+        nothing = tl.zeros([M, N], dtype=tl.float32)
+        tl.store(place, nothing, mask=((row >= behind) & (row < end))[:, None] & column_inside)
+
+
+@unify.jit
+def _few_products(
+    x, x_scales, x_sums, source, x_row, row_inside, codes, scales, minimums, first, n, k, scale_row,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
+    EVEN: tl.constexpr,
+):  # fmt: skip
+    """[M, N] float32: rows `source` of x times N features from `first` on, of a matrix of n; N divides first."""
+    if BITS == 0:
+        x_place = x + source[:, None] * x_row
+        total = fp8_few_products(x_place, row_inside, codes, scales, first, n, k, scale_row, M, N, K, EVEN)
+    else:
+        total = byte_products(
+            x, x_scales, x_sums, source, codes, scales, minimums, first // N, k, M, N, COLUMNS, BITS, OFFSET
+        )
+    return total
+
+
+# One program `parts` times N features of M rows of one group, groups before features, as grouped_few_rows_kernel. In
+# blocks of 32, x are codes of 16 bits, with scales and sums. ids: each row has the group that is written there.
+@unify.jit
+def quantized_grouped_few_rows_kernel(
+    x, x_scales, x_sums, gather, codes, scales, minimums, offsets, ids, out, groups, rows, x_rows, per_gather, n, k,
+    x_row, c_group, s_group, scale_row, o_row, parts,
+    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
+    STEPS: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    if ids is not None:
+        group = tl.load(ids + tile)
+        group = tl.where(group < 0, groups, group)
+        first = tile
+        last = tile + 1
+    else:
+        group, first, last = find_rows(offsets, tile, groups, rows, M, STEPS)
+    if first < last:
+        row = first + tl.arange(0, M)
+        source = source_rows(gather, tl.minimum(row, last - 1), x_rows, per_gather).to(tl.int64)
+        row_inside = (row < last)[:, None]
+        expert = tl.minimum(group, groups - 1).to(tl.int64)
+        c_place = codes + expert * c_group
+        s_place = scales + expert * s_group
+        m_place = minimums if minimums is None else minimums + expert * s_group
+        for part in range(parts):
+            feature = (tl.program_id(1) * parts + part) * N
+            if feature < n:
+                total = _few_products(
+                    x, x_scales, x_sums, source, x_row, row_inside, c_place, s_place, m_place, feature, n, k, scale_row,
+                    M, N, K, COLUMNS, BITS, OFFSET, EVEN,
+                )  # fmt: skip
+                if GATED:
+                    total = silu(total) * _few_products(
+                        x, x_scales, x_sums, source, x_row, row_inside, c_place, s_place, m_place, n + feature, 2 * n,
+                        k, scale_row, M, N, K, COLUMNS, BITS, OFFSET, EVEN,
+                    )  # fmt: skip
+                total = tl.where(group < groups, total, 0.0)  # rows of no group are zeros
+                column = feature + tl.arange(0, N)
+                place = out + row.to(tl.int64)[:, None] * o_row + column[None, :]
+                tl.store(place, total, mask=row_inside & (column < n)[None, :])
+
+
+def quantized_tile(device: Any, rows: int, kind: str, k: int, dtype: Any, *, gated: bool) -> Tile:
+    """The tile for groups of `rows` rows on the average, whose products are of dtype: as deep as a scale reaches."""
+    tile = grouped_tile(device, rows, dtype, gated=gated)
+    if kind != "fp8":
+        return replace(tile, k=64 if k % 64 == 0 else BLOCK)
+    return replace(tile, n=min(tile.n, fp8_features(device)), k=FP8_BLOCK if device.kind == "cpu" else 64)
+
+
+def few_rows_tile(device: Any, rows: int, kind: str, n: int, *, gated: bool) -> Tile:
+    """The tile for up to `rows` rows of a group, 1 to 4; gated, features of the gate fill whole ones."""
+    few = fp8_few_tile(device, rows)
+    if kind != "fp8":
+        few = Tile(few.m, COLUMNS if few.m == 1 else COLUMNS // 4, BLOCK)
+    return replace(few, n=min(few.n, n & -n)) if gated and n else few
+
+
+def _layout(weight: QuantizedMatrix) -> dict[str, int]:
+    bits, offset = (0, 0) if weight.kind == "fp8" else (weight.format.bits, weight.format.offset)
+    return {"COLUMNS": COLUMNS, "BITS": bits, "OFFSET": offset}
+
+
+def _sizes(x: Any, weight: QuantizedMatrix, n: int, x_row: int) -> tuple[int, ...]:
+    return (n, weight.shape[2], x_row, weight.codes.strides[0], weight.scales.strides[0], weight.scales.shape[-1], n)
+
+
+def quantized_grouped_product(
+    x: Any, weight: QuantizedMatrix, out: Any, gated: bool, *, offsets: Any = None, ids: Any = None,
+    gather: Any = None, per_gather: int = 1,
+) -> None:  # fmt: skip
+    """Writes out = x · weight[group]ᵀ as `grouped_linear.grouped_product` does. x: rows contiguous."""
+    groups, n_stored, k = weight.shape
+    rows, n = out.shape
+    device = x.device
+    is_few = rows <= groups * _FEW_ROWS.get(device.kind, 0)
+    if ids is None and not is_few:
+        tile = quantized_tile(device, -(-rows // groups), weight.kind, k, _dtype(x), gated=gated)
+        tiles = rows // tile.m + groups + 1
+        _launch(x, weight, out, gated, tile, tiles, groups, rows, offsets=offsets, gather=gather, per_gather=per_gather)
+        return
+    few = few_rows_tile(device, 1 if ids is not None else -(-rows // groups), weight.kind, n, gated=gated)
+    scales = sums = None
+    x_row = x.strides[0]
+    x_rows = x.shape[0]
+    if weight.kind != "fp8":
+        values = quantize(x)
+        x, scales, sums, x_row = values.codes, values.scales, values.sums, 2 * k
+    parts = _PARTS.get(device.kind, 1)
+    tiles = rows if ids is not None else rows // few.m + groups + 1
+    quantized_grouped_few_rows_kernel[(tiles, -(-n // (few.n * parts)))](
+        x, scales, sums, gather, weight.codes, weight.scales, weight.minimums, offsets, ids, out, groups, rows, x_rows,
+        per_gather, *_sizes(x, weight, n, x_row), parts, M=few.m, N=few.n, K=few.k, STEPS=groups.bit_length(),
+        GATED=gated, EVEN=k % FP8_BLOCK == 0 and n_stored % few.n == 0 and n % few.n == 0, **_layout(weight),
+    )  # fmt: skip
+
+
+def quantized_masked_product(x: Any, weight: QuantizedMatrix, counts: Any, out: Any, gated: bool) -> None:
+    """Writes out = x · weight[group]ᵀ as `grouped_linear.masked_product` does. x: rows contiguous."""
+    groups, _, k = weight.shape
+    rows = out.shape[0] // groups
+    tile = quantized_tile(x.device, rows, weight.kind, k, _dtype(x), gated=gated)
+    _launch(x, weight, out, gated, tile, groups * -(-rows // tile.m), groups, rows, counts=counts)
+
+
+def _dtype(x: Any) -> Any:
+    """That of x where products are of it, else float32."""
+    return unify.float32 if product_type(x) == tl.float32 else x.dtype
+
+
+def _launch(
+    x: Any, weight: QuantizedMatrix, out: Any, gated: bool, tile: Tile, tiles: int, groups: int, rows: int, *,
+    offsets: Any = None, counts: Any = None, gather: Any = None, per_gather: int = 1,
+) -> None:  # fmt: skip
+    n, k = out.shape[1], weight.shape[2]
+    quantized_grouped_kernel[(-(-n // tile.n), tiles)](
+        x, gather, weight.codes, weight.scales, weight.minimums, offsets, counts, out, groups, rows, x.shape[0],
+        per_gather, *_sizes(x, weight, n, x.strides[0]), M=tile.m, N=tile.n, K=tile.k,
+        STEPS=0 if offsets is None else groups.bit_length(), GATED=gated,
+        ONE_SCALE=tile.n <= FP8_BLOCK and not (gated and n % tile.n), EVEN_K=k % FP8_BLOCK == 0,
+        TYPE=product_type(x), **_layout(weight), **tile.launch,
+    )  # fmt: skip
