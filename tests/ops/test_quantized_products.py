@@ -8,7 +8,8 @@ import triton.language as tl
 
 import unify as un
 from unify.ops import quant
-from unify.ops.quantized_products import block_products, byte_products, e4m3, fp8_few_products, fp8_products
+from unify.ops.e4m3 import from_e4m3
+from unify.ops.quantized_products import block_products, byte_products, fp8_few_products, fp8_products
 
 EXPERTS, N, K = 3, 128, 256
 ROWS = torch.tensor([4, 1, 1, 0], dtype=torch.int32)
@@ -66,7 +67,7 @@ def test_a_kernel_over_experts_has_the_products_of_one(kind: str, what: str, exp
 @un.jit
 def decode_kernel(codes, out):
     i = tl.arange(0, 256)
-    tl.store(out + i, e4m3(tl.load(codes + i)).to(tl.float32) * 256.0)
+    tl.store(out + i, from_e4m3(tl.load(codes + i)).to(tl.float32) * 256.0)
 
 
 def test_all_bytes_decode_as_in_torch() -> None:

@@ -29,13 +29,13 @@ import unify
 from unify._errors import DTypeError, InvalidArgument, ShapeError
 from unify._tensor import as_tensor
 
+from .e4m3 import to_e4m3
 from .op import FLOATS, op
 from .quantized_activations import (
     ACTIVATIONS,
     BLOCK,
     FP8_BLOCK,
     QuantizedActivations,
-    e4m3_bits,
     numbers,
     quantize,
     spoilt,
@@ -276,7 +276,7 @@ def quantize_fp8_blocks_kernel(
         value = tl.load(weight + row.to(tl.int64)[:, None] * row_stride, mask=inside, other=0.0).to(tl.float32)
         value = numbers(value) / scale
         value = tl.minimum(tl.maximum(value, -448.0), 448.0)
-        tl.store(codes + row.to(tl.int64)[:, None] * k, e4m3_bits(value), mask=inside)
+        tl.store(codes + row.to(tl.int64)[:, None] * k, to_e4m3(value), mask=inside)
     place = (expert * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
     tl.store(scales + place, tl.where(tl.max(broken, axis=0) > 0, float("nan"), scale))
 

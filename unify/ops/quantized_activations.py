@@ -11,6 +11,7 @@ import unify
 from unify._errors import InvalidArgument, ShapeError
 from unify._tensor import as_tensor
 
+from .e4m3 import to_e4m3
 from .op import FLOATS, op
 from .tiles import row_tile
 
@@ -30,19 +31,6 @@ def spoilt(value):
 def numbers(value):
     """value, with 0 for what is no number or infinite, which is not to become a code."""
     return tl.where(tl.abs(value) <= 3.4028234663852886e38, value, 0.0)
-
-
-@unify.jit
-def e4m3_bits(value):
-    """float32, at most 448 in magnitude, as the bits of the nearest float8_e4m3; of two nearest ones the even one."""
-    bits = value.to(tl.int32, bitcast=True)
-    magnitude = bits & 0x7FFFFFFF
-    # Above 2⁻⁶: rounded to 3 bits of mantissa; the exponent's bias changes by 120.
-    normal = ((magnitude + 0x7FFFF + ((magnitude >> 20) & 1)) >> 20) - 960
-    # Below, steps of 2⁻⁹, which are those of float32 from 2¹⁴ on.
-    small = (tl.abs(value) + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
-    code = tl.where(magnitude < 0x3C800000, small, normal)
-    return (code | ((bits >> 24) & 0x80)).to(tl.uint8)
 
 
 @unify.jit
@@ -81,7 +69,7 @@ def store_fp8(value, block, codes, scales, k):
     value = numbers(value)
     scale = tl.max(tl.abs(value), axis=1) / 448.0
     scale = tl.where(scale > 1.0e-37, scale, 1.0)
-    code = e4m3_bits(tl.minimum(tl.maximum(value / scale[:, None], -448.0), 448.0))
+    code = to_e4m3(value / scale[:, None])
     tl.store(codes + column, code, mask=column < k)
     tl.store(scales + block, tl.where(broken > 0, float("nan"), scale), mask=block < tl.cdiv(k, 128))
 

@@ -10,6 +10,8 @@ import triton.language as tl
 
 import unify
 
+from .e4m3 import from_e4m3
+
 
 @unify.jit
 def _add_group(codes, high, low, upper, lower, block, g, COLUMNS: tl.constexpr, BITS: tl.constexpr):
@@ -106,15 +108,6 @@ def block_products(
 
 
 @unify.jit
-def e4m3(code):
-    """Bytes of float8_e4m3 as float16 that are 2⁻⁸ of what they stand for: exact, and a NaN stays one."""
-    # The sign is stretched over the upper byte, so that one shift puts it and the rest where float16 has them.
-    wide = code.to(tl.int8, bitcast=True).to(tl.int16)
-    bits = (wide << 7) & -0x4080
-    return tl.where((wide & 0x7F) == 0x7F, 0x7E00, bits).to(tl.int16).to(tl.float16, bitcast=True)
-
-
-@unify.jit
 def fp8_few_products(
     x, row_inside, codes, scales, first, n, k, scale_row,
     ROWS: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
@@ -139,7 +132,7 @@ def fp8_few_products(
                 value = tl.load(x + step[None, :], mask=row_inside & (step < k)[None, :], other=0.0)
                 code = tl.load(codes + step[None, :], mask=(feature < n)[:, None] & (step < k)[None, :], other=0)
             value = value.to(tl.float32) * scale
-            total += e4m3(code).to(tl.float32)[None, :, :] * value[:, None, :]
+            total += from_e4m3(code).to(tl.float32)[None, :, :] * value[:, None, :]
     return tl.sum(total, axis=2)
 
 
@@ -173,7 +166,7 @@ def fp8_products(
                 x_inside = x_inside & (step < k)[None, :]
                 code_inside = code_inside & (step < k)[:, None]
             value = tl.load(x + step[None, :], mask=x_inside, other=0.0).to(TYPE)
-            weight = e4m3(tl.load(codes + step[:, None], mask=code_inside, other=0))
+            weight = from_e4m3(tl.load(codes + step[:, None], mask=code_inside, other=0))
             if tl.bfloat16 == TYPE:
                 weight = weight.to(tl.float32)
             partial = tl.dot(value, weight.to(TYPE), partial, input_precision="ieee")
