@@ -515,7 +515,7 @@ def _quantized_experts(chip: Any) -> list[Signature]:
         many |= {"ONE_SCALE": True, "EVEN_K": True, "TYPE": multiplied}
         one = {"ids": _INTS, "gather": None, "offsets": None, "parts": "i32", "M": few.m, "N": few.n, "K": few.k}
         is_fp8 = kind == "fp8"
-        values = {} if is_fp8 else {"x": _CODES}
+        values: dict[str, Any] = {} if is_fp8 else {"x": _CODES}
         values |= {"x_scales": None if is_fp8 else _FLOATS, "x_sums": None if is_fp8 else _INTS, "EVEN": True}
         result += [
             _row(quantized_grouped_kernel, {**both, **many}, tile.launch),
