@@ -11,14 +11,12 @@ import unify
 
 from .groups import find_rows, find_tile, silu, source_rows
 from .quant import BLOCK, COLUMNS, FP8_BLOCK, QuantizedMatrix, quantize
-from .quantized_linear import fp8_features, fp8_few_tile, product_type
+from .quantized_linear import fp8_features, fp8_few_tile, multiplies_bytes, product_type
 from .quantized_products import block_products, byte_products, fp8_few_products, fp8_products
 from .tile import Tile
 from .tiles import grouped_tile
 
-# Rows of a group, on the average, up to which codes are read for few rows at a time, and how many these are. Elsewhere
-# only an assignment of its own is such a row: matrix units take few rows as well.
-_FEW_ROWS = {"cpu": 4}
+_FP8_FEW_ROWS = 2  # of a group, on the average, up to which nothing is packed for tl.dot on a CPU
 _PARTS = {"cpu": 8}  # times that many features a program goes through: most groups of few rows have none
 
 
@@ -149,7 +147,7 @@ def quantized_tile(device: Any, rows: int, kind: str, k: int, dtype: Any, *, gat
 
 
 def few_rows_tile(device: Any, rows: int, kind: str, n: int, *, gated: bool) -> Tile:
-    """The tile for up to `rows` rows of a group, 1 to 4; gated, features of the gate fill whole ones."""
+    """The tile for up to 4 rows of groups of `rows` on the average; gated, whole ones are filled by the gate's."""
     few = fp8_few_tile(device, rows)
     if kind != "fp8":
         few = Tile(few.m, COLUMNS if few.m == 1 else COLUMNS // 4, BLOCK)
@@ -173,13 +171,13 @@ def quantized_grouped_product(
     groups, n_stored, k = weight.shape
     rows, n = out.shape
     device = x.device
-    is_few = rows <= groups * _FEW_ROWS.get(device.kind, 0)
-    if ids is None and not is_few:
-        tile = quantized_tile(device, -(-rows // groups), weight.kind, k, _dtype(x), gated=gated)
+    average = -(-rows // groups)
+    if ids is None and not _takes_few(x, weight.kind, average):
+        tile = quantized_tile(device, average, weight.kind, k, _dtype(x), gated=gated)
         tiles = rows // tile.m + groups + 1
         _launch(x, weight, out, gated, tile, tiles, groups, rows, offsets=offsets, gather=gather, per_gather=per_gather)
         return
-    few = few_rows_tile(device, 1 if ids is not None else -(-rows // groups), weight.kind, n, gated=gated)
+    few = few_rows_tile(device, 1 if ids is not None else average, weight.kind, n, gated=gated)
     scales = sums = None
     x_row = x.strides[0]
     x_rows = x.shape[0]
@@ -193,6 +191,11 @@ def quantized_grouped_product(
         per_gather, *_sizes(x, weight, n, x_row), parts, M=few.m, N=few.n, K=few.k, STEPS=groups.bit_length(),
         GATED=gated, EVEN=k % FP8_BLOCK == 0 and n_stored % few.n == 0 and n % few.n == 0, **_layout(weight),
     )  # fmt: skip
+
+
+def _takes_few(x: Any, kind: str, rows: int) -> bool:
+    """Whether groups of `rows` rows on the average take few rows at a time; matrix units would take them as well."""
+    return x.device.kind == "cpu" and (rows <= _FP8_FEW_ROWS if kind == "fp8" else multiplies_bytes(x, rows))
 
 
 def quantized_masked_product(x: Any, weight: QuantizedMatrix, counts: Any, out: Any, gated: bool) -> None:

@@ -133,6 +133,12 @@ def product_type(x: Any) -> Any:
     return {unify.bfloat16: tl.bfloat16, unify.float16: tl.float16}.get(x.dtype, tl.float32)
 
 
+def multiplies_bytes(x: Any, m: int) -> bool:
+    """Whether `m` rows of x become codes, for products with a weight in blocks of 32 that are of bytes."""
+    bytes_are_fast = x.device.kind != "cpu" or _has_byte_products()
+    return m < _MANY_ROWS or (product_type(x) == tl.float32 and bytes_are_fast)
+
+
 def fp8_few_tile(device: Any, m: int) -> Tile:
     """The tile for `m` rows, 1 to 4, of a product with a weight in fp8."""
     tiles = _FP8_FEW.get(device.kind, _FP8_FEW_ELSEWHERE)
@@ -161,14 +167,12 @@ def quantized_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -
     if k % BLOCK:
         raise ShapeError(f"linear: a quantised weight's k must be a multiple of {BLOCK}; it is {k}.")
     layout = {"COLUMNS": COLUMNS, "BITS": weight.format.bits, "OFFSET": weight.format.offset}
-    multiplied = product_type(x)
-    bytes_are_fast = x.device.kind != "cpu" or _has_byte_products()
-    if m >= _MANY_ROWS and (multiplied != tl.float32 or not bytes_are_fast):
+    if not multiplies_bytes(x, m):
         tile = product_tile(x.device, m, n)
         dequantized_linear_kernel[(-(-m // tile.m), -(-n // tile.n))](
             x, weight.codes, weight.scales, weight.minimums, residual, out, m, n, k, x.strides[0],
             0 if residual is None else residual.strides[0], out.strides[0], M=tile.m, N=tile.n,
-            K=64 if k % 64 == 0 else BLOCK, TYPE=multiplied, **layout,
+            K=64 if k % 64 == 0 else BLOCK, TYPE=product_type(x), **layout,
         )  # fmt: skip
         return
     values = quantize(x)
