@@ -51,5 +51,6 @@ def test_a_measured_row_takes_the_place_of_not_measured(root: Path) -> None:
     row |= {"ours": 2.5, "peer": 2.0, "unit": "GB/s", "is_noisy": False, "limit_fraction": 0.8}
     missing = {"case": "rms_norm-1x1", "peer_name": "torch", "missing": "torch is not installed"}
     lines = module.table([{"card": "H100", "date": "2027-01-01", "rows": [row, missing]}]).splitlines()
-    assert "| softmax | torch | 1 | 1.25 (2.5 to 2 GB/s) | 80% | H100, 2027-01-01 |" in lines[-1]
+    shown = "| softmax | torch | 1 | 1.25 (2.5 to 2 GB/s) | 80% | H100, 2027-01-01 |"
+    assert sum(shown in line for line in lines) == 1
     assert sum(module.NOT_MEASURED in line for line in lines) == len(module.QUESTIONS) - 1

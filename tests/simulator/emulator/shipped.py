@@ -116,13 +116,17 @@ def _floats(inputs: Inputs) -> Any:
     return out
 
 
-def _moe(inputs: Inputs, tokens: int) -> Any:
-    """Eight experts, of which the tokens leave some without work. Routed by numbers that do not depend on the dtype."""
+def _moe(inputs: Inputs, tokens: int, kind: str = "") -> Any:
+    """Eight experts, of which the tokens leave some without work. Routed by numbers that do not depend on the dtype.
+
+    kind: what the experts are quantised to.
+    """
     d, f, experts = 96, 64, 8
     logits = torch.randn(tokens, experts, generator=torch.Generator().manual_seed(tokens))
     bias = inputs.on_device(torch.linspace(0, 2, experts))
     weights, ids = un.ops.route(inputs.on_device(logits), 2, score="sigmoid", bias=bias, groups=4, top_groups=2)
-    x, gate_up, down = inputs.random(tokens, d), inputs.random(experts, 2 * f, d), inputs.random(experts, d, f)
+    x, shapes = inputs.random(tokens, d), ((experts, 2 * f, d), (experts, d, f))
+    gate_up, down = (inputs.weights(kind, *shape) if kind else inputs.random(*shape) for shape in shapes)
     return un.ops.moe(x, weights, ids, gate_up, down, residual=inputs.random(tokens, d))
 
 
@@ -219,6 +223,9 @@ CASES: dict[str, Case] = {
     "one token's experts": lambda i: _moe(i, 1),
     "some tokens' experts": lambda i: _moe(i, 9),
     "many tokens' experts": lambda i: _moe(i, 70),
+    "one token's experts in fp8": lambda i: _moe(i, 1, "fp8"),
+    "some tokens' experts in int4": lambda i: _moe(i, 9, "int4"),
+    "many tokens' experts in fp8": lambda i: _moe(i, 70, "fp8"),
     "turned": _turned,
 }
 
