@@ -19,9 +19,9 @@ from . import shipped
 from .harness import compare, tool
 
 ROOT = Path(__file__).parents[3]
-# What comes out is rounded to the type once, and what goes into a second product once more; sums of some hundred products
-# differ in their order. So a number that is left of terms which cancel is as exact as the largest one there: the second
-# tolerance is in parts of that.
+# What comes out is rounded to the type once, and what goes into a second product once more; sums of some hundred
+# products differ in their order. So a number that is left of terms which cancel is as exact as the largest one there:
+# the second tolerance is in parts of that.
 TOLERANCE = {"float32": (1e-4, 1e-5), "float16": (2.0**-9, 2.0**-10), "bfloat16": (2.0**-6, 2.0**-7)}
 # "linalg": the CPU's own tiles, without the rest of the vendor's compiler. A chip: as programs run on it. The 950's
 # compiler takes a minute for some of them.
