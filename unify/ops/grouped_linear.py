@@ -10,7 +10,7 @@ import unify
 from unify._errors import InvalidArgument, ShapeError
 from unify._tensor import as_tensor, wrap_like
 
-from .groups import find_rows, find_tile, silu, source_rows
+from .groups import find_few_rows, find_tile, silu, source_rows
 from .op import FLOATS, op
 from .quant import QuantizedMatrix
 from .quantized_grouped_linear import quantized_grouped_product, quantized_masked_product
@@ -87,14 +87,7 @@ def grouped_few_rows_kernel(
     x, gather, weight, offsets, ids, out, groups, rows, x_rows, per_gather, n, k, x_row, w_group, w_row, o_row, parts,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STEPS: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    tile = tl.program_id(0)
-    if ids is not None:
-        group = tl.load(ids + tile)
-        group = tl.where(group < 0, groups, group)
-        first = tile
-        last = tile + 1
-    else:
-        group, first, last = find_rows(offsets, tile, groups, rows, M, STEPS)
+    group, first, last = find_few_rows(offsets, ids, tl.program_id(0), groups, rows, M, STEPS)
     if first < last:
         inner = tl.arange(0, K)
         row = first + tl.arange(0, M)

@@ -53,5 +53,18 @@ def find_tile(offsets, counts, tile, groups, rows, M: tl.constexpr, STEPS: tl.co
 
 
 @unify.jit
+def find_few_rows(offsets, ids, tile, groups, rows, M: tl.constexpr, STEPS: tl.constexpr):
+    """As find_rows, or where ids say each row's group, the row `tile`; one that is negative is the group `groups`."""
+    if ids is not None:
+        group = tl.load(ids + tile)
+        group = tl.where(group < 0, groups, group)
+        first = tile
+        last = tile + 1
+    else:
+        group, first, last = find_rows(offsets, tile, groups, rows, M, STEPS)
+    return group, first, last
+
+
+@unify.jit
 def silu(x):
     return x / (1.0 + tl.exp(-x))

@@ -9,7 +9,7 @@ import triton.language as tl
 
 import unify
 
-from .groups import find_rows, find_tile, silu, source_rows
+from .groups import find_few_rows, find_tile, silu, source_rows
 from .quant import BLOCK, COLUMNS, FP8_BLOCK, QuantizedMatrix, quantize
 from .quantized_linear import fp8_features, fp8_few_tile, multiplies_bytes, product_type
 from .quantized_products import block_products, byte_products, fp8_few_products, fp8_products
@@ -104,14 +104,7 @@ def quantized_grouped_few_rows_kernel(
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
     STEPS: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    tile = tl.program_id(0)
-    if ids is not None:
-        group = tl.load(ids + tile)
-        group = tl.where(group < 0, groups, group)
-        first = tile
-        last = tile + 1
-    else:
-        group, first, last = find_rows(offsets, tile, groups, rows, M, STEPS)
+    group, first, last = find_few_rows(offsets, ids, tl.program_id(0), groups, rows, M, STEPS)
     if first < last:
         row = first + tl.arange(0, M)
         source = source_rows(gather, tl.minimum(row, last - 1), x_rows, per_gather).to(tl.int64)
