@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ LIMIT_S = 20.0
 class Case:
     """An op and arrays for it, by the names of its parameters; those in `strided` may be strided at will.
 
-    float32: arrays, and numbers of results, that are float32 whatever the others are.
+    float32: arrays, and numbers of results, that are float32 whatever the others are. free: arrays and axes of them,
+    as "x 0", that no other array has to fit.
     """
 
     function: Callable[..., Any]
@@ -35,6 +37,7 @@ class Case:
     written: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     float32: tuple[str | int, ...] = ()
+    free: str = ""
 
     def call(self, kind: Callable[[torch.Tensor], Any], stream: Any = None, **replaced: Any) -> list[Any]:
         """What the op returns and writes, of fresh arrays of this kind."""
@@ -57,7 +60,15 @@ def quantized() -> quant.QuantizedMatrix:
     return quant.from_gguf("q4_1", raw.view(np.uint8))
 
 
+def experts(n: int, k: int) -> quant.QuantizedMatrix:
+    return quant.quantize_weight(floats(3, n, k), "int8")
+
+
 CACHE = {"k_cache": floats(2, 16, 2, 64), "v_cache": floats(2, 16, 2, 64)}
+CODES = {name: (cache * 40).to(torch.int8) for name, cache in CACHE.items()}
+SCALES = {"k_scale": torch.full((2,), 0.025), "v_scale": torch.full((2,), 0.025)}
+HEADS = {"sinks": floats(4), "alibi": torch.rand(4)}
+ROUTED = {"weights": torch.rand(3, 2), "ids": ints(0, 1, 1, 2, 2, 0).reshape(3, 2)}
 TABLE = ints(1, 0)
 CASES = {
     "combine": Case(
@@ -70,19 +81,22 @@ CASES = {
         },
         ("y", "residual"),
         float32=("weights",),
+        free="y 0",
     ),
-    "expert_load": Case(ops.expert_load, {"ids": ints(0, 2, 2, 1).reshape(2, 2)}, options={"experts": 4}),
+    "expert_load": Case(
+        ops.expert_load, {"ids": ints(0, 2, 2, 1).reshape(2, 2)}, options={"experts": 4}, free="ids 0, ids 1"
+    ),
     "grouped_linear": Case(
         ops.grouped_linear,
         {"x": floats(5, 64), "weight": floats(3, 8, 64), "offsets": ints(0, 2, 2, 5)},
         ("x", "weight"),
+        free="x 0, weight 1",
     ),
     "moe": Case(
         ops.moe,
         {
             "x": floats(3, 64),
-            "weights": torch.rand(3, 2),
-            "ids": ints(0, 1, 1, 2, 2, 0).reshape(3, 2),
+            **ROUTED,
             "gate_up": floats(3, 32, 64),
             "down": floats(3, 64, 16),
             "residual": floats(3, 64),
@@ -90,13 +104,24 @@ CASES = {
         ("x", "gate_up", "down", "residual"),
         float32=("weights",),
     ),
-    "route": Case(ops.route, {"logits": floats(3, 16)}, ("logits",), options={"top_k": 4}, float32=(0,)),
-    "attention": Case(
-        ops.attention, {"q": floats(5, 4, 64), "k": floats(7, 2, 64), "v": floats(7, 2, 64)}, ("q", "k", "v")
+    "route": Case(
+        ops.route, {"logits": floats(3, 16)}, ("logits",), options={"top_k": 4}, float32=(0,), free="logits 0, logits 1"
     ),
-    "count_tokens": Case(ops.count_tokens, {"ids": ints(1, 5)[:, None]}, options={"vocabulary": 9}),
-    "embedding": Case(ops.embedding, {"ids": ints(2, 0), "weight": floats(3, 64)}, float32=(0,)),
-    "embedding quantised": Case(ops.embedding, {"ids": ints(2, 0)}, options={"weight": quantized()}, float32=(0,)),
+    "attention": Case(
+        ops.attention,
+        {"q": floats(5, 4, 64), "k": floats(7, 2, 64), "v": floats(7, 2, 64)},
+        ("q", "k", "v"),
+        free="q 0, q 1, v 2",
+    ),
+    "count_tokens": Case(
+        ops.count_tokens, {"ids": ints(1, 5)[:, None]}, options={"vocabulary": 9}, free="ids 0, ids 1"
+    ),
+    "embedding": Case(
+        ops.embedding, {"ids": ints(2, 0), "weight": floats(3, 64)}, float32=(0,), free="ids 0, weight 0, weight 1"
+    ),
+    "embedding quantised": Case(
+        ops.embedding, {"ids": ints(2, 0)}, options={"weight": quantized()}, float32=(0,), free="ids 0"
+    ),
     "kv_write": Case(
         ops.kv_write,
         {"k": floats(3, 2, 64), "v": floats(3, 2, 64), **CACHE, "slots": ints(0, 17, 31)},
@@ -107,6 +132,7 @@ CASES = {
         ops.latent_read,
         {"cache": floats(2, 16, 24), "block_table": TABLE[None], "cu_seqlens": ints(0, 5)},
         options={"total": 7},
+        free="cache 0, cache 1, cache 2, block_table 1",
     ),
     "latent_write": Case(
         ops.latent_write,
@@ -118,6 +144,7 @@ CASES = {
         },
         ("latent", "rope_key"),
         ("cache",),
+        free="cache 0, cache 1",
     ),
     "linear": Case(
         ops.linear, {"x": floats(2, 64), "weight": floats(8, 64), "residual": floats(2, 8)}, ("x", "weight", "residual")
@@ -128,9 +155,11 @@ CASES = {
         ("x", "residual"),
         options={"weight": quantized()},
     ),
-    "logit_bias": Case(ops.logit_bias, {"logits": floats(1, 64), "ids": ints(3, 9)[None], "bias": floats(1, 2)}),
-    "matmul": Case(ops.matmul, {"a": floats(20, 64), "b": floats(64, 8)}, ("a", "b")),
-    "matmul of a batch": Case(ops.matmul, {"a": floats(3, 20, 64), "b": floats(3, 64, 8)}, ("a", "b")),
+    "logit_bias": Case(
+        ops.logit_bias, {"logits": floats(1, 64), "ids": ints(3, 9)[None], "bias": floats(1, 2)}, free="logits 1"
+    ),
+    "matmul": Case(ops.matmul, {"a": floats(20, 64), "b": floats(64, 8)}, ("a", "b"), free="a 0, b 1"),
+    "matmul of a batch": Case(ops.matmul, {"a": floats(3, 20, 64), "b": floats(3, 64, 8)}, ("a", "b"), free="a 1, b 2"),
     "mla_attention": Case(
         ops.mla_attention,
         {
@@ -141,11 +170,13 @@ CASES = {
         },
         ("q",),
         options={"rank": 16, "scale": 0.2},
+        free="q 1, cache 0, cache 1, block_table 1",
     ),
     "paged_attention": Case(
         ops.paged_attention,
         {"q": floats(1, 4, 64), **CACHE, "block_table": TABLE[None], "context_lens": ints(20)},
         ("q", "k_cache"),
+        free="q 1, v_cache 3, block_table 1",
     ),
     "paged_prefill": Case(
         ops.paged_prefill,
@@ -157,12 +188,14 @@ CASES = {
             "cu_seqlens": ints(0, 5),
         },
         ("q", "k_cache"),
+        free="q 0, q 1, v_cache 3, block_table 1",
     ),
     "merge_states": Case(
         ops.merge_states,
         {"outs": floats(2, 3, 4, 64), "lses": floats(2, 3, 4)},
         ("outs", "lses"),
         float32=("lses", 1),
+        free="outs 3",
     ),
     "penalize": Case(
         ops.penalize,
@@ -170,29 +203,116 @@ CASES = {
         ("logits",),
     ),
     "repetition_penalty": Case(
-        ops.repetition_penalty, {"logits": floats(2, 64), "ids": ints(1, 5)[:, None]}, options={"penalty": 1.5}
+        ops.repetition_penalty,
+        {"logits": floats(2, 64), "ids": ints(1, 5)[:, None]},
+        options={"penalty": 1.5},
+        free="logits 1, ids 1",
     ),
-    "rms_norm": Case(ops.rms_norm, {"x": floats(3, 64), "weight": floats(64)}),
+    "rms_norm": Case(ops.rms_norm, {"x": floats(3, 64), "weight": floats(64)}, free="x 0"),
     "rms_norm out": Case(
         ops.rms_norm, {"x": floats(3, 64), "weight": floats(64), "out": torch.zeros(3, 64)}, written=("out",)
     ),
-    "rope": Case(ops.rope, {"x": floats(3, 2, 64), "positions": ints(0, 1, 9)}, ("x",)),
+    "rope": Case(ops.rope, {"x": floats(3, 2, 64), "positions": ints(0, 1, 9)}, ("x",), free="x 1, x 2"),
     "rope with frequencies": Case(
-        ops.rope, {"x": floats(3, 2, 64), "positions": ints(0, 1, 9), "frequencies": torch.rand(32)}, ("x",)
+        ops.rope,
+        {"x": floats(3, 2, 64), "positions": ints(0, 1, 9), "frequencies": torch.rand(32)},
+        ("x",),
+        free="x 1",
     ),
-    "sample": Case(ops.sample, {"logits": floats(3, 700)}, ("logits",), options={"temperature": 1.0, "step": 3}),
-    "sample greedy": Case(ops.sample, {"logits": floats(3, 700)}, ("logits",)),
+    "sample": Case(
+        ops.sample,
+        {"logits": floats(3, 700)},
+        ("logits",),
+        options={"temperature": 1.0, "step": 3},
+        free="logits 0, logits 1",
+    ),
+    "sample greedy": Case(ops.sample, {"logits": floats(3, 700)}, ("logits",), free="logits 0, logits 1"),
     "sample with steps": Case(
         ops.sample,
         {"logits": floats(3, 700), "step": torch.tensor([4, 5, 6])},
         ("logits",),
         options={"temperature": 1.0, "top_k": 9, "top_p": 0.9},
+        free="logits 1",
     ),
     "sample of requests": Case(
         ops.sample,
         {"logits": floats(3, 700), "temperature": torch.ones(3), "seed": torch.tensor([4, 5, 6])},
         ("logits",),
         options={"min_p": 0.01},
+        free="logits 1",
+    ),
+    "attention of packed sequences": Case(
+        ops.attention,
+        {
+            "q": floats(5, 4, 64),
+            "k": floats(7, 2, 64),
+            "v": floats(7, 2, 64),
+            "cu_seqlens": ints(0, 2, 5),
+            "cu_seqlens_k": ints(0, 3, 7),
+            **HEADS,
+        },
+        ("q", "k", "v"),
+        free="q 0, v 2",
+    ),
+    "grouped_linear gathered": Case(
+        ops.grouped_linear,
+        {"x": floats(4, 64), "weight": floats(3, 8, 64), "offsets": ints(0, 2, 2, 5), "gather": ints(3, 0, 1, 1, 2)},
+        ("x", "weight"),
+        free="x 0, weight 1, gather 0",
+    ),
+    "grouped_linear masked": Case(
+        ops.grouped_linear,
+        {"x": floats(3, 4, 64), "weight": floats(3, 8, 64), "counts": ints(0, 2, 4)},
+        ("x", "weight"),
+        options={"gated": True},
+        free="x 1, weight 1",
+    ),
+    "grouped_linear quantised": Case(
+        ops.grouped_linear,
+        {"x": floats(5, 64), "offsets": ints(0, 2, 2, 5)},
+        ("x",),
+        options={"weight": experts(32, 64)},
+        free="x 0",
+    ),
+    "kv_write of codes": Case(
+        ops.kv_write,
+        {"k": floats(3, 2, 64), "v": floats(3, 2, 64), **CODES, "slots": ints(0, 17, 31), **SCALES},
+        ("k", "v", "k_cache"),
+        ("k_cache", "v_cache"),
+        float32=("k_scale", "v_scale"),
+    ),
+    "moe quantised": Case(
+        ops.moe,
+        {"x": floats(3, 64), **ROUTED},
+        ("x",),
+        options={"gate_up": experts(64, 64), "down": experts(64, 32)},
+        float32=("weights",),
+    ),
+    "paged_attention of codes": Case(
+        ops.paged_attention,
+        {"q": floats(1, 4, 64), **CODES, "block_table": TABLE[None], "context_lens": ints(20), **HEADS, **SCALES},
+        ("q", "k_cache"),
+        float32=("k_scale", "v_scale"),
+        free="v_cache 3, block_table 1",
+    ),
+    "penalize each": Case(
+        ops.penalize,
+        {"logits": floats(2, 4), "counts": ints(0, 1, 2, 9, 1, 1, 0, 0).reshape(2, 4), "frequency": torch.rand(2)},
+        ("logits",),
+    ),
+    "repetition_penalty of each": Case(
+        ops.repetition_penalty,
+        {"logits": floats(2, 64), "ids": ints(1, 5)[:, None], "penalty": 0.5 + torch.rand(2)},
+        free="logits 1, ids 1",
+    ),
+    "rms_norm of a sum": Case(ops.rms_norm, {"x": floats(3, 64), "weight": floats(64), "residual": floats(3, 64)}),
+    "route with a bias": Case(
+        ops.route,
+        {"logits": floats(3, 16), "bias": floats(16)},
+        ("logits",),
+        options={"top_k": 4, "score": "sigmoid", "groups": 4, "top_groups": 2},
+        float32=(0,),
+        free="logits 0",
     ),
     "swiglu": Case(ops.swiglu, {"gate": floats(3, 64), "up": floats(3, 64)}, ("gate", "up")),
 }
@@ -342,8 +462,24 @@ def test_arrays_of_one_wrong_dtype_are_refused(case: Case) -> None:
 
 @each_array
 def test_an_array_without_axes_is_refused(case: Case, name: str) -> None:
-    with pytest.raises(un.errors.ShapeError, match=case.function.__name__):
+    with pytest.raises(un.errors.ShapeError, match=rf"{case.function.__name__}: .*\b{name}\b"):
         case.call(torch.clone, **{name: case.arrays[name].flatten()[0].clone()})
+
+
+@each_array
+def test_an_axis_of_another_length_is_refused_unless_nothing_has_to_fit_it(case: Case, name: str) -> None:
+    array = case.arrays[name]
+    allowed = set()
+    for axis in range(array.ndim):
+        for lengthened in (torch.cat([array, array.narrow(axis, 0, 1)], axis), array.narrow(axis, 0, 0)):
+            try:
+                case.call(torch.clone, **{name: lengthened.clone()})
+                allowed.add(f"{name} {axis}")
+            except (un.errors.ShapeError, un.errors.InvalidArgument) as refusal:
+                # What it names is this array or an argument that should have fitted it.
+                others = "|".join([*case.arrays, *case.options])
+                assert re.match(rf"{case.function.__name__}: .*\b({others})\b", str(refusal)), refusal
+    assert allowed == {place for place in case.free.split(", ") if place.startswith(f"{name} ")}
 
 
 @pytest.fixture(scope="session")
@@ -363,5 +499,7 @@ def other_device(tmp_path_factory: pytest.TempPathFactory) -> str:
     ],
 )
 def test_an_array_on_another_device_is_refused(case: Case, name: str, other_device: str) -> None:
-    with pytest.raises(un.errors.DeviceMismatchError, match=case.function.__name__):
+    # The first array says where the work is done: then it is the others that are elsewhere.
+    named = "|".join(case.arrays if name == next(iter(case.arrays)) else [name]) + "|weight|gate_up"
+    with pytest.raises(un.errors.DeviceMismatchError, match=rf"{case.function.__name__}: ({named}): is on"):
         case.call(to_unify, **{name: to_unify(case.arrays[name]).to(other_device)})
