@@ -116,6 +116,18 @@ def test_infinity_and_nan_stay_with_their_tokens(count: int) -> None:
     assert result[2:].isfinite().all()
 
 
+@pytest.mark.parametrize("missing", [-1, EXPERTS, 2**31 - 1])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_an_expert_that_does_not_exist_adds_nothing_whatever_its_weight(count: int, missing: int) -> None:
+    x, (gate_up, down) = tokens(count), layer()
+    weights, ids = un.ops.route(x[:, :EXPERTS], 2)
+    ids[0, 1] = missing
+    wanted = expected(x, weights, ids, gate_up, down)
+    for strange in (math.nan, math.inf):
+        weights[0, 1] = strange
+        assert_close(un.ops.moe(x, weights, ids, gate_up, down), wanted)
+
+
 def test_equal_inputs_give_equal_results() -> None:
     x, (gate_up, down) = tokens(200, torch.bfloat16), layer(torch.bfloat16)
     weights, ids = un.ops.route(tokens(200)[:, :EXPERTS], 3)

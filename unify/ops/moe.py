@@ -18,22 +18,25 @@ _BLOCK = 1024  # features that a program combines
 _FEW_TOKENS = 2  # up to here few tokens share an expert, and each assignment reads its own weights
 
 
-# One program BLOCK features of a token, in the order of its slots. No places: they are in order.
+# One program BLOCK features of a token, in the order of its slots. places below `rows` count; IN_ORDER: they say only
+# that, and what they would name is where they are.
 @unify.jit
 def combine_kernel(
-    y, places, weights, residual, out, rows, columns, y_row, r_row, SLOTS: tl.constexpr, BLOCK: tl.constexpr
+    y, places, weights, residual, out, rows, columns, y_row, r_row,
+    SLOTS: tl.constexpr, IN_ORDER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
     total = tl.zeros([BLOCK], dtype=tl.float32)
     for slot in range(SLOTS):
-        place = token * SLOTS + slot
-        weight = tl.load(weights + place)
-        if places is not None:
-            place = tl.load(places + place)
+        row = token * SLOTS + slot
+        weight = tl.load(weights + row)
+        place = tl.load(places + row)
         if (place >= 0) & (place < rows):
-            total += tl.load(y + place.to(tl.int64) * y_row + column, mask=inside, other=0.0).to(tl.float32) * weight
+            if not IN_ORDER:
+                row = place
+            total += tl.load(y + row.to(tl.int64) * y_row + column, mask=inside, other=0.0).to(tl.float32) * weight
     if residual is not None:
         total += tl.load(residual + token.to(tl.int64) * r_row + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + token.to(tl.int64) * columns + column, total, mask=inside)
@@ -62,7 +65,7 @@ def combine(y: Any, places: Any, weights: Any, *, residual: Any = None, stream: 
         )
     amounts, added = _per_token("combine", weights, residual, table.shape, values)
     result = unify.empty((table.shape[0], values.shape[1]), dtype=values.dtype, device=values.device)
-    _combine(values, table, amounts, added, result)
+    _combine(values, table, values.shape[0], amounts, added, result)
     return wrap_like(result, y)
 
 
@@ -113,12 +116,12 @@ def moe(
         flat = chosen.reshape(tokens * slots)
         grouped_product(source, first, hidden, True, ids=flat, per_gather=slots)
         grouped_product(hidden, second, parts, False, ids=flat)
-        _combine(parts, None, amounts, added, result)
+        _combine(parts, flat, experts, amounts, added, result, in_order=True)
     else:
         order = sort(chosen, experts)
         grouped_product(source, first, hidden, True, offsets=order.offsets, gather=order.tokens, per_gather=slots)
         grouped_product(hidden, second, parts, False, offsets=order.offsets)
-        _combine(parts, order.places, amounts, added, result)
+        _combine(parts, order.places, tokens * slots, amounts, added, result)
     return wrap_like(result, x)
 
 
@@ -139,10 +142,12 @@ def _per_token(name: str, weights: Any, residual: Any, shape: tuple[int, ...], v
     return amounts, added
 
 
-def _combine(y: Any, places: Any, weights: Any, residual: Any, out: Any) -> None:
+def _combine(
+    y: Any, places: Any, rows: int, weights: Any, residual: Any, out: Any, *, in_order: bool = False
+) -> None:  # fmt: skip
     (tokens, columns), (_, slots) = out.shape, weights.shape
     y = y if y.strides[1] == 1 else y.contiguous()
     combine_kernel[(tokens, -(-columns // _BLOCK))](
-        y, places, weights, residual, out, y.shape[0], columns, y.strides[0],
-        0 if residual is None else residual.strides[0], SLOTS=slots, BLOCK=_BLOCK,
+        y, places, weights, residual, out, rows, columns, y.strides[0],
+        0 if residual is None else residual.strides[0], SLOTS=slots, IN_ORDER=in_order, BLOCK=_BLOCK,
     )  # fmt: skip

@@ -503,7 +503,7 @@ def _experts(chip: Any) -> list[Signature]:
             _types("y residual out", _ARRAY)
             | {"places": _INTS, "weights": _FLOATS, "rows": "i32"}
             | _types("columns y_row r_row", _SIZE),
-            {"SLOTS": slots, "BLOCK": MOE_BLOCK},
+            {"SLOTS": slots, "IN_ORDER": False, "BLOCK": MOE_BLOCK},
         ),
     ]
 
