@@ -102,13 +102,17 @@ def test_any_window(window: int, tokens: list[int], before: int) -> None:
         assert_each_attends(results, last.split(1), all_k, all_v, True, window=window)
 
 
-def test_keys_behind_the_window_may_be_gone() -> None:
-    # A cache gives back the blocks of keys that no window reaches any more.
-    keys, values = make_cache(12, 16, 1, WIDTH, torch.float32)
+@pytest.mark.parametrize("size", [5, 10, 16, 48])
+@pytest.mark.parametrize("splits", [1, 2])
+def test_keys_behind_the_window_may_be_gone(splits: int, size: int) -> None:
+    # A cache gives back the blocks of keys that no window reaches any more, and another sequence may write NaN there.
+    keys, values = make_cache(30, size, 1, WIDTH, torch.float32)
     table, (k,), (v,) = fill(keys, values, [100], torch.Generator().manual_seed(1))
-    q = random(torch.float32, 1, 2, WIDTH)
-    table[0, :4] = table[0, -1]  # which is not written
-    result = un.ops.paged_attention(q, keys, values, table, ints(100), window=30)
+    q = random(torch.float32, 3, 2, WIDTH)
+    table[0, : 68 // size] = table[0, -1]  # which is not written
+    result = un.ops.paged_attention(q[2:], keys, values, table, ints(100), window=30, splits=splits)
+    assert_attends(result, q[2:], k, v, window=30)
+    result = un.ops.paged_prefill(q, keys, values, table, ints(100), starts([3]), window=30)
     assert_attends(result, q, k, v, window=30)
 
 

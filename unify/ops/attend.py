@@ -84,7 +84,7 @@ def scale_of(scale, head, dtype: tl.constexpr):
 
 @unify.jit
 def attend(
-    total, top, mass, q, q_tail, k, v, table, first_key, last_key, keys, position, scale, cap, window, slope,
+    total, top, mass, q, q_tail, k, v, table, first_key, last_key, keys, position, scale, cap, window, seen, slope,
     k_token, k_dim, v_token, k_block, v_block, blocks,
     BLOCK_N: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr, PAGE: tl.constexpr,
     WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, TAIL: tl.constexpr, VALUE: tl.constexpr, BLOCK_V: tl.constexpr,
@@ -92,8 +92,10 @@ def attend(
     """Online softmax of queries q over keys [first_key, last_key) (Dao et al. 2022, algorithm 1), in powers of two.
 
     first_key is a multiple of BLOCK_N. A query sees keys up to its position if CAUSAL, those of them that are less
-    than `window` behind it if there is one; MASKED says that some may be out of sight. q_tail: the TAIL features of
-    the queries behind the first BLOCK_D. PAGE: keys lie in blocks of as many, found through `table`.
+    than `window` behind it if there is one; MASKED says that some may be out of sight. Values before the key `seen`, the
+    first that a window reaches, are not read: they may be another sequence's by now, and 0 times its NaN is NaN.
+    q_tail: the TAIL features of the queries behind the first BLOCK_D. PAGE: keys lie in blocks of as many, found
+    through `table`.
     """
     inner = tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
@@ -112,6 +114,8 @@ def attend(
         if MASKED:
             k_inside = k_inside & (column < keys)[None, :]
             v_inside = v_inside & (column < keys)[:, None]
+            if window is not None:
+                v_inside = v_inside & (column >= seen)[:, None]
         k_tile = tl.load(k_rows[None, :] + d[:, None] * k_dim, mask=k_inside, other=0)
         scores = tl.dot(q, numbers_of(k_tile, q.dtype), input_precision="ieee")
         if TAIL > 0:
@@ -145,7 +149,7 @@ def attend(
 
 @unify.jit
 def attend_all(
-    total, top, mass, q, q_tail, k, v, table, first, clear, whole, last, keys, position, scale, cap, window, slope,
+    total, top, mass, q, q_tail, k, v, table, first, clear, whole, last, keys, position, scale, cap, window, seen, slope,
     k_token, k_dim, v_token, k_block, v_block, blocks,
     BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, PAGE: tl.constexpr,
     WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, TAIL: tl.constexpr, VALUE: tl.constexpr, BLOCK_V: tl.constexpr,
@@ -157,17 +161,17 @@ def attend_all(
     """
     if window is not None:
         total, top, mass = attend(
-            total, top, mass, q, q_tail, k, v, table, first, clear, keys, position, scale, cap, window, slope,
+            total, top, mass, q, q_tail, k, v, table, first, clear, keys, position, scale, cap, window, seen, slope,
             k_token, k_dim, v_token, k_block, v_block, blocks,
             BLOCK_N, True, CAUSAL, PAGE, WIDTH, BLOCK_D, TAIL, VALUE, BLOCK_V,
         )  # fmt: skip
     total, top, mass = attend(
-        total, top, mass, q, q_tail, k, v, table, clear, whole, keys, position, scale, cap, window, slope,
+        total, top, mass, q, q_tail, k, v, table, clear, whole, keys, position, scale, cap, window, seen, slope,
         k_token, k_dim, v_token, k_block, v_block, blocks,
         BLOCK_N, False, CAUSAL, PAGE, WIDTH, BLOCK_D, TAIL, VALUE, BLOCK_V,
     )  # fmt: skip
     total, top, mass = attend(
-        total, top, mass, q, q_tail, k, v, table, whole, last, keys, position, scale, cap, window, slope,
+        total, top, mass, q, q_tail, k, v, table, whole, last, keys, position, scale, cap, window, seen, slope,
         k_token, k_dim, v_token, k_block, v_block, blocks,
         BLOCK_N, True, CAUSAL, PAGE, WIDTH, BLOCK_D, TAIL, VALUE, BLOCK_V,
     )  # fmt: skip

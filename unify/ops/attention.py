@@ -95,18 +95,20 @@ def attention_kernel(
     whole = whole // BLOCK_N * BLOCK_N
     first_key = 0
     clear = 0
+    seen = 0
     if starts is not None:  # a tile may be beyond its sequence's end, and a query before its first key
         last = tl.where(tile * BLOCK_M < queries, last, 0)
         whole = tl.maximum(tl.minimum(whole, last), 0)
     if window is not None:
-        first_key = tl.maximum(lowest + 1 - window, 0) // BLOCK_N * BLOCK_N
+        seen = tl.maximum(lowest + 1 - window, 0)
+        first_key = seen // BLOCK_N * BLOCK_N
         clear = (tl.maximum(lowest + BLOCK_M - window, 0) + BLOCK_N - 1) // BLOCK_N * BLOCK_N
         whole = tl.maximum(whole, first_key)
         clear = tl.minimum(clear, whole)
     scale *= scale_of(k_scale, head // group, k.dtype.element_ty)
     total, top, mass = attend_all(
         total, top, mass, q_tile, q_tail, k, v, table, first_key, clear, whole, last, keys, position,
-        scale, cap, window, slope, k_token, k_dim, v_token, k_batch, v_batch, blocks,
+        scale, cap, window, seen, slope, k_token, k_dim, v_token, k_batch, v_batch, blocks,
         BLOCK_N, CAUSAL, PAGE, WIDTH, BLOCK_D, TAIL, VALUE, BLOCK_V,
     )  # fmt: skip
     if CAUSAL and starts is not None:

@@ -82,7 +82,7 @@ def paged_attention_kernel(
     scale *= scale_of(k_scale, kv_head, k.dtype.element_ty)
     total, top, mass = attend_all(
         total, top, mass, q_tile, q_tail, k + kv_head * k_head, v + kv_head * v_head, table + batch * table_row,
-        first, clear, whole, last, keys, position, scale, cap, window, slope,
+        first, clear, whole, last, keys, position, scale, cap, window, seen, slope,
         k_token, k_dim, v_token, k_block, v_block, blocks,
         BLOCK_N, False, PAGE, WIDTH, BLOCK_D, TAIL, VALUE, BLOCK_V,
     )  # fmt: skip
