@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -97,3 +99,23 @@ def test_a_factor_of_one_changes_no_frequency() -> None:
 def test_sizes_that_are_none_are_refused(wrong: tuple[int, float, float, int]) -> None:
     with pytest.raises(un.errors.InvalidArgument, match="yarn_frequencies"):
         yarn_frequencies(*wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"factor": math.inf},
+        {"factor": math.nan},
+        {"base": math.inf},
+        {"original_context": math.inf},
+        {"beta_fast": 0.0},
+        {"beta_slow": -1.0},
+        {"beta_fast": math.nan},
+        {"mscale": math.nan, "mscale_all_dim": 1.0},
+        {"mscale": 1.0, "mscale_all_dim": math.inf},
+    ],
+)
+def test_numbers_that_make_no_frequencies_are_refused(wrong: dict[str, float]) -> None:
+    given = {"width": 64, "base": 1e4, "factor": 4.0, "original_context": 4096, **wrong}
+    with pytest.raises(un.errors.InvalidArgument, match=f"yarn_frequencies: .*{next(iter(wrong))}"):
+        yarn_frequencies(**given)

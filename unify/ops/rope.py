@@ -64,13 +64,19 @@ def yarn_frequencies(
     truncate: the blend begins and ends at whole pairs, as in most models.
     Returns float32 [width / 2] on `device` (default: the default device), and the number by which to multiply what is
     turned, q and k: yarn_mscale(factor), or the quotient of those of mscale and mscale_all_dim (DeepSeek-V3: 1).
-    Raises InvalidArgument for sizes that are none.
+    Raises InvalidArgument for numbers that make no frequencies.
     """
-    if not (width >= 2 and width % 2 == 0 and base > 1.0 and factor > 0.0 and original_context > 0):
-        raise InvalidArgument(
-            "yarn_frequencies: an even width, a base above 1, a factor and a context above 0 are needed; "
-            f"{width=}, {base=}, {factor=}, {original_context=}."
-        )
+    if width < 2 or width % 2:
+        raise InvalidArgument(f"yarn_frequencies: width must be even and at least 2; it is {width}.")
+    numbers = {"base": base, "factor": factor, "original_context": original_context}
+    numbers |= {"beta_fast": beta_fast, "beta_slow": beta_slow}
+    for name, number in numbers.items():
+        least = 1.0 if name == "base" else 0.0
+        if not least < number < math.inf:
+            raise InvalidArgument(f"yarn_frequencies: {name} must be a number above {least:g}; it is {number}.")
+    for name, factor_of in (("mscale", mscale), ("mscale_all_dim", mscale_all_dim)):
+        if factor_of is not None and not math.isfinite(factor_of):
+            raise InvalidArgument(f"yarn_frequencies: {name} must be a finite number; it is {factor_of}.")
 
     def pair_of(turns: float) -> float:
         return width * math.log(original_context / (turns * 2 * math.pi)) / (2 * math.log(base))
