@@ -92,8 +92,8 @@ def attend(
     """Online softmax of queries q over keys [first_key, last_key) (Dao et al. 2022, algorithm 1), in powers of two.
 
     first_key is a multiple of BLOCK_N. A query sees keys up to its position if CAUSAL, those of them that are less
-    than `window` behind it if there is one; MASKED says that some may be out of sight. Values before the key `seen`, the
-    first that a window reaches, are not read: they may be another sequence's by now, and 0 times its NaN is NaN.
+    than `window` behind it if there is one; MASKED says that some may be out of sight. Values before the key `seen`,
+    the first that a window reaches, are not read: they may be another sequence's by now, and 0 times its NaN is NaN.
     q_tail: the TAIL features of the queries behind the first BLOCK_D. PAGE: keys lie in blocks of as many, found
     through `table`.
     """
@@ -149,8 +149,8 @@ def attend(
 
 @unify.jit
 def attend_all(
-    total, top, mass, q, q_tail, k, v, table, first, clear, whole, last, keys, position, scale, cap, window, seen, slope,
-    k_token, k_dim, v_token, k_block, v_block, blocks,
+    total, top, mass, q, q_tail, k, v, table, first, clear, whole, last, keys, position, scale, cap, window, seen,
+    slope, k_token, k_dim, v_token, k_block, v_block, blocks,
     BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, PAGE: tl.constexpr,
     WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, TAIL: tl.constexpr, VALUE: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
