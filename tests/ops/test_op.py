@@ -478,7 +478,8 @@ def test_an_axis_of_another_length_is_refused_unless_nothing_has_to_fit_it(case:
             except (un.errors.ShapeError, un.errors.InvalidArgument) as refusal:
                 # What it names is this array or an argument that should have fitted it.
                 others = "|".join([*case.arrays, *case.options])
-                assert re.match(rf"{case.function.__name__}: .*\b({others})\b", str(refusal)), refusal
+                if not re.match(rf"{case.function.__name__}: .*\b({others})\b", str(refusal)):
+                    raise
     assert allowed == {place for place in case.free.split(", ") if place.startswith(f"{name} ")}
 
 
