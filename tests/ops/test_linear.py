@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 import unify as un
 
@@ -79,3 +80,18 @@ def test_shapes_that_do_not_meet_are_refused() -> None:
         un.ops.linear(torch.ones(2, 8), torch.ones(4, 9))
     with pytest.raises(un.errors.DTypeError, match="bfloat16"):
         un.ops.linear(torch.ones(2, 8), torch.ones(4, 8, dtype=torch.bfloat16))
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.integers(0, 3), st.integers(0, 20), st.integers(0, 20), st.integers(0, 40), st.booleans())
+def test_any_batch_of_products(batch: int, m: int, n: int, k: int, is_one: bool) -> None:
+    generator = torch.Generator().manual_seed(m + n + k)
+    a = torch.randn(batch, m, k, generator=generator)
+    b = torch.randn(batch, k, n, generator=generator)
+    if is_one and batch:
+        b = b[:1].expand(batch, -1, -1)  # a view without memory of its own
+    if batch and m and k:
+        a[0, 0, 0] = torch.nan
+    bound = rounding(torch.float32, k) * max(1, k) ** 0.5
+    wanted = a.double() @ b.double()
+    torch.testing.assert_close(un.ops.matmul(a, b).double(), wanted, rtol=bound, atol=bound, equal_nan=True)

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 import unify as un
 
@@ -243,3 +244,56 @@ def test_codes_and_scales_that_do_not_fit_are_refused(
         un.ops.paged_attention(q, keys, keys, ints(0)[None], ints(1), k_scale=scale)
     with pytest.raises(error, match=words):
         un.ops.kv_write(q, q, keys, keys, ints(0), k_scale=scale)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    size=st.sampled_from([10, 16]), splits=st.sampled_from([1, 4]), shared=st.integers(0, 2),
+    behind=st.lists(st.integers(0, 40), min_size=3, max_size=3),
+    new=st.lists(st.integers(0, 3), min_size=3, max_size=3),
+    unused=st.sampled_from([-1, -(2**31), 2**31 - 1, 8]),
+)  # fmt: skip
+def test_sequences_share_pages_and_tables_have_holes(
+    size: int, splits: int, shared: int, behind: list[int], new: list[int], unused: int
+) -> None:
+    # The first pages are those of all; what a table has behind a sequence's last page is no block.
+    generator = torch.Generator().manual_seed(1)
+    keys, values = (torch.randn(24, size, 1, 32, generator=generator) for _ in range(2))
+    lengths = [max(shared * size + a, b) for a, b in zip(behind, new, strict=True)]
+    table = torch.full((3, 8), unused, dtype=torch.int32)
+    for row, length in zip(table, lengths, strict=True):
+        pages = -(-length // size)
+        row[:pages] = torch.randperm(22, generator=generator)[:pages]
+        row[: min(shared, pages)] = torch.tensor([22, 23])[: min(shared, pages)]
+    blocks = [row[: -(-length // size)].long() for row, length in zip(table, lengths, strict=True)]
+    all_k, all_v = ([x[own].flatten(0, 1)[:n] for own, n in zip(blocks, lengths, strict=True)] for x in (keys, values))
+    q = torch.randn(sum(new), 2, 32, generator=generator)
+    result, lse = un.ops.paged_prefill(q, keys, values, table, ints(*lengths), starts(new), return_lse=True)
+    for got, own_q, own_lse, k, v in zip(*(x.split(new) for x in (result, q, lse)), all_k, all_v, strict=True):
+        if len(own_q):
+            assert_attends(got, own_q, k, v, lse=own_lse)
+    last = torch.randn(3, 2, 32, generator=generator)
+    result, lse = un.ops.paged_attention(last, keys, values, table, ints(*lengths), splits=splits, return_lse=True)
+    for row, (k, v) in enumerate(zip(all_k, all_v, strict=True)):
+        one = slice(row, row + 1)
+        assert_attends(result[one], last[one], k, v, lse=lse[one])
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_a_nan_stays_with_its_sequence(splits: int) -> None:
+    generator = torch.Generator().manual_seed(6)
+    keys, values = make_cache(9, 10, 1, 32, torch.float32)
+    table, all_k, all_v = fill(keys, values, [25, 25, 25], generator)
+    values[table[1, 2], 4] = torch.nan
+    q = torch.randn(6, 2, 32, generator=generator)
+    q[0, 0] = torch.nan
+    decoded = un.ops.paged_attention(q[:3], keys, values, table, ints(25, 25, 25), splits=splits)
+    prefilled = un.ops.paged_prefill(q, keys, values, table, ints(25, 25, 25), starts([2, 2, 2]))
+    assert decoded[0, 0].isnan().all()
+    assert decoded[1].isnan().all()
+    assert_attends(decoded[2:], q[2:3], all_k[2], all_v[2])
+    assert prefilled[0, 0].isnan().all()
+    assert prefilled[0, 1].isfinite().all()
+    assert_attends(prefilled[1:2], q[1:2], all_k[0], all_v[0])
+    assert prefilled[3].isnan().all()
+    assert_attends(prefilled[4:], q[4:], all_k[2], all_v[2])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, strategies as st
 
 import unify as un
 
@@ -297,3 +299,17 @@ def test_a_penalty_that_is_none_is_refused(penalty: float) -> None:
 def test_ids_of_another_batch_are_refused() -> None:
     with pytest.raises(un.errors.ShapeError, match=r"\[2, 4\] and \[1, 3\]"):
         un.ops.repetition_penalty(torch.zeros(2, 4), torch.zeros(1, 3, dtype=torch.int32), 1.1)
+
+
+STRANGE = st.sampled_from([float("nan"), float("inf"), float("-inf"), 0.0, 1.0, 3e38, -3e38])
+
+
+@hypothesis.settings(max_examples=15, deadline=None, derandomize=True)
+@given(st.lists(STRANGE, min_size=5, max_size=5), st.booleans())
+def test_any_logits_lead_to_a_token_that_is_a_number_if_there_is_one(row: list[float], cut: bool) -> None:
+    logits = torch.tensor([row, [0.0, 0.0, 9.0, 0.0, 0.0]]).repeat(1, 120)
+    options = {"top_k": 600, "top_p": 0.9, "min_p": 0.2} if cut else {}
+    for token, beside in (un.ops.sample(logits).tolist(), un.ops.sample(logits, temperature=0.1, **options).tolist()):
+        assert 0 <= token < 600
+        assert not logits[0, token].isnan() or logits[0].isnan().all()
+        assert beside % 5 == 2
