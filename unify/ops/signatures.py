@@ -263,12 +263,21 @@ def _products(chip: Any) -> list[Signature]:
             quantized_linear_kernel,
             {"x_codes": _CODES, "x_scales": _FLOATS, "x_sums": _INTS, **weight, "residual": _ARRAY, "out": _ARRAY}
             | sizes,
-            {"minimums": None, "ROWS": rows, "N": COLUMNS // 4, "EVEN": True, **_format("q4_0")},
+            {"minimums": None, "ROWS": rows, "N": COLUMNS // 4, "WIDE": True, "EVEN": True, **_format("q4_0")},
+        ),
+        Signature(
+            quantized_linear_kernel,
+            {"x_codes": _CODES, "x_scales": _FLOATS, "x_sums": _INTS, **weight, "residual": _ARRAY, "out": _ARRAY}
+            | sizes,
+            {"minimums": None, "ROWS": rows, "N": COLUMNS // 4, "WIDE": False, "EVEN": True, **_format("q8_0")},
+            form="int8",
         ),
         Signature(
             dequantized_linear_kernel,
             {"x": _ARRAY, **weight, "out": _ARRAY, "x_row": _SIZE} | sizes,
             {
+                "x_scales": None,
+                "x_sums": None,
                 "minimums": None,
                 "residual": None,
                 "M": floats.m,
@@ -279,15 +288,48 @@ def _products(chip: Any) -> list[Signature]:
             },
         ),
         Signature(
+            dequantized_linear_kernel,
+            {"x": _CODES, "x_scales": _FLOATS, "x_sums": _INTS, **weight, "out": _ARRAY, "x_row": _SIZE} | sizes,
+            {
+                "minimums": None,
+                "residual": None,
+                "M": floats.m,
+                "N": floats.n,
+                "K": 32,
+                "TYPE": tl.int8,
+                **_format("q4_0"),
+            },
+            form="int8",
+        ),
+        Signature(
             fp8_few_rows_kernel,
             fp8 | sizes,
+            {"x_scales": None, "ROWS": fp8_few.m, "N": fp8_few.n, "K": fp8_few.k, "EVEN": True},
+        ),
+        Signature(
+            fp8_few_rows_kernel,
+            fp8 | {"x": _BYTES, "x_scales": _FLOATS} | sizes,
             {"ROWS": fp8_few.m, "N": fp8_few.n, "K": fp8_few.k, "EVEN": True},
+            form="fp8",
         ),
         Signature(
             fp8_linear_kernel,
             fp8 | sizes,
-            {"M": large.m, "N": large.n, "K": large.k, "EVEN_K": True, "TYPE": multiplied},
+            {"x_scales": None, "M": large.m, "N": large.n, "K": large.k, "EVEN_K": True, "TYPE": multiplied},
             {**large.launch},
+        ),
+        Signature(
+            fp8_linear_kernel,
+            fp8 | {"x": _BYTES, "x_scales": _FLOATS} | sizes,
+            {
+                "M": large.m,
+                "N": large.n,
+                "K": large.k,
+                "EVEN_K": True,
+                "TYPE": tl.bfloat16 if chip.kind == "cpu" else tl.float16,
+            },
+            {**large.launch},
+            form="fp8",
         ),
     ]
 
