@@ -155,6 +155,12 @@ CASES = {
         ("x", "residual"),
         options={"weight": quantized()},
     ),
+    "linear of codes": Case(
+        ops.linear,
+        {"x": floats(2, 32), "residual": floats(2, 64)},
+        ("x", "residual"),
+        options={"weight": quantized(), "activations": "int8"},
+    ),
     "logit_bias": Case(
         ops.logit_bias, {"logits": floats(1, 64), "ids": ints(3, 9)[None], "bias": floats(1, 2)}, free="logits 1"
     ),

@@ -122,3 +122,48 @@ def test_a_weight_of_experts_is_refused() -> None:
     with pytest.raises(un.errors.ShapeError, match=r"\[n, k\].*\[2, 64, 64\]"):
         un.ops.linear(torch.ones(1, 64), matrix)
     assert torch.equal(un.ops.linear(torch.ones(1, 64), matrix[1]).round(), torch.full((1, 64), 64.0))
+
+
+def _values(made: quant.QuantizedActivations) -> torch.Tensor:
+    """What codes of int8 and fp8 stand for."""
+    codes, scales = (torch.from_numpy(array.to(un.float32).numpy()).double() for array in (made.codes, made.scales))
+    return codes * (scales[:, None] if made.kind == "int8" else scales.repeat_interleave(128, 1)[:, : codes.shape[1]])
+
+
+@pytest.mark.parametrize("multiplies", ["bytes", "floats"])
+@pytest.mark.parametrize(("kind", "activations"), [("int8", "int8"), ("int4", "int8"), ("fp8", "fp8")])
+@pytest.mark.parametrize(("m", "n", "k"), [(0, 64, 32), (1, 200, 320), (3, 33, 128), (5, 64, 1536), (70, 300, 288)])
+def test_codes_are_multiplied_with_codes(
+    monkeypatch: pytest.MonkeyPatch, kind: str, activations: str, m: int, n: int, k: int, multiplies: str
+) -> None:
+    monkeypatch.setattr("unify.ops.quantized_linear._has_byte_products", lambda: multiplies == "bytes")
+    generator = torch.Generator().manual_seed(m * n)
+    matrix = quant.quantize_weight(torch.randn(n, k, generator=generator) / k**0.5, kind)
+    x = torch.randn(m, k, generator=generator)
+    made = quant.quantize(x, activations)
+    expected = _values(made) @ numbers(matrix).T
+    result = un.ops.linear(x, matrix, activations=activations)
+    # Sums of float32 over k / 32 or k / 128 exact sums, or in fp8 over k products.
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=2.0**-23 * 4 * k**0.5)
+    assert torch.equal(torch.from_numpy(un.ops.linear(made, matrix).numpy()), result)
+
+
+@pytest.mark.parametrize(("kind", "activations"), [("int8", "int8"), ("fp8", "fp8")])
+@pytest.mark.parametrize("m", [2, 70])
+def test_a_code_of_no_number_spoils_its_row_only(kind: str, activations: str, m: int) -> None:
+    x = torch.ones(m, 128)
+    x[1, 40] = float("inf")
+    result = un.ops.linear(x, quant.quantize_weight(torch.ones(64, 128), kind), activations=activations)
+    assert result[1].isnan().all()
+    assert result[[i for i in range(m) if i != 1]].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "activations"), [("int8", "fp8"), ("fp8", "int8"), (None, "int8"), ("int8", "int16"), ("int8", "int3")]
+)
+def test_activations_that_no_product_takes_are_refused(kind: str | None, activations: str) -> None:
+    weight = torch.ones(64, 64)
+    with pytest.raises(un.errors.InvalidArgument, match="linear: activations"):
+        un.ops.linear(
+            torch.ones(2, 64), weight if kind is None else quant.quantize_weight(weight, kind), activations=activations
+        )

@@ -29,15 +29,33 @@ def experts_kernel(
     scales += chosen * scales_expert
     x += row[:, None] * k
     if WHAT == "bytes":
-        total = byte_products(x_codes, x_scales, x_sums, row, codes, scales, None, part, k, 4, 32, 64, BITS, OFFSET)
+        total = byte_products(
+            x_codes, x_scales, x_sums, row, codes, scales, None, part, k, 4, 32, 64, BITS, OFFSET, True
+        )
     elif WHAT == "blocks":
         total = block_products(
-            x, inside, codes, scales, None, feature, (feature < n)[None, :], k, 4, 32, 64, 64, BITS, OFFSET, TYPE
+            x,
+            None,
+            None,
+            inside,
+            codes,
+            scales,
+            None,
+            feature,
+            (feature < n)[None, :],
+            k,
+            4,
+            32,
+            64,
+            64,
+            BITS,
+            OFFSET,
+            TYPE,
         )
     elif WHAT == "few":
-        total = fp8_few_products(x, inside, codes, scales, part * 32, n, k, scale_row, 4, 32, 64, True)
+        total = fp8_few_products(x, None, inside, codes, scales, part * 32, n, k, scale_row, 4, 32, 64, True)
     else:
-        total = fp8_products(x, inside, codes, scales, part * 32, n, k, scale_row, 4, 32, 64, True, True, TYPE)
+        total = fp8_products(x, None, inside, codes, scales, part * 32, n, k, scale_row, 4, 32, 64, True, True, TYPE)
     tl.store(out + tl.arange(0, 4)[:, None] * n + feature[None, :], total)
 
 

@@ -11,7 +11,7 @@ from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
 from .op import FLOATS, as_rows, op
-from .quant import QuantizedMatrix
+from .quant import QuantizedActivations, QuantizedMatrix, as_activations
 from .quantized_linear import quantized_linear
 from .tile import Tile
 from .tiles import product_tile
@@ -91,27 +91,34 @@ def few_rows_kernel(
 
 
 @op
-def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> Any:
+def linear(
+    x: Any, weight: Any, *, residual: Any = None, activations: str | None = None, stream: Any = None
+) -> Any:  # fmt: skip
     """x · weightᵀ, plus `residual` if given.
 
     x: [..., k] float16, bfloat16 or float32; weight: [n, k] of x's dtype, or a QuantizedMatrix [n, k], which stays
     quantised. With blocks of 32 x becomes 16-bit codes (see `quant.quantize`) and products are exact integers, or with
     many rows of 16 bits, where these are multiplied faster, weights are rounded to x's dtype; with fp8 codes are
     multiplied as they are and scaled. residual: [..., n] of x's dtype. Sums in float32.
-    Returns [..., n] of x's dtype and kind, enqueued on `stream` (default: the current one of x's device).
-    Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
+    activations: "int8" or "fp8", for x to become such codes first, see `quant.quantize`; or x is QuantizedActivations
+    [m, k], whose dtype is what was quantised. Codes of int8 and int16 go with a weight in blocks of 32: their products
+    are summed as integers, then scaled. Those of fp8 go with one in fp8 (DeepSeek-V3's report, 3.3.2).
+    Returns [..., n] of x's dtype and kind, of QuantizedActivations a unify.Tensor, enqueued on `stream` (default: the
+    current one of x's device).
+    Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument; nothing is enqueued then.
 
     >>> ops.linear(np.ones((1, 2), np.float32), np.array([[1.0, 2.0], [3.0, 4.0]], np.float32))
     array([[3., 7.]], dtype=float32)
     """
-    source = as_tensor(x, name="linear: x", dtype=FLOATS)
+    is_quantized = isinstance(x, QuantizedActivations)
+    source = x if is_quantized else as_tensor(x, name="linear: x", dtype=FLOATS)
     dtype, device = source.dtype, source.device
     matrix: Any = weight
     if isinstance(weight, QuantizedMatrix):
         as_tensor(weight.codes, name="linear: weight", device=device)
     else:
         matrix = as_tensor(weight, name="linear: weight", dtype=dtype, device=device)
-    if len(matrix.shape) != 2 or source.ndim < 1 or source.shape[-1] != matrix.shape[1]:
+    if len(matrix.shape) != 2 or len(source.shape) < 1 or source.shape[-1] != matrix.shape[1]:
         raise ShapeError(
             f"linear: x must be [..., k] and weight [n, k]; they are {list(source.shape)} and {list(matrix.shape)}."
         )
@@ -123,7 +130,7 @@ def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> 
         if added.shape != shape:
             raise ShapeError(f"linear: residual must be {list(shape)}; it is {list(added.shape)}.")
         added = as_rows(added, n)
-    rows = as_rows(source, k)
+    rows = as_activations("linear", source if is_quantized else as_rows(source, k), matrix, activations)
     result = unify.empty((rows.shape[0], n), dtype=dtype, device=device)
     if isinstance(matrix, QuantizedMatrix):
         quantized_linear(rows, matrix, added, result)
@@ -131,7 +138,7 @@ def linear(x: Any, weight: Any, *, residual: Any = None, stream: Any = None) -> 
         _few_rows(rows, matrix, added, result)
     else:
         _matmul(rows, matrix.permute(1, 0), added, result)
-    return wrap_like(result.reshape(shape), x)
+    return result if is_quantized else wrap_like(result.reshape(shape), x)
 
 
 @op

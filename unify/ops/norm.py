@@ -155,7 +155,7 @@ def rms_norm(
     if quantize is not None:
         if out is not None:
             raise InvalidArgument("rms_norm: codes have memory of their own: leave out either `out` or `quantize`.")
-        made = empty_activations(quantize, rows, columns, device, name="rms_norm")
+        made = empty_activations(quantize, rows, columns, source, name="rms_norm")
         codes = made.codes.view(unify.uint8) if quantize == "fp8" else made.codes
         rms_norm_codes_kernel[(rows,)](
             source, added, scale, total, codes, made.scales, made.sums, columns, eps, KIND=quantize,

@@ -40,7 +40,8 @@ def op(function: Function) -> Function:
     def on_stream(stream: Any, args: Any, kwargs: Any) -> Any:
         if stream is None:
             return call_on_stream_of_arrays(function, args, kwargs)
-        device = as_tensor(args[0] if args else kwargs.get(first), name=name).device
+        array = args[0] if args else kwargs.get(first)
+        device = as_tensor(getattr(array, "codes", array), name=name).device  # of what is quantised
         with Stream.from_native(stream, device):
             return function(*args, **kwargs)
 

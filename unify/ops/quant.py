@@ -132,6 +132,28 @@ class QuantizedMatrix:
         return embedding(unify.arange(self.shape[0], dtype=unify.int32, device=self.device), self)
 
 
+def as_activations(name: str, x: Any, weight: Any, kind: str | None) -> Any:
+    """Rows x as the codes that are asked for, or as they are.
+
+    x: a tensor [m, k] or QuantizedActivations; kind: None, or what they become. Raises InvalidArgument where the two do
+    not agree, or where the weight is none that such codes can be multiplied with.
+    """
+    is_quantized = isinstance(x, QuantizedActivations)
+    if kind is not None and (kind not in ("int8", "fp8") or (is_quantized and x.kind != kind)):
+        raise InvalidArgument(
+            f"{name}: activations must be 'int8', 'fp8' or None, and x's kind if it is quantised; it is {kind!r}."
+        )
+    wanted = x.kind if is_quantized else kind
+    if wanted is None:
+        return x
+    stored = weight.kind if isinstance(weight, QuantizedMatrix) else None
+    if stored is None or (wanted == "fp8") != (stored == "fp8"):
+        needed = "in fp8" if wanted == "fp8" else f"in blocks of {BLOCK}, as int8 or int4"
+        has = "dense" if stored is None else stored
+        raise InvalidArgument(f"{name}: activations in {wanted} go with a weight {needed}; the weight is {has}.")
+    return x if is_quantized else quantize(x, wanted)
+
+
 def from_gguf(kind: str, raw: Any, *, device: Any = None) -> QuantizedMatrix:
     """Makes a matrix of a GGUF tensor's bytes.
 

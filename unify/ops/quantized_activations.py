@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,23 +125,40 @@ class QuantizedActivations:
 
     int16: codes int8 [m, k / 32, 2, 32], each block's high bytes and then its low ones (a code is 256 · high + low),
     with scales and sums of codes [m, k / 32]. int8: codes [m, k], scales [m], sums [m, k / 32]. fp8: codes float8_e4m3
-    [m, k], scales [m, ⌈k / 128⌉], no sums. Scales are float32, sums int32.
+    [m, k], scales [m, ⌈k / 128⌉], no sums. Scales are float32, sums int32. dtype: of what was quantised,
+    and of its products.
     """
 
     codes: Any
     scales: Any
     sums: Any
     kind: str = "int16"
+    dtype: Any = unify.float32
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[m, k]."""
+        rows, *columns = self.codes.shape
+        return rows, math.prod(columns) // (2 if self.kind == "int16" else 1)
+
+    @property
+    def device(self) -> Any:
+        """The device that holds the codes."""
+        return self.codes.device
 
 
-def empty_activations(kind: str, rows: int, k: int, device: Any, *, name: str) -> QuantizedActivations:
-    """Memory for codes of a kind. Raises InvalidArgument and ShapeError that name the op."""
+def empty_activations(kind: str, rows: int, k: int, like: Any, *, name: str) -> QuantizedActivations:
+    """Memory for codes of a kind, of what is of like's dtype and on its device.
+
+    Raises InvalidArgument and ShapeError that name the op.
+    """
+    device = like.device
     if kind not in ACTIVATIONS:
         raise InvalidArgument(f"{name}: activations are quantised to {', '.join(ACTIVATIONS)}, not to {kind!r}.")
     if kind == "fp8":
         codes = unify.empty((rows, k), dtype=unify.float8_e4m3, device=device)
         scales = unify.empty((rows, -(-k // FP8_BLOCK)), dtype=unify.float32, device=device)
-        return QuantizedActivations(codes, scales, None, kind)
+        return QuantizedActivations(codes, scales, None, kind, like.dtype)
     if k % BLOCK:
         raise ShapeError(f"{name}: for {kind} the last axis must be a multiple of {BLOCK}; it is {k}.")
     is_wide = kind == "int16"
@@ -148,7 +166,7 @@ def empty_activations(kind: str, rows: int, k: int, device: Any, *, name: str) -
     codes = unify.empty(shape, dtype=unify.int8, device=device)
     scales = unify.empty(scaled, dtype=unify.float32, device=device)
     sums = unify.empty((rows, k // BLOCK), dtype=unify.int32, device=device)
-    return QuantizedActivations(codes, scales, sums, kind)
+    return QuantizedActivations(codes, scales, sums, kind, like.dtype)
 
 
 def blocks_at_a_time(device: Any, kind: str, k: int) -> int:
@@ -175,7 +193,7 @@ def quantize(x: Any, kind: str = "int16", *, stream: Any = None) -> QuantizedAct
             f"it is {list(source.shape)} with strides {list(source.strides)}."
         )
     (rows, k), device = source.shape, source.device
-    made = empty_activations(kind, rows, k, device, name="quantize")
+    made = empty_activations(kind, rows, k, source, name="quantize")
     arrays, x_row = (source, made.codes, made.scales), source.strides[0]
     if kind == "int16":
         quantize_kernel[(rows,)](*arrays, made.sums, k, x_row, BLOCKS=2)

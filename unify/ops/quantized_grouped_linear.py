@@ -11,7 +11,7 @@ import unify
 
 from .groups import find_few_rows, find_tile, silu, source_rows
 from .quant import BLOCK, COLUMNS, FP8_BLOCK, QuantizedMatrix, quantize
-from .quantized_linear import fp8_features, fp8_few_tile, multiplies_bytes, product_type
+from .quantized_linear import fp8_features, fp8_few_tile, multiplies_blocks, product_type
 from .quantized_products import block_products, byte_products, fp8_few_products, fp8_products
 from .tile import Tile
 from .tiles import grouped_tile
@@ -30,12 +30,12 @@ def _tile_products(
     """[M, N] float32: rows x times N features from `first` on, of a matrix of n."""
     if BITS == 0:
         total = fp8_products(
-            x, row_inside, codes, scales, first, n, k, scale_row, M, N, K, ONE_SCALE, EVEN_K, TYPE
+            x, None, row_inside, codes, scales, first, n, k, scale_row, M, N, K, ONE_SCALE, EVEN_K, TYPE
         )  # fmt: skip
     else:
         feature = first + tl.arange(0, N)
         total = block_products(
-            x, row_inside, codes, scales, minimums, feature, (feature < n)[None, :], k,
+            x, None, None, row_inside, codes, scales, minimums, feature, (feature < n)[None, :], k,
             M, N, K, COLUMNS, BITS, OFFSET, TYPE,
         )  # fmt: skip
     return total
@@ -87,10 +87,10 @@ def _few_products(
     """[M, N] float32: rows `source` of x times N features from `first` on, of a matrix of n; N divides first."""
     if BITS == 0:
         x_place = x + source[:, None] * x_row
-        total = fp8_few_products(x_place, row_inside, codes, scales, first, n, k, scale_row, M, N, K, EVEN)
+        total = fp8_few_products(x_place, None, row_inside, codes, scales, first, n, k, scale_row, M, N, K, EVEN)
     else:
         total = byte_products(
-            x, x_scales, x_sums, source, codes, scales, minimums, first // N, k, M, N, COLUMNS, BITS, OFFSET
+            x, x_scales, x_sums, source, codes, scales, minimums, first // N, k, M, N, COLUMNS, BITS, OFFSET, True
         )
     return total
 
@@ -188,7 +188,7 @@ def quantized_grouped_product(
 
 def _takes_few(x: Any, kind: str, rows: int) -> bool:
     """Whether groups of `rows` rows on the average take few rows at a time; matrix units would take them as well."""
-    return x.device.kind == "cpu" and (rows <= _FP8_FEW_ROWS if kind == "fp8" else multiplies_bytes(x, rows))
+    return x.device.kind == "cpu" and (rows <= _FP8_FEW_ROWS if kind == "fp8" else not multiplies_blocks(x, rows))
 
 
 def quantized_masked_product(x: Any, weight: QuantizedMatrix, counts: Any, out: Any, gated: bool) -> None:

@@ -13,7 +13,7 @@ import triton.language as tl
 import unify
 from unify._errors import ShapeError
 
-from .quant import BLOCK, COLUMNS, FP8_BLOCK, QuantizedMatrix, quantize
+from .quant import BLOCK, COLUMNS, FP8_BLOCK, QuantizedActivations, QuantizedMatrix, quantize
 from .quantized_products import block_products, byte_products, fp8_few_products, fp8_products
 from .tile import Tile
 from .tiles import product_tile
@@ -32,14 +32,14 @@ _FP8_FEATURES = {"ascend": 64, "cuda": FP8_BLOCK}  # at most; two sums of a tile
 def quantized_linear_kernel(
     x_codes, x_scales, x_sums, codes, scales, minimums, residual, out, m, n, k, r_row, o_row,
     ROWS: tl.constexpr, N: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
-    EVEN: tl.constexpr,
+    WIDE: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     if not EVEN:
         row = tl.minimum(row, m - 1)
     part = tl.program_id(1)
     total = byte_products(
-        x_codes, x_scales, x_sums, row, codes, scales, minimums, part, k, ROWS, N, COLUMNS, BITS, OFFSET
+        x_codes, x_scales, x_sums, row, codes, scales, minimums, part, k, ROWS, N, COLUMNS, BITS, OFFSET, WIDE
     )
     column = part * N + tl.arange(0, N)
     inside = (tl.program_id(0) * ROWS + tl.arange(0, ROWS) < m)[:, None] & (column < n)[None, :]
@@ -48,10 +48,10 @@ def quantized_linear_kernel(
     tl.store(out + row[:, None] * o_row + column[None, :], total, mask=inside)
 
 
-# One program a tile of M rows and N features.
+# One program a tile of M rows and N features. TYPE int8: x are codes, which are multiplied with codes.
 @unify.jit
 def dequantized_linear_kernel(
-    x, codes, scales, minimums, residual, out, m, n, k, x_row, r_row, o_row,
+    x, x_scales, x_sums, codes, scales, minimums, residual, out, m, n, k, x_row, r_row, o_row,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
     TYPE: tl.constexpr,
 ):  # fmt: skip
@@ -59,9 +59,12 @@ def dequantized_linear_kernel(
     feature = tl.program_id(1) * N + tl.arange(0, N)
     row_inside = (row < m)[:, None]
     column_inside = (feature < n)[None, :]
+    if tl.int8 == TYPE:
+        x_scales += row[:, None]
+        x_sums += row[:, None] * (k // 32)
     total = block_products(
-        x + row.to(tl.int64)[:, None] * x_row, row_inside, codes, scales, minimums, feature, column_inside, k,
-        M, N, K, COLUMNS, BITS, OFFSET, TYPE,
+        x + row.to(tl.int64)[:, None] * x_row, x_scales, x_sums, row_inside, codes, scales, minimums, feature,
+        column_inside, k, M, N, K, COLUMNS, BITS, OFFSET, TYPE,
     )  # fmt: skip
     inside = row_inside & column_inside
     if residual is not None:
@@ -74,15 +77,18 @@ def dequantized_linear_kernel(
 # One program N features of ROWS rows.
 @unify.jit
 def fp8_few_rows_kernel(
-    x, codes, scales, residual, out, m, n, k, x_row, scale_row, r_row, o_row,
+    x, x_scales, codes, scales, residual, out, m, n, k, x_row, scale_row, r_row, o_row,
     ROWS: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     feature = tl.program_id(0) * N + tl.arange(0, N)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     row_inside = (row < m)[:, None]
+    if x_scales is not None:
+        x_scales += row[:, None] * tl.cdiv(k, 128)
     total = fp8_few_products(
-        x + row[:, None] * x_row, row_inside, codes, scales, tl.program_id(0) * N, n, k, scale_row, ROWS, N, K, EVEN
-    )
+        x + row[:, None] * x_row, x_scales, row_inside, codes, scales, tl.program_id(0) * N, n, k, scale_row,
+        ROWS, N, K, EVEN,
+    )  # fmt: skip
     inside = row_inside & (feature < n)[None, :]
     if residual is not None:
         total += tl.load(residual + row[:, None] * r_row + feature[None, :], mask=inside, other=0.0).to(tl.float32)
@@ -92,15 +98,17 @@ def fp8_few_rows_kernel(
 # One program a tile of M rows and N features.
 @unify.jit
 def fp8_linear_kernel(
-    x, codes, scales, residual, out, m, n, k, x_row, scale_row, r_row, o_row,
+    x, x_scales, codes, scales, residual, out, m, n, k, x_row, scale_row, r_row, o_row,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN_K: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * M + tl.arange(0, M)
     feature = tl.program_id(1) * N + tl.arange(0, N)
     row_inside = (row < m)[:, None]
+    if x_scales is not None:
+        x_scales += row[:, None] * tl.cdiv(k, 128)
     total = fp8_products(
-        x + row.to(tl.int64)[:, None] * x_row, row_inside, codes, scales, tl.program_id(1) * N, n, k, scale_row,
-        M, N, K, N <= 128, EVEN_K, TYPE,
+        x + row.to(tl.int64)[:, None] * x_row, x_scales, row_inside, codes, scales, tl.program_id(1) * N, n, k,
+        scale_row, M, N, K, N <= 128, EVEN_K, TYPE,
     )  # fmt: skip
     inside = row_inside & (feature < n)[None, :]
     if residual is not None:
@@ -127,16 +135,38 @@ def _has_bfloat16_products() -> bool:
 
 
 def product_type(x: Any) -> Any:
-    """The type in which rows x, many of them, are multiplied by weights that become floats: x's own, if it is fast."""
+    """The type in which many rows x are multiplied: x's own, if it is fast, with weights that become floats."""
+    if isinstance(x, QuantizedActivations):
+        if x.kind == "int8":
+            return tl.int8
+        # What fp8 stands for is exact in all of them.
+        return tl.float16 if x.device.kind != "cpu" else tl.bfloat16 if _has_bfloat16_products() else tl.float32
     if x.device.kind == "cpu" and (x.dtype != unify.bfloat16 or not _has_bfloat16_products()):
         return tl.float32
     return {unify.bfloat16: tl.bfloat16, unify.float16: tl.float16}.get(x.dtype, tl.float32)
 
 
-def multiplies_bytes(x: Any, m: int) -> bool:
-    """Whether `m` rows of x become codes, for products with a weight in blocks of 32 that are of bytes."""
+def multiplies_blocks(x: Any, m: int) -> bool:
+    """Whether `m` rows x, for products with a weight in blocks of 32, are multiplied as they are, in tiles of many.
+
+    Else they are codes or become some, and products are sums of bytes.
+    """
     bytes_are_fast = x.device.kind != "cpu" or _has_byte_products()
-    return m < _MANY_ROWS or (product_type(x) == tl.float32 and bytes_are_fast)
+    if isinstance(x, QuantizedActivations):
+        return x.kind == "int8" and m >= _MANY_ROWS and not (x.device.kind == "cpu" and bytes_are_fast)
+    return m >= _MANY_ROWS and not (product_type(x) == tl.float32 and bytes_are_fast)
+
+
+def block_depth(x: Any, k: int) -> int:
+    """Inputs that a tile of many rows takes at a time, of a weight in blocks of 32: sums of codes end with a block."""
+    return 64 if k % 64 == 0 and not isinstance(x, QuantizedActivations) else BLOCK
+
+
+def arrays_of(x: Any) -> tuple[Any, Any, Any]:
+    """What a kernel is given for rows: the array, or codes, their scales and, where there are some, their sums."""
+    if not isinstance(x, QuantizedActivations):
+        return x, None, None
+    return (x.codes.view(unify.uint8) if x.kind == "fp8" else x.codes), x.scales, x.sums
 
 
 def fp8_few_tile(device: Any, m: int) -> Tile:
@@ -159,7 +189,10 @@ def fp8_features(device: Any) -> int:
 
 
 def quantized_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -> None:
-    """out = x · weightᵀ + residual, enqueued on the current stream. x: [m, k]; residual, if any, and out: [m, n]."""
+    """out = x · weightᵀ + residual, enqueued on the current stream.
+
+    x: [m, k], or codes that the weight can be multiplied with; residual, if any, and out: [m, n].
+    """
     if weight.kind == "fp8":
         _fp8_linear(x, weight, residual, out)
         return
@@ -167,29 +200,33 @@ def quantized_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -
     if k % BLOCK:
         raise ShapeError(f"linear: a quantised weight's k must be a multiple of {BLOCK}; it is {k}.")
     layout = {"COLUMNS": COLUMNS, "BITS": weight.format.bits, "OFFSET": weight.format.offset}
-    if not multiplies_bytes(x, m):
+    if multiplies_blocks(x, m):
+        values, scales, sums = arrays_of(x)
         tile = product_tile(x.device, m, n)
         dequantized_linear_kernel[(-(-m // tile.m), -(-n // tile.n))](
-            x, weight.codes, weight.scales, weight.minimums, residual, out, m, n, k, x.strides[0],
-            0 if residual is None else residual.strides[0], out.strides[0], M=tile.m, N=tile.n,
-            K=64 if k % 64 == 0 else BLOCK, TYPE=product_type(x), **layout,
+            values, scales, sums, weight.codes, weight.scales, weight.minimums, residual, out, m, n, k,
+            values.strides[0], 0 if residual is None else residual.strides[0], out.strides[0], M=tile.m, N=tile.n,
+            K=block_depth(x, k), TYPE=product_type(x), **layout,
         )  # fmt: skip
         return
-    values = quantize(x)
+    codes = x if isinstance(x, QuantizedActivations) else quantize(x)
+    is_wide = codes.kind == "int16"
     rows = 1 if m == 1 else _ROWS.get(x.device.kind, _ROWS_ELSEWHERE)
     columns = COLUMNS if rows == 1 else COLUMNS // 4  # as many sums as registers hold
     quantized_linear_kernel[(-(-m // rows), -(-n // columns))](
-        values.codes, values.scales, values.sums, weight.codes, weight.scales, weight.minimums, residual, out,
+        codes.codes, codes.scales, codes.sums, weight.codes, weight.scales, weight.minimums, residual, out,
         m, n, k, 0 if residual is None else residual.strides[0], out.strides[0],
-        ROWS=rows, N=columns, EVEN=m % rows == 0, **layout,
+        ROWS=rows, N=columns, WIDE=is_wide, EVEN=m % rows == 0, **layout,
     )  # fmt: skip
 
 
 def _fp8_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -> None:
     (m, k), n = x.shape, weight.shape[0]
-    arrays = (x, weight.codes, weight.scales, residual, out)
+    values, x_scales, _ = arrays_of(x)
+    arrays = (values, x_scales, weight.codes, weight.scales, residual, out)
     sizes = (
-        m, n, k, x.strides[0], weight.scales.shape[-1], 0 if residual is None else residual.strides[0], out.strides[0]
+        m, n, k, values.strides[0], weight.scales.shape[-1], 0 if residual is None else residual.strides[0],
+        out.strides[0],
     )  # fmt: skip
     if m <= _FP8_FEW_ROWS:
         few = fp8_few_tile(x.device, m)
@@ -197,7 +234,7 @@ def _fp8_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -> Non
             *arrays, *sizes, ROWS=few.m, N=few.n, K=few.k, EVEN=k % FP8_BLOCK == 0 and n % few.n == 0
         )
         return
-    tile = fp8_tile(x.device, m, n, itemsize=x.itemsize)
+    tile = fp8_tile(x.device, m, n, itemsize=x.dtype.itemsize)
     fp8_linear_kernel[(-(-m // tile.m), -(-n // tile.n))](
         *arrays, *sizes, M=tile.m, N=tile.n, K=tile.k, EVEN_K=k % FP8_BLOCK == 0, TYPE=product_type(x), **tile.launch
     )

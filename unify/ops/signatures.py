@@ -240,6 +240,23 @@ def _products(chip: Any) -> list[Signature]:
     fp8_few = fp8_few_tile(chip, 4)
     large = fp8_tile(chip, _TOKENS, _FEATURES, itemsize=2)
     multiplied = tl.float32 if chip.kind == "cpu" else tl.float16
+    narrow = tl.bfloat16 if chip.kind == "cpu" else tl.float16
+    fp8 |= sizes
+    few_fp8 = {"ROWS": fp8_few.m, "N": fp8_few.n, "K": fp8_few.k, "EVEN": True}
+    many_fp8 = {"M": large.m, "N": large.n, "K": large.k, "EVEN_K": True}
+    codes = {"x": _CODES, "x_scales": _FLOATS, "x_sums": _INTS}
+    no_codes = {"x_scales": None, "x_sums": None}
+    exact: dict[str, Any] = {
+        "x_codes": _CODES,
+        "x_scales": _FLOATS,
+        "x_sums": _INTS,
+        **weight,
+        **_types("residual out", _ARRAY),
+        **sizes,
+    }
+    exact |= {"minimums": None, "ROWS": rows, "N": COLUMNS // 4, "EVEN": True}
+    tiled: dict[str, Any] = {**weight, "out": _ARRAY, "x_row": _SIZE, **sizes, "minimums": None, "residual": None}
+    tiled |= {"M": floats.m, "N": floats.n, **_format("q4_0")}
     return [
         Signature(
             matmul_kernel,
@@ -259,35 +276,18 @@ def _products(chip: Any) -> list[Signature]:
             _types("x weight residual out", _ARRAY) | {"m": "i32"} | _types("n k x_row w_row r_row o_row", _SIZE),
             {"ROWS": few.m, "N": few.n, "K": few.k, "EVEN": True},
         ),
-        Signature(
-            quantized_linear_kernel,
-            {"x_codes": _CODES, "x_scales": _FLOATS, "x_sums": _INTS, **weight, "residual": _ARRAY, "out": _ARRAY}
-            | sizes,
-            {"minimums": None, "ROWS": rows, "N": COLUMNS // 4, "EVEN": True, **_format("q4_0")},
-        ),
-        Signature(
-            dequantized_linear_kernel,
-            {"x": _ARRAY, **weight, "out": _ARRAY, "x_row": _SIZE} | sizes,
-            {
-                "minimums": None,
-                "residual": None,
-                "M": floats.m,
-                "N": floats.n,
-                "K": 64,
-                "TYPE": multiplied,
-                **_format("q4_0"),
-            },
-        ),
-        Signature(
-            fp8_few_rows_kernel,
-            fp8 | sizes,
-            {"ROWS": fp8_few.m, "N": fp8_few.n, "K": fp8_few.k, "EVEN": True},
-        ),
-        Signature(
+        _row(quantized_linear_kernel, {**exact, "WIDE": True, **_format("q4_0")}),
+        _row(quantized_linear_kernel, {**exact, "WIDE": False, **_format("q8_0")}, form="int8"),
+        _row(dequantized_linear_kernel, {**tiled, "x": _ARRAY, "K": 64, "TYPE": multiplied} | no_codes),
+        _row(dequantized_linear_kernel, {**tiled, **codes, "K": 32, "TYPE": tl.int8}, form="int8"),
+        _row(fp8_few_rows_kernel, {**fp8, **few_fp8, "x_scales": None}),
+        _row(fp8_few_rows_kernel, {**fp8, **few_fp8, "x": _BYTES, "x_scales": _FLOATS}, form="fp8"),
+        _row(fp8_linear_kernel, {**fp8, **many_fp8, "x_scales": None, "TYPE": multiplied}, large.launch),
+        _row(
             fp8_linear_kernel,
-            fp8 | sizes,
-            {"M": large.m, "N": large.n, "K": large.k, "EVEN_K": True, "TYPE": multiplied},
-            {**large.launch},
+            {**fp8, **many_fp8, "x": _BYTES, "x_scales": _FLOATS, "TYPE": narrow},
+            large.launch,
+            form="fp8",
         ),
     ]
 

@@ -109,7 +109,7 @@ def _floats(inputs: Inputs) -> Any:
             return un.ops.linear(x, weight)
     out, tile = un.empty((m, n), x.dtype, inputs.device), 64
     dequantized_linear_kernel[(-(-m // tile), -(-n // tile))](
-        x, weight.codes, weight.scales, None, None, out, m, n, H, H, 0, n, M=tile, N=tile, K=64,
+        x, None, None, weight.codes, weight.scales, None, None, out, m, n, H, H, 0, n, M=tile, N=tile, K=64,
         COLUMNS=quant.COLUMNS, BITS=weight.format.bits, OFFSET=weight.format.offset,
         TYPE=product_type(un.empty((1, 1), x.dtype, "cpu")),  # the chip would round float16, too
     )  # fmt: skip
@@ -203,6 +203,10 @@ CASES: dict[str, Case] = {
     "fp8": lambda i: un.ops.linear(i.random(1, H), i.weights("fp8", 200, H)),
     "fp8 of experts": lambda i: un.ops.linear(i.random(3, 200), i.weights("fp8", 2, 200, 200)[1]),
     "fp8 of many rows": lambda i: un.ops.linear(i.random(40, H), i.weights("fp8", 200, H)),
+    "int8 by codes": lambda i: un.ops.linear(i.random(3, H), i.weights("int8", 100, H), activations="int8"),
+    "int4 by many codes": lambda i: un.ops.linear(i.random(70, H), i.weights("int4", 100, H), activations="int8"),
+    "fp8 by codes": lambda i: un.ops.linear(i.random(1, H), i.weights("fp8", 200, H), activations="fp8"),
+    "fp8 by many codes": lambda i: un.ops.linear(i.random(40, H), i.weights("fp8", 200, H), activations="fp8"),
     "embedding fp8": lambda i: un.ops.embedding(i.ids(7, below=200), i.weights("fp8", 200, H)),
     "attention": _attention,
     "packed attention": _packed,
