@@ -11,7 +11,7 @@ import unify
 
 from .groups import find_few_rows, find_tile, silu, source_rows
 from .quant import BLOCK, COLUMNS, FP8_BLOCK, QuantizedMatrix, quantize
-from .quantized_linear import fp8_features, fp8_few_tile, multiplies_blocks, product_type
+from .quantized_linear import features_of_two_sums, fp8_few_tile, multiplies_blocks, product_type
 from .quantized_products import block_products, byte_products, fp8_few_products, fp8_products
 from .tile import Tile
 from .tiles import grouped_tile
@@ -136,7 +136,7 @@ def quantized_tile(device: Any, rows: int, kind: str, k: int, dtype: Any, *, gat
     tile = grouped_tile(device, rows, dtype, gated=gated)
     if kind != "fp8":
         return replace(tile, k=64 if k % 64 == 0 else BLOCK)
-    return replace(tile, n=min(tile.n, fp8_features(device)), k=FP8_BLOCK if device.kind == "cpu" else 64)
+    return replace(tile, n=min(tile.n, features_of_two_sums(device)), k=FP8_BLOCK if device.kind == "cpu" else 64)
 
 
 def few_rows_tile(device: Any, rows: int, kind: str, n: int, *, gated: bool) -> Tile:

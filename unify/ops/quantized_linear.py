@@ -24,7 +24,8 @@ _MANY_ROWS = 64  # from here on weights become floats for all of them, where 16 
 _FP8_FEW_ROWS = 4  # up to here nothing is packed for tl.dot
 _FP8_FEW = {"cpu": {1: Tile(1, 16, 16), 2: Tile(2, 8, 16), 4: Tile(4, 8, 16)}}  # their sums stay in registers
 _FP8_FEW_ELSEWHERE = {1: Tile(1, 16, 128), 2: Tile(2, 16, 128), 4: Tile(4, 16, 128)}
-_FP8_FEATURES = {"ascend": 64, "cuda": FP8_BLOCK}  # at most; two sums of a tile lie in a core's memory, or in registers
+# At most, where a block's sum stands beside that over all: both lie in a core's memory, or in registers.
+_FEATURES_OF_TWO_SUMS = {"ascend": 64}
 
 
 # One program N features of ROWS rows.
@@ -162,6 +163,14 @@ def block_depth(x: Any, k: int) -> int:
     return 64 if k % 64 == 0 and not isinstance(x, QuantizedActivations) else BLOCK
 
 
+def block_tile(x: Any, m: int, n: int) -> Tile:
+    """The tile for a product [m, n] with a weight in blocks of 32."""
+    tile = product_tile(x.device, m, n)
+    if isinstance(x, QuantizedActivations):
+        return replace(tile, n=min(tile.n, features_of_two_sums(x.device)))
+    return tile
+
+
 def arrays_of(x: Any) -> tuple[Any, Any, Any]:
     """What a kernel is given for rows: the array, or codes, their scales and, where there are some, their sums."""
     if not isinstance(x, QuantizedActivations):
@@ -180,12 +189,12 @@ def fp8_tile(device: Any, m: int, n: int, *, itemsize: int = 4) -> Tile:
     tile = product_tile(device, m, n, itemsize=itemsize)
     if device.kind == "cpu":
         return replace(tile, k=FP8_BLOCK)
-    return replace(tile, n=min(tile.n, fp8_features(device)), k=64)
+    return replace(tile, n=min(tile.n, features_of_two_sums(device)), k=64)
 
 
-def fp8_features(device: Any) -> int:
-    """Features that a product with a weight in fp8 takes at most, where this is no CPU."""
-    return _FP8_FEATURES.get(device.kind, FP8_BLOCK)
+def features_of_two_sums(device: Any) -> int:
+    """Features that a product takes at most which sums each block of inputs on its own."""
+    return _FEATURES_OF_TWO_SUMS.get(device.kind, FP8_BLOCK)
 
 
 def quantized_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -> None:
@@ -202,7 +211,7 @@ def quantized_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -
     layout = {"COLUMNS": COLUMNS, "BITS": weight.format.bits, "OFFSET": weight.format.offset}
     if multiplies_blocks(x, m):
         values, scales, sums = arrays_of(x)
-        tile = product_tile(x.device, m, n)
+        tile = block_tile(x, m, n)
         dequantized_linear_kernel[(-(-m // tile.m), -(-n // tile.n))](
             values, scales, sums, weight.codes, weight.scales, weight.minimums, residual, out, m, n, k,
             values.strides[0], 0 if residual is None else residual.strides[0], out.strides[0], M=tile.m, N=tile.n,

@@ -53,6 +53,7 @@ from .quantized_linear import (
     _ROWS as QUANTIZED_LINEAR_ROWS,
     _ROWS_ELSEWHERE as QUANTIZED_LINEAR_ROWS_ELSEWHERE,
     dequantized_linear_kernel,
+    features_of_two_sums,
     fp8_few_rows_kernel,
     fp8_few_tile,
     fp8_linear_kernel,
@@ -244,7 +245,7 @@ def _products(chip: Any) -> list[Signature]:
     fp8 |= sizes
     few_fp8 = {"ROWS": fp8_few.m, "N": fp8_few.n, "K": fp8_few.k, "EVEN": True}
     many_fp8 = {"M": large.m, "N": large.n, "K": large.k, "EVEN_K": True}
-    codes = {"x": _CODES, "x_scales": _FLOATS, "x_sums": _INTS}
+    codes = {"x": _CODES, "x_scales": _FLOATS, "x_sums": _INTS, "N": min(floats.n, features_of_two_sums(chip))}
     no_codes = {"x_scales": None, "x_sums": None}
     exact: dict[str, Any] = {
         "x_codes": _CODES,
