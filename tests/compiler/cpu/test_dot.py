@@ -184,6 +184,13 @@ def test_avx2_multiplies_pairs_and_keeps_their_sums_in_registers():
     assert not [line for line in between if "vpmulld" in line or ("ymm" in line and "(%rsp)" in line)]
 
 
+def test_operands_as_large_as_each_other_are_packed_one_by_one():
+    x, out = np.zeros((64, 64), np.float32), np.zeros((64, 64), np.float32)
+    arguments = {"a": x, "b": x, "c": out, "out": out, "am": 64, "ak": 1, "bk": 1, "bn": 64}
+    constants = {"M": 64, "N": 64, "K": 64, "TRANS": False, "ADD": False}
+    assert "gather" not in compile_kernel(dot_kernel, arguments, constants, arch="znver4").stages["asm"]
+
+
 @triton.jit
 def recurrence_kernel(h, w, out, rounds, SIDE: tl.constexpr, FORM: tl.constexpr):
     i = tl.arange(0, SIDE)

@@ -81,6 +81,7 @@ def pack(k: Kernel, op: mlir.Operation, side: int) -> Tile:
         inside = whole.look(k, nest.masks_of(k, [nest.Root(shape_of(source), [source])]))
         whole.in_versions(k, inside, lambda _: _pack_words(k, source, tile))
     else:
+        nest.flush_all(k)  # one walk over two operands as large as each other would gather the one that runs across
         nest.fill(k, source, tile)
     k.packed[key] = tile
     return tile
