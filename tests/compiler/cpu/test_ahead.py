@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import re
+from collections import Counter
+from dataclasses import replace
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import triton
@@ -65,6 +70,39 @@ def test_a_product_in_a_loop_reads_ahead_and_stays_right_where_memory_ends(kerne
     assert compiled.prepare((1,), arguments)() == 0
     expected = x.astype(np.float64) @ weight.astype(np.float64).T
     np.testing.assert_allclose(arguments["out"], expected, rtol=1e-4, atol=1e-4)
+
+
+def lines_asked_for(kernel, arguments, constants) -> Counter[int]:
+    """The cache lines of `weight`, by number, that a run prefetches, and how often."""
+    compiled = compile_kernel(kernel, arguments, constants)
+    addresses = []
+    note = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(addresses.append)
+    place = ctypes.cast(note, ctypes.c_void_p).value
+    source, count = re.subn(
+        r"call void @llvm\.prefetch\.p0\(ptr ([^,]+),[^)]*\)",
+        rf"call void inttoptr (i64 {place} to ptr)(ptr \1)",
+        compiled.stages["source"],
+    )
+    assert count
+    machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
+    compiled.image = replace(compiled.image, object=machine.emit_object(llvm.parse_assembly(source)))
+    assert compiled.prepare((1,), arguments)() == 0
+    return Counter((address - arguments["weight"].ctypes.data) // 64 for address in addresses)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(8, 64, 64), (16, 64, 64), (16, 32, 32), (64, 128, 32), (16, 128, 256), (32, 64, 16)]
+)
+def test_each_line_of_the_next_round_is_asked_for_once(dtype, m, n, k):
+    x, weight = np.ones((m, 4 * k), dtype), at_the_end_of_memory(np.ones((n, 4 * k), dtype))
+    arguments = {"x": x, "weight": weight, "out": np.zeros((m, n), np.float32), "k": 4 * k, "stride": 4 * k}
+    asked = lines_asked_for(by_counter_kernel, arguments, {"M": m, "N": n, "K": k})
+    row, part = (size * x.itemsize // 64 for size in (4 * k, k))
+    following = Counter(feature * row + line + part for feature in range(n) for line in range(4 * part))
+    assert set(asked) >= set(following)
+    if m >= 16 and part:  # while multiplying
+        assert asked == following
 
 
 def test_pairs_of_bfloat16_read_ahead():

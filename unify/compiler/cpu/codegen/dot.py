@@ -28,6 +28,8 @@ from unify.compiler.cpu.codegen.values import (
     statement,
 )
 
+_ROWS_TO_READ_AHEAD = 16  # of a tile, during whose first products what the next round packs is fetched
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -76,7 +78,8 @@ def pack(k: Kernel, op: mlir.Operation, side: int) -> Tile:
     tile = k.allocate(shape_of(value), how.element, how.group if side else 1)
     source = _converted(k, value, how.element)
     nest.settle(k, [source])
-    ahead.look(k, op, source)
+    has_rows = shape_of(op.results[0])[-2] >= _ROWS_TO_READ_AHEAD
+    ahead.look(k, op, source, while_multiplying=side == 1 and has_rows)
     if tile.group > 1:
         inside = whole.look(k, nest.masks_of(k, [nest.Root(shape_of(source), [source])]))
         whole.in_versions(k, inside, lambda _: _pack_words(k, source, tile))
@@ -122,7 +125,7 @@ def _pack_words(k: Kernel, source: mlir.Value, tile: Tile) -> None:
         def body(position: list[Index]) -> None:
             *outer, row, column = position
             block = (*(1 for _ in outer), 1, lanes)
-            first = _scaled(row, group)
+            first = row * group
             rows = [k.block(source, (*outer, first + i, column), block) for i in range(group)]
             k.tile_store(words, position, block, _word(k, rows))
 
@@ -140,10 +143,6 @@ def _word(k: Kernel, rows: list[Val]) -> Val:
     return word
 
 
-def _scaled(index: Index, factor: int) -> Index:
-    return Index(tuple((counter, factor * f) for counter, f in index.terms), factor * index.constant)
-
-
 def _pack_words_turned(k: Kernel, source: mlir.Value, words: Tile, group: int, side: int) -> None:
     """The source runs on along k: what is there are words already, squares of words are turned."""
     *batch, depth, width = words.shape
@@ -151,7 +150,7 @@ def _pack_words_turned(k: Kernel, source: mlir.Value, words: Tile, group: int, s
 
     def body(position: list[Index]) -> None:
         *outer, row, column = position
-        first = _scaled(row, group)
+        first = row * group
         columns = []
         for j in range(side):
             here = (*outer, first, column + j)
@@ -289,7 +288,7 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
     ones = tuple(1 for _ in batch)
     wide, single = (*ones, 1, lanes), (*ones, 1, 1)
 
-    def block(height: int, first: int, at: list[Index], down: list[Index]) -> None:
+    def block(height: int, first: int, parts: int, at: list[Index], down: list[Index]) -> None:
         *outer, column = at
         row = down[0] + first
         acc = []
@@ -314,6 +313,10 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
         else:
             with em.loop(words, unroll, acc, tag="k") as loop:
                 inner = loop.carried
+                if parts:
+                    share = width // parts
+                    here = (*outer, column + down[0] * (share // height))
+                    ahead.share(k, op, here, share, loop.counter, words // unroll)
                 for i in range(unroll):
                     inner = step(loop.index + i, inner)
                 loop.next = inner
@@ -326,23 +329,35 @@ def _multiply(k: Kernel, op: mlir.Operation, how: Scheme, a: Tile, b: Tile, targ
                 k.tile_store(target, (*outer, row + r, column + c * lanes), wide, value)
 
     width = across * lanes
+    turns = _reading_ahead(blocks, width) if op in k.ahead else [(height, count, 0) for height, count in blocks]
     rows = _wanted(k, op, 0) if m > blocks[0][0] else None
     columns = _wanted(k, op, 1) if n > width else None
 
-    def block_if_wanted(height: int, first: int, at: list[Index], down: list[Index]) -> None:
+    def block_if_wanted(height: int, first: int, parts: int, at: list[Index], down: list[Index]) -> None:
         with _if_any(k, rows, [down[0] + (first + r) for r in range(height)]):
-            block(height, first, at, down)
+            block(height, first, parts, at, down)
 
     def column_of_blocks(at: list[Index]) -> None:
         with _if_any(k, columns, [at[-1] + c for c in range(width)]):
             first = 0
-            for height, count in blocks:
-                here = partial(block_if_wanted, height, first, at)
+            for height, count, parts in turns:
+                here = partial(block_if_wanted, height, first, parts, at)
                 nest.for_each(k, [(height * count, height)], here, unrolled=1)
                 first += height * count
 
     with em.nest():
         nest.for_each(k, [*((extent, 1) for extent in batch), (n, width)], column_of_blocks, unrolled=1)
+
+
+def _reading_ahead(blocks: list[tuple[int, int]], width: int) -> list[tuple[int, int, int]]:
+    """Blocks of rows, and in how many parts the first of them ask for what the next round packs, else 0.
+
+    In two, where rows divide their columns; so the lines come about as fast as memory gives them.
+    """
+    (height, count), *others = blocks
+    parts = 2 if count > 1 and width // 2 % height == 0 else 1
+    turns = [(height, parts, parts), (height, count - parts, 0), *((height, count, 0) for height, count in others)]
+    return [turn for turn in turns if turn[1]]
 
 
 def _wanted(k: Kernel, op: mlir.Operation, axis: int) -> mlir.Value | None:

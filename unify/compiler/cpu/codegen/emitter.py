@@ -45,8 +45,14 @@ class Index:
     terms: tuple[tuple[str, int], ...] = ()
     constant: int = 0
 
-    def __add__(self, other: int) -> Index:
+    def __add__(self, other: int | Index) -> Index:
+        """Where indices are cut by bits, the sum of two must not carry."""
+        if isinstance(other, Index):
+            return Index(self.terms + other.terms, self.constant + other.constant)
         return Index(self.terms, self.constant + other) if other else self
+
+    def __mul__(self, factor: int) -> Index:
+        return Index(tuple((counter, factor * f) for counter, f in self.terms), factor * self.constant)
 
 
 ZERO = Index()

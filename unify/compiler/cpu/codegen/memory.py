@@ -62,7 +62,7 @@ class Access:
 
     def __init__(self, k: Kernel, pointer: mlir.Value, at: Position, block: Block) -> None:
         self.k, self.block = k, block
-        self.element = element_of(_pointee(pointer))
+        self.element = element_of(pointee(pointer))
         self.stored = STORED.get(self.element, self.element)
         self.lanes = int(np.prod(block, dtype=np.int64)) if block else 1
         linear = k.plan.axes.linear(pointer)
@@ -243,7 +243,7 @@ class Access:
         return self.vector
 
 
-def _pointee(pointer: mlir.Value) -> mlir.Type:
+def pointee(pointer: mlir.Value) -> mlir.Type:
     type_ = pointer.type.element if isinstance(pointer.type, mlir.Tensor) else pointer.type
     assert isinstance(type_, mlir.Pointer)
     return type_.pointee

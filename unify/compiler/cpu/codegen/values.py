@@ -169,7 +169,8 @@ class Kernel:
     origins: dict[mlir.Value, frozenset[int]] | None = None  # of pointers, if accesses are checked (guard.py)
     whole: frozenset[mlir.Value] = frozenset()  # masks that hold everywhere in what is being written (whole.py)
     is_streaming: bool = False  # stores go past the caches (streaming.py)
-    ahead: dict[mlir.Value, Ahead] = field(default_factory=dict)  # where the next round reads it (ahead.py)
+    # Where the next round reads what is packed, by that or by its product (ahead.py).
+    ahead: dict[mlir.Value | mlir.Operation, Ahead] = field(default_factory=dict)
     closing: str = ""  # what a call does behind its last program
     scratch_top: int = 64  # the first line takes the loads that a mask switched off
     scratch_bytes: int = 64
