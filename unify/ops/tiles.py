@@ -135,11 +135,12 @@ def grouped_tile(device: Any, rows: int, dtype: Any, *, gated: bool) -> Tile:
     gated: each program has two sums, of a gate and of what it gates.
     """
     if device.kind == "cpu":
-        # Most groups fill one tile, so that their weight is packed once; rows that are not there cost nothing.
+        # Most groups fill one tile, so that their weight is packed once; rows that are not there cost nothing. Of few
+        # features at a time runs of memory are long: where pages are huge, short ones take half as long again.
         taken = min(512, _rows_of(512, 2 * rows))
-        if dtype != bfloat16:
-            return Tile(taken, 512 if taken == 512 else 64, 64)
-        return Tile(taken, 64, 64) if rows <= 64 else Tile(taken, 128, 128)
+        if taken < 512:
+            return Tile(taken, 64, 256)
+        return Tile(taken, 128, 128) if dtype == bfloat16 else Tile(taken, 512, 64)
     if (family := _cuda_family(device)) is not None and dtype.itemsize == 2:
         tile = _CUDA_PRODUCT[family][-2]
     else:
