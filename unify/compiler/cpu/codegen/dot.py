@@ -28,7 +28,7 @@ from unify.compiler.cpu.codegen.values import (
     statement,
 )
 
-_ROWS_TO_READ_AHEAD = 16  # of a tile, during whose first products what the next round packs is fetched
+_ROWS_TO_READ_AHEAD = 32  # of a tile, during whose first products what the next round packs is fetched
 
 
 @dataclass(frozen=True)
