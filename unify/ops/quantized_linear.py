@@ -16,7 +16,8 @@ from unify._errors import ShapeError
 from .quant import BLOCK, COLUMNS, FP8_BLOCK, QuantizedMatrix, quantize
 from .quantized_products import block_products, byte_products, fp8_few_products, fp8_products
 from .tile import Tile
-from .tiles import product_tile
+from .tiles import default_product_tile
+from .tuning import choose, size_class, tiles_near
 
 _ROWS = {"cpu": 4, "ascend": 4}  # the vendor's compiler takes 25 s for 16
 _ROWS_ELSEWHERE = 16
@@ -142,15 +143,23 @@ def multiplies_bytes(x: Any, m: int) -> bool:
 def fp8_few_tile(device: Any, m: int) -> Tile:
     """The tile for `m` rows, 1 to 4, of a product with a weight in fp8."""
     tiles = _FP8_FEW.get(device.kind, _FP8_FEW_ELSEWHERE)
-    return tiles[1 if m <= 1 else 2 if m == 2 else 4]
+    return tiles[min(4, size_class(m))]
 
 
 def fp8_tile(device: Any, m: int, n: int, *, itemsize: int = 4) -> Tile:
     """The tile for a product [m, n] with a weight in fp8: on a CPU as deep as a scale reaches."""
-    tile = product_tile(device, m, n, itemsize=itemsize)
+    tile = default_product_tile(device, m, n, itemsize)
     if device.kind == "cpu":
         return replace(tile, k=FP8_BLOCK)
     return replace(tile, n=min(tile.n, fp8_features(device)), k=64)
+
+
+def _measured(
+    name: str, x: Any, n: int, kind: str, default: Tile, least: tuple[int, int, int], most: tuple[int, int, int]
+) -> Tile:
+    """The tile that was measured for x [m, k] times a weight of n features and of that kind, else the default."""
+    others = functools.partial(tiles_near, default, least, most)
+    return choose(name, x.device, (size_class(x.shape[0]), n, kind, x.itemsize), default, others)
 
 
 def fp8_features(device: Any) -> int:
@@ -168,20 +177,24 @@ def quantized_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -
         raise ShapeError(f"linear: a quantised weight's k must be a multiple of {BLOCK}; it is {k}.")
     layout = {"COLUMNS": COLUMNS, "BITS": weight.format.bits, "OFFSET": weight.format.offset}
     if not multiplies_bytes(x, m):
-        tile = product_tile(x.device, m, n)
+        tile = default_product_tile(x.device, m, n, 4)
+        tile = replace(tile, k=64 if k % 64 == 0 else BLOCK)
+        tile = _measured("product with codes", x, n, weight.kind, tile, (16, 16, BLOCK), (512, 512, tile.k))
         dequantized_linear_kernel[(-(-m // tile.m), -(-n // tile.n))](
             x, weight.codes, weight.scales, weight.minimums, residual, out, m, n, k, x.strides[0],
             0 if residual is None else residual.strides[0], out.strides[0], M=tile.m, N=tile.n,
-            K=64 if k % 64 == 0 else BLOCK, TYPE=product_type(x), **layout,
+            K=tile.k, TYPE=product_type(x), **layout,
         )  # fmt: skip
         return
     values = quantize(x)
     rows = 1 if m == 1 else _ROWS.get(x.device.kind, _ROWS_ELSEWHERE)
-    columns = COLUMNS if rows == 1 else COLUMNS // 4  # as many sums as registers hold
-    quantized_linear_kernel[(-(-m // rows), -(-n // columns))](
+    tile = Tile(rows, COLUMNS if rows == 1 else COLUMNS // 4, BLOCK)  # as many sums as registers hold
+    most = (min(size_class(m), 4 if x.device.kind == "ascend" else 16), COLUMNS, BLOCK)
+    tile = _measured("product of codes", x, n, weight.kind, tile, (1, 16, BLOCK), most)
+    quantized_linear_kernel[(-(-m // tile.m), -(-n // tile.n))](
         values.codes, values.scales, values.sums, weight.codes, weight.scales, weight.minimums, residual, out,
         m, n, k, 0 if residual is None else residual.strides[0], out.strides[0],
-        ROWS=rows, N=columns, EVEN=m % rows == 0, **layout,
+        ROWS=tile.m, N=tile.n, EVEN=m % tile.m == 0, **layout,
     )  # fmt: skip
 
 
@@ -193,11 +206,14 @@ def _fp8_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -> Non
     )  # fmt: skip
     if m <= _FP8_FEW_ROWS:
         few = fp8_few_tile(x.device, m)
+        few = _measured("fp8 few rows", x, n, "fp8", few, (few.m, 1, 16), (few.m, 64, FP8_BLOCK))
         fp8_few_rows_kernel[(-(-n // few.n), -(-m // few.m))](
             *arrays, *sizes, ROWS=few.m, N=few.n, K=few.k, EVEN=k % FP8_BLOCK == 0 and n % few.n == 0
         )
         return
     tile = fp8_tile(x.device, m, n, itemsize=x.itemsize)
+    most = (512, 512 if x.device.kind == "cpu" else fp8_features(x.device), FP8_BLOCK)
+    tile = _measured("fp8 product", x, n, "fp8", tile, (16, 16, 16), most)
     fp8_linear_kernel[(-(-m // tile.m), -(-n // tile.n))](
         *arrays, *sizes, M=tile.m, N=tile.n, K=tile.k, EVEN_K=k % FP8_BLOCK == 0, TYPE=product_type(x), **tile.launch
     )
