@@ -159,7 +159,7 @@ def _measured(
 ) -> Tile:
     """The tile that was measured for x [m, k] times a weight of n features and of that kind, else the default."""
     others = functools.partial(tiles_near, default, least, most)
-    return choose(name, x.device, (size_class(x.shape[0]), n, kind, x.itemsize), default, others)
+    return choose(name, x.device, (size_class(x.shape[0]), n, kind, x.dtype.itemsize), default, others)
 
 
 def fp8_features(device: Any) -> int:
@@ -211,7 +211,7 @@ def _fp8_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -> Non
             *arrays, *sizes, ROWS=few.m, N=few.n, K=few.k, EVEN=k % FP8_BLOCK == 0 and n % few.n == 0
         )
         return
-    tile = fp8_tile(x.device, m, n, itemsize=x.itemsize)
+    tile = fp8_tile(x.device, m, n, itemsize=x.dtype.itemsize)
     most = (512, 512 if x.device.kind == "cpu" else fp8_features(x.device), FP8_BLOCK)
     tile = _measured("fp8 product", x, n, "fp8", tile, (16, 16, 16), most)
     fp8_linear_kernel[(-(-m // tile.m), -(-n // tile.n))](
