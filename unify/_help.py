@@ -21,6 +21,7 @@ examples:
   unify generate --model ./tiny --prompt-ids 1,2,3                            where it has no tokenizer
   unify generate --prompt "Hello" --device cpu --threads 2
   unify generate --prompt "A poem:" --max-tokens 200 --repetition-penalty 1.1
+  unify generate --prompt "A poem:" --top-k 0 --top-p 1 --min-p 0.05          what is nearly as likely as the likeliest
 
 The prompt is continued as it is; for questions and answers, `unify chat` writes the model's own frame around them.
 With --json, standard output is one object: text, token_ids, prompt_tokens, prefill_tokens_per_s, decode_tokens_per_s,

@@ -297,6 +297,13 @@ def _add_sampling(
         help="of the likeliest that make up P (default: %(default)s)",
     )
     group.add_argument(
+        "--min-p",
+        type=_share,
+        default=0.0,
+        metavar="P",
+        help="none less likely than P times the likeliest; 0: all (default: %(default)s)",
+    )
+    group.add_argument(
         "--repetition-penalty",
         type=_above_zero,
         default=repetition_penalty,
@@ -329,6 +336,10 @@ def _at_least_zero(text: str) -> float:
 
 def _above_zero(text: str) -> float:
     return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def _share(text: str) -> float:
+    return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def _probability(text: str) -> float:

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -16,8 +17,10 @@ from typing import Any, ClassVar
 import pytest
 
 from unify import models
+from unify.cli import main
+from unify.models import cli as models_cli
 from unify.models.chat import FIRST_START, first_text, statistics
-from unify.models.generate import Answer
+from unify.models.generate import Answer, Sampling
 
 from ..conftest import Run
 from .conftest import write_model
@@ -202,3 +205,26 @@ def test_weights_of_a_file_are_not_quantised_again(python: Run, tiny_path: Path)
     finished = python("-m", "unify", "generate", "--model", str(tiny_path), "--prompt", "x", "--weights", "int8")
     assert finished.returncode == 2
     assert "a GGUF file has them as it was made" in finished.stderr
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_every_setting_of_sampling_has_an_option(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    given = {
+        "temperature": 0.5, "top_k": 7, "top_p": 0.75, "min_p": 0.125, "repetition_penalty": 1.25, "seed": 9,
+    }  # fmt: skip
+    assert given.keys() == {field.name for field in fields(Sampling)}
+    received: list[Any] = []
+    monkeypatch.setattr(models_cli, command, lambda args: received.append(args) or 0)
+    options = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    assert main([command, "--prompt", "x", *options]) == 0
+    assert models_cli._sampling(received[0]) == Sampling(**given)
+
+
+def test_min_p_leaves_the_likeliest_only(python: Run, tiny_path: Path) -> None:
+    argv = ["--model", str(tiny_path), "--prompt", "the answer", "--max-tokens", "12", "--json"]
+    drawn = ["--temperature", "3", "--top-k", "0", "--top-p", "1"]
+    texts = [
+        json.loads(python("-m", "unify", "generate", *argv, *options).stdout)["text"]
+        for options in (["--greedy"], [*drawn, "--min-p", "1"], drawn)
+    ]
+    assert texts[0] == texts[1] != texts[2]

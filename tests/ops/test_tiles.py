@@ -47,7 +47,7 @@ class Chip:
 @given(m=st.integers(1, 5000), n=st.integers(1, 5000))
 def test_each_core_has_work_where_there_is_enough_and_few_columns_are_wasted(cores: int, m: int, n: int) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tiles, "_cores", lambda _: cores)
+        patched.setattr(tiles, "cores_of", lambda _: cores)
         tile = tiles.product_tile(CPU, m, n)
     assert tile.m & (tile.m - 1) == tile.n & (tile.n - 1) == 0  # powers of two
     assert tile.m < 2 * max(16, m)
@@ -59,7 +59,7 @@ def test_each_core_has_work_where_there_is_enough_and_few_columns_are_wasted(cor
 @given(queries=st.integers(1, 5000), heads=st.integers(1, 100), causal=st.booleans())
 def test_an_attention_leaves_no_core_without_work(cores: int, queries: int, heads: int, causal: bool) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tiles, "_cores", lambda _: cores)
+        patched.setattr(tiles, "cores_of", lambda _: cores)
         tile = tiles.attention_tile(CPU, queries, heads, causal=causal)
     assert tile.m & (tile.m - 1) == tile.n & (tile.n - 1) == 0  # powers of two
     assert 16 <= tile.m < 2 * max(16, queries)
@@ -76,10 +76,10 @@ def test_other_chips_have_tiles_of_their_own(target: str) -> None:
 @given(rows=st.integers(1, 5000), gated=st.booleans(), dtype=st.sampled_from([un.float32, un.float16, un.bfloat16]))
 def test_a_group_of_rows_fills_one_tile_as_long_as_there_are_few(rows: int, gated: bool, dtype: un.DType) -> None:
     for chip, most in ((CPU, 512), (Chip("cuda:90"), 64), (Chip("ascend:910B3"), 128), (Chip("cuda:75"), 64)):
-        tile = tiles.grouped_tile(chip, rows, dtype, gated=gated)
+        tile = tiles.grouped_tile(chip, rows, 768, dtype, gated=gated)
         assert tile.m & (tile.m - 1) == tile.n & (tile.n - 1) == tile.k & (tile.k - 1) == 0
         assert min(most, rows) <= tile.m < 4 * max(16, rows)
-    sums = tiles.grouped_tile(Chip("ascend:910B3"), rows, dtype, gated=True)
+    sums = tiles.grouped_tile(Chip("ascend:910B3"), rows, 768, dtype, gated=True)
     assert 2 * 4 * sums.m * sums.n <= 64 * KIB  # half of what a cube's L0C holds, as other products
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import unify as un
 from unify import ops
 from unify._config import settings
 from unify.errors import CompileError, InvalidArgument
-from unify.ops import tuning
+from unify.ops import tiles, tuning
 from unify.ops.op import op
+from unify.ops.quant import quantize_weight
 from unify.ops.tile import Tile
 from unify.ops.tiles import product_tile
 
@@ -118,7 +121,7 @@ def test_the_file_is_private_and_read_by_the_next_process(clock: Clock, fresh: P
     program = f"""
 import os; os.environ["UNIFY_CACHE_DIR"] = {str(fresh)!r}
 import unify as un
-from unify.ops import tuning
+from unify.ops import tiles, tuning
 from unify.ops.tile import Tile
 print(tuning.choose("pretend", un.device("cpu"), (7,), Tile(1, 1, 1), list))
 """
@@ -170,3 +173,112 @@ def test_a_product_tries_tiles_and_stays_right() -> None:
     assert found.tried > 3
     assert product_tile(CPU, 48, 48) == found.best
     np.testing.assert_allclose(ops.matmul(a, b), a @ b, rtol=1e-5, atol=1e-5)
+
+
+def test_sizes_near_one_are_powers_of_two_within_bounds() -> None:
+    assert tuning.near(64, 16, 512) == [32, 64, 128]
+    assert tuning.near(16, 16, 16) == [16]
+    assert [tuning.size_class(size) for size in (0, 1, 2, 3, 64, 65)] == [1, 1, 2, 4, 64, 128]
+    tile = Tile(2, 16, 32, {"num_warps": 4})
+    assert set(tuning.tiles_near(tile, (2, 8, 32), (2, 16, 32))) == {replace(tile, n=8), tile}
+    assert all(near.launch == tile.launch for near in tuning.tiles_near(tile, (1, 1, 1), (64, 64, 64)))
+
+
+RNG = np.random.default_rng(5)
+
+
+def numbers(*shape: int) -> Any:
+    return RNG.standard_normal(shape, np.float32)
+
+
+def experts(rows: int, gated: bool, kind: str | None) -> Callable[[], Any]:
+    """Two groups, the second with most of the rows."""
+    x, weight, offsets = numbers(rows, 256), numbers(2, 64, 256), np.array([0, rows // 4, rows], np.int32)
+    made = weight if kind is None else quantize_weight(weight, kind)
+    return lambda: ops.grouped_linear(x, made, offsets, gated=gated)
+
+
+def one_each(kind: str | None) -> Callable[[], Any]:
+    x, gate_up, down = numbers(1, 128), numbers(2, 128, 128), numbers(2, 128, 64)
+    weights, ids = np.ones((1, 2), np.float32), np.array([[1, 0]], np.int32)
+    made = [w if kind is None else quantize_weight(w, kind) for w in (gate_up, down)]
+    return lambda: ops.moe(x, weights, ids, *made)
+
+
+def product(rows: int, kind: str | None = None) -> Callable[[], Any]:
+    x, weight = numbers(rows, 256), numbers(96, 256)
+    made = weight if kind is None else quantize_weight(weight, kind)
+    return lambda: ops.linear(x, made)
+
+
+def pages(op: str) -> Callable[[], Any]:
+    """Over pages of 32, of which each sequence has two or three."""
+    table, lengths = np.array([[3, 1, 0], [2, 4, 5]], np.int32), np.array([70, 33], np.int32)
+    if op == "latent":
+        q, latents = numbers(2, 4, 48), numbers(6, 32, 48)
+        return lambda: ops.mla_attention(q, latents, table, lengths, rank=32, scale=0.2)
+    k, v = numbers(6, 32, 2, 32), numbers(6, 32, 2, 32)
+    if op == "decode":
+        q = numbers(2, 4, 32)
+        return lambda: ops.paged_attention(q, k, v, table, lengths)
+    q, starts = numbers(50, 4, 32), np.array([0, 40, 50], np.int32)
+    return lambda: ops.paged_prefill(q, k, v, table, lengths, starts)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("few rows", partial(product, 2)),
+        ("product of codes", partial(product, 3, "int8")),
+        ("product of codes", partial(product, 1, "int4")),
+        ("fp8 few rows", partial(product, 2, "fp8")),
+        ("fp8 product", partial(product, 24, "fp8")),
+        ("grouped few rows", partial(experts, 6, False, None)),
+        ("grouped product", partial(experts, 60, True, None)),
+        ("quantised grouped few rows", partial(experts, 2, True, "fp8")),
+        ("quantised grouped few rows", partial(experts, 4, True, "int8")),
+        ("quantised grouped product", partial(experts, 40, False, "fp8")),
+        ("grouped few rows", partial(one_each, None)),
+        ("quantised grouped few rows", partial(one_each, "int4")),
+        ("paged attention", partial(pages, "decode")),
+        ("paged prefill", partial(pages, "prefill")),
+        ("latent attention", partial(pages, "latent")),
+    ],
+)  # fmt: skip
+def test_each_tile_that_is_tried_gives_the_same_result(
+    monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[[], Callable[[], Any]]
+) -> None:
+    call = make()
+    expected, asked = call(), []
+    choose = tuning.Tuning.choose
+
+    def noted(self: Any, *args: Any) -> Any:
+        asked.append(args)
+        return choose(self, *args)
+
+    monkeypatch.setattr(tuning.Tuning, "choose", noted)
+    monkeypatch.setattr(tuning.Tuning, "run", lambda self, call: call())
+    with ops.tune() as session:
+        call()
+        questions = {(given, key): (default, others()) for given, _, key, default, others in asked if given == name}
+        assert questions
+        for place, (default, others) in questions.items():
+            assert set(others) - {default}
+            for tile in others:
+                session._trial[place] = tile
+                np.testing.assert_allclose(call(), expected, rtol=2e-4, atol=2e-3, err_msg=f"{place}: {tile}")
+
+
+def test_lengths_of_a_class_are_one_question() -> None:
+    keys = []
+    with pytest.MonkeyPatch.context() as patched, ops.tune():
+        patched.setattr(
+            tuning.Tuning, "choose", lambda self, name, device, key, default, others: (keys.append(key), default)[1]
+        )
+        for rows in range(65, 129):
+            tiles.grouped_tile(CPU, rows, 768, un.float32, gated=True)
+            tiles.decode_tile(CPU, rows, 64, rows, splits=None, width=64, itemsize=2)
+            tiles.prefill_tile(CPU, rows, 64, width=64, itemsize=2)
+            tiles.latent_tile(CPU, rows, 128, 64, rows)
+    assert len(keys) == 4 * 64
+    assert len(set(keys)) == 4

@@ -89,6 +89,7 @@ def _sampling(args: argparse.Namespace) -> Sampling:
         temperature=temperature,
         top_k=args.top_k,
         top_p=args.top_p,
+        min_p=args.min_p,
         repetition_penalty=args.repetition_penalty,
         seed=args.seed,
     )

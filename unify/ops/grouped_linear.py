@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import triton.language as tl
@@ -16,6 +17,7 @@ from .quant import QuantizedMatrix
 from .quantized_grouped_linear import quantized_grouped_product, quantized_masked_product
 from .tile import Tile
 from .tiles import grouped_tile
+from .tuning import choose, tiles_near
 
 # Rows, features and inputs whose products are summed in registers, and how many times that many features a program
 # goes through. On a CPU one feature at a time: memory is read in one run. Elsewhere matrix units take few rows as well.
@@ -226,18 +228,30 @@ def grouped_product(
     sizes = (groups, rows, x.shape[0], per_gather, n, k, x.strides[0], weight.strides[0], weight.strides[1], n)
     few_rows = groups * (_FEW_OF_BFLOAT16 if x.dtype == unify.bfloat16 else _FEW)
     if ids is not None or (kind in _FEW_ROWS and rows <= few_rows):
-        few, parts = _FEW_ROWS[kind] if ids is None else _ONE_ROW.get(kind, _ONE_ROW_ELSEWHERE)
+        few, parts = _few_rows_tile(x.device, n, x.itemsize, gated, is_one=ids is not None)
         tiles = rows if ids is not None else rows // few.m + groups + 1
         grouped_few_rows_kernel[(tiles, -(-n // (few.n * parts)))](
             x, gather, weight, offsets, ids, out, *sizes, parts, M=few.m, N=few.n, K=few.k, STEPS=groups.bit_length(),
             GATED=gated, EVEN=k % few.k == 0, **few.launch,
         )  # fmt: skip
         return
-    tile = grouped_tile(x.device, -(-rows // groups), x.dtype, gated=gated)
+    tile = grouped_tile(x.device, -(-rows // groups), n, x.dtype, gated=gated)
     grouped_kernel[(-(-n // tile.n), rows // tile.m + groups + 1)](
         x, gather, weight, offsets, None, out, *sizes, M=tile.m, N=tile.n, K=tile.k, STEPS=groups.bit_length(),
         GATED=gated, EVEN_K=k % tile.k == 0, **tile.launch,
     )  # fmt: skip
+
+
+def _few_rows_tile(device: Any, n: int, itemsize: int, gated: bool, *, is_one: bool) -> tuple[Tile, int]:
+    """The tile for groups of few rows, or of one, the one that was measured or the kind's, and how many a program has.
+
+    That is as many that a program's features stay the same: they decide how well cores share the work.
+    """
+    default, parts = _ONE_ROW.get(device.kind, _ONE_ROW_ELSEWHERE) if is_one else _FEW_ROWS[device.kind]
+    most = 1 if is_one else 4
+    others = functools.partial(tiles_near, default, (1, 1, 16), (most, 64, 256))
+    few = choose("grouped few rows", device, (is_one, n, itemsize, gated), default, others)
+    return few, max(1, parts * default.n // few.n)
 
 
 def masked_product(x: Any, weight: Any, counts: Any, out: Any, gated: bool) -> None:
@@ -252,7 +266,7 @@ def masked_product(x: Any, weight: Any, counts: Any, out: Any, gated: bool) -> N
     weight = _rows_contiguous(weight)
     groups, _, k = weight.shape
     rows, n = out.shape[0] // groups, out.shape[1]
-    tile = grouped_tile(x.device, rows, x.dtype, gated=gated)
+    tile = grouped_tile(x.device, rows, n, x.dtype, gated=gated)
     grouped_kernel[(-(-n // tile.n), groups * -(-rows // tile.m))](
         x, None, weight, None, counts, out, groups, rows, x.shape[0], 1, n, k, x.strides[0], weight.strides[0],
         weight.strides[1], n, M=tile.m, N=tile.n, K=tile.k, STEPS=0, GATED=gated, EVEN_K=k % tile.k == 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import triton.language as tl
@@ -15,6 +16,7 @@ from .quant import QuantizedActivations, QuantizedMatrix, as_activations
 from .quantized_linear import quantized_linear
 from .tile import Tile
 from .tiles import product_tile
+from .tuning import choose, tiles_near
 
 _FEW_ROWS = 4  # up to here nothing is packed for tl.dot
 _FEW_FEATURES = {"cpu": (8, 16)}  # features, and inputs at a time
@@ -182,16 +184,24 @@ def _matmul(a: Any, b: Any, residual: Any, out: Any) -> None:
 
 def _few_rows(x: Any, weight: Any, residual: Any, out: Any) -> None:
     (m, k), n = x.shape, weight.shape[0]
-    tile = few_rows_tile(x.device, m)
+    tile = few_rows_tile(x.device, m, n, itemsize=x.itemsize)
     few_rows_kernel[(-(-n // tile.n), min(m, 1))](
         x, weight, residual, out, m, n, k, x.strides[0], weight.strides[0],
         0 if residual is None else residual.strides[0], out.strides[0],
         ROWS=tile.m, N=tile.n, K=tile.k, EVEN=k % tile.k == 0 and n % tile.n == 0,
+        **tile.launch,
     )  # fmt: skip
 
 
-def few_rows_tile(device: Any, m: int) -> Tile:
-    """The tile for up to _FEW_ROWS rows: with all of them half as many features, so that sums stay in registers."""
+def few_rows_tile(device: Any, m: int, n: int, *, itemsize: int) -> Tile:
+    """The tile for up to _FEW_ROWS rows: the one that was measured, else the kind's."""
+    default = _few_rows_tile(device, 1 if m <= 1 else 2 if m == 2 else 4)
+    others = functools.partial(tiles_near, default, (default.m, 1, 16), (default.m, 128, 256))
+    return choose("few rows", device, (default.m, n, itemsize), default, others)
+
+
+@functools.cache
+def _few_rows_tile(device: Any, rows: int) -> Tile:
+    """With four rows half as many features, so that sums stay in registers."""
     n, k = _FEW_FEATURES.get(device.kind, _FEW_FEATURES_ELSEWHERE)
-    rows = 1 if m <= 1 else 2 if m == 2 else 4
     return Tile(rows, n // 2 if rows == 4 else n, k)

@@ -17,7 +17,7 @@ from unify._tensor import as_tensor, wrap_like
 from .attend import block_d, halvings, last_before, log2_scale, packed_starts, place_of
 from .merge_states import merge
 from .op import FLOATS, op, written
-from .paged_attention import paged_lengths, paged_table, split_count
+from .paged_attention import check_splits, paged_lengths, paged_table
 from .tiles import latent_tile
 
 
@@ -176,9 +176,11 @@ def mla_attention(
     table = paged_table("mla_attention", device, block_table, batch)
     lengths = paged_lengths("mla_attention", device, context_lens, batch)
     query = query if query.strides[2] == 1 else query.contiguous()
-    tile = latent_tile(device, heads, size)
-    parts = -(-heads // tile.m)
-    splits = split_count("mla_attention", splits, device, batch * parts, table.shape[1])
+    check_splits("mla_attention", splits)
+    tile = latent_tile(
+        device, batch, heads, size, table.shape[1], splits=splits, width=width, itemsize=query.dtype.itemsize
+    )
+    parts, splits = -(-heads // tile.m), tile.k
     result = unify.empty((batch, heads, rank), dtype=query.dtype, device=device)
     lse = unify.empty((batch, heads), dtype=unify.float32, device=device) if return_lse else None
     outs, lses = result.reshape(1, *result.shape), lse

@@ -30,7 +30,7 @@ from .attend import (
 from .attention import attention_kernel
 from .merge_states import merge
 from .op import op
-from .tiles import paged_keys, prefill_queries
+from .tiles import decode_tile, prefill_tile
 
 
 # One program takes a part of one sequence's keys, for the query heads that share a key head.
@@ -133,14 +133,10 @@ def _check_caches(op: str, keys: Any, values: Any, k_scale: Any, v_scale: Any) -
     return code_scale(f"{op}: k_scale", k_scale, keys), code_scale(f"{op}: v_scale", v_scale, values)
 
 
-def split_count(op: str, splits: int | None, device: Any, programs: int, max_blocks: int) -> int:
-    """Parts of a sequence: what the caller wants, or enough that `programs` for each keep the device's cores busy."""
-    if splits is None:
-        wanted: int = -(-2 * device.properties["cores"] // max(1, programs))
-        return 1 << max(0, min(wanted, max_blocks) - 1).bit_length()
-    if splits < 1 or splits & (splits - 1):
+def check_splits(op: str, splits: int | None) -> None:
+    """Raises ShapeError where the caller wants parts of a sequence, and they are no power of two."""
+    if splits is not None and (splits < 1 or splits & (splits - 1)):
         raise ShapeError(f"{op}: splits must be a power of two; it is {splits}.")
-    return splits
 
 
 @op
@@ -171,7 +167,11 @@ def paged_attention(
     table = paged_table("paged_attention", device, block_table, batch)
     lengths = paged_lengths("paged_attention", device, context_lens, batch)
     query = query if query.strides[2] == 1 else query.contiguous()
-    splits = split_count("paged_attention", splits, device, batch * kv_heads, table.shape[1])
+    check_splits("paged_attention", splits)
+    tile = decode_tile(
+        device, batch * kv_heads, size, table.shape[1], splits=splits, width=width, itemsize=keys.dtype.itemsize
+    )
+    splits = tile.k
     widths = Widths.of(width, values.shape[3])
     result = unify.empty((batch, heads, widths.VALUE), dtype=query.dtype, device=device)
     lse = unify.empty((batch, heads), dtype=unify.float32, device=device) if return_lse else None
@@ -184,7 +184,7 @@ def paged_attention(
         query, keys, values, table, lengths, parts, part_lses, scores.sinks, scores.alibi, *factors,
         blocks, table.shape[1], group, scores.scale, scores.cap, scores.window,
         *query.strides[:2], *keys.strides, *values.strides[:3], table.strides[0], *parts.strides[:3],
-        GROUP=1 << (group - 1).bit_length(), BLOCK_N=paged_keys(device, size), PAGE=size, **vars(widths),
+        GROUP=1 << (group - 1).bit_length(), BLOCK_N=tile.n, PAGE=size, **vars(widths),
     )  # fmt: skip
     if splits > 1:
         merge(parts, part_lses, result, lse)
@@ -223,13 +223,13 @@ def paged_prefill(
     result = unify.empty((tokens, heads, widths.VALUE), dtype=query.dtype, device=device)
     lse = unify.empty((tokens, heads), dtype=unify.float32, device=device) if return_lse else None
     average = -(-tokens // max(1, sequences))
-    block_m = prefill_queries(device, average, plain=scores.is_plain)
-    attention_kernel[(packed_tiles(tokens, sequences, block_m), heads, 1)](
+    tile = prefill_tile(device, average, size, width=width, itemsize=keys.dtype.itemsize, plain=scores.is_plain)
+    attention_kernel[(packed_tiles(tokens, sequences, tile.m), heads, 1)](
         query, keys, values, result, lse, starts, None, lengths, table, scores.sinks, scores.alibi, *factors,
         tokens, 0, sequences, halvings(sequences), blocks, table.shape[1], heads // kv_heads,
         scores.scale, scores.cap, scores.window,
         0, *query.strides[:2], *keys.strides, *values.strides[:3], 0, *result.strides[:2], table.strides[0],
-        BLOCK_M=block_m, BLOCK_N=paged_keys(device, size), **vars(widths), CAUSAL=True, PAGE=size,
+        BLOCK_M=tile.m, BLOCK_N=tile.n, **vars(widths), CAUSAL=True, PAGE=size,
     )  # fmt: skip
     found = wrap_like(result, q)
     return found if lse is None else (found, wrap_like(lse, q))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,8 @@ from .quant import BLOCK, COLUMNS, FP8_BLOCK, QuantizedMatrix, quantize
 from .quantized_linear import features_of_two_sums, fp8_few_tile, multiplies_blocks, product_type
 from .quantized_products import block_products, byte_products, fp8_few_products, fp8_products
 from .tile import Tile
-from .tiles import grouped_tile
+from .tiles import default_grouped_tile
+from .tuning import choose, size_class, tiles_near
 
 _FP8_FEW_ROWS = 2  # of a group, on the average, up to which nothing is packed for tl.dot on a CPU
 _PARTS = {"cpu": 8}  # times that many features a program goes through: most groups of few rows have none
@@ -133,7 +135,7 @@ def quantized_grouped_few_rows_kernel(
 
 def quantized_tile(device: Any, rows: int, kind: str, k: int, dtype: Any, *, gated: bool) -> Tile:
     """The tile for groups of `rows` rows on the average, whose products are of dtype: as deep as a scale reaches."""
-    tile = grouped_tile(device, rows, dtype, gated=gated)
+    tile = default_grouped_tile(device, rows, dtype, gated=gated)
     if kind != "fp8":
         return replace(tile, k=64 if k % 64 == 0 else BLOCK)
     return replace(tile, n=min(tile.n, features_of_two_sums(device)), k=FP8_BLOCK if device.kind == "cpu" else 64)
@@ -145,6 +147,31 @@ def few_rows_tile(device: Any, rows: int, kind: str, n: int, *, gated: bool) -> 
     if kind != "fp8":
         few = Tile(few.m, COLUMNS if few.m == 1 else COLUMNS // 4, BLOCK)
     return replace(few, n=min(few.n, n & -n)) if gated and n else few
+
+
+def _measured_tile(x: Any, rows: int, n: int, weight: QuantizedMatrix, gated: bool) -> Tile:
+    """The tile that was measured for groups of `rows` rows on the average, else that of quantized_tile."""
+    device, kind = x.device, weight.kind
+    default = quantized_tile(device, rows, kind, weight.shape[2], _dtype(x), gated=gated)
+    widest = features_of_two_sums(device) if kind == "fp8" and device.kind != "cpu" else 512
+    deepest = FP8_BLOCK if kind == "fp8" else default.k  # which divides k
+    others = functools.partial(tiles_near, default, (16, 16, BLOCK), (512, widest, deepest))
+    key = (size_class(rows), n, kind, x.dtype.name, gated)
+    return choose("quantised grouped product", device, key, default, others)
+
+
+def _measured_few_tile(x: Any, rows: int, n: int, kind: str, gated: bool, *, is_one: bool) -> Tile:
+    """The tile that was measured for groups of few rows, or of one, else that of few_rows_tile.
+
+    Features are no more than the table's, as those of a gated one have to divide n, and codes lie in so many columns.
+    """
+    device = x.device
+    default = few_rows_tile(device, rows, kind, n, gated=gated)
+    shallowest, deepest = (16, FP8_BLOCK) if kind == "fp8" else (BLOCK, BLOCK)
+    least = (1, min(16, default.n), shallowest)
+    most = (1 if is_one else 4, default.n, deepest)
+    others = functools.partial(tiles_near, default, least, most)
+    return choose("quantised grouped few rows", device, (is_one, default.m, n, kind, gated), default, others)
 
 
 def _layout(weight: QuantizedMatrix) -> dict[str, int]:
@@ -166,11 +193,11 @@ def quantized_grouped_product(
     device = x.device
     average = -(-rows // groups)
     if ids is None and not _takes_few(x, weight.kind, average):
-        tile = quantized_tile(device, average, weight.kind, k, _dtype(x), gated=gated)
+        tile = _measured_tile(x, average, n, weight, gated)
         tiles = rows // tile.m + groups + 1
         _launch(x, weight, out, gated, tile, tiles, groups, rows, offsets=offsets, gather=gather, per_gather=per_gather)
         return
-    few = few_rows_tile(device, 1 if ids is not None else average, weight.kind, n, gated=gated)
+    few = _measured_few_tile(x, 1 if ids is not None else average, n, weight.kind, gated, is_one=ids is not None)
     scales = sums = None
     x_row = x.strides[0]
     x_rows = x.shape[0]
@@ -193,9 +220,9 @@ def _takes_few(x: Any, kind: str, rows: int) -> bool:
 
 def quantized_masked_product(x: Any, weight: QuantizedMatrix, counts: Any, out: Any, gated: bool) -> None:
     """Writes out = x · weight[group]ᵀ as `grouped_linear.masked_product` does. x: rows contiguous."""
-    groups, _, k = weight.shape
+    groups = weight.shape[0]
     rows = out.shape[0] // groups
-    tile = quantized_tile(x.device, rows, weight.kind, k, _dtype(x), gated=gated)
+    tile = _measured_tile(x, rows, out.shape[1], weight, gated)
     _launch(x, weight, out, gated, tile, groups * -(-rows // tile.m), groups, rows, counts=counts)
 
 

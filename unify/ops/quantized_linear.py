@@ -16,7 +16,8 @@ from unify._errors import ShapeError
 from .quant import BLOCK, COLUMNS, FP8_BLOCK, QuantizedActivations, QuantizedMatrix, quantize
 from .quantized_products import block_products, byte_products, fp8_few_products, fp8_products
 from .tile import Tile
-from .tiles import product_tile
+from .tiles import default_product_tile
+from .tuning import choose, size_class, tiles_near
 
 _ROWS = {"cpu": 4, "ascend": 4}  # the vendor's compiler takes 25 s for 16
 _ROWS_ELSEWHERE = 16
@@ -163,9 +164,9 @@ def block_depth(x: Any, k: int) -> int:
     return 64 if k % 64 == 0 and not isinstance(x, QuantizedActivations) else BLOCK
 
 
-def block_tile(x: Any, m: int, n: int) -> Tile:
-    """The tile for a product [m, n] with a weight in blocks of 32."""
-    tile = product_tile(x.device, m, n)
+def block_tile(x: Any, m: int, n: int, k: int) -> Tile:
+    """The tile for a product [m, n] of k inputs with a weight in blocks of 32."""
+    tile = replace(default_product_tile(x.device, m, n, 4), k=block_depth(x, k))
     if isinstance(x, QuantizedActivations):
         return replace(tile, n=min(tile.n, features_of_two_sums(x.device)))
     return tile
@@ -181,12 +182,12 @@ def arrays_of(x: Any) -> tuple[Any, Any, Any]:
 def fp8_few_tile(device: Any, m: int) -> Tile:
     """The tile for `m` rows, 1 to 4, of a product with a weight in fp8."""
     tiles = _FP8_FEW.get(device.kind, _FP8_FEW_ELSEWHERE)
-    return tiles[1 if m <= 1 else 2 if m == 2 else 4]
+    return tiles[min(4, size_class(m))]
 
 
 def fp8_tile(device: Any, m: int, n: int, *, itemsize: int = 4) -> Tile:
     """The tile for a product [m, n] with a weight in fp8: on a CPU as deep as a scale reaches."""
-    tile = product_tile(device, m, n, itemsize=itemsize)
+    tile = default_product_tile(device, m, n, itemsize)
     if device.kind == "cpu":
         return replace(tile, k=FP8_BLOCK)
     return replace(tile, n=min(tile.n, features_of_two_sums(device)), k=64)
@@ -195,6 +196,18 @@ def fp8_tile(device: Any, m: int, n: int, *, itemsize: int = 4) -> Tile:
 def features_of_two_sums(device: Any) -> int:
     """Features that a product takes at most which sums each block of inputs on its own."""
     return _FEATURES_OF_TWO_SUMS.get(device.kind, FP8_BLOCK)
+
+
+def _measured(
+    name: str, x: Any, n: int, kind: str, default: Tile, least: tuple[int, int, int], most: tuple[int, int, int]
+) -> Tile:
+    """The tile that was measured for x [m, k] times a weight of n features and of that kind, else the default.
+
+    x: an array or codes, for which other tiles are the best.
+    """
+    others = functools.partial(tiles_near, default, least, most)
+    taken = x.kind if isinstance(x, QuantizedActivations) else x.dtype.itemsize
+    return choose(name, x.device, (size_class(x.shape[0]), n, kind, taken), default, others)
 
 
 def quantized_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -> None:
@@ -211,21 +224,25 @@ def quantized_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -
     layout = {"COLUMNS": COLUMNS, "BITS": weight.format.bits, "OFFSET": weight.format.offset}
     if multiplies_blocks(x, m):
         values, scales, sums = arrays_of(x)
-        tile = block_tile(x, m, n)
+        tile = block_tile(x, m, n, k)
+        most = (512, tile.n if isinstance(x, QuantizedActivations) else 512, tile.k)
+        tile = _measured("product with codes", x, n, weight.kind, tile, (16, 16, BLOCK), most)
         dequantized_linear_kernel[(-(-m // tile.m), -(-n // tile.n))](
             values, scales, sums, weight.codes, weight.scales, weight.minimums, residual, out, m, n, k,
             values.strides[0], 0 if residual is None else residual.strides[0], out.strides[0], M=tile.m, N=tile.n,
-            K=block_depth(x, k), TYPE=product_type(x), **layout,
+            K=tile.k, TYPE=product_type(x), **layout,
         )  # fmt: skip
         return
     codes = x if isinstance(x, QuantizedActivations) else quantize(x)
     is_wide = codes.kind == "int16"
     rows = 1 if m == 1 else _ROWS.get(x.device.kind, _ROWS_ELSEWHERE)
-    columns = COLUMNS if rows == 1 else COLUMNS // 4  # as many sums as registers hold
-    quantized_linear_kernel[(-(-m // rows), -(-n // columns))](
+    tile = Tile(rows, COLUMNS if rows == 1 else COLUMNS // 4, BLOCK)  # as many sums as registers hold
+    most = (min(size_class(m), 4 if x.device.kind == "ascend" else 16), COLUMNS, BLOCK)
+    tile = _measured("product of codes", x, n, weight.kind, tile, (1, 16, BLOCK), most)
+    quantized_linear_kernel[(-(-m // tile.m), -(-n // tile.n))](
         codes.codes, codes.scales, codes.sums, weight.codes, weight.scales, weight.minimums, residual, out,
         m, n, k, 0 if residual is None else residual.strides[0], out.strides[0],
-        ROWS=rows, N=columns, WIDE=is_wide, EVEN=m % rows == 0, **layout,
+        ROWS=tile.m, N=tile.n, WIDE=is_wide, EVEN=m % tile.m == 0, **layout,
     )  # fmt: skip
 
 
@@ -239,11 +256,14 @@ def _fp8_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -> Non
     )  # fmt: skip
     if m <= _FP8_FEW_ROWS:
         few = fp8_few_tile(x.device, m)
+        few = _measured("fp8 few rows", x, n, "fp8", few, (few.m, 1, 16), (few.m, 64, FP8_BLOCK))
         fp8_few_rows_kernel[(-(-n // few.n), -(-m // few.m))](
             *arrays, *sizes, ROWS=few.m, N=few.n, K=few.k, EVEN=k % FP8_BLOCK == 0 and n % few.n == 0
         )
         return
     tile = fp8_tile(x.device, m, n, itemsize=x.dtype.itemsize)
+    most = (512, 512 if x.device.kind == "cpu" else features_of_two_sums(x.device), FP8_BLOCK)
+    tile = _measured("fp8 product", x, n, "fp8", tile, (16, 16, 16), most)
     fp8_linear_kernel[(-(-m // tile.m), -(-n // tile.n))](
         *arrays, *sizes, M=tile.m, N=tile.n, K=tile.k, EVEN_K=k % FP8_BLOCK == 0, TYPE=product_type(x), **tile.launch
     )

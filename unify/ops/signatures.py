@@ -75,7 +75,7 @@ from .tiles import (
     grouped_tile,
     latent_tile,
     paged_keys,
-    prefill_queries,
+    prefill_tile,
     product_tile,
     row_tile,
 )
@@ -231,7 +231,7 @@ def _weights() -> list[Signature]:
 def _products(chip: Any) -> list[Signature]:
     tile = product_tile(chip, _TOKENS, _FEATURES, itemsize=2)
     floats = product_tile(chip, _TOKENS, _FEATURES)
-    few = few_rows_tile(chip, 4)
+    few = few_rows_tile(chip, 4, _FEATURES, itemsize=2)
     sizes = _types("m n k r_row o_row", _SIZE)
     one = dict.fromkeys(("a_batch", "b_batch", "o_batch"))
     few_rows = product_tile(chip, 16, _FEATURES, itemsize=2)
@@ -297,16 +297,16 @@ def _attentions(chip: Any) -> list[Signature]:
     tile = attention_tile(chip, _TOKENS, _HEADS, causal=True, width=_WIDTH, itemsize=2)
     page = 32 if chip.target.startswith("ascend:950") else _PAGE  # its compiler crashes at 16
     keys = paged_keys(chip, page)
-    prefill = prefill_queries(chip, _TOKENS)
+    prefill = prefill_tile(chip, _TOKENS, page, width=_WIDTH, itemsize=2).m
     widths = vars(Widths.of(_WIDTH, _WIDTH))
-    latent = latent_tile(chip, 128, 64)
+    latent = latent_tile(chip, 1, 128, 64, 64, itemsize=2)
     wide = attention_tile(chip, _TOKENS, _HEADS, causal=True, width=192, itemsize=2)
     two_widths = {**vars(Widths.of(192, 128)), "BLOCK_M": wide.m, "BLOCK_N": wide.n}  # of DeepSeek-V3's heads
     every_option: dict[str, Any] = {"cap": "fp32", "window": "i32", "lse": _FLOATS, "sinks": _ARRAY, "alibi": _FLOATS}
     no_option = dict.fromkeys((*every_option, "k_scale", "v_scale"))
     every_option |= {"k_scale": None, "v_scale": None}
     halved = attention_tile(chip, _TOKENS, _HEADS, causal=True, width=_WIDTH, itemsize=2, plain=False)
-    few_queries = prefill_queries(chip, _TOKENS, plain=False)
+    few_queries = prefill_tile(chip, _TOKENS, page, width=_WIDTH, itemsize=2, plain=False).m
     quantized = {"k": _CODES, "v": _CODES, "k_scale": _FLOATS, "v_scale": _FLOATS}
     bytes_ = {"k": _BYTES, "v": _BYTES, "k_scale": "fp32", "v_scale": "fp32"}
     both = {
@@ -435,7 +435,7 @@ def _attentions(chip: Any) -> list[Signature]:
 def _experts(chip: Any) -> list[Signature]:
     experts, groups, slots = 256, 8, 8
     block, parts = sort_tile(chip, experts)
-    tile = grouped_tile(chip, _TOKENS * slots // experts, float16, gated=True)
+    tile = grouped_tile(chip, _TOKENS * slots // experts, _FEATURES, float16, gated=True)
     few, _ = GROUPED_ONE_ROW.get(chip.kind, GROUPED_ONE_ROW_ELSEWHERE)
     product = _types("x weight out", _ARRAY) | _types("n k x_row w_row o_row", _SIZE) | {"w_group": _SIZE}
     product |= _types("groups rows x_rows per_gather", "i32")

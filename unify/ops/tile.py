@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 class Tile:
     """Rows, columns, and the length that is summed at a time; in an attention: queries, keys, and a head's width.
 
+    Where each sequence has one query: heads, keys, and parts of a sequence.
+
     launch: options of the launch, num_warps and num_stages; none where the target has no use for them.
     """
 

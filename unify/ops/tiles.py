@@ -11,7 +11,7 @@ from typing import Any
 from unify._tensor import bfloat16
 
 from .tile import Tile
-from .tuning import choose
+from .tuning import choose, near, size_class, tiles_near
 
 
 def _tile(m: int, n: int, k: int, num_warps: int, num_stages: int) -> Tile:
@@ -59,7 +59,7 @@ _CUDA_ATTENTION = {
 
 
 @functools.cache
-def _cores(device: Any) -> int:
+def cores_of(device: Any) -> int:
     return int(device.properties["cores"]) if device.kind in ("cpu", "cuda", "ascend") else 1
 
 
@@ -80,7 +80,7 @@ def product_tile(device: Any, m: int, n: int, *, itemsize: int = 4) -> Tile:
 
     itemsize: bytes of an element that is multiplied.
     """
-    default = _product_tile(device, m, n, itemsize)
+    default = default_product_tile(device, m, n, itemsize)
     return choose("product", device, (_rows_of(1 << 31, m), n, itemsize), default, lambda: [*_products(device, m, n)])
 
 
@@ -95,15 +95,15 @@ def _products(device: Any, m: int, n: int) -> Iterator[Tile]:
         yield Tile(*tile)
 
 
-def _product_tile(device: Any, m: int, n: int, itemsize: int) -> Tile:
+def default_product_tile(device: Any, m: int, n: int, itemsize: int) -> Tile:
     """Narrower where columns would be wasted, smaller where cores would idle."""
     if (family := _cuda_family(device)) is not None and itemsize == 2:
-        return _cuda_product_tile(_CUDA_PRODUCT[family], _cores(device), m, n)
+        return _cuda_product_tile(_CUDA_PRODUCT[family], cores_of(device), m, n)
     tile = _PRODUCT.get(device.kind, _PRODUCT_ELSEWHERE)
     rows, columns = _rows_of(tile.m, m), tile.n
     while -n % columns * 16 > n and columns > 64:
         columns //= 2
-    enough = 1 if (cores := _cores(device)) == 1 else 2 * cores
+    enough = 1 if (cores := cores_of(device)) == 1 else 2 * cores
     while -(-m // rows) * -(-n // columns) < enough and max(rows, columns) > 64:
         rows, columns = (rows // 2, columns) if rows >= columns else (rows, columns // 2)
     return Tile(rows, columns, tile.k)
@@ -129,11 +129,26 @@ def _cut(tile: Tile, rows: int) -> Tile:
     return tile if taken == tile.m else replace(tile, m=taken, launch={**tile.launch, "num_warps": 4})
 
 
-def grouped_tile(device: Any, rows: int, dtype: Any, *, gated: bool) -> Tile:
-    """The tile for products of groups of `rows` rows on the average.
+def grouped_tile(device: Any, rows: int, n: int, dtype: Any, *, gated: bool) -> Tile:
+    """The tile for products of n features of groups of `rows` rows on the average: measured, or else the kind's.
 
     gated: each program has two sums, of a gate and of what it gates.
     """
+    default = default_grouped_tile(device, rows, dtype, gated=gated)
+    key = (size_class(rows), n, dtype.name, gated)
+    return choose("grouped product", device, key, default, lambda: [*_grouped_products(device, rows, default, gated)])
+
+
+def _grouped_products(device: Any, rows: int, default: Tile, gated: bool) -> Iterator[Tile]:
+    """What a product of groups could take."""
+    if default.launch and (family := _cuda_family(device)) is not None:
+        for tile in _CUDA_PRODUCT[family]:
+            yield _cut(replace(tile, n=min(tile.n, 64)) if gated else tile, rows)
+    yield from tiles_near(default, (16, 16, 16), (512, 512, 512))
+
+
+def default_grouped_tile(device: Any, rows: int, dtype: Any, *, gated: bool) -> Tile:
+    """The kind's tile for products of groups."""
     if device.kind == "cpu":
         # Most groups fill one tile, so that their weight is packed once; rows that are not there cost nothing. Of few
         # features at a time runs of memory are long: where pages are huge, short ones take half as long again.
@@ -185,15 +200,64 @@ def _attention_tile(
     rows = _rows_of(rows, queries)
     while rows > 128 and causal and queries < 8 * rows:
         rows //= 2
-    enough = 1 if device.kind != "cpu" or (cores := _cores(device)) == 1 else 2 * cores
+    enough = 1 if device.kind != "cpu" or (cores := cores_of(device)) == 1 else 2 * cores
     while -(-queries // rows) * heads < enough and rows > 32:
         rows //= 2
     return Tile(rows, keys, width)
 
 
-def prefill_queries(device: Any, queries: int, *, plain: bool = True) -> int:
-    """Queries that a prefill over pages takes at a time: 64, or on Ascend half of them where scores are not plain."""
-    return _rows_of(32 if device.kind == "ascend" and not plain else 64, queries)
+def prefill_tile(device: Any, queries: int, page: int, *, width: int, itemsize: int, plain: bool = True) -> Tile:
+    """Queries and keys of a prefill over pages, for sequences of `queries` on the average, those that were measured.
+
+    Else 64 queries, or on Ascend half of them where scores are not plain. itemsize: bytes of a cached element.
+    """
+    rows = _rows_of(32 if device.kind == "ascend" and not plain else 64, queries)
+    default = Tile(rows, paged_keys(device, page), width)
+    key = (size_class(queries), page, width, itemsize, plain)
+    return choose("paged prefill", device, key, default, lambda: [*_prefills(device, queries, page, default)])
+
+
+def _prefills(device: Any, queries: int, page: int, default: Tile) -> Iterator[Tile]:
+    """What a prefill over pages could take."""
+    rows = (size for size in near(default.m, 16, 256) if size <= _rows_of(256, queries))
+    for m, n in itertools.product(rows, _key_counts(device, page, default.n)):
+        yield replace(default, m=m, n=n)
+
+
+def _key_counts(device: Any, page: int, default: int) -> list[int]:
+    """Keys that an attention over pages could take at a time.
+
+    Only on CUDA more than a page has, as there each key's place may be its own. On Ascend no fewer: see paged_keys.
+    """
+    most = 256 if device.kind == "cuda" else max(default, min(256, page & -page))
+    return near(default, default if device.kind == "ascend" else 16, most)
+
+
+def decode_tile(
+    device: Any, programs: int, page: int, max_blocks: int, *, splits: int | None, width: int, itemsize: int
+) -> Tile:
+    """Keys and parts of a sequence for one query of each over pages, those that were measured, else the kind's.
+
+    programs: for each part; splits: the parts that the caller wants; itemsize: bytes of a cached element.
+    """
+    default = Tile(1, paged_keys(device, page), splits or split_count(device, programs, max_blocks))
+    key = (size_class(programs), page, size_class(max_blocks), splits or 0, width, itemsize)
+
+    def others() -> list[Tile]:
+        counts = _key_counts(device, page, default.n)
+        parts = (default.k,) if splits else _split_counts(default.k, max_blocks)
+        return [Tile(1, n, k) for n, k in itertools.product(counts, parts)]
+
+    return choose("paged attention", device, key, default, others)
+
+
+def split_count(device: Any, programs: int, max_blocks: int) -> int:
+    """Parts of a sequence, a power of two: enough that `programs` for each keep the device's cores busy."""
+    return size_class(min(-(-2 * cores_of(device) // max(1, programs)), max_blocks))
+
+
+def _split_counts(default: int, max_blocks: int) -> list[int]:
+    return sorted({1, default, *near(default, 1, size_class(max_blocks))})
 
 
 def paged_keys(device: Any, page: int) -> int:
@@ -209,10 +273,30 @@ def paged_keys(device: Any, page: int) -> int:
     return max(16, min(256, page & -page))
 
 
-def latent_tile(device: Any, heads: int, page: int) -> Tile:
-    """Query heads and keys of a latent attention, whose rows are some 576 wide: all heads, where the sums fit."""
+def latent_tile(
+    device: Any, batch: int, heads: int, page: int, max_blocks: int, *, splits: int | None = None, width: int = 576,
+    itemsize: int = 4,
+) -> Tile:  # fmt: skip
+    """Query heads, keys and parts of a sequence for a latent attention, those that were measured, else the kind's.
+
+    The kind's are all heads where the sums of rows some 576 wide fit. splits: the parts that the caller wants.
+    """
     tile = _LATENT.get(device.kind, _LATENT_ELSEWHERE)
-    return replace(tile, m=_rows_of(tile.m, heads), n=min(tile.n, paged_keys(device, page)))
+    m, n = _rows_of(tile.m, heads), min(tile.n, paged_keys(device, page))
+
+    def parts_for(m: int) -> int:
+        return splits or split_count(device, batch * -(-heads // m), max_blocks)
+
+    def others() -> list[Tile]:
+        counts = _key_counts(device, page, n)
+        return [
+            replace(tile, m=rows, n=keys, k=parts)
+            for rows, keys in itertools.product(near(m, 16, m), counts)
+            for parts in ((splits,) if splits else _split_counts(parts_for(rows), max_blocks))
+        ]
+
+    key = (size_class(batch), heads, page, size_class(max_blocks), splits or 0, width, itemsize)
+    return choose("latent attention", device, key, replace(tile, m=m, n=n, k=parts_for(m)), others)
 
 
 def row_tile(device: Any, columns: int) -> Tile:

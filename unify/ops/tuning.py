@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -132,10 +133,28 @@ def choose(name: str, device: Any, key: Key, default: Tile, others: Callable[[],
 
     others: what else the kernel could take; called while tuning only.
     """
-    known = _known[device] if device in _known else _load(device)
+    known = _known.get(device)
+    if known is None:
+        known = _load(device)
     if active is not None and (name, key) not in known:
         return active.choose(name, device, key, default, others)
     return known.get((name, key), default) if known else default
+
+
+def near(size: int, least: int, most: int) -> list[int]:
+    """A power of two, half of it and twice as much, as far as they are `least` to `most`: what a kernel could take."""
+    return [other for other in (size // 2, size, 2 * size) if least <= other <= most]
+
+
+def tiles_near(tile: Tile, least: tuple[int, int, int], most: tuple[int, int, int]) -> list[Tile]:
+    """Tiles near this one in each of its sizes, with its launch's options."""
+    sizes = map(near, (tile.m, tile.n, tile.k), least, most)
+    return [Tile(m, n, k, tile.launch) for m, n, k in itertools.product(*sizes)]
+
+
+def size_class(size: int) -> int:
+    """The power of two that a size is counted as in a key, so that not every length is a question of its own."""
+    return 1 << max(0, size - 1).bit_length()
 
 
 @contextlib.contextmanager
