@@ -262,11 +262,13 @@ def test_nothing_is_left_when_everything_is_dropped(program: Program) -> None:
         work()
         gc.collect(); un.trim_memory(first); first.synchronize()
         before = simulation.live(0)
-        for _ in range(10):
+        for _ in range(20):
             work()
         gc.collect(); un.trim_memory(first); first.synchronize()
         after = simulation.live(0)
-        print({kind: after[kind] - before[kind] for kind in before if after[kind] != before[kind]})
+        # The core keeps as many events as it ever waited for at once, which depends on how fast the device was.
+        kept = {"events": 2}
+        print({kind: after[kind] - before[kind] for kind in before if after[kind] - before[kind] > kept.get(kind, 0)})
     """)
     assert printed == ["{}"]
 
