@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import triton.language as tl
 
 import unify as un
-from unify.ops.e4m3 import from_e4m3, to_e4m3
+from unify.ops.e4m3 import from_e4m3, from_finite_e4m3, to_e4m3
 
 
 @un.jit
-def decode_kernel(codes, out, BLOCK: tl.constexpr):
+def decode_kernel(codes, out, BLOCK: tl.constexpr, FINITE: tl.constexpr):
     i = tl.arange(0, BLOCK)
-    tl.store(out + i, from_e4m3(tl.load(codes + i)).to(tl.float32) * 256.0)
+    code = tl.load(codes + i)
+    value = from_finite_e4m3(code) if FINITE else from_e4m3(code)
+    tl.store(out + i, value.to(tl.float32) * 256.0)
 
 
 @un.jit
@@ -21,10 +24,15 @@ def encode_kernel(x, codes, n, BLOCK: tl.constexpr):
     tl.store(codes + i, to_e4m3(tl.load(x + i, mask=i < n)), mask=i < n)
 
 
-def test_each_code_is_what_torch_says() -> None:
+@pytest.mark.parametrize("finite", [False, True])
+def test_each_code_is_what_torch_says(finite: bool) -> None:
     codes, out = torch.arange(256, dtype=torch.uint8), torch.empty(256)
-    decode_kernel[(1,)](codes, out, BLOCK=256)
-    torch.testing.assert_close(out, codes.view(torch.float8_e4m3fn).float(), rtol=0, atol=0, equal_nan=True)
+    decode_kernel[(1,)](codes, out, BLOCK=256, FINITE=finite)
+    un.device("cpu").synchronize()
+    wanted = codes.view(torch.float8_e4m3fn).float()
+    if finite:
+        out[wanted.isnan()] = torch.nan
+    torch.testing.assert_close(out, wanted, rtol=0, atol=0, equal_nan=True)
 
 
 def test_numbers_become_the_nearest_code() -> None:

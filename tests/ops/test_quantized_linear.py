@@ -91,11 +91,11 @@ def test_fp8_of_any_size(m: int, n: int, k: int) -> None:
 
 
 @pytest.mark.parametrize("m", [1, 4, 9])
-def test_a_code_that_is_no_number_spoils_its_feature_only(m: int) -> None:
+def test_a_code_that_is_no_number_spoils_the_features_of_its_block_only(m: int) -> None:
     codes = torch.ones(140, 256).to(torch.float8_e4m3fn).view(torch.uint8)
-    codes[3, 200], codes[139, 5] = 0x7F, 0xFF
+    codes[139, 5] = 0xFF
     result = un.ops.linear(torch.ones(m, 256), quant.from_fp8_blocks(codes, torch.ones(2, 2)))
-    assert result.isnan().nonzero().tolist() == [[i, n] for i in range(m) for n in (3, 139)]
+    assert result.isnan().nonzero().tolist() == [[i, n] for i in range(m) for n in range(128, 140)]
     assert (result[~result.isnan()] == 256).all()
 
 

@@ -10,10 +10,21 @@ import unify
 @unify.jit
 def from_e4m3(code):
     """Bytes of float8_e4m3 as float16 that are 2⁻⁸ of what they stand for: exact, and a NaN stays one."""
+    return tl.where(is_nan(code), float("nan"), from_finite_e4m3(code))
+
+
+@unify.jit
+def from_finite_e4m3(code):
+    """The same of bytes that are no NaN, which is a third less work."""
     # The sign is stretched over the upper byte, so that one shift puts it and the rest where float16 has them.
-    wide = code.to(tl.int8, bitcast=True).to(tl.int16)
-    bits = (wide << 7) & -0x4080
-    return tl.where((wide & 0x7F) == 0x7F, 0x7E00, bits).to(tl.int16).to(tl.float16, bitcast=True)
+    bits = (code.to(tl.int8, bitcast=True).to(tl.int16) << 7) & -0x4080
+    return bits.to(tl.float16, bitcast=True)
+
+
+@unify.jit
+def is_nan(code):
+    """Whether bytes of float8_e4m3 are a NaN: it has no infinity, and two of them."""
+    return (code & 0x7F) == 0x7F
 
 
 @unify.jit

@@ -10,7 +10,7 @@ import unify
 from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
-from .e4m3 import from_e4m3
+from .e4m3 import from_finite_e4m3
 from .op import FLOATS, op
 from .quant import COLUMNS, QuantizedMatrix
 from .tiles import column_block
@@ -68,7 +68,7 @@ def fp8_embedding_kernel(ids, codes, scales, out, rows, k, scale_row):
     for block in range(tl.cdiv(k, 128)):
         column = block * 128 + tl.arange(0, 128)
         inside = column < k
-        value = from_e4m3(tl.load(codes + row * k + column, mask=inside, other=0)).to(tl.float32)
+        value = from_finite_e4m3(tl.load(codes + row * k + column, mask=inside, other=0)).to(tl.float32)
         value *= tl.load(scales + row // 128 * scale_row + block) * 256.0
         tl.store(out + token * k + column, tl.where(exists, value, 0.0), mask=inside)
 

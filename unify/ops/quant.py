@@ -29,7 +29,7 @@ import unify
 from unify._errors import DTypeError, InvalidArgument, ShapeError
 from unify._tensor import as_tensor
 
-from .e4m3 import to_e4m3
+from .e4m3 import is_nan, to_e4m3
 from .op import FLOATS, op
 from .quantized_activations import (
     ACTIVATIONS,
@@ -198,11 +198,12 @@ def from_gguf(kind: str, raw: Any, *, device: Any = None) -> QuantizedMatrix:
 
 
 def from_fp8_blocks(codes: Any, scales: Any) -> QuantizedMatrix:
-    """Makes a matrix of a float8_e4m3 weight with a scale for each 128 × 128 block, over the same memory.
+    """Makes a matrix of a float8_e4m3 weight with a scale for each 128 × 128 block, over the memory of its codes.
 
     codes: [n, k] or [experts, n, k] float8_e4m3, or its bits as uint8; scales: [⌈n / 128⌉, ⌈k / 128⌉] float32, or
     [experts, …]; both contiguous and on one device. A weight is code · scale (DeepSeek-V3's `weight` and
-    `weight_scale_inv`, section 3.3 of its report).
+    `weight_scale_inv`, section 3.3 of its report). Codes are read once, on the current stream of their device: where
+    one is no number, all of its block are none, so that no product has to look for it.
     Raises ShapeError, DTypeError, LayoutError, DeviceMismatchError.
     """
     bits = as_tensor(codes, name="from_fp8_blocks: codes", dtype=(unify.float8_e4m3, unify.uint8), contiguous=True)
@@ -215,7 +216,28 @@ def from_fp8_blocks(codes: Any, scales: Any) -> QuantizedMatrix:
             f"from_fp8_blocks: codes must be [n, k] or [experts, n, k] and scales {wanted}; "
             f"they are {list(bits.shape)} and {list(factors.shape)}."
         )
-    return QuantizedMatrix("fp8", bits.shape, bits.view(unify.uint8), factors)
+    *experts, n, k = bits.shape
+    bits, known = bits.view(unify.uint8), unify.empty(factors.shape, dtype=unify.float32, device=bits.device)
+    spoil_fp8_scales_kernel[(factors.shape[-1], factors.shape[-2], *experts)](bits, factors, known, n, k, ROWS=16)
+    return QuantizedMatrix("fp8", bits.shape, bits, known)
+
+
+# One program a block of 128 × 128, ROWS features at a time: its scale, NaN where one of its codes is.
+@unify.jit
+def spoil_fp8_scales_kernel(codes, scales, out, n, k, ROWS: tl.constexpr):
+    inputs = tl.program_id(0) * 128 + tl.arange(0, 128)
+    first = tl.program_id(1) * 128
+    expert = tl.program_id(2).to(tl.int64)
+    codes += expert * n * k + inputs[None, :]
+    broken = tl.zeros([ROWS], dtype=tl.int32)
+    for step in range(0, 128, ROWS):
+        row = first + step + tl.arange(0, ROWS)
+        inside = (row < n)[:, None] & (inputs < k)[None, :]
+        code = tl.load(codes + row.to(tl.int64)[:, None] * k, mask=inside, other=0)
+        broken += tl.max(is_nan(code).to(tl.int32), axis=1)
+    place = (expert * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
+    scale = tl.load(scales + place)
+    tl.store(out + place, tl.where(tl.max(broken, axis=0) > 0, float("nan"), scale))
 
 
 def _scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import triton.language as tl
 
 import unify
 
-from .e4m3 import from_e4m3
+from .e4m3 import from_finite_e4m3
 
 
 @unify.jit
@@ -157,9 +157,9 @@ def fp8_few_products(
                 value = tl.load(x + step[None, :], mask=row_inside & (step < k)[None, :], other=0)
                 code = tl.load(codes + step[None, :], mask=(feature < n)[:, None] & (step < k)[None, :], other=0)
             if x_scales is not None:
-                value = from_e4m3(value)
+                value = from_finite_e4m3(value)
             value = value.to(tl.float32) * scale
-            total += from_e4m3(code).to(tl.float32)[None, :, :] * value[:, None, :]
+            total += from_finite_e4m3(code).to(tl.float32)[None, :, :] * value[:, None, :]
     return tl.sum(total, axis=2)
 
 
@@ -194,10 +194,10 @@ def fp8_products(
                 code_inside = code_inside & (step < k)[:, None]
             value = tl.load(x + step[None, :], mask=x_inside, other=0)
             if x_scales is not None:
-                value = from_e4m3(value)
+                value = from_finite_e4m3(value)
                 if tl.bfloat16 == TYPE:
                     value = value.to(tl.float32)
-            weight = from_e4m3(tl.load(codes + step[:, None], mask=code_inside, other=0))
+            weight = from_finite_e4m3(tl.load(codes + step[:, None], mask=code_inside, other=0))
             if tl.bfloat16 == TYPE:
                 weight = weight.to(tl.float32)
             partial = tl.dot(value.to(TYPE), weight.to(TYPE), partial, input_precision="ieee")

@@ -41,7 +41,7 @@ from .penalties import (
     logit_bias_kernel,
     penalize_kernel,
 )
-from .quant import COLUMNS, FORMATS, quantize_blocks_kernel, quantize_fp8_blocks_kernel
+from .quant import COLUMNS, FORMATS, quantize_blocks_kernel, quantize_fp8_blocks_kernel, spoil_fp8_scales_kernel
 from .quantized_activations import blocks_at_a_time, quantize_fp8_kernel, quantize_int8_kernel, quantize_kernel
 from .quantized_grouped_linear import (
     few_rows_tile as grouped_few_rows_tile,
@@ -224,6 +224,11 @@ def _weights() -> list[Signature]:
             quantize_fp8_blocks_kernel,
             {"weight": _ARRAY, "codes": _BYTES, "scales": _FLOATS} | sizes,
             {"ROWS": 16, "EVEN": True},
+        ),
+        Signature(
+            spoil_fp8_scales_kernel,
+            {"codes": _BYTES, **_types("scales out", _FLOATS), **_types("n k", _SIZE)},
+            {"ROWS": 16},
         ),
     ]
 

@@ -174,6 +174,15 @@ def _latent(inputs: Inputs) -> Any:
     return un.ops.mla_attention(inputs.random(1, HEADS, 96), cache, table, lengths, rank=64, scale=0.2, splits=2)
 
 
+def _fp8_scales(inputs: Inputs) -> Any:
+    """Of codes as a checkpoint has them, one of which is no number: its block's comes out as 1."""
+    codes = torch.randint(0, 0x7F, (2, 200, 300), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    codes[1, 150, 200] = 0xFF
+    scales = torch.full((2, 2, 3), 0.5)
+    made = quant.from_fp8_blocks(inputs.on_device(codes), inputs.on_device(scales))
+    return torch.from_numpy(made.scales.numpy()).nan_to_num(nan=1.0)
+
+
 def _latent_rows(inputs: Inputs) -> Any:
     table, starts = (inputs.on_device(torch.tensor(x, dtype=torch.int32)) for x in ([[1, 0], [2, 3]], [0, 20, 45]))
     return un.ops.latent_read(inputs.random(4, 16, 96), table, starts, 50)
@@ -202,6 +211,7 @@ CASES: dict[str, Case] = {
     "int4": lambda i: un.ops.linear(i.random(1, H), i.weights("int4", 100, H)),
     "fp8": lambda i: un.ops.linear(i.random(1, H), i.weights("fp8", 200, H)),
     "fp8 of experts": lambda i: un.ops.linear(i.random(3, 200), i.weights("fp8", 2, 200, 200)[1]),
+    "fp8 of a checkpoint": _fp8_scales,
     "fp8 of many rows": lambda i: un.ops.linear(i.random(40, H), i.weights("fp8", 200, H)),
     "int8 by codes": lambda i: un.ops.linear(i.random(3, H), i.weights("int8", 100, H), activations="int8"),
     "int4 by many codes": lambda i: un.ops.linear(i.random(70, H), i.weights("int4", 100, H), activations="int8"),
