@@ -216,9 +216,9 @@ def from_fp8_blocks(codes: Any, scales: Any) -> QuantizedMatrix:
             f"from_fp8_blocks: codes must be [n, k] or [experts, n, k] and scales {wanted}; "
             f"they are {list(bits.shape)} and {list(factors.shape)}."
         )
-    *experts, n, k = bits.shape
     bits, known = bits.view(unify.uint8), unify.empty(factors.shape, dtype=unify.float32, device=bits.device)
-    spoil_fp8_scales_kernel[(factors.shape[-1], factors.shape[-2], *experts)](bits, factors, known, n, k, ROWS=16)
+    grid = factors.shape[::-1]
+    spoil_fp8_scales_kernel[grid](bits, factors, known, *bits.shape[-2:], ROWS=16)
     return QuantizedMatrix("fp8", bits.shape, bits, known)
 
 
