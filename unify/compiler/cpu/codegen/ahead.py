@@ -2,6 +2,9 @@
 
 Packing takes a few lines each of many rows, too short runs for what a processor fetches by itself. Where rows are many
 enough, lines are asked for while multiplying, a few at a time: while packing, all of them would wait for memory.
+
+Of as many bytes as a line has the last is asked for: where memory begins amid a line, as NumPy's does, they reach into
+the next one, and this round has read the first.
 """
 
 from __future__ import annotations
@@ -58,10 +61,10 @@ def look(k: Kernel, op: mlir.Operation, source: mlir.Value, *, while_multiplying
             )
 
 
-def fetch(k: Kernel, source: mlir.Value, at: tuple[Index, ...]) -> None:
-    """Asks for the line that the next round reads in this place of `source`, if that was noted."""
+def fetch(k: Kernel, source: mlir.Value, at: tuple[Index, ...], block: tuple[int, ...]) -> None:
+    """Asks for what the next round reads in this place of `source`, if that was noted. block: a run."""
     if source in k.ahead:
-        _fetch(k, k.ahead[source], at)
+        _fetch(k, k.ahead[source], tuple(index + (size - 1) for index, size in zip(at, block)))
 
 
 def share(k: Kernel, op: mlir.Operation, at: tuple[Index, ...], columns: int, counter: str, rounds: int) -> None:
@@ -76,6 +79,7 @@ def share(k: Kernel, op: mlir.Operation, at: tuple[Index, ...], columns: int, co
     stop = em.counters[counter].stop
     step = stop // rounds
     lines = max(1, depth * size // _LINE)
+    end = min(depth, _LINE // size) - 1
     *outer, column = at
     if stop >= columns:  # so many counts for each column
         counts = stop // columns
@@ -85,7 +89,7 @@ def share(k: Kernel, op: mlir.Operation, at: tuple[Index, ...], columns: int, co
     else:
         across, along = Index(((counter, columns // stop),)), ZERO
     for line in range(columns * lines // rounds):
-        place = along + line % lines * (_LINE // size)
+        place = along + (line % lines * (_LINE // size) + end)
         _fetch(k, ahead, (*outer, place, column + across + line // lines))
 
 

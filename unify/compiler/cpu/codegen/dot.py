@@ -154,8 +154,9 @@ def _pack_words_turned(k: Kernel, source: mlir.Value, words: Tile, group: int, s
         columns = []
         for j in range(side):
             here = (*outer, first, column + j)
-            value = k.block(source, here, (*ones, group * side, 1))
-            ahead.fetch(k, source, here)
+            run = (*ones, group * side, 1)
+            value = k.block(source, here, run)
+            ahead.fetch(k, source, here, run)
             columns.append(k.em.op("i32", side, f"bitcast {k.em.typed(value)} to <{side} x i32>"))
         for i, turned in enumerate(nest.transpose(k, columns)):
             k.tile_store(words, (*outer, row + i, column), (*ones, 1, side), turned)

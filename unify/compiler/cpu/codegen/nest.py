@@ -357,7 +357,7 @@ def run_transposed(k: Kernel, group: list[Root], walk: Walk, other: int) -> None
         squares = [[k.block(root.values[0], here, block) for here in across] for root in group]
         for root in group:
             for here in across:
-                ahead.fetch(k, root.values[0], here)
+                ahead.fetch(k, root.values[0], here, block)
         for root, columns in zip(group, squares):
             assert root.tile is not None
             is_turned = root.tile.order[-1] != walk.axis
