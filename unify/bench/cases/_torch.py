@@ -23,6 +23,11 @@ def dtype(torch: Any, name: str) -> Any:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[name]
 
 
+def tensor(torch: Any, array: Any, name: str = "fp32") -> Any:
+    """A NumPy array as the dtype of that short name, in torch's own memory, as `_ours.tensor` has it in ours."""
+    return torch.from_numpy(array).to(dtype(torch, name), copy=True)
+
+
 def keep_pages() -> None:
     """Makes glibc keep what is freed (mallopt(3)): for functions without `out=`, whose results are fresh pages else."""
     mallopt, trim_threshold, mmap_max = ctypes.CDLL(None).mallopt, -1, -4

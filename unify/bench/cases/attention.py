@@ -73,7 +73,7 @@ def _torch_side(dtype: str, queries: int, keys: int, heads: Heads, *, causal: bo
 
 def _torch_layout(torch: Any, array: Any, dtype: str) -> Any:
     """[1, heads, tokens, width], contiguous: what torch's kernels are written for."""
-    return torch.from_numpy(array).to(_torch.dtype(torch, dtype)).transpose(0, 1).unsqueeze(0).contiguous()
+    return _torch.tensor(torch, array, dtype).transpose(0, 1).unsqueeze(0).contiguous()
 
 
 def _prefill(name: str, dtype: str, tokens: int, heads: Heads, *, causal: bool = True, by_head: bool = False) -> Case:

@@ -58,7 +58,7 @@ def _experts(dtype: str) -> Case:
 
     def torch_side(setup: Setup) -> Side:
         torch = _torch.load(setup)
-        x, weight = (torch.from_numpy(array).to(_torch.dtype(torch, dtype)) for array in _inputs())
+        x, weight = (_torch.tensor(torch, array, dtype) for array in _inputs())
         out = x.new_empty(tokens, OUTPUTS)
         parts = [(x[a:b], matrix, out[a:b]) for (a, b), matrix in zip(_ranges(), weight, strict=True)]
 

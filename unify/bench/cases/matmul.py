@@ -42,7 +42,7 @@ def gemm(dtype: str, size: int) -> Case:
 
     def torch_side(setup: Setup) -> Side:
         torch = _torch.load(setup)
-        a, b = (torch.from_numpy(_inputs(size, size, seed)).to(_torch.dtype(torch, dtype)) for seed in (1, 2))
+        a, b = (_torch.tensor(torch, _inputs(size, size, seed), dtype) for seed in (1, 2))
         return _torch.side(lambda: torch.mm(a, b))
 
     def numpy_side(_: Setup) -> Side:
@@ -94,7 +94,7 @@ def _kernel_gemm(prefix: str, dtype: str, size: int) -> Case:
     def torch_side(setup: Setup) -> Side:
         torch = _torch.load(setup)
         multiply = torch._int_mm if dtype == "int8" else torch.mm
-        a, b = (torch.from_numpy(array).to(_torch.dtype(torch, dtype)) for array in inputs())
+        a, b = (_torch.tensor(torch, array, dtype) for array in inputs())
         out = multiply(a, b)
         return _torch.side(lambda: multiply(a, b, out=out))
 
@@ -122,7 +122,7 @@ def _linear(dtype: str, m: int, n: int, k: int) -> Case:
 
     def torch_side(setup: Setup) -> Side:
         torch = _torch.load(setup)
-        x, weight = (torch.from_numpy(_inputs(rows, k, rows)).to(_torch.dtype(torch, dtype)) for rows in (m, n))
+        x, weight = (_torch.tensor(torch, _inputs(rows, k, rows), dtype) for rows in (m, n))
         return _torch.side(lambda: torch.nn.functional.linear(x, weight))
 
     return Case(

@@ -98,7 +98,7 @@ def _layer(dtype: str, tokens: int) -> Case:
         _torch.keep_pages()
         x, weights, ids = _inputs(tokens)
         arrays = (x, _experts(2 * INNER, FEATURES), _experts(FEATURES, INNER))
-        tensor, gate_up, down = (torch.from_numpy(array).to(_torch.dtype(torch, dtype)) for array in arrays)
+        tensor, gate_up, down = (_torch.tensor(torch, array, dtype) for array in arrays)
         routed = torch.from_numpy(weights), torch.from_numpy(ids).long()
         forms = [_looped, _grouped] if hasattr(torch.nn.functional, "grouped_mm") else [_looped]
         return _torch.side(_fastest([partial(form, torch, tensor, *routed, gate_up, down) for form in forms]))
@@ -143,7 +143,7 @@ def _routing() -> Case:
 
     def torch_side(setup: Setup) -> Side:
         torch = _torch.load(setup)
-        logits = torch.from_numpy(_logits())
+        logits = _torch.tensor(torch, _logits())
 
         def step() -> Any:
             weights, ids = torch.softmax(logits, -1).topk(SLOTS, -1)

@@ -52,8 +52,8 @@ def _layer(kind: str, m: int, n: int, k: int) -> Case:
 
         torch = _torch.load(setup)
         x, raw = _inputs(kind, m, n, k)
-        weight = torch.from_numpy(quants.dequantize(raw, GGMLQuantizationType[kind.upper()]))
-        tensor = torch.from_numpy(x)
+        weight = _torch.tensor(torch, quants.dequantize(raw, GGMLQuantizationType[kind.upper()]))
+        tensor = _torch.tensor(torch, x)
         return _torch.side(lambda: torch.nn.functional.linear(tensor, weight))
 
     is_prompt = m > 1

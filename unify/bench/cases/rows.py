@@ -35,7 +35,7 @@ def _rms_norm(rows: int, columns: int) -> Case:
 
     def torch_side(setup: Setup) -> Side:
         torch = _torch.load(setup)
-        x, weight = map(torch.from_numpy, _inputs(rows, columns))
+        x, weight = (_torch.tensor(torch, array) for array in _inputs(rows, columns))
         return _torch.side(lambda: torch.nn.functional.rms_norm(x, (columns,), weight, EPS))
 
     def numpy_side(setup: Setup) -> Side:
@@ -82,7 +82,7 @@ def _softmax(rows: int, columns: int) -> Case:
 
     def torch_side(setup: Setup) -> Side:
         torch = _torch.load(setup)
-        x = torch.from_numpy(_inputs(rows, columns)[0])
+        x = _torch.tensor(torch, _inputs(rows, columns)[0])
         return _torch.side(lambda: torch.nn.functional.softmax(x, dim=-1))
 
     return Case(

@@ -58,7 +58,7 @@ def _case(op: Op, megabytes: int) -> Case:
 
     def torch_side(setup: Setup) -> Side:
         torch = _torch.load(setup)
-        return _torch.side(op.torch(torch, *map(torch.from_numpy, inputs())))
+        return _torch.side(op.torch(torch, *(_torch.tensor(torch, array) for array in inputs())))
 
     moved = op.moved * (megabytes << 20)
     return Case(

@@ -43,7 +43,7 @@ def _unify_side(setup: Setup, kind: str) -> Side:
 def _layers(kind: str) -> Case:
     def torch_side(setup: Setup) -> Side:
         torch = _torch.load(setup)
-        x, weight = (torch.from_numpy(array).bfloat16() for array in _inputs())
+        x, weight = (_torch.tensor(torch, array, "bf16") for array in _inputs())
         layers = [weight.clone() for _ in range(LAYERS)]
         return _torch.side(lambda: [torch.nn.functional.linear(x, layer) for layer in layers][-1])
 
