@@ -155,7 +155,7 @@ def default_grouped_tile(device: Any, rows: int, dtype: Any, *, gated: bool) -> 
         taken = min(512, _rows_of(512, 2 * rows))
         if taken < 512:
             return Tile(taken, 64, 64 if taken == 16 else 256)
-        return Tile(taken, 128, 128) if dtype == bfloat16 else Tile(taken, 512, 64)
+        return Tile(taken, 128, 256) if dtype == bfloat16 else Tile(taken, 512, 64)
     if (family := _cuda_family(device)) is not None and dtype.itemsize == 2:
         tile = _CUDA_PRODUCT[family][-2]
     else:
