@@ -13,11 +13,24 @@ from pathlib import Path
 from unify._errors import InvalidArgument
 
 from ..case import Case
-from . import attention, experts, generate, launch, matmul, moe, quantized, rows, start, streaming, weights
+from . import attention, experts, generate, launch, matmul, moe, quantized, rows, serving, start, streaming, weights
 
 CASES: dict[str, Case] = {
     case.name: case
-    for module in (start, launch, rows, streaming, matmul, quantized, weights, attention, experts, moe, generate)
+    for module in (
+        start,
+        launch,
+        rows,
+        streaming,
+        matmul,
+        quantized,
+        weights,
+        attention,
+        serving,
+        experts,
+        moe,
+        generate,
+    )
     for case in module.cases()
 }
 
