@@ -12,7 +12,7 @@ from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
 from .op import FLOATS, as_rows, op
-from .quant import QuantizedActivations, QuantizedMatrix, as_activations
+from .quant import QuantizedActivations, QuantizedMatrix, activations_kind, as_codes
 from .quantized_linear import quantized_linear
 from .tile import Tile
 from .tiles import product_tile
@@ -132,7 +132,8 @@ def linear(
         if added.shape != shape:
             raise ShapeError(f"linear: residual must be {list(shape)}; it is {list(added.shape)}.")
         added = as_rows(added, n)
-    rows = as_activations("linear", source if is_quantized else as_rows(source, k), matrix, activations)
+    codes = activations_kind("linear", source, matrix, activations)
+    rows = as_codes(source if is_quantized else as_rows(source, k), codes)
     result = unify.empty((rows.shape[0], n), dtype=dtype, device=device)
     if isinstance(matrix, QuantizedMatrix):
         quantized_linear(rows, matrix, added, result)
