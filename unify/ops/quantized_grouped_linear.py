@@ -38,8 +38,8 @@ def _tile_products(
         feature = first + tl.arange(0, N)
         # Rows of codes are all there: the 950's compiler crashes at gathered bytes with a mask before a product.
         total = block_products(
-            x, x_scales, x_sums, row_inside if x_scales is None else None, codes, scales, minimums, feature, (feature < n)[None, :], k,
-            M, N, K, COLUMNS, BITS, OFFSET, TYPE,
+            x, x_scales, x_sums, row_inside if x_scales is None else None, codes, scales, minimums, feature,
+            (feature < n)[None, :], k, M, N, K, COLUMNS, BITS, OFFSET, TYPE,
         )  # fmt: skip
     return total
 

@@ -86,11 +86,7 @@ def byte_products(
 @unify.jit
 def _of_rows(place, inside):
     """What lies there of rows, 0 of those that are not inside. None: all are."""
-    if inside is None:
-        value = tl.load(place)
-    else:
-        value = tl.load(place, mask=inside, other=0)
-    return value
+    return tl.load(place) if inside is None else tl.load(place, mask=inside, other=0)
 
 
 # Activations are floats, or codes of 8 bits, which are multiplied with codes and summed as integers, a block at a time.
