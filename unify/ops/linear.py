@@ -104,7 +104,8 @@ def linear(
     multiplied as they are and scaled. residual: [..., n] of x's dtype. Sums in float32.
     activations: "int8" or "fp8", for x to become such codes first, see `quant.quantize`; or x is QuantizedActivations
     [m, k], whose dtype is what was quantised. Codes of int8 and int16 go with a weight in blocks of 32: their products
-    are summed as integers, then scaled. Those of fp8 go with one in fp8 (DeepSeek-V3's report, 3.3.2).
+    are summed as integers, then scaled. Those of fp8 go with one in fp8 (DeepSeek-V3's report, 3.3.2). By default what
+    the matrix asks for, `QuantizedMatrix.activations`.
     Returns [..., n] of x's dtype and kind, of QuantizedActivations a unify.Tensor, enqueued on `stream` (default: the
     current one of x's device).
     Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument; nothing is enqueued then.
