@@ -190,6 +190,8 @@ TESTED_ELSEWHERE = {
     "unify/simulator/emulator/walks.py": "simulator/emulator/test_loops.py",
     "unify/triton/compiler.py": "triton/test_driver.py",
     "unify/ops/tile.py": "ops/test_tiles.py",  # a dataclass
+    "unify/ops/signature.py": "ops/test_signatures.py",
+    "unify/ops/expert_signatures.py": "ops/test_signatures.py",
 }
 
 

@@ -268,6 +268,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", choices=("int8", "int4", "fp8"), help="quantise a directory's matrices as they are read"
     )
+    parser.add_argument(
+        "--activations", choices=("int8", "fp8"),
+        help="quantise what is multiplied with them, token by token: int8 with int8 and int4 weights, fp8 with fp8 "
+        "ones (default: as it is, which is exacter, whatever config.json says of an activation_scheme)",
+    )  # fmt: skip
     _add_place(parser)
 
 

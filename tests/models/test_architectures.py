@@ -290,9 +290,18 @@ SIMULATED = {"cuda:0": "cuda:90", "ascend:0": "ascend:910B3"}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", SIMULATED)
-@pytest.mark.parametrize("name", ["Qwen3", "Qwen3Moe", "DeepseekV3"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Qwen3", ""),
+        ("Qwen3Moe", ""),
+        ("DeepseekV3", ""),
+        ("Qwen3Moe", "--weights int8 --activations int8"),
+        ("Qwen3Moe", "--weights fp8 --activations fp8"),
+    ],
+)
 def test_simulated_chips_write_the_same_tokens(
-    written: Callable[[str], Path], python: Run, name: str, device: str
+    written: Callable[[str], Path], python: Run, name: str, options: str, device: str
 ) -> None:
     if device == "ascend:0" and not toolchain.is_installed("ascend"):
         pytest.skip("needs the vendor's compilers: unify toolchain install ascend")
@@ -305,6 +314,7 @@ def test_simulated_chips_write_the_same_tokens(
         "--max-tokens",
         "24",
         "--greedy",
+        *options.split(),
     ]
     answers = []
     for where, simulated in (("cpu", ""), (device, SIMULATED[device])):
@@ -324,7 +334,7 @@ def test_entries_that_change_nothing_are_no_reason_to_refuse(tmp_path: Path) -> 
     load_directory(Checkpoint(path))
 
 
-@pytest.mark.parametrize(("option", "value"), [("dtype", "int4"), ("weights", "q4_0")])
+@pytest.mark.parametrize(("option", "value"), [("dtype", "int4"), ("weights", "q4_0"), ("activations", "int16")])
 def test_an_option_that_is_none_is_the_callers_mistake(written: Callable[[str], Path], option: str, value: str) -> None:
     with pytest.raises(un.errors.InvalidArgument, match=f"{option} must be .*{value}"):
         load_directory(Checkpoint(written("Llama")), **{option: value})

@@ -188,6 +188,8 @@ def test_a_bar_shows_each_shard_where_standard_error_is_a_terminal(directory: Pa
         (["--prompt-ids", "1", "--prompt", "x"], "not allowed with argument --prompt"),
         ([], "one of the arguments --prompt --prompt-ids is required"),
         (["--prompt-ids", "1", "--weights", "int3"], "invalid choice: 'int3'"),
+        (["--prompt-ids", "1", "--weights", "int8", "--activations", "int4"], "invalid choice: 'int4'"),
+        (["--prompt-ids", "1", "--activations", "int8"], "activations in int8 go with weights in int8 or int4"),
         (["--prompt-ids", "1", "--speculate", "--temperature", "1"], "--speculate writes the likeliest tokens only"),
         (["--prompt-ids", "1", "--speculate", "--greedy"], "a layer that predicts a second token"),
     ],
@@ -205,6 +207,17 @@ def test_weights_of_a_file_are_not_quantised_again(python: Run, tiny_path: Path)
     finished = python("-m", "unify", "generate", "--model", str(tiny_path), "--prompt", "x", "--weights", "int8")
     assert finished.returncode == 2
     assert "a GGUF file has them as it was made" in finished.stderr
+    finished = python("-m", "unify", "generate", "--model", str(tiny_path), "--prompt", "x", "--activations", "int8")
+    assert finished.returncode == 2
+    assert "a GGUF file's activations always become codes of 16 bits" in finished.stderr
+
+
+def test_weights_and_activations_are_quantised_on_request(python: Run, directory: Path) -> None:
+    argv = ["--model", str(directory), "--prompt-ids", "5,90,17", "--max-tokens", "12", "--greedy", "--json"]
+    finished = python("-m", "unify", "generate", *argv, "--weights", "int8", "--activations", "int8")
+    model, tokenizer = models.load(str(directory), weights="int8", activations="int8")
+    expected = models.Generator(model, tokenizer, max_context=64).generate([5, 90, 17], 12)
+    assert json.loads(finished.stdout)["token_ids"] == expected.token_ids
 
 
 @pytest.mark.parametrize("command", ["generate", "chat"])

@@ -153,3 +153,88 @@ def test_quantised_weights_take_less_memory_while_loading_too(tmp_path: Path, py
     weights, peak = map(int, finished.stdout.split())
     largest = 32000 * 1024 * 2  # the embedding, from which its codes are made
     assert peak < 0.6 * weights + largest + 300e6  # with what compiles kernels
+
+
+def rounded_to_codes(x: torch.Tensor, kind: str) -> torch.Tensor:
+    """By torch: int8 with a scale for each token, float8_e4m3 with one for each 128 values."""
+    if kind == "int8":
+        scale = x.abs().amax(-1, keepdim=True) / 127
+        return (x / scale).round() * scale
+    blocks = torch.nn.functional.pad(x, (0, -x.shape[-1] % 128)).unflatten(-1, (-1, 128))
+    scale = blocks.abs().amax(-1, keepdim=True) / 448
+    return ((blocks / scale).to(torch.float8_e4m3fn).float() * scale).flatten(-2)[..., : x.shape[-1]]
+
+
+KINDS = [("int8", "int8"), ("int4", "int8"), ("fp8", "fp8")]
+
+
+@pytest.mark.parametrize(("weights", "activations"), KINDS)
+@pytest.mark.parametrize("name", ["Llama", "Qwen3"])
+def test_activations_are_quantised_before_each_matrix(
+    tmp_path: Path, name: str, weights: str, activations: str
+) -> None:
+    path = write_tiny(tmp_path / "m", name, shard="1GB", **WHOLE["Qwen3"])
+    tensors = load_file(path / "model.safetensors")
+    rounded = {
+        key: torch.from_numpy(un.ops.quant.quantize_weight(tensor, weights).dequantize().numpy())
+        for key, tensor in tensors.items()
+        if tensor.ndim == 2
+    }
+    peer, ids = peer_with(path, tensors | rounded), list(range(90))  # texts of one token, so that none moves another
+    for module in peer.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda _, given: (rounded_to_codes(given[0], activations),))
+    with torch.no_grad():
+        expected = peer(torch.tensor(ids)[:, None]).logits[:, 0].numpy()
+    model = load_directory(Checkpoint(path), weights=weights, activations=activations)
+    cache = model.cache(1, sequences=len(ids))
+    found = model.prefill(un.asarray(ids, dtype=un.int32), cache, rows=ids, lengths=[1] * len(ids)).numpy()
+    agree = np.abs(found - expected).max(1) <= 1e-4 * np.abs(expected).max()
+    assert agree.mean() > 0.9  # in the others a number between two codes became the other one
+    assert error(found, expected) < 0.1
+
+
+@pytest.mark.parametrize(("weights", "activations"), KINDS)
+@pytest.mark.parametrize("name", ["Mixtral", "Qwen3Moe"])
+def test_quantised_activations_give_logits_near_those_of_floats(
+    tmp_path: Path, name: str, weights: str, activations: str
+) -> None:
+    # With all experts for each token, which would go to others for a rounding.
+    path = write_tiny(tmp_path / "m", name, num_experts_per_tok=8 if name == "Qwen3Moe" else 4)
+    near = logits(load_directory(Checkpoint(path), weights=weights), prompt(50))
+    found = logits(load_directory(Checkpoint(path), weights=weights, activations=activations), prompt(50))
+    moved = np.sqrt(np.square(found - near).mean() / np.square(near).mean())
+    # Rounding moves each product by 0.6 % for int8, 2.6 % for fp8, which a few layers of random weights multiply.
+    assert 1e-3 < moved < (0.1 if activations == "int8" else 0.25)
+
+
+def test_activations_of_fp8_go_with_what_a_checkpoint_has_in_it(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m", "DeepseekV3", hidden_size=192, num_experts_per_tok=16, n_group=1, topk_group=1)
+    make_fp8(path)
+    near = logits(load_directory(Checkpoint(path)), prompt(50))
+    found = logits(load_directory(Checkpoint(path), activations="fp8"), prompt(50))
+    moved = np.sqrt(np.square(found - near).mean() / np.square(near).mean())
+    assert 0.01 < moved < 0.3
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"activations": "int8"}, "activations in int8 go with weights in int8 or int4; they are not quantised"),
+        ({"activations": "fp8"}, "activations in fp8 go with weights in fp8; none are kept in it"),
+        ({"activations": "int8", "weights": "fp8"}, "activations in int8 .* they are in fp8"),
+        ({"activations": "fp8", "weights": "int4"}, "activations in fp8 .* they are in int4"),
+        ({"activations": "int4", "weights": "int4"}, "activations must be one of int8, fp8, or None; not 'int4'"),
+    ],
+)
+def test_activations_that_go_with_no_weights_are_refused(tmp_path: Path, options: dict[str, str], told: str) -> None:
+    checkpoint = Checkpoint(write_tiny(tmp_path / "m", "Llama"))
+    with pytest.raises(un.errors.InvalidArgument, match=told):
+        load_directory(checkpoint, **options)
+
+
+def test_fp8_that_becomes_float32_has_no_codes_to_go_with(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m", "DeepseekV3")
+    make_fp8(path)
+    with pytest.raises(un.errors.InvalidArgument, match="activations in fp8 .* none are kept in it"):
+        load_directory(Checkpoint(path), dtype="float32", activations="fp8")

@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 import unify as un
 from unify.ops import quant
 
+from .test_quantized_grouped_linear import CODES, rounding_of_codes
 from .test_quantized_linear import numbers
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -78,6 +79,101 @@ def test_a_layer_of_quantised_experts(count: int, kinds: tuple[str, str | None],
         # Beside the roundings of dense weights: an activation errs by 2^-16 of the largest in its block, about 3.
         bound = 8 * max(torch.finfo(dtype).eps, 3 * 2.0**-16)
         torch.testing.assert_close(result.double(), wanted, rtol=bound, atol=bound)
+
+
+def quantised(kind: str) -> tuple[quant.QuantizedMatrix, quant.QuantizedMatrix]:
+    """The layer with as many features inside as two blocks have."""
+    gate_up, down = layer()
+    gate, up = gate_up.chunk(2, 1)
+    gate_up = torch.cat([torch.nn.functional.pad(half, (0, 0, 0, 16)) for half in (gate, up)], 1)
+    return quant.quantize_weight(gate_up, kind), quant.quantize_weight(torch.nn.functional.pad(down, (0, 16)), kind)
+
+
+def rounding(
+    x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, kind: str
+) -> torch.Tensor:
+    """By how much the result can change where x, and what the gates give, become codes."""
+    bound, x = torch.zeros(x.shape, dtype=torch.float64), x.double()
+    moved = rounding_of_codes(x, kind)
+    for token, experts in enumerate(ids.tolist()):
+        for weight, expert in zip(weights[token].double(), experts):
+            gate, up = (gate_up[expert] @ x[token]).chunk(2)
+            gate_moved, up_moved = (gate_up[expert].abs() @ moved[token]).chunk(2)
+            # silu rises by less than 1.1 of what its argument does.
+            hidden_moved = 1.1 * gate_moved * (up.abs() + up_moved) + torch.nn.functional.silu(gate).abs() * up_moved
+            largest = (torch.nn.functional.silu(gate) * up).abs() + hidden_moved
+            hidden_moved = hidden_moved + rounding_of_codes(largest[None], kind)[0]
+            bound[token] += weight * (down[expert].abs() @ hidden_moved)
+    return bound
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("kind", "activations"), CODES)
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 64])
+def test_activations_as_codes_err_by_their_rounding_only(
+    count: int, kind: str, activations: str, dtype: torch.dtype
+) -> None:
+    x, matrices = tokens(count, dtype), quantised(kind)
+    dense = [numbers(matrix) for matrix in matrices]
+    weights, ids = un.ops.route(tokens(count)[:, :EXPERTS], 3)
+    for chosen in (ids, torch.full_like(ids, 4)):
+        result = un.ops.moe(x, weights, chosen, *matrices, residual=x, activations=activations)
+        assert result.dtype == dtype
+        exact = expected(x, weights, chosen, *dense)
+        bound = rounding(x, weights, chosen, *dense, activations)
+        error = (result.double() - x.double() - exact).abs()
+        assert (error <= bound + (exact.abs() + x.double().abs() + 1) * 8 * torch.finfo(dtype).eps).all()
+        if count:
+            assert error.square().mean() < 0.1**2 * exact.square().mean()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_any_assignment_of_codes_is_what_the_parts_give(data: st.DataObject) -> None:
+    count, slots = data.draw(st.sampled_from([1, 2, 3, 9, 40])), data.draw(st.integers(1, 2))
+    kind, activations = data.draw(st.sampled_from(CODES))
+    number = st.integers(0, EXPERTS - 1) | st.sampled_from([-1, EXPERTS, 2**31 - 1, -(2**31)])
+    if data.draw(st.booleans()):
+        number = st.just(data.draw(st.integers(0, EXPERTS - 1)))  # all to one expert
+    ids = torch.tensor(data.draw(st.lists(number, min_size=count * slots, max_size=count * slots)), dtype=torch.int32)
+    ids, x, (gate_up, down) = ids.reshape(count, slots), tokens(count), quantised(kind)
+    weights = torch.rand(count, slots, generator=torch.Generator().manual_seed(count))
+    result = un.ops.moe(x, weights, ids, gate_up, down, activations=activations)
+    order = un.ops.permute(ids, EXPERTS)
+    hidden = un.ops.grouped_linear(
+        x, gate_up, order.offsets, gather=order.tokens, per_gather=slots, gated=True, activations=activations
+    )
+    parts = un.ops.grouped_linear(hidden, down, order.offsets, activations=activations)
+    # Of few tokens each has sums of its own, in another order: a code may be the next one, in fp8 an eighth away.
+    bound = 0.0 if count > 2 else 0.02 if activations == "int8" else 0.2
+    torch.testing.assert_close(result, un.ops.combine(parts, order.places, weights), rtol=0.0, atol=bound)
+    made = quant.quantize(x, activations)
+    assert torch.equal(torch.from_dlpack(un.ops.moe(made, weights, ids, gate_up, down)), result)
+
+
+@pytest.mark.parametrize(("kind", "activations"), CODES)
+@pytest.mark.parametrize("count", [2, 5, 64])
+def test_codes_of_no_number_stay_with_their_tokens(count: int, kind: str, activations: str) -> None:
+    x, matrices = tokens(count), quantised(kind)
+    weights, ids = un.ops.route(torch.zeros(count, EXPERTS), 2)
+    wanted = un.ops.moe(x, weights, ids, *matrices, activations=activations)
+    x[0, 7] = math.nan
+    result = un.ops.moe(x, weights, ids, *matrices, activations=activations)
+    assert result[0].isnan().all()
+    assert torch.equal(result[1:], wanted[1:])
+
+
+def test_activations_that_do_not_go_with_the_weights_are_refused() -> None:
+    x, dense, (gate_up, down) = tokens(2), layer(), quantised("int8")
+    weights, ids = torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.int32)
+    with pytest.raises(un.errors.InvalidArgument, match="moe: activations in fp8 go with a gate_up in fp8; .* int8"):
+        un.ops.moe(x, weights, ids, gate_up, down, activations="fp8")
+    with pytest.raises(un.errors.InvalidArgument, match="moe: activations in int8 go with a down in blocks.* dense"):
+        un.ops.moe(x, weights, ids, gate_up, torch.nn.functional.pad(dense[1], (0, 16)), activations="int8")
+    with pytest.raises(un.errors.InvalidArgument, match="moe: activations must be 'int8', 'fp8' or None.* 'int4'"):
+        un.ops.moe(x, weights, ids, gate_up, down, activations="int4")
+    with pytest.raises(un.errors.InvalidArgument, match="moe: x has activations in int16; known are int8, fp8"):
+        un.ops.moe(quant.quantize(x), weights, ids, gate_up, down)
 
 
 @settings(max_examples=40, deadline=None)

@@ -280,6 +280,20 @@ CASES = {
         options={"weight": experts(32, 64)},
         free="x 0",
     ),
+    "grouped_linear of codes": Case(
+        ops.grouped_linear,
+        {"x": floats(4, 64), "offsets": ints(0, 2, 2, 5), "gather": ints(3, 0, 1, 1, 2)},
+        ("x",),
+        options={"weight": experts(32, 64), "activations": "int8"},
+        free="x 0, gather 0",
+    ),
+    "grouped_linear of masked codes": Case(
+        ops.grouped_linear,
+        {"x": floats(3, 4, 64), "counts": ints(0, 2, 4)},
+        ("x",),
+        options={"weight": experts(32, 64), "activations": "int8", "gated": True},
+        free="x 1",
+    ),
     "kv_write of codes": Case(
         ops.kv_write,
         {"k": floats(3, 2, 64), "v": floats(3, 2, 64), **CODES, "slots": ints(0, 17, 31), **SCALES},
@@ -292,6 +306,13 @@ CASES = {
         {"x": floats(3, 64), **ROUTED},
         ("x",),
         options={"gate_up": experts(64, 64), "down": experts(64, 32)},
+        float32=("weights",),
+    ),
+    "moe of codes": Case(
+        ops.moe,
+        {"x": floats(3, 64), **ROUTED},
+        ("x",),
+        options={"gate_up": experts(64, 64), "down": experts(64, 32), "activations": "int8"},
         float32=("weights",),
     ),
     "paged_attention of codes": Case(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -12,7 +13,7 @@ import unify as un
 from unify.ops import quant
 
 from .test_grouped_linear import expected, inputs
-from .test_quantized_linear import DTYPES, numbers
+from .test_quantized_linear import DTYPES, numbers, values_of
 
 
 def assert_close(result: torch.Tensor, wanted: torch.Tensor, kind: str, few: bool) -> None:
@@ -166,3 +167,157 @@ def test_what_does_not_fit_is_refused() -> None:
         un.ops.grouped_linear(x, quant.quantize_weight(torch.ones(2, 6, 32), "fp8"), offsets)
     with pytest.raises(un.errors.ShapeError, match="even n"):
         un.ops.grouped_linear(x, quant.quantize_weight(torch.ones(2, 5, 64), "int4"), offsets, gated=True)
+
+
+CODES = [("int8", "int8"), ("int4", "int8"), ("fp8", "fp8")]
+
+
+def rounding_of_codes(x: torch.Tensor, kind: str) -> torch.Tensor:
+    """By how much each number can change where it becomes a code of int8 or fp8."""
+    if kind == "int8":
+        return (x.abs().amax(1, keepdim=True) / 127 * 0.5001).expand(x.shape)
+    blocks = torch.nn.functional.pad(x.abs(), (0, -x.shape[1] % 128)).unflatten(1, (-1, 128))
+    steps = (blocks.amax(2, keepdim=True) / 448 * 2.0**-10).expand(blocks.shape).flatten(1)
+    return torch.maximum(x.abs() * 2.0**-4, steps[:, : x.shape[1]])  # of 3 bits of mantissa, and of numbers below 2⁻⁶
+
+
+# As above, and two groups that are large enough for tiles where bytes are slow.
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("multiplies", ["bytes", "floats"])
+@pytest.mark.parametrize(("kind", "activations"), CODES)
+@pytest.mark.parametrize(
+    ("offsets", "n", "k"),
+    [
+        ([0, 1, 1, 2, 4], 64, 128),
+        ([0, 1, 4, 4, 9], 200, 96),
+        ([0, 0, 0, 13, 13], 33, 160),
+        ([0, 80, 280, 280, 281], 130, 320),
+    ],
+)
+def test_codes_are_multiplied_with_codes(
+    monkeypatch: pytest.MonkeyPatch, kind: str, activations: str, offsets: list[int], n: int, k: int, gated: bool,
+    multiplies: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("unify.ops.quantized_linear._has_byte_products", lambda: multiplies == "bytes")
+    x, weight = inputs(offsets[-1], 4, 2 * n if gated else n, k, torch.float32)
+    matrix, bounds = quant.quantize_weight(weight, kind), torch.tensor(offsets, dtype=torch.int32)
+    made = quant.quantize(x, activations)
+    result = un.ops.grouped_linear(x, matrix, bounds, gated=gated, activations=activations)
+    # As in `linear`: sums of float32 over exact ones, or over k products; what is gated is up to about 4.
+    wanted = expected(values_of(made), numbers(matrix), offsets, gated)
+    torch.testing.assert_close(result.double(), wanted, rtol=1e-5, atol=2.0**-23 * 16 * k**0.5)
+    of_codes = un.ops.grouped_linear(made, matrix, bounds, gated=gated)
+    assert torch.equal(torch.from_dlpack(of_codes), result)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("kind", "activations"), CODES)
+def test_codes_err_by_their_rounding_only(kind: str, activations: str, dtype: torch.dtype) -> None:
+    x, weight = inputs(9, 3, 70, 288, dtype)
+    matrix, offsets = quant.quantize_weight(weight, kind), [0, 2, 2, 9]
+    result = un.ops.grouped_linear(x, matrix, torch.tensor(offsets, dtype=torch.int32), activations=activations)
+    assert result.dtype == dtype
+    exact = expected(x, numbers(matrix), offsets, False)
+    bound = expected(rounding_of_codes(x.double(), activations), numbers(matrix).abs(), offsets, False)
+    eps = torch.finfo(dtype).eps
+    error = (result.double() - exact).abs()
+    assert (error <= bound + exact.abs() * eps + 1e-5).all()
+    assert error.square().mean() < 0.05**2 * exact.square().mean()  # errors add up like a root only
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(CODES),
+    st.lists(st.sampled_from([0, 0, 1, 2, 5, 17, 70]), min_size=3, max_size=3),
+    st.sampled_from(["in order", "gathered", "masked"]),
+    st.booleans(),
+)
+def test_codes_of_any_lengths(kinds: tuple[str, str], lengths: list[int], how: str, gated: bool) -> None:
+    offsets, (kind, activations) = [0, lengths[0], lengths[0] + lengths[1], sum(lengths)], kinds
+    x, weight = inputs(max(1, offsets[-1]), 3, 16, 32, torch.float32)
+    matrix = quant.quantize_weight(weight, kind)
+    source, rows, more = x[: offsets[-1]], x[: offsets[-1]], {"offsets": torch.tensor(offsets, dtype=torch.int32)}
+    if how == "gathered":
+        gather = torch.randint(0, 2 * x.shape[0], (offsets[-1],), dtype=torch.int32)
+        source, rows, more = x, x[gather // 2], {**more, "gather": gather, "per_gather": 2}
+    elif how == "masked":
+        source = torch.full((3, max(lengths) + 1, 32), math.nan)
+        for group, length in enumerate(lengths):
+            source[group, :length] = x[offsets[group] : offsets[group + 1]]
+        more = {"counts": torch.tensor(lengths, dtype=torch.int32)}
+    result = un.ops.grouped_linear(source, matrix, **more, gated=gated, activations=activations)
+    if how == "masked":
+        made = quant.quantize(source.reshape(-1, 32), activations)
+        assert torch.equal(torch.from_dlpack(un.ops.grouped_linear(made, matrix, **more, gated=gated)), result)
+        assert not any(result[group, length:].any() for group, length in enumerate(lengths))
+        result = torch.cat([result[group, :length] for group, length in enumerate(lengths)])
+    values = values_of(quant.quantize(rows, activations)) if len(rows) else rows
+    wanted = expected(values, numbers(matrix), offsets, gated)
+    torch.testing.assert_close(result.double(), wanted, rtol=1e-5, atol=2.0**-23 * 16 * 32**0.5)
+
+
+@pytest.mark.parametrize(("kind", "activations"), CODES)
+@pytest.mark.parametrize("rows", [4, 200])
+@pytest.mark.parametrize("multiplies", ["bytes", "floats"])
+def test_codes_of_no_number_stay_in_their_rows(
+    monkeypatch: pytest.MonkeyPatch, kind: str, activations: str, rows: int, multiplies: str
+) -> None:
+    monkeypatch.setattr("unify.ops.quantized_linear._has_byte_products", lambda: multiplies == "bytes")
+    x, weight = inputs(rows, 2, 16, 32, torch.float32)
+    x[0, 3], x[2, 5] = math.nan, math.inf
+    matrix, offsets = quant.quantize_weight(weight, kind), torch.tensor([0, 1, rows], dtype=torch.int32)
+    result = un.ops.grouped_linear(x, matrix, offsets, activations=activations)
+    assert result[[0, 2]].isnan().all()
+    assert result[[1, *range(3, rows)]].isfinite().all()
+
+
+@pytest.mark.parametrize(("kind", "activations"), CODES)
+def test_codes_lead_nowhere_outside(kind: str, activations: str) -> None:
+    x, weight = inputs(6, 2, 16, 32, torch.float32)
+    made, matrix = quant.quantize(x, activations), quant.quantize_weight(weight, kind)
+    for offsets in ([-5, 2**31 - 1, 7], [2**31 - 1, -(2**31), 3], [-1, -1, -1]):
+        assert un.ops.grouped_linear(made, matrix, torch.tensor(offsets, dtype=torch.int32)).shape == (6, 16)
+    gather = torch.tensor([-(2**31), 0, 2, 2**31 - 1], dtype=torch.int32)
+    result = un.ops.grouped_linear(made, matrix, torch.tensor([0, 2, 4], dtype=torch.int32), gather=gather)
+    wanted = expected(values_of(made)[[0, 0, 2, 5]], numbers(matrix), [0, 2, 4], False)
+    torch.testing.assert_close(torch.from_dlpack(result).double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "activations"), CODES)
+def test_no_rows_of_codes(kind: str, activations: str) -> None:
+    offsets, matrix = torch.zeros(3, dtype=torch.int32), quant.quantize_weight(torch.ones(2, 6, 32), kind)
+    assert un.ops.grouped_linear(torch.ones(0, 32), matrix, offsets, activations=activations).shape == (0, 6)
+    made = quant.quantize(torch.ones(0, 32), activations)
+    assert un.ops.grouped_linear(made, matrix, counts=offsets[:2], gated=True).shape == (2, 0, 3)
+
+
+def test_a_matrix_says_what_its_rows_become() -> None:
+    x, weight = inputs(5, 2, 16, 32, torch.float32)
+    offsets = torch.tensor([0, 2, 5], dtype=torch.int32)
+    matrix = quant.quantize_weight(weight, "int8")
+    told = dataclasses.replace(matrix, activations="int8")
+    wanted = un.ops.grouped_linear(x, matrix, offsets, activations="int8")
+    assert torch.equal(un.ops.grouped_linear(x, told, offsets), wanted)
+    assert torch.equal(un.ops.linear(x[:2], told[0]), wanted[:2])
+    assert not torch.equal(un.ops.grouped_linear(x, matrix, offsets), wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "activations"), [("int8", "fp8"), ("fp8", "int8"), (None, "int8"), ("int8", "int16"), ("int8", "int3")]
+)
+def test_activations_that_no_product_takes_are_refused(kind: str | None, activations: str) -> None:
+    x, weight, offsets = torch.ones(2, 64), torch.ones(2, 8, 64), torch.zeros(3, dtype=torch.int32)
+    matrix = weight if kind is None else quant.quantize_weight(weight, kind)
+    with pytest.raises(un.errors.InvalidArgument, match="grouped_linear: activations"):
+        un.ops.grouped_linear(x, matrix, offsets, activations=activations)
+    if activations != "int3":
+        with pytest.raises(un.errors.InvalidArgument, match=f"grouped_linear: .*activations in {activations}"):
+            un.ops.grouped_linear(quant.quantize(x, activations), matrix, offsets)
+
+
+def test_codes_that_do_not_fit_are_refused() -> None:
+    made, matrix = quant.quantize(torch.ones(5, 64), "int8"), quant.quantize_weight(torch.ones(2, 8, 64), "int8")
+    with pytest.raises(un.errors.ShapeError, match=r"x must be \[2 · capacity, k\]; it is \[5, 64\]"):
+        un.ops.grouped_linear(made, matrix, counts=torch.zeros(2, dtype=torch.int32))
+    with pytest.raises(un.errors.InvalidArgument, match="x's kind if it is quantised; it is 'fp8'"):
+        un.ops.grouped_linear(made, matrix, torch.zeros(3, dtype=torch.int32), activations="fp8")

@@ -124,7 +124,7 @@ def test_a_weight_of_experts_is_refused() -> None:
     assert torch.equal(un.ops.linear(torch.ones(1, 64), matrix[1]).round(), torch.full((1, 64), 64.0))
 
 
-def _values(made: quant.QuantizedActivations) -> torch.Tensor:
+def values_of(made: quant.QuantizedActivations) -> torch.Tensor:
     """What codes of int8 and fp8 stand for."""
     codes, scales = (torch.from_numpy(array.to(un.float32).numpy()).double() for array in (made.codes, made.scales))
     return codes * (scales[:, None] if made.kind == "int8" else scales.repeat_interleave(128, 1)[:, : codes.shape[1]])
@@ -141,7 +141,7 @@ def test_codes_are_multiplied_with_codes(
     matrix = quant.quantize_weight(torch.randn(n, k, generator=generator) / k**0.5, kind)
     x = torch.randn(m, k, generator=generator)
     made = quant.quantize(x, activations)
-    expected = _values(made) @ numbers(matrix).T
+    expected = values_of(made) @ numbers(matrix).T
     result = un.ops.linear(x, matrix, activations=activations)
     # Sums of float32 over k / 32 or k / 128 exact sums, or in fp8 over k products.
     torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=2.0**-23 * 4 * k**0.5)

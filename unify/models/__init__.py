@@ -40,6 +40,7 @@ def load(
     device: Any = None,
     dtype: str = "quantized",
     weights: str | None = None,
+    activations: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Decoder, Tokenizer]:
     """Loads a model and its tokenizer from a GGUF file, a directory of safetensors as Hugging Face has them, or by a
@@ -47,16 +48,24 @@ def load(
 
     dtype: "quantized" keeps weights as they are: a file's matrices of q4_0, q4_1 and q8_0 (others become float32, with
     a RuntimeWarning), a directory's in bfloat16, float16, float32 or fp8; "float32" makes all of them float32.
-    weights: "int8", "int4" or "fp8" quantises a directory's matrices as they are read, all but experts. progress:
-    called with what is being done, the bytes so far and in all. A directory without tokenizer.json gets a tokenizer
-    that writes numbers.
-    Raises ModelFileError, and InvalidArgument for options that are none.
+    weights: "int8", "int4" or "fp8" quantises a directory's matrices as they are read. activations: "int8" with weights
+    of int8 or int4, "fp8" with those of fp8, quantises what is multiplied with them for each token too: faster products
+    where a chip has them, and less exact ones. None leaves them as they are, whatever config.json says of an
+    `activation_scheme`. progress: called with what is being done, the bytes so far and in all. A directory without
+    tokenizer.json gets a tokenizer that writes numbers.
+    Raises ModelFileError, and InvalidArgument for options that are none or do not go together.
     """
     path = model_path(name_or_path, progress)
     if path.is_dir():
         checkpoint = Checkpoint(path, progress)
         asked = "auto" if dtype == "quantized" else dtype
-        return load_directory(checkpoint, device=device, dtype=asked, weights=weights), directory_tokenizer(checkpoint)
+        model = load_directory(checkpoint, device=device, dtype=asked, weights=weights, activations=activations)
+        return model, directory_tokenizer(checkpoint)
+    if activations is not None:
+        raise InvalidArgument(
+            f"{path}: {activations=} quantises what a directory of safetensors multiplies with its quantised matrices; "
+            "a GGUF file's activations always become codes of 16 bits. Leave it out."
+        )
     if weights is not None:
         raise InvalidArgument(
             f"{path}: {weights=} quantises the matrices of a directory of safetensors; a GGUF file has them as it was "

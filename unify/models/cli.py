@@ -116,7 +116,7 @@ def _load(args: argparse.Namespace) -> tuple[Decoder, Tokenizer]:
     if args.threads:
         device.set_option("threads", str(args.threads))
     with _progress() as show:
-        return load(args.model, device=device, weights=args.weights, progress=show)
+        return load(args.model, device=device, weights=args.weights, activations=args.activations, progress=show)
 
 
 def _console(*, stderr: bool) -> Console:

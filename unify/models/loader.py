@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import unify
 from unify._errors import InvalidArgument, ModelFileError
-from unify.ops.quant import from_fp8_blocks, quantize_weight
+from unify.ops.quant import QuantizedMatrix, from_fp8_blocks, quantize_weight
 
 from .checkpoint import Checkpoint, ShardTensor
 
@@ -21,19 +22,22 @@ _BITS = {1: unify.uint8, 2: unify.uint16, 4: unify.uint32}
 _DTYPES = {"f32": unify.float32, "bf16": unify.bfloat16, "f16": unify.float16}
 _STORED = {**_DTYPES, "f8_e4m3": unify.uint8}
 WEIGHTS = ("int8", "int4", "fp8")  # what dense matrices can be quantised to
+ACTIVATIONS = ("int8", "fp8")  # what can be multiplied with those in blocks, and with those in fp8
 
 
 class Loader:
     """Reads what a model asks for, in the dtype that its embedding has, or float32.
 
-    dtype: "auto" or "float32". weights: one of WEIGHTS, or None for weights as the checkpoint has them. Raises
-    InvalidArgument for others, and ModelFileError for a checkpoint without an embedding, or of a dtype that is none of
-    float32, bfloat16 and float16.
+    dtype: "auto" or "float32". weights: one of WEIGHTS, or None for weights as the checkpoint has them. activations:
+    one of ACTIVATIONS for what is multiplied with quantised matrices, or None. Raises InvalidArgument for others and
+    for activations that go with none of the weights, and ModelFileError for a checkpoint without an embedding, or of a
+    dtype that is none of float32, bfloat16 and float16.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, device: Any = None, dtype: str = "auto", weights: str | None = None
-    ) -> None:
+        self, checkpoint: Checkpoint, *, device: Any = None, dtype: str = "auto", weights: str | None = None,
+        activations: str | None = None,
+    ) -> None:  # fmt: skip
         if dtype not in ("auto", "float32"):
             raise InvalidArgument(f"dtype must be 'auto' or 'float32', not {dtype!r}.")
         if weights is not None and weights not in WEIGHTS:
@@ -46,6 +50,8 @@ class Loader:
         self.dtype = unify.float32 if dtype == "float32" else _DTYPES[kind]
         self._weights = weights
         self._is_float32 = dtype == "float32"
+        self._activations = activations
+        self._check_activations()
         self._used: set[str] = set()
 
     def constant(self, values: np.ndarray[Any, Any]) -> Any:
@@ -64,14 +70,15 @@ class Loader:
         """Matrices of one k on top of each other, as `projection.project` takes them."""
         infos = [self._take(name, shape) for name, shape in zip(names, shapes, strict=True)]
         if self._keeps_fp8(infos) and any(shape[0] % FP8_BLOCK for shape in shapes[:-1]):  # scales across two of them
-            return [self._stored_fp8([info], info.shape) for info in infos]
-        return [self._joined(infos, (sum(shape[0] for shape in shapes), shapes[0][1]))]
+            return [self._told(self._stored_fp8([info], info.shape)) for info in infos]
+        return [self._told(self._joined(infos, (sum(shape[0] for shape in shapes), shapes[0][1])))]
 
     def experts(self, names: Sequence[Sequence[str]], shape: tuple[int, int]) -> Any:
         """[experts, n, k] of matrices of one shape: names[e] are those of one expert, on top of each other."""
         infos = [self._take(name, shape) for expert in names for name in expert]
         together = len(names[0])
-        return self._joined(infos, (len(names), together * shape[0], shape[1]), shape[0] if together > 1 else 0)
+        joined = self._joined(infos, (len(names), together * shape[0], shape[1]), shape[0] if together > 1 else 0)
+        return self._told(joined)
 
     def dense(self, name: str, shape: tuple[int, int]) -> Any:
         """A matrix in the activations' dtype, whatever else is asked for."""
@@ -90,6 +97,24 @@ class Loader:
                 f"{self.checkpoint.path}: the tensor '{left[0]:.120}'{more} has no place in this model as it is "
                 "computed here: the text would be wrong without it. Take another model."
             )
+
+    def _check_activations(self) -> None:
+        kind, weights = self._activations, self._weights
+        if kind is None:
+            return
+        if kind not in ACTIVATIONS:
+            raise InvalidArgument(f"activations must be one of {', '.join(ACTIVATIONS)}, or None; not {kind!r}.")
+        if kind == "int8" and weights not in ("int8", "int4"):
+            has = "they are not quantised" if weights is None else f"they are in {weights}"
+            raise InvalidArgument(f"activations in int8 go with weights in int8 or int4; {has}. Give weights as well.")
+        stored = (info.kind for info in self.checkpoint.tensors.values())
+        if kind == "fp8" and weights != "fp8" and (weights or self._is_float32 or "f8_e4m3" not in stored):
+            has = f"they are in {weights}" if weights else "none are kept in it"
+            raise InvalidArgument(f"activations in fp8 go with weights in fp8; {has}. Give weights as well.")
+
+    def _told(self, matrix: Any) -> Any:
+        """The matrix, which knows what is to become of activations, if it is quantised."""
+        return replace(matrix, activations=self._activations) if isinstance(matrix, QuantizedMatrix) else matrix
 
     def _take(self, name: str, shape: tuple[int, ...]) -> ShardTensor:
         info = self.checkpoint.info(name, shape)

@@ -13,12 +13,13 @@ from unify._tensor import as_tensor, wrap_like
 
 from .groups import find_few_rows, find_tile, silu, source_rows
 from .op import FLOATS, op
-from .quant import QuantizedMatrix
+from .quant import QuantizedActivations, QuantizedMatrix, activations_kind, as_codes
 from .quantized_grouped_linear import quantized_grouped_product, quantized_masked_product
 from .tile import Tile
 from .tiles import grouped_tile
 from .tuning import choose, tiles_near
 
+CODES = ("int8", "fp8")  # of 16 bits are not multiplied in tiles
 # Rows, features and inputs whose products are summed in registers, and how many times that many features a program
 # goes through. On a CPU one feature at a time: memory is read in one run. Elsewhere matrix units take few rows as well.
 _FEW_ROWS = {"cpu": (Tile(2, 1, 64), 16)}
@@ -123,7 +124,7 @@ def grouped_few_rows_kernel(
 @op
 def grouped_linear(
     x: Any, weight: Any, offsets: Any = None, *, counts: Any = None, gather: Any = None, per_gather: int = 1,
-    gated: bool = False, stream: Any = None,
+    gated: bool = False, activations: str | None = None, stream: Any = None,
 ) -> Any:  # fmt: skip
     """Multiplies each group of rows with its own weight: x[rows of e] · weight[e]ᵀ.
 
@@ -136,8 +137,10 @@ def grouped_linear(
     x[e]. Rows of no group are zeros. What points outside of x is read at its nearest end.
     gated: weight is [groups, 2n, k], and the result silu(gate) · up, the gate being the first n features and up the
     others (Shazeer 2020, eq. 6).
-    Returns [rows, n] or [groups, capacity, n], of x's dtype and kind, enqueued on `stream` (default: the current one of
-    x's device).
+    activations: "int8" for a weight in blocks of 32, "fp8" for one in fp8: x becomes such codes first, as in `linear`;
+    or x is QuantizedActivations of one of them, [rows, k], or with counts [groups · capacity, k].
+    Returns [rows, n] or [groups, capacity, n], of x's dtype and kind, of QuantizedActivations a unify.Tensor, enqueued
+    on `stream` (default: the current one of x's device).
     Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument; nothing is enqueued then.
 
     >>> weight = np.array([[[1.0]], [[10.0]]], np.float32)
@@ -146,11 +149,13 @@ def grouped_linear(
            [10.],
            [10.]], dtype=float32)
     """
-    source = as_tensor(x, name="grouped_linear: x", dtype=FLOATS)
+    is_quantized = isinstance(x, QuantizedActivations)
+    source = x if is_quantized else as_tensor(x, name="grouped_linear: x", dtype=FLOATS)
     device = source.device
     matrix = as_experts(weight, "grouped_linear: weight", source)
     is_masked = counts is not None
-    if len(matrix.shape) != 3 or source.ndim != (3 if is_masked else 2) or source.shape[-1] != matrix.shape[2]:
+    wanted = 3 if is_masked and not is_quantized else 2
+    if len(matrix.shape) != 3 or len(source.shape) != wanted or source.shape[-1] != matrix.shape[2]:
         raise ShapeError(
             "grouped_linear: weight must be [groups, n, k] and x [rows, k], or with counts [groups, capacity, k]; "
             f"they are {list(matrix.shape)} and {list(source.shape)}."
@@ -171,24 +176,28 @@ def grouped_linear(
             f"per_gather is at least 1, and 1 without gather; {per_gather=}."
         )
     n = matrix.shape[1] // 2 if gated else matrix.shape[1]
+    kind = activations_kind("grouped_linear", source, matrix, activations, known=CODES)
     if is_masked:
-        if source.shape[0] != groups:
-            raise ShapeError(f"grouped_linear: x must be [{groups}, capacity, k]; it is {list(source.shape)}.")
+        if source.shape[0] != groups and (not is_quantized or source.shape[0] % groups):
+            size = f"[{groups} · capacity, k]" if is_quantized else f"[{groups}, capacity, k]"
+            raise ShapeError(f"grouped_linear: x must be {size}; it is {list(source.shape)}.")
         numbers = _indices("counts", counts, groups, device)
-        capacity, k = source.shape[1:]
+        capacity = source.shape[0] // groups if is_quantized else source.shape[1]
+        flat = source if is_quantized else source.reshape(groups * capacity, source.shape[2])
         result = unify.empty((groups, capacity, n), dtype=source.dtype, device=device)
         masked_product(
-            source.reshape(groups * capacity, k), matrix, numbers, result.reshape(groups * capacity, n), gated
+            as_codes(rows_contiguous(flat), kind), matrix, numbers, result.reshape(groups * capacity, n), gated
         )
-        return wrap_like(result, x)
+        return result if is_quantized else wrap_like(result, x)
     bounds = _indices("offsets", offsets, groups + 1, device)
     table = None if gather is None else _indices("gather", gather, None, device)
     rows = source.shape[0] if table is None else table.shape[0]
     if rows > 0 and source.shape[0] == 0:
         raise ShapeError(f"grouped_linear: x has no rows that the {rows} of gather could name.")
     result = unify.empty((rows, n), dtype=source.dtype, device=device)
-    grouped_product(source, matrix, result, gated, offsets=bounds, gather=table, per_gather=per_gather)
-    return wrap_like(result, x)
+    values = as_codes(rows_contiguous(source), kind)
+    grouped_product(values, matrix, result, gated, offsets=bounds, gather=table, per_gather=per_gather)
+    return result if is_quantized else wrap_like(result, x)
 
 
 def as_experts(weight: Any, name: str, x: Any) -> Any:
@@ -215,13 +224,13 @@ def grouped_product(
     """Writes out = x · weight[group]ᵀ, enqueued on the current stream.
 
     The groups of rows begin at offsets, or row r has the group ids[r]. Row r is x[gather[r] // per_gather], without
-    gather x[r // per_gather]. x: [.., k]; weight: [groups, n or 2n, k]; out: [rows, n], contiguous.
+    gather x[r // per_gather]. x: [.., k], or codes of it; weight: [groups, n or 2n, k]; out: [rows, n], contiguous.
     """
-    x = _rows_contiguous(x)
+    x = rows_contiguous(x)
     if isinstance(weight, QuantizedMatrix):
         quantized_grouped_product(x, weight, out, gated, offsets=offsets, ids=ids, gather=gather, per_gather=per_gather)
         return
-    weight = _rows_contiguous(weight)
+    weight = rows_contiguous(weight)
     groups, _, k = weight.shape
     rows, n = out.shape
     kind = x.device.kind
@@ -257,13 +266,13 @@ def _few_rows_tile(device: Any, n: int, itemsize: int, gated: bool, *, is_one: b
 def masked_product(x: Any, weight: Any, counts: Any, out: Any, gated: bool) -> None:
     """Writes out = x · weight[group]ᵀ for the first rows of each group, enqueued on the current stream.
 
-    x: [groups · capacity, k]; weight: [groups, n or 2n, k]; out: [groups · capacity, n], contiguous.
+    x: [groups · capacity, k], or codes of it; weight: [groups, n or 2n, k]; out: [groups · capacity, n], contiguous.
     """
-    x = _rows_contiguous(x)
+    x = rows_contiguous(x)
     if isinstance(weight, QuantizedMatrix):
         quantized_masked_product(x, weight, counts, out, gated)
         return
-    weight = _rows_contiguous(weight)
+    weight = rows_contiguous(weight)
     groups, _, k = weight.shape
     rows, n = out.shape[0] // groups, out.shape[1]
     tile = grouped_tile(x.device, rows, n, x.dtype, gated=gated)
@@ -274,5 +283,6 @@ def masked_product(x: Any, weight: Any, counts: Any, out: Any, gated: bool) -> N
     )  # fmt: skip
 
 
-def _rows_contiguous(tensor: Any) -> Any:
-    return tensor if tensor.strides[-1] == 1 else tensor.contiguous()
+def rows_contiguous(x: Any) -> Any:
+    """Rows as kernels read them: a tensor whose last axis is contiguous, or codes, which are made so."""
+    return x if isinstance(x, QuantizedActivations) or x.strides[-1] == 1 else x.contiguous()

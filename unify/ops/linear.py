@@ -12,7 +12,7 @@ from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
 from .op import FLOATS, as_rows, op
-from .quant import QuantizedActivations, QuantizedMatrix, as_activations
+from .quant import QuantizedActivations, QuantizedMatrix, activations_kind, as_codes
 from .quantized_linear import quantized_linear
 from .tile import Tile
 from .tiles import product_tile
@@ -104,7 +104,8 @@ def linear(
     multiplied as they are and scaled. residual: [..., n] of x's dtype. Sums in float32.
     activations: "int8" or "fp8", for x to become such codes first, see `quant.quantize`; or x is QuantizedActivations
     [m, k], whose dtype is what was quantised. Codes of int8 and int16 go with a weight in blocks of 32: their products
-    are summed as integers, then scaled. Those of fp8 go with one in fp8 (DeepSeek-V3's report, 3.3.2).
+    are summed as integers, then scaled. Those of fp8 go with one in fp8 (DeepSeek-V3's report, 3.3.2). By default what
+    the matrix asks for, `QuantizedMatrix.activations`.
     Returns [..., n] of x's dtype and kind, of QuantizedActivations a unify.Tensor, enqueued on `stream` (default: the
     current one of x's device).
     Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument; nothing is enqueued then.
@@ -132,7 +133,8 @@ def linear(
         if added.shape != shape:
             raise ShapeError(f"linear: residual must be {list(shape)}; it is {list(added.shape)}.")
         added = as_rows(added, n)
-    rows = as_activations("linear", source if is_quantized else as_rows(source, k), matrix, activations)
+    codes = activations_kind("linear", source, matrix, activations)
+    rows = as_codes(source if is_quantized else as_rows(source, k), codes)
     result = unify.empty((rows.shape[0], n), dtype=dtype, device=device)
     if isinstance(matrix, QuantizedMatrix):
         quantized_linear(rows, matrix, added, result)

@@ -10,8 +10,9 @@ import unify
 from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
-from .grouped_linear import as_experts, grouped_product
+from .grouped_linear import CODES, as_experts, grouped_product, rows_contiguous
 from .op import FLOATS, op
+from .quant import QuantizedActivations, activations_kind, as_codes
 from .routing import sort
 
 _BLOCK = 1024  # features that a program combines
@@ -71,7 +72,8 @@ def combine(y: Any, places: Any, weights: Any, *, residual: Any = None, stream: 
 
 @op
 def moe(
-    x: Any, weights: Any, ids: Any, gate_up: Any, down: Any, *, residual: Any = None, stream: Any = None
+    x: Any, weights: Any, ids: Any, gate_up: Any, down: Any, *, residual: Any = None, activations: str | None = None,
+    stream: Any = None,
 ) -> Any:  # fmt: skip
     """A layer of experts: Σ weights[t, s] · down[e] · (silu(gate[e] · x[t]) · (up[e] · x[t])) with e = ids[t, s], plus
     `residual` if given (Shazeer et al. 2017, eq. 1; experts as in Shazeer 2020, eq. 6).
@@ -83,19 +85,24 @@ def moe(
     For one or two tokens each of their experts' weights are read for them alone; for more tokens the assignments are
     sorted by expert first, and x is read where it is. Sums in float32; what an expert gives, and what its gate gives,
     is rounded to x's dtype. Equal inputs give equal results.
-    Returns [t, d] of x's dtype and kind, enqueued on `stream` (default: the current one of x's device).
-    Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
+    activations: "int8" or "fp8": what is multiplied with gate_up, and then with down, becomes such codes first, as in
+    `grouped_linear`; both have to be weights that these go with. Or x is QuantizedActivations [t, d] of one of them,
+    and what the gates give becomes codes of the same kind.
+    Returns [t, d] of x's dtype and kind, of QuantizedActivations a unify.Tensor, enqueued on `stream` (default: the
+    current one of x's device).
+    Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument; nothing is enqueued then.
 
     >>> x, gate_up, down = (np.ones(shape, np.float32) for shape in ((1, 1), (2, 2, 1), (2, 1, 1)))
     >>> ops.moe(x, np.array([[2.0]], np.float32), np.array([[1]], np.int32), gate_up, down)
     array([[1.4621172]], dtype=float32)
     """
-    source = as_tensor(x, name="moe: x", dtype=FLOATS)
+    is_quantized = isinstance(x, QuantizedActivations)
+    source = x if is_quantized else as_tensor(x, name="moe: x", dtype=FLOATS)
     dtype, device = source.dtype, source.device
     chosen = as_tensor(ids, name="moe: ids", dtype=unify.int32, device=device, contiguous=True)
     first = as_experts(gate_up, "moe: gate_up", source)
     second = as_experts(down, "moe: down", source)
-    if source.ndim != 2 or chosen.ndim != 2 or chosen.shape[0] != source.shape[0]:
+    if len(source.shape) != 2 or chosen.ndim != 2 or chosen.shape[0] != source.shape[0]:
         raise ShapeError(
             f"moe: x must be [tokens, d] and ids [tokens, k]; they are {list(source.shape)} and {list(chosen.shape)}."
         )
@@ -109,20 +116,24 @@ def moe(
     if experts == 0:
         raise ShapeError("moe: there must be an expert; down is of none.")
     amounts, added = _per_token("moe", weights, residual, chosen.shape, source)
+    outer = activations_kind("moe", source, first, activations, what="gate_up", known=CODES)
+    asked = x.kind if isinstance(x, QuantizedActivations) else activations
+    inner = activations_kind("moe", None, second, asked, what="down")
+    values = as_codes(rows_contiguous(source), outer)
     result = unify.empty((tokens, d), dtype=dtype, device=device)
     hidden = unify.empty((tokens * slots, f), dtype=dtype, device=device)
     parts = unify.empty((tokens * slots, d), dtype=dtype, device=device)
     if tokens <= _FEW_TOKENS:
         flat = chosen.reshape(tokens * slots)
-        grouped_product(source, first, hidden, True, ids=flat, per_gather=slots)
-        grouped_product(hidden, second, parts, False, ids=flat)
+        grouped_product(values, first, hidden, True, ids=flat, per_gather=slots)
+        grouped_product(as_codes(hidden, inner), second, parts, False, ids=flat)
         _combine(parts, flat, experts, amounts, added, result, in_order=True)
     else:
         order = sort(chosen, experts)
-        grouped_product(source, first, hidden, True, offsets=order.offsets, gather=order.tokens, per_gather=slots)
-        grouped_product(hidden, second, parts, False, offsets=order.offsets)
+        grouped_product(values, first, hidden, True, offsets=order.offsets, gather=order.tokens, per_gather=slots)
+        grouped_product(as_codes(hidden, inner), second, parts, False, offsets=order.offsets)
         _combine(parts, order.places, tokens * slots, amounts, added, result)
-    return wrap_like(result, x)
+    return result if is_quantized else wrap_like(result, x)
 
 
 def _per_token(name: str, weights: Any, residual: Any, shape: tuple[int, ...], values: Any) -> tuple[Any, Any]:

@@ -20,7 +20,8 @@ A matrix for each expert is the same with experts in front.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import triton.language as tl
@@ -84,7 +85,8 @@ class QuantizedMatrix:
     """An [n, k] weight matrix that stays quantised in memory, or [experts, n, k].
 
     Made by `quantize_weight`, `from_fp8_blocks` and `from_gguf`; `linear` and `embedding` take one in place of a
-    tensor. Its weights are scale · (code - offset) + minimum in blocks of 32, scale · code in fp8.
+    tensor. Its weights are scale · (code - offset) + minimum in blocks of 32, scale · code in fp8. activations: what
+    rows become that are multiplied with it where a call does not say so, as `linear` takes it.
     """
 
     kind: str
@@ -92,6 +94,7 @@ class QuantizedMatrix:
     codes: Any
     scales: Any
     minimums: Any | None = None
+    activations: str | None = None
 
     @property
     def format(self) -> _Format:
@@ -118,7 +121,9 @@ class QuantizedMatrix:
         if len(self.shape) != 3:
             raise ShapeError(f"QuantizedMatrix: only one with experts, [experts, n, k], has parts; it is {self.shape}.")
         minimums = None if self.minimums is None else self.minimums[expert]
-        return QuantizedMatrix(self.kind, self.shape[1:], self.codes[expert], self.scales[expert], minimums)
+        return replace(
+            self, shape=self.shape[1:], codes=self.codes[expert], scales=self.scales[expert], minimums=minimums
+        )
 
     def dequantize(self) -> Any:
         """Returns the float32 tensor of its shape, enqueued on the device's current stream."""
@@ -132,26 +137,36 @@ class QuantizedMatrix:
         return embedding(unify.arange(self.shape[0], dtype=unify.int32, device=self.device), self)
 
 
-def as_activations(name: str, x: Any, weight: Any, kind: str | None) -> Any:
-    """Rows x as the codes that are asked for, or as they are.
+def activations_kind(
+    name: str, x: Any, weight: Any, kind: str | None, *, what: str = "weight", known: Sequence[str] = ACTIVATIONS
+) -> str | None:
+    """What rows x are, or become, for a product with the weight `what`: a kind of codes, or None for floats.
 
-    x: a tensor [m, k] or QuantizedActivations; kind: None, or what they become. Raises InvalidArgument where the two do
-    not agree, or where the weight is none that such codes can be multiplied with.
+    x: a tensor or QuantizedActivations; kind: what the caller asks for; known: codes that the op takes. Raises
+    InvalidArgument where they do not agree, or where the weight is none that such codes can be multiplied with.
     """
     is_quantized = isinstance(x, QuantizedActivations)
-    if kind is not None and (kind not in ("int8", "fp8") or (is_quantized and x.kind != kind)):
+    has = weight.kind if isinstance(weight, QuantizedMatrix) else "dense"
+    if (kind is not None and kind not in ("int8", "fp8")) or (is_quantized and kind not in (None, x.kind)):
         raise InvalidArgument(
             f"{name}: activations must be 'int8', 'fp8' or None, and x's kind if it is quantised; it is {kind!r}."
         )
-    wanted = x.kind if is_quantized else kind
+    wanted: str | None = x.kind if is_quantized else kind
+    if wanted is None and isinstance(weight, QuantizedMatrix):
+        wanted = weight.activations
     if wanted is None:
-        return x
-    stored = weight.kind if isinstance(weight, QuantizedMatrix) else None
-    if stored is None or (wanted == "fp8") != (stored == "fp8"):
+        return None
+    if wanted not in known:
+        raise InvalidArgument(f"{name}: x has activations in {wanted}; known are {', '.join(known)}.")
+    if has == "dense" or (wanted == "fp8") != (has == "fp8"):
         needed = "in fp8" if wanted == "fp8" else f"in blocks of {BLOCK}, as int8 or int4"
-        has = "dense" if stored is None else stored
-        raise InvalidArgument(f"{name}: activations in {wanted} go with a weight {needed}; the weight is {has}.")
-    return x if is_quantized else quantize(x, wanted)
+        raise InvalidArgument(f"{name}: activations in {wanted} go with a {what} {needed}; {what} is {has}.")
+    return wanted
+
+
+def as_codes(x: Any, kind: str | None) -> Any:
+    """Rows x, a tensor [m, k] or QuantizedActivations, as what activations_kind gave for them."""
+    return x if kind is None or isinstance(x, QuantizedActivations) else quantize(x, kind)
 
 
 def from_gguf(kind: str, raw: Any, *, device: Any = None) -> QuantizedMatrix:

@@ -11,8 +11,8 @@ import triton.language as tl
 import unify
 
 from .groups import find_few_rows, find_tile, silu, source_rows
-from .quant import BLOCK, COLUMNS, FP8_BLOCK, QuantizedMatrix, quantize
-from .quantized_linear import features_of_two_sums, fp8_few_tile, multiplies_blocks, product_type
+from .quant import BLOCK, COLUMNS, FP8_BLOCK, QuantizedActivations, QuantizedMatrix, quantize
+from .quantized_linear import arrays_of, features_of_two_sums, fp8_few_tile, multiplies_blocks, product_type
 from .quantized_products import block_products, byte_products, fp8_few_products, fp8_products
 from .tile import Tile
 from .tiles import default_grouped_tile
@@ -25,29 +25,31 @@ _PARTS = {"cpu": 8}  # times that many features a program goes through: most gro
 # BITS: of a code in blocks of 32; 0: fp8.
 @unify.jit
 def _tile_products(
-    x, row_inside, codes, scales, minimums, first, n, k, scale_row,
+    x, x_scales, x_sums, row_inside, codes, scales, minimums, first, n, k, scale_row,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
     ONE_SCALE: tl.constexpr, EVEN_K: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
     """[M, N] float32: rows x times N features from `first` on, of a matrix of n."""
     if BITS == 0:
         total = fp8_products(
-            x, None, row_inside, codes, scales, first, n, k, scale_row, M, N, K, ONE_SCALE, EVEN_K, TYPE
+            x, x_scales, row_inside, codes, scales, first, n, k, scale_row, M, N, K, ONE_SCALE, EVEN_K, TYPE
         )  # fmt: skip
     else:
         feature = first + tl.arange(0, N)
+        # Rows of codes are all there: the 950's compiler crashes at gathered bytes with a mask before a product.
         total = block_products(
-            x, None, None, row_inside, codes, scales, minimums, feature, (feature < n)[None, :], k,
-            M, N, K, COLUMNS, BITS, OFFSET, TYPE,
+            x, x_scales, x_sums, row_inside if x_scales is None else None, codes, scales, minimums, feature,
+            (feature < n)[None, :], k, M, N, K, COLUMNS, BITS, OFFSET, TYPE,
         )  # fmt: skip
     return total
 
 
-# One program a tile of M rows of one group and N features, as grouped_kernel: of a gated one first the gate's.
+# One program a tile of M rows of one group and N features, as grouped_kernel: of a gated one first the gate's. Rows are
+# floats, or codes of int8 or fp8 with their scales, and of int8 sums.
 @unify.jit
 def quantized_grouped_kernel(
-    x, gather, codes, scales, minimums, offsets, counts, out, groups, rows, x_rows, per_gather, n, k, x_row,
-    c_group, s_group, scale_row, o_row,
+    x, x_scales, x_sums, gather, codes, scales, minimums, offsets, counts, out, groups, rows, x_rows, per_gather, n, k,
+    x_row, c_group, s_group, scale_row, o_row,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
     STEPS: tl.constexpr, GATED: tl.constexpr, ONE_SCALE: tl.constexpr, EVEN_K: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
@@ -63,14 +65,21 @@ def quantized_grouped_kernel(
         c_place = codes + group.to(tl.int64) * c_group
         s_place = scales + group.to(tl.int64) * s_group
         m_place = minimums if minimums is None else minimums + group.to(tl.int64) * s_group
+        xs_place = x_scales
+        sums_place = x_sums
+        if BITS == 0 and x_scales is not None:
+            xs_place = x_scales + source[:, None] * tl.cdiv(k, 128)
+        if BITS > 0 and x_scales is not None:
+            xs_place = x_scales + source[:, None]
+            sums_place = x_sums + source[:, None] * (k // 32)
         total = _tile_products(
-            x_place, row_inside, c_place, s_place, m_place, tl.program_id(0) * N, n, k, scale_row,
+            x_place, xs_place, sums_place, row_inside, c_place, s_place, m_place, tl.program_id(0) * N, n, k, scale_row,
             M, N, K, COLUMNS, BITS, OFFSET, ONE_SCALE, EVEN_K, TYPE,
         )  # fmt: skip
         if GATED:
             total = silu(total) * _tile_products(
-                x_place, row_inside, c_place, s_place, m_place, n + tl.program_id(0) * N, 2 * n, k, scale_row,
-                M, N, K, COLUMNS, BITS, OFFSET, ONE_SCALE, EVEN_K, TYPE,
+                x_place, xs_place, sums_place, row_inside, c_place, s_place, m_place, n + tl.program_id(0) * N, 2 * n,
+                k, scale_row, M, N, K, COLUMNS, BITS, OFFSET, ONE_SCALE, EVEN_K, TYPE,
             )  # fmt: skip
         tl.store(place, total, mask=row_inside & column_inside)
     # Rows of no group, and those behind a group's count, are zeros.
@@ -84,27 +93,29 @@ def quantized_grouped_kernel(
 def _few_products(
     x, x_scales, x_sums, source, x_row, row_inside, codes, scales, minimums, first, n, k, scale_row,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
-    EVEN: tl.constexpr,
+    WIDE: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """[M, N] float32: rows `source` of x times N features from `first` on, of a matrix of n; N divides first."""
     if BITS == 0:
         x_place = x + source[:, None] * x_row
-        total = fp8_few_products(x_place, None, row_inside, codes, scales, first, n, k, scale_row, M, N, K, EVEN)
+        xs_place = x_scales if x_scales is None else x_scales + source[:, None] * tl.cdiv(k, 128)
+        total = fp8_few_products(x_place, xs_place, row_inside, codes, scales, first, n, k, scale_row, M, N, K, EVEN)
     else:
         total = byte_products(
-            x, x_scales, x_sums, source, codes, scales, minimums, first // N, k, M, N, COLUMNS, BITS, OFFSET, True
+            x, x_scales, x_sums, source, codes, scales, minimums, first // N, k, M, N, COLUMNS, BITS, OFFSET, WIDE
         )
     return total
 
 
 # One program `parts` times N features of M rows of one group, groups before features, as grouped_few_rows_kernel. In
-# blocks of 32, x are codes of 16 bits, with scales and sums. ids: each row has the group that is written there.
+# blocks of 32, x are codes of 16 bits, WIDE, or of 8, with scales and sums; in fp8 floats, or codes with scales. ids:
+# each row has the group that is written there.
 @unify.jit
 def quantized_grouped_few_rows_kernel(
     x, x_scales, x_sums, gather, codes, scales, minimums, offsets, ids, out, groups, rows, x_rows, per_gather, n, k,
     x_row, c_group, s_group, scale_row, o_row, parts,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
-    STEPS: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr,
+    STEPS: tl.constexpr, GATED: tl.constexpr, WIDE: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     group, first, last = find_few_rows(offsets, ids, tl.program_id(0), groups, rows, M, STEPS)
     if first < last:
@@ -120,12 +131,12 @@ def quantized_grouped_few_rows_kernel(
             if feature < n:
                 total = _few_products(
                     x, x_scales, x_sums, source, x_row, row_inside, c_place, s_place, m_place, feature, n, k, scale_row,
-                    M, N, K, COLUMNS, BITS, OFFSET, EVEN,
+                    M, N, K, COLUMNS, BITS, OFFSET, WIDE, EVEN,
                 )  # fmt: skip
                 if GATED:
                     total = silu(total) * _few_products(
                         x, x_scales, x_sums, source, x_row, row_inside, c_place, s_place, m_place, n + feature, 2 * n,
-                        k, scale_row, M, N, K, COLUMNS, BITS, OFFSET, EVEN,
+                        k, scale_row, M, N, K, COLUMNS, BITS, OFFSET, WIDE, EVEN,
                     )  # fmt: skip
                 total = tl.where(group < groups, total, 0.0)  # rows of no group are zeros
                 column = feature + tl.arange(0, N)
@@ -133,9 +144,14 @@ def quantized_grouped_few_rows_kernel(
                 tl.store(place, total, mask=row_inside & (column < n)[None, :])
 
 
-def quantized_tile(device: Any, rows: int, kind: str, k: int, dtype: Any, *, gated: bool) -> Tile:
-    """The tile for groups of `rows` rows on the average, whose products are of dtype: as deep as a scale reaches."""
+def quantized_tile(
+    device: Any, rows: int, kind: str, k: int, dtype: Any, *, gated: bool, of_codes: bool = False
+) -> Tile:
+    """The tile for groups of `rows` rows on the average, whose products are of dtype, or of codes: as deep as a scale
+    reaches."""
     tile = default_grouped_tile(device, rows, dtype, gated=gated)
+    if kind != "fp8" and of_codes:
+        return replace(tile, n=min(tile.n, features_of_two_sums(device)), k=BLOCK)
     if kind != "fp8":
         return replace(tile, k=64 if k % 64 == 0 else BLOCK)
     return replace(tile, n=min(tile.n, features_of_two_sums(device)), k=FP8_BLOCK if device.kind == "cpu" else 64)
@@ -151,12 +167,12 @@ def few_rows_tile(device: Any, rows: int, kind: str, n: int, *, gated: bool) -> 
 
 def _measured_tile(x: Any, rows: int, n: int, weight: QuantizedMatrix, gated: bool) -> Tile:
     """The tile that was measured for groups of `rows` rows on the average, else that of quantized_tile."""
-    device, kind = x.device, weight.kind
-    default = quantized_tile(device, rows, kind, weight.shape[2], _dtype(x), gated=gated)
-    widest = features_of_two_sums(device) if kind == "fp8" and device.kind != "cpu" else 512
+    device, kind, of_codes = x.device, weight.kind, isinstance(x, QuantizedActivations)
+    default = quantized_tile(device, rows, kind, weight.shape[2], _dtype(x), gated=gated, of_codes=of_codes)
+    widest = features_of_two_sums(device) if (kind == "fp8" or of_codes) and device.kind != "cpu" else 512
     deepest = FP8_BLOCK if kind == "fp8" else default.k  # which divides k
     others = functools.partial(tiles_near, default, (16, 16, BLOCK), (512, widest, deepest))
-    key = (size_class(rows), n, kind, x.dtype.name, gated)
+    key = (size_class(rows), n, kind, x.kind if of_codes else x.dtype.name, gated)
     return choose("quantised grouped product", device, key, default, others)
 
 
@@ -167,11 +183,12 @@ def _measured_few_tile(x: Any, rows: int, n: int, kind: str, gated: bool, *, is_
     """
     device = x.device
     default = few_rows_tile(device, rows, kind, n, gated=gated)
+    codes = (x.kind,) if isinstance(x, QuantizedActivations) else ()
     shallowest, deepest = (16, FP8_BLOCK) if kind == "fp8" else (BLOCK, BLOCK)
     least = (1, min(16, default.n), shallowest)
     most = (1 if is_one else 4, default.n, deepest)
     others = functools.partial(tiles_near, default, least, most)
-    return choose("quantised grouped few rows", device, (is_one, default.m, n, kind, gated), default, others)
+    return choose("quantised grouped few rows", device, (is_one, default.m, n, kind, gated, *codes), default, others)
 
 
 def _layout(weight: QuantizedMatrix) -> dict[str, int]:
@@ -179,7 +196,7 @@ def _layout(weight: QuantizedMatrix) -> dict[str, int]:
     return {"COLUMNS": COLUMNS, "BITS": bits, "OFFSET": offset}
 
 
-def _sizes(x: Any, weight: QuantizedMatrix, n: int, x_row: int) -> tuple[int, ...]:
+def _sizes(weight: QuantizedMatrix, n: int, x_row: int) -> tuple[int, ...]:
     return (n, weight.shape[2], x_row, weight.codes.strides[0], weight.scales.strides[0], weight.scales.shape[-1], n)
 
 
@@ -187,7 +204,7 @@ def quantized_grouped_product(
     x: Any, weight: QuantizedMatrix, out: Any, gated: bool, *, offsets: Any = None, ids: Any = None,
     gather: Any = None, per_gather: int = 1,
 ) -> None:  # fmt: skip
-    """Writes out = x · weight[group]ᵀ as `grouped_linear.grouped_product` does. x: rows contiguous."""
+    """Writes out = x · weight[group]ᵀ as `grouped_linear.grouped_product` does. x: rows contiguous, or codes."""
     groups, n_stored, k = weight.shape
     rows, n = out.shape
     device = x.device
@@ -198,18 +215,17 @@ def quantized_grouped_product(
         _launch(x, weight, out, gated, tile, tiles, groups, rows, offsets=offsets, gather=gather, per_gather=per_gather)
         return
     few = _measured_few_tile(x, 1 if ids is not None else average, n, weight.kind, gated, is_one=ids is not None)
-    scales = sums = None
-    x_row = x.strides[0]
-    x_rows = x.shape[0]
-    if weight.kind != "fp8":
-        values = quantize(x)
-        x, scales, sums, x_row = values.codes, values.scales, values.sums, 2 * k
+    if weight.kind != "fp8" and not isinstance(x, QuantizedActivations):
+        x = quantize(x)
+    values, scales, sums = arrays_of(x)
+    is_wide = sums is not None and x.kind == "int16"
     parts = _PARTS.get(device.kind, 1)
     tiles = rows if ids is not None else rows // few.m + groups + 1
     quantized_grouped_few_rows_kernel[(tiles, -(-n // (few.n * parts)))](
-        x, scales, sums, gather, weight.codes, weight.scales, weight.minimums, offsets, ids, out, groups, rows, x_rows,
-        per_gather, *_sizes(x, weight, n, x_row), parts, M=few.m, N=few.n, K=few.k, STEPS=groups.bit_length(),
-        GATED=gated, EVEN=k % FP8_BLOCK == 0 and n_stored % few.n == 0 and n % few.n == 0, **_layout(weight),
+        values, scales, sums, gather, weight.codes, weight.scales, weight.minimums, offsets, ids, out, groups, rows,
+        values.shape[0], per_gather, *_sizes(weight, n, values.strides[0]), parts, M=few.m, N=few.n, K=few.k,
+        STEPS=groups.bit_length(), GATED=gated, WIDE=is_wide,
+        EVEN=k % FP8_BLOCK == 0 and n_stored % few.n == 0 and n % few.n == 0, **_layout(weight),
     )  # fmt: skip
 
 
@@ -219,7 +235,7 @@ def _takes_few(x: Any, kind: str, rows: int) -> bool:
 
 
 def quantized_masked_product(x: Any, weight: QuantizedMatrix, counts: Any, out: Any, gated: bool) -> None:
-    """Writes out = x · weight[group]ᵀ as `grouped_linear.masked_product` does. x: rows contiguous."""
+    """Writes out = x · weight[group]ᵀ as `grouped_linear.masked_product` does. x: rows contiguous, or codes."""
     groups = weight.shape[0]
     rows = out.shape[0] // groups
     tile = _measured_tile(x, rows, out.shape[1], weight, gated)
@@ -227,8 +243,8 @@ def quantized_masked_product(x: Any, weight: QuantizedMatrix, counts: Any, out: 
 
 
 def _dtype(x: Any) -> Any:
-    """That of x where products are of it, else float32."""
-    return unify.float32 if product_type(x) == tl.float32 else x.dtype
+    """That of what is multiplied, of codes of int8 float32: they have the same tiles."""
+    return {tl.bfloat16: unify.bfloat16, tl.float16: unify.float16}.get(product_type(x), unify.float32)
 
 
 def _launch(
@@ -236,9 +252,10 @@ def _launch(
     offsets: Any = None, counts: Any = None, gather: Any = None, per_gather: int = 1,
 ) -> None:  # fmt: skip
     n, k = out.shape[1], weight.shape[2]
+    values, scales, sums = arrays_of(x)
     quantized_grouped_kernel[(-(-n // tile.n), tiles)](
-        x, gather, weight.codes, weight.scales, weight.minimums, offsets, counts, out, groups, rows, x.shape[0],
-        per_gather, *_sizes(x, weight, n, x.strides[0]), M=tile.m, N=tile.n, K=tile.k,
+        values, scales, sums, gather, weight.codes, weight.scales, weight.minimums, offsets, counts, out, groups, rows,
+        values.shape[0], per_gather, *_sizes(weight, n, values.strides[0]), M=tile.m, N=tile.n, K=tile.k,
         STEPS=0 if offsets is None else groups.bit_length(), GATED=gated,
         ONE_SCALE=tile.n <= FP8_BLOCK and not (gated and n % tile.n), EVEN_K=k % FP8_BLOCK == 0,
         TYPE=product_type(x), **_layout(weight), **tile.launch,

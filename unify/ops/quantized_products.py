@@ -83,6 +83,12 @@ def byte_products(
     return total
 
 
+@unify.jit
+def _of_rows(place, inside):
+    """What lies there of rows, 0 of those that are not inside. None: all are."""
+    return tl.load(place) if inside is None else tl.load(place, mask=inside, other=0)
+
+
 # Activations are floats, or codes of 8 bits, which are multiplied with codes and summed as integers, a block at a time.
 @unify.jit
 def block_products(
@@ -92,8 +98,8 @@ def block_products(
 ):  # fmt: skip
     """[M, N] float32: rows x [M, 1] times features of a matrix in blocks, whose weights become TYPE once for all rows.
 
-    TYPE int8: x are codes, with a scale each row and a sum each block, x_scales and x_sums [M, 1]. K divides k and is a
-    multiple of 32, for int8 32.
+    TYPE int8: x are codes, with a scale each row and a sum each block, x_scales and x_sums [M, 1]. row_inside: [M, 1],
+    or None where all can be read. K divides k and is a multiple of 32, for int8 32.
     """
     inner = tl.arange(0, K)
     # Where an input's code is among a block's: the lane of 32 bits, and the byte and nibble in it.
@@ -112,20 +118,20 @@ def block_products(
         if BITS == 4:
             code = (code >> (inner % 32 // 16 * 4)[:, None].to(tl.uint8)) & 15
         scale = tl.load(scales + block * COLUMNS + place, mask=column_inside, other=0.0).to(tl.float32)
-        value = tl.load(x + (start + inner)[None, :], mask=row_inside, other=0)
+        value = _of_rows(x + (start + inner)[None, :], row_inside)
         if tl.int8 == TYPE:
             weight = (code.to(tl.int32) - OFFSET).to(tl.int8)
             total += tl.dot(value, weight, out_dtype=tl.int32).to(tl.float32) * scale
             if minimums is not None:
                 minimum = tl.load(minimums + block * COLUMNS + place, mask=column_inside, other=0.0).to(tl.float32)
-                total += minimum * tl.load(x_sums + block, mask=row_inside, other=0).to(tl.float32)
+                total += minimum * _of_rows(x_sums + block, row_inside).to(tl.float32)
         else:
             weight = (code.to(tl.float32) - OFFSET) * scale
             if minimums is not None:
                 weight += tl.load(minimums + block * COLUMNS + place, mask=column_inside, other=0.0).to(tl.float32)
             total = tl.dot(value.to(TYPE), weight.to(TYPE), total, input_precision="ieee")
     if tl.int8 == TYPE:
-        total *= tl.load(x_scales, mask=row_inside, other=0.0)
+        total *= _of_rows(x_scales, row_inside)
     return total
 
 

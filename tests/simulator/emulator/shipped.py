@@ -116,10 +116,10 @@ def _floats(inputs: Inputs) -> Any:
     return out
 
 
-def _moe(inputs: Inputs, tokens: int, kind: str = "") -> Any:
+def _moe(inputs: Inputs, tokens: int, kind: str = "", activations: str | None = None) -> Any:
     """Eight experts, of which the tokens leave some without work. Routed by numbers that do not depend on the dtype.
 
-    kind: what the experts are quantised to.
+    kind: what the experts are quantised to; activations: what is multiplied with them becomes.
     """
     d, f, experts = 96, 64, 8
     logits = torch.randn(tokens, experts, generator=torch.Generator().manual_seed(tokens))
@@ -127,7 +127,23 @@ def _moe(inputs: Inputs, tokens: int, kind: str = "") -> Any:
     weights, ids = un.ops.route(inputs.on_device(logits), 2, score="sigmoid", bias=bias, groups=4, top_groups=2)
     x, shapes = inputs.random(tokens, d), ((experts, 2 * f, d), (experts, d, f))
     gate_up, down = (inputs.weights(kind, *shape) if kind else inputs.random(*shape) for shape in shapes)
-    return un.ops.moe(x, weights, ids, gate_up, down, residual=inputs.random(tokens, d))
+    residual = inputs.random(tokens, d)
+    return un.ops.moe(x, weights, ids, gate_up, down, residual=residual, activations=activations)
+
+
+def _groups(inputs: Inputs, kind: str, activations: str) -> Any:
+    """Gated products of three groups, one of them of no rows, of rows in another order."""
+    rows, k = 50, 160
+    offsets = inputs.on_device(torch.tensor([0, 13, 13, rows], dtype=torch.int32))
+    x, weight, gather = inputs.random(30, k), inputs.weights(kind, 3, 128, k), inputs.ids(rows, below=30)
+    return un.ops.grouped_linear(x, weight, offsets, gather=gather, gated=True, activations=activations)
+
+
+def _masked(inputs: Inputs, kind: str, activations: str) -> Any:
+    """In tiles on the CPU as well."""
+    counts = inputs.on_device(torch.tensor([20, 0, 7], dtype=torch.int32))
+    x, weight = inputs.random(3, 20, 160), inputs.weights(kind, 3, 100, 160)
+    return un.ops.grouped_linear(x, weight, counts=counts, activations=activations).reshape(60, 100)
 
 
 def _values(made: quant.QuantizedActivations) -> Any:
@@ -240,6 +256,12 @@ CASES: dict[str, Case] = {
     "one token's experts in fp8": lambda i: _moe(i, 1, "fp8"),
     "some tokens' experts in int4": lambda i: _moe(i, 9, "int4"),
     "many tokens' experts in fp8": lambda i: _moe(i, 70, "fp8"),
+    "one token's experts by codes of int8": lambda i: _moe(i, 1, "int8", "int8"),
+    "one token's experts by codes of fp8": lambda i: _moe(i, 1, "fp8", "fp8"),
+    "groups by codes of int8": lambda i: _groups(i, "int8", "int8"),
+    "groups by codes of fp8": lambda i: _groups(i, "fp8", "fp8"),
+    "masked groups by codes of int8": lambda i: _masked(i, "int4", "int8"),
+    "masked groups by codes of fp8": lambda i: _masked(i, "fp8", "fp8"),
     "turned": _turned,
 }
 
