@@ -571,8 +571,11 @@ def _sampling() -> list[Signature]:
         ),
         Signature(
             penalize_kernel,
-            logits | {"counts": _INTS, "out": _ARRAY, "logits_row": _SIZE} | _types("frequency presence", _FLOATS),
-            {"PER_ROW": True, "BLOCK": PENALTIES_BLOCK},
+            logits
+            | _types("counts prompt", _INTS)
+            | {"out": _ARRAY, "logits_row": _SIZE}
+            | _types("frequency presence repetition", _FLOATS),
+            {"PER_ROW": True, "PROMPT": True, "BLOCK": PENALTIES_BLOCK},
         ),
         Signature(logit_bias_kernel, logits | ids | {"bias": _FLOATS, "out": _ARRAY}, {"BLOCK": PENALTIES_IDS}),
         Signature(count_tokens_kernel, ids | {"counts": _INTS, "vocabulary": _SIZE}, {"BLOCK": PENALTIES_IDS}),
