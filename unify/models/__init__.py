@@ -11,8 +11,9 @@ from .checkpoint import Checkpoint
 from .decoder import Decoder
 from .directory_tokenizer import directory_tokenizer
 from .fetch import model_path
-from .generate import Answer, Generator, Sampling
+from .generate import Answer, Generator
 from .gguf_llama import Llama
+from .sampling import Sampling
 from .speculative import SpeculativeGenerator
 from .tokenizer import Tokenizer
 from .weights import ModelFile
@@ -47,9 +48,8 @@ def load(
 
     dtype: "quantized" keeps weights as they are: a file's matrices of q4_0, q4_1 and q8_0 (others become float32, with
     a RuntimeWarning), a directory's in bfloat16, float16, float32 or fp8; "float32" makes all of them float32.
-    weights: "int8", "int4" or "fp8" quantises a directory's matrices as they are read, all but experts. progress:
-    called with what is being done, the bytes so far and in all. A directory without tokenizer.json gets a tokenizer
-    that writes numbers.
+    weights: "int8", "int4" or "fp8" quantises a directory's matrices as they are read. progress: called with what is
+    being done, the bytes so far and in all. A directory without tokenizer.json gets a tokenizer that writes numbers.
     Raises ModelFileError, and InvalidArgument for options that are none.
     """
     path = model_path(name_or_path, progress)
