@@ -114,8 +114,9 @@ def _add_generate(commands: Any) -> None:
     )
     _add_sampling(parser, temperature=0.8, top_p=0.95, repetition_penalty=1.0)  # llama.cpp's
     parser.add_argument(
-        "--speculate", action="store_true", help="with --greedy: guess a second token by the model's own layer for it"
-    )
+        "--speculate", action="store_true",
+        help="with --greedy: guess a second token by the model's own layer for it, the first one if it has several",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object with text, tokens and speed")
     parser.set_defaults(run=_generate)
 

@@ -168,7 +168,7 @@ def _rows(chip: Any) -> list[Signature]:
         Signature(
             rope_kernel,
             _types("x out", _ARRAY)
-            | {"positions": _INTS, "frequencies": _FLOATS}
+            | {"positions": _INTS, "frequencies": _FLOATS, "magnitude": "fp32"}
             | _types("heads token_stride head_stride", _SIZE),
             {"HALF": _WIDTH // 2, "BLOCK": _WIDTH // 2, "INTERLEAVED": True},
         ),

@@ -187,7 +187,7 @@ CASES: dict[str, Case] = {
     "to int8": lambda i: _values(quant.quantize(i.random(5, H), "int8")),
     "to fp8": lambda i: _values(quant.quantize(i.random(5, H), "fp8")),
     "rope": lambda i: un.ops.rope(i.random(20, HEADS, D), i.count(20)),
-    "rope halves": lambda i: un.ops.rope(i.random(20, HEADS, D), i.count(20), interleaved=False),
+    "rope halves": lambda i: un.ops.rope(i.random(20, HEADS, D), i.count(20), interleaved=False, magnitude=1.25),
     "embedding": lambda i: un.ops.embedding(i.ids(7, below=300), i.random(300, H)),
     "embedding q4_0": lambda i: un.ops.embedding(i.ids(7, below=64), i.quantised("q4_0", 64, H)),
     "embedding q8_0": lambda i: un.ops.embedding(i.ids(7, below=64), i.quantised("q8_0", 64, H)),
