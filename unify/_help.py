@@ -21,12 +21,17 @@ examples:
   unify generate --model ./tiny --prompt-ids 1,2,3                            where it has no tokenizer
   unify generate --prompt "Hello" --device cpu --threads 2
   unify generate --prompt "A poem:" --max-tokens 200 --repetition-penalty 1.1
+  unify generate --prompt "A poem:" --frequency-penalty 0.5 --presence-penalty 0.5
+  unify generate --prompt-ids 1,2,3 --logit-bias 7:-inf --logit-bias 9:2      never token 7, token 9 a little more often
   unify generate --prompt "A poem:" --top-k 0 --top-p 1 --min-p 0.05          what is nearly as likely as the likeliest
 
 The prompt is continued as it is; for questions and answers, `unify chat` writes the model's own frame around them.
 With --json, standard output is one object: text, token_ids, prompt_tokens, prefill_tokens_per_s, decode_tokens_per_s,
 device, peak_memory_mb. Rates leave out compiling and loading kernels: a prompt that needed some is timed in a second
 pass over its end, after the text. The same seed gives the same text on the same device.
+
+Logits change in this order: biases, repetition penalty, frequency and presence penalties, temperature; then --top-k,
+--top-p and --min-p leave out what is unlikely.
 """
 CHAT_EPILOG = """\
 examples:

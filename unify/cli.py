@@ -96,7 +96,7 @@ def _add_chat(commands: Any) -> None:
         "--max-context", type=_count, default=4096, metavar="N", help="of the whole conversation (default: %(default)s)"
     )
     # The model card of SmolLM2 asks for 0.2 and 0.9; with them a small model repeats itself without a penalty.
-    _add_sampling(parser, temperature=0.2, top_p=0.9, repetition_penalty=1.15)
+    _add_sampling(parser, temperature=0.2, top_p=0.9, repetition_penalty=1.1)
     parser.set_defaults(run=_chat)
 
 
@@ -114,8 +114,9 @@ def _add_generate(commands: Any) -> None:
     )
     _add_sampling(parser, temperature=0.8, top_p=0.95, repetition_penalty=1.0)  # llama.cpp's
     parser.add_argument(
-        "--speculate", action="store_true", help="with --greedy: guess a second token by the model's own layer for it"
-    )
+        "--speculate", action="store_true",
+        help="with --greedy: guess a second token by the model's own layer for it, the first one if it has several",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object with text, tokens and speed")
     parser.set_defaults(run=_generate)
 
@@ -313,8 +314,24 @@ def _add_sampling(
         type=_above_zero,
         default=repetition_penalty,
         metavar="X",
-        help="divides what was written of late; 1: none (default: %(default)s)",
+        help="divides the logits of tokens that are in the prompt or the text, or multiplies them below 0 (Keskar et "
+        "al. 2019, CTRL, as in transformers); usual: from 1, which is none, to 1.3 (default: %(default)s)",
     )
+    group.add_argument(
+        "--frequency-penalty", type=_finite, default=0.0, metavar="X",
+        help="takes X from a token's logit for each time that it was written, not counting the prompt (OpenAI's); "
+        "usual: -2 to 2, 0: none (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--presence-penalty", type=_finite, default=0.0, metavar="X",
+        help="takes X once from the logit of each token that was written, not counting the prompt (OpenAI's); "
+        "usual: -2 to 2, 0: none (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--logit-bias", type=_bias, action="append", metavar="ID:VALUE",
+        help="adds VALUE to the logit of token number ID; usual: -100, which all but bans it, to 100, which lets "
+        "little else come; -inf bans it; can be given many times",
+    )  # fmt: skip
     group.add_argument(
         "--seed", type=_natural, default=0, metavar="S", help="the same seed, the same text (default: %(default)s)"
     )
@@ -341,6 +358,15 @@ def _at_least_zero(text: str) -> float:
 
 def _above_zero(text: str) -> float:
     return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def _finite(text: str) -> float:
+    return _number(text, float, lambda value: abs(value) < float("inf"), "a finite number")
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, value = text.partition(":")
+    return _natural(token), _number(value, float, lambda value: value < float("inf"), "a number, or -inf")
 
 
 def _share(text: str) -> float:

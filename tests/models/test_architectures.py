@@ -122,11 +122,24 @@ DEEPSEEK_YARN = {**YARN, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale
     "changes",
     [
         {"rope_parameters": {"rope_theta": 10000.0, **DEEPSEEK_YARN}},
+        {"rope_parameters": {"rope_theta": 10000.0, **DEEPSEEK_YARN, "factor": 40.0, "mscale": 2.5}},
+        {"rope_parameters": {"rope_theta": 10000.0, **DEEPSEEK_YARN, "mscale": 0.2, "mscale_all_dim": 0.7}},
+        {"rope_parameters": {"rope_theta": 10000.0, **YARN}},
+        {"rope_parameters": {"rope_theta": 10000.0, **YARN, "attention_factor": 1.6}, "rope_interleave": False},
         {"q_lora_rank": None, "n_shared_experts": 2},
         {"rope_interleave": False, "norm_topk_prob": False, "n_group": 1, "topk_group": 1},
         {"first_k_dense_replace": 0, "v_head_dim": 40, "kv_lora_rank": 48},
     ],
-    ids=["yarn", "no query latent", "halves, no groups", "experts only"],
+    ids=[
+        "yarn",
+        "larger mscale",
+        "smaller mscale",
+        "no mscale",
+        "attention factor",
+        "no query latent",
+        "halves, no groups",
+        "experts only",
+    ],
 )
 def test_what_a_deepseek_may_be_gives_what_transformers_gives(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = write_tiny(tmp_path / "m", "DeepseekV3", **changes)

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import transformers
 
 import unify as un
+from unify.models import Generator, Sampling
 from unify.models.architectures import load_directory
 from unify.models.batch import Batch
 from unify.models.checkpoint import Checkpoint
 from unify.models.decoder import Decoder
-from unify.models.generate import Sampling
+from unify.models.directory_tokenizer import directory_tokenizer
 from unify.models.kv_cache import BLOCK_SIZE
 
 from .tiny_models import CONTEXT, VOCABULARY, prompt, write_tiny
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return load_directory(Checkpoint(write_tiny(tmp_path_factory.mktemp("m"), "Llama")))
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("m"), "Llama")
+
+
+@pytest.fixture(scope="module")
+def model(path: Path) -> Decoder:
+    return load_directory(Checkpoint(path))
 
 
 def alone(model: Decoder, ids: list[int], tokens: int) -> list[int]:
@@ -95,16 +104,70 @@ def test_a_draw_depends_on_the_requests_own_seed_and_settings(model: Decoder) ->
     assert len({tuple(text) for text in texts}) == 4
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"temperature": -1.0}, {"temperature": float("nan")}, {"temperature": float("inf")}, {"top_k": -1},
-        {"top_p": 0.0}, {"top_p": 1.5}, {"min_p": -0.1}, {"min_p": 2.0}, {"seed": 2**63}, {"repetition_penalty": 1.1},
-    ],
-)  # fmt: skip
-def test_sampling_that_cannot_be_is_refused(model: Decoder, settings: dict[str, float]) -> None:
-    with pytest.raises(un.errors.InvalidArgument, match="submit: "):
-        Batch(model, rows=1, max_context=CONTEXT).submit([1], 1, Sampling(**settings))
+PENALISED = [
+    Sampling(repetition_penalty=3.0), Sampling(), Sampling(frequency_penalty=2.0, presence_penalty=1.0),
+    Sampling(logit_bias={5: 4.0, 11: -float("inf")}), Sampling(presence_penalty=5.0, repetition_penalty=1.5),
+    Sampling(temperature=1.0, seed=4, frequency_penalty=1.5, logit_bias=dict.fromkeys(range(70), 1.0)),
+    Sampling(temperature=1.0, seed=4),
+]  # fmt: skip
+
+
+def penalised(model: Decoder, prompt_: list[int], tokens: int, sampling: Sampling) -> list[int]:
+    """Greedy tokens of full passes, one for each, changed by the rules in NumPy."""
+    ids = list(prompt_)
+    while len(ids) < len(prompt_) + tokens:
+        logits = model.prefill(un.asarray(ids, dtype=un.int32), model.cache(CONTEXT)).numpy()[0].astype(np.float64)
+        for token, bias in sampling.logit_bias.items():
+            logits[token] += bias
+        seen, written = np.unique(ids), np.bincount(ids[len(prompt_) :], minlength=VOCABULARY)
+        factor = sampling.repetition_penalty
+        logits[seen] = np.where(logits[seen] < 0, logits[seen] * factor, logits[seen] / factor)
+        logits -= written * sampling.frequency_penalty + (written > 0) * sampling.presence_penalty
+        ids.append(int(logits.argmax()))
+    return ids[len(prompt_) :]
+
+
+def test_requests_side_by_side_have_penalties_and_biases_of_their_own(path: Path, model: Decoder) -> None:
+    def run(rows: int) -> list[list[int]]:
+        batch = Batch(model, rows=rows, max_context=CONTEXT)
+        requests = []
+        for i, sampling in enumerate(PENALISED):
+            requests.append(batch.submit(prompt(20 + i), 12 + 3 * i, sampling))
+            batch.step()  # so that some begin while others are written
+        batch.run()
+        return [request.token_ids for request in requests]
+
+    texts = run(3)
+    assert texts == run(1) == run(7)
+    tokenizer = directory_tokenizer(Checkpoint(path))
+    tokenizer.ends = frozenset()
+    for i, (text, sampling) in enumerate(zip(texts, PENALISED, strict=True)):
+        generator = Generator(model, tokenizer, sampling, max_context=CONTEXT)
+        assert text == generator.generate(prompt(20 + i), len(text)).token_ids
+        if not sampling.temperature:
+            assert text == penalised(model, prompt(20 + i), len(text), sampling), sampling
+            assert (text == alone(model, prompt(20 + i), len(text))) == (sampling == Sampling())
+
+
+def test_a_long_prompt_counts_whole_where_it_is_run_in_parts(tmp_path: Path) -> None:
+    model = load_directory(Checkpoint(write_tiny(tmp_path / "m", "Llama", max_position_embeddings=1024)))
+    batch = Batch(model, rows=2, max_context=800)
+    sampling = Sampling(repetition_penalty=1.5)
+    ids = [1] * 400 + [2] * 300 + prompt(9)  # 1 is in the first part only
+    first, second = (batch.submit(ids[i:], 5, sampling) for i in (0, 1))
+    batch.run()
+    full = model.prefill(un.asarray(ids, dtype=un.int32), model.cache(800)).numpy()
+    processor = transformers.RepetitionPenaltyLogitsProcessor(1.5)
+    scores = processor(torch.tensor([ids]), torch.from_numpy(full.copy()))
+    assert first.token_ids[0] == scores.argmax().item()
+    assert second.is_done
+
+
+def test_a_bias_of_no_token_is_refused(model: Decoder) -> None:
+    batch = Batch(model, rows=1, max_context=CONTEXT)
+    with pytest.raises(un.errors.InvalidArgument, match=f"logit_bias has token {VOCABULARY}, outside"):
+        batch.submit([1], 1, Sampling(logit_bias={VOCABULARY: 1.0}))
+    assert not batch.step()
 
 
 @pytest.mark.parametrize(

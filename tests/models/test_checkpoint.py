@@ -67,6 +67,15 @@ def test_tensors_read_back_as_they_were_written(tmp_path: Path) -> None:
         assert (read.shape, read.tobytes()) == (tuple(tensor.shape), bits(tensor))
 
 
+def test_rows_of_a_tensor_are_read_alone(tmp_path: Path) -> None:
+    tensors = some()
+    checkpoint = Checkpoint(write(tmp_path / "m", tensors))
+    for name, tensor in tensors.items():
+        if tensor.ndim == 2 and len(tensor):
+            for first, rows in ((0, 1), (1, 2), (2, 0), (0, 3)):
+                assert checkpoint.read(name, first, rows).tobytes() == bits(tensor[first : first + rows])
+
+
 def test_one_file_needs_no_index(tmp_path: Path) -> None:
     checkpoint = Checkpoint(write(tmp_path / "m", {"x": torch.tensor([1.0, 2.0])}))
     assert checkpoint.read("x").tolist() == [1.0, 2.0]

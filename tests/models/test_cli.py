@@ -191,6 +191,7 @@ def test_a_bar_shows_each_shard_where_standard_error_is_a_terminal(directory: Pa
         (["--prompt-ids", "1", "--weights", "int8", "--activations", "int4"], "invalid choice: 'int4'"),
         (["--prompt-ids", "1", "--activations", "int8"], "activations in int8 go with weights in int8 or int4"),
         (["--prompt-ids", "1", "--speculate", "--temperature", "1"], "--speculate writes the likeliest tokens only"),
+        (["--prompt-ids", "1", "--speculate", "--greedy", "--logit-bias", "1:1"], "no penalties and no bias"),
         (["--prompt-ids", "1", "--speculate", "--greedy"], "a layer that predicts a second token"),
     ],
 )
@@ -223,14 +224,52 @@ def test_weights_and_activations_are_quantised_on_request(python: Run, directory
 @pytest.mark.parametrize("command", ["generate", "chat"])
 def test_every_setting_of_sampling_has_an_option(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     given = {
-        "temperature": 0.5, "top_k": 7, "top_p": 0.75, "min_p": 0.125, "repetition_penalty": 1.25, "seed": 9,
+        "temperature": 0.5, "top_k": 7, "top_p": 0.75, "min_p": 0.125, "repetition_penalty": 1.25,
+        "frequency_penalty": -0.5, "presence_penalty": 1.5, "seed": 9, "logit_bias": {5: -2.5, 90: -float("inf")},
     }  # fmt: skip
     assert given.keys() == {field.name for field in fields(Sampling)}
     received: list[Any] = []
     monkeypatch.setattr(models_cli, command, lambda args: received.append(args) or 0)
-    options = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    options = [
+        text
+        for name, value in given.items()
+        for one in (map("{0[0]}:{0[1]}".format, value.items()) if isinstance(value, dict) else [value])
+        for text in (f"--{name.replace('_', '-')}", str(one))
+    ]
     assert main([command, "--prompt", "x", *options]) == 0
     assert models_cli._sampling(received[0]) == Sampling(**given)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--repetition-penalty", "0", "'0' is not a number above 0"),
+        ("--frequency-penalty", "nan", "'nan' is not a finite number"),
+        ("--presence-penalty", "x", "'x' is not a finite number"),
+        ("--logit-bias", "5", "'' is not a number, or -inf"),
+        ("--logit-bias", "5:inf", "'inf' is not a number, or -inf"),
+        ("--logit-bias", "x:5", "'x' is not a whole number from 0"),
+    ],
+)
+def test_a_setting_that_is_none_is_named(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, told: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "--prompt", "x", option, value])
+    assert f"argument {option}: {told}" in capsys.readouterr().err
+
+
+def test_biases_and_penalties_change_the_text(python: Run, directory: Path) -> None:
+    argv = ["--model", str(directory), "--prompt-ids", "5,90,17", "--max-tokens", "8", "--greedy", "--json"]
+    for options, expected in (
+        (["--logit-bias", "33:-inf", "--logit-bias", "7:100"], [7] * 8),
+        (["--logit-bias", "7:1000", "--logit-bias", "8:500", "--presence-penalty", "800"], [7, 8]),
+    ):
+        told = json.loads(python("-m", "unify", "generate", *argv, *options).stdout)
+        assert told["token_ids"][: len(expected)] == expected
+    finished = python("-m", "unify", "generate", *argv, "--logit-bias", "97:1")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "logit_bias has token 97, outside the vocabulary of 97" in finished.stderr
 
 
 def test_min_p_leaves_the_likeliest_only(python: Run, tiny_path: Path) -> None:

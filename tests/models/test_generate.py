@@ -196,17 +196,43 @@ def test_the_same_generator_repeats_its_text(tiny: Tiny) -> None:
     assert (first.reused_tokens, again.reused_tokens) == (0, 9)
 
 
-def test_a_repetition_penalty_is_what_transformers_would_do_at_each_step(tiny: Tiny) -> None:
+@pytest.mark.parametrize("length", [1, 20, 150])
+def test_a_repetition_penalty_is_what_transformers_would_do_at_each_step(tiny: Tiny, length: int) -> None:
     import transformers
 
     processor = transformers.RepetitionPenaltyLogitsProcessor(1.5)
-    ids = prompt(20)
+    ids = prompt(length)
     answer = Generator(*tiny, Sampling(repetition_penalty=1.5), max_context=256).generate(ids, 100)
-    full = torch.from_numpy(logits(tiny[0], ids + answer.token_ids)[19:-1].copy())
-    for step, token in enumerate(answer.token_ids):
-        recent = torch.tensor([answer.token_ids[max(0, step - 64) : step]], dtype=torch.int64)
-        scores = processor(recent, full[step : step + 1]) if step else full[:1]
+    written = ids + answer.token_ids
+    full = torch.from_numpy(logits(tiny[0], written)[length - 1 : -1].copy())
+    for step, token in enumerate(answer.token_ids):  # the first one follows the prompt's tokens alone
+        scores = processor(torch.tensor([written[: length + step]]), full[step : step + 1])
         assert scores.argmax().item() == token, step
+
+
+def test_text_with_all_penalties_repeats_after_an_interrupt_and_in_a_turn(tiny: Tiny) -> None:
+    sampling = Sampling(
+        repetition_penalty=1.2, frequency_penalty=0.8, presence_penalty=0.3, logit_bias={prompt(1)[0]: 3.0}
+    )
+    generator = Generator(*tiny, sampling, max_context=256)
+    for ids in (prompt(30), [*prompt(30), *prompt(5, 1)]):
+        expected = Generator(*tiny, sampling, max_context=256).generate(ids, 40).token_ids
+        for after in (1, 2, 3, 20):
+            written: list[str] = []
+
+            def stop(piece: str, after: int = after, written: list[str] = written) -> None:
+                written.append(piece)
+                if len(written) == after:
+                    raise KeyboardInterrupt
+
+            with pytest.raises(KeyboardInterrupt):
+                generator.generate(ids, 40, stop)
+            assert generator.generate(ids, 40).token_ids == expected
+
+
+def test_a_generator_refuses_the_bias_of_no_token(tiny: Tiny) -> None:
+    with pytest.raises(un.errors.InvalidArgument, match=f"logit_bias has token {len(TOKENS)}, outside"):
+        Generator(*tiny, Sampling(logit_bias={len(TOKENS): 1.0}))
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 64])

@@ -111,6 +111,26 @@ def test_the_next_turn_and_the_last_place_are_right_too(path: Path, model: Decod
         assert speculative.generate(following, 9).token_ids == plain.generate(following, 9).token_ids
 
 
+def test_of_several_predictors_the_first_one_guesses(tmp_path: Path, path: Path) -> None:
+    few = favoured(path, tmp_path / "few")
+    several = favoured(path, tmp_path / "several")
+    tensors = load_file(several / "model.safetensors")
+    tensors |= {
+        key.replace("layers.3.", "layers.4."): torch.zeros_like(value) if "eh_proj" in key else value.clone()
+        for key, value in tensors.items()
+        if "layers.3." in key
+    }
+    save_file(tensors, several / "model.safetensors", {"format": "pt"})
+    config = json.loads((several / "config.json").read_text())
+    (several / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": 2}))
+    written = []
+    for place in (few, several):
+        _, speculative = generators(place, load_directory(Checkpoint(place)), max_context=CONTEXT)
+        written.append((speculative.generate(prompt(64), 70).token_ids, speculative.drafted, speculative.accepted))
+    assert written[0] == written[1]
+    assert written[0][2] > 0
+
+
 def test_a_model_without_a_predictor_is_refused(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m", "Llama")
     with pytest.raises(un.errors.InvalidArgument, match="a layer that predicts a second token"):

@@ -327,6 +327,23 @@ CASES = {
         {"logits": floats(2, 4), "counts": ints(0, 1, 2, 9, 1, 1, 0, 0).reshape(2, 4), "frequency": torch.rand(2)},
         ("logits",),
     ),
+    "penalize with a prompt": Case(
+        ops.penalize,
+        {
+            "logits": floats(1, 4),
+            "counts": ints(0, 1, 2, 0)[None],
+            "prompt": ints(1, 1, 0, 0)[None],
+            "repetition": torch.full((1,), 1.5),
+        },
+        ("logits",),
+    ),
+    "count_tokens on": Case(
+        ops.count_tokens,
+        {"ids": ints(1, 5)[:, None], "add_to": ints(*range(18)).reshape(2, 9)},
+        options={"vocabulary": 9},
+        written=("add_to",),
+        free="ids 1",
+    ),
     "repetition_penalty of each": Case(
         ops.repetition_penalty,
         {"logits": floats(2, 64), "ids": ints(1, 5)[:, None], "penalty": 0.5 + torch.rand(2)},

@@ -32,14 +32,43 @@ def test_penalties_are_openais_formula(rows: int, vocabulary: int, dtype: torch.
 def test_each_row_may_have_its_own_penalties() -> None:
     logits, counts = random(3, 700)
     frequency, presence = torch.tensor([0.0, 0.5, 2.0]), torch.tensor([1.0, 0.0, -2.0])
-    both = un.ops.penalize(logits, counts, frequency=frequency, presence=presence)
+    repetition = torch.tensor([0.7, 1.0, 1.3])
+    both = un.ops.penalize(logits, counts, frequency=frequency, presence=presence, repetition=repetition)
     one = un.ops.penalize(logits, counts, frequency=frequency, presence=0.25)
     for row in range(3):
         settings = {"frequency": frequency[row].item(), "presence": presence[row].item()}
+        settings["repetition"] = repetition[row].item()
         alone = un.ops.penalize(logits[row : row + 1], counts[row : row + 1], **settings)
         torch.testing.assert_close(both[row : row + 1], alone, rtol=1e-6, atol=1e-6)
     expected = logits.double() - counts * frequency[:, None] - (counts > 0) * 0.25
     torch.testing.assert_close(one.double(), expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("penalty", [0.5, 1.3])
+def test_a_repetition_is_penalised_as_transformers_does(penalty: float, dtype: torch.dtype) -> None:
+    transformers = pytest.importorskip("transformers", reason="the peer of this test; in the dev extra")
+    logits = random(3, 700)[0].to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    prompt, text = (torch.randint(0, 700, (3, length), generator=generator) for length in (90, 200))
+    counted = [un.ops.count_tokens(ids.int(), 700) for ids in (text, prompt)]
+    ours = un.ops.penalize(logits, counted[0], repetition=penalty, prompt=counted[1])
+    processor = transformers.RepetitionPenaltyLogitsProcessor(penalty)
+    expected = processor(torch.cat([prompt, text], 1), logits.float())
+    torch.testing.assert_close(ours, expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=0.0)
+    without = un.ops.penalize(logits, counted[0], repetition=penalty)
+    torch.testing.assert_close(
+        without, processor(text, logits.float()).to(dtype), rtol=torch.finfo(dtype).eps, atol=0.0
+    )
+    # The prompt counts for nothing else, and penalties follow each other in this order.
+    both = un.ops.penalize(logits.float(), *counted[:1], frequency=0.3, repetition=penalty, prompt=counted[1])
+    torch.testing.assert_close(both, expected - 0.3 * counted[0], rtol=1e-6, atol=1e-5)
+
+
+def test_settings_that_penalise_nothing_change_no_bit() -> None:
+    logits, counts = random(2, 700)
+    settings = {"frequency": torch.zeros(2), "presence": torch.zeros(2), "repetition": torch.ones(2)}
+    assert torch.equal(un.ops.penalize(logits, counts, prompt=counts, **settings), logits)
 
 
 def test_a_logit_that_is_no_number_or_infinite_stays_so() -> None:
@@ -50,14 +79,19 @@ def test_a_logit_that_is_no_number_or_infinite_stays_so() -> None:
 
 def test_penalties_that_do_not_fit_are_refused() -> None:
     logits, counts = random(3, 20)
-    with pytest.raises(un.errors.ShapeError, match=r"\[3, 20\] and \[2, 20\]"):
+    with pytest.raises(un.errors.ShapeError, match=r"\[3, 20\], \[2, 20\] and None"):
         un.ops.penalize(logits, counts[:2].contiguous())
+    with pytest.raises(un.errors.ShapeError, match=r"\[3, 20\], \[3, 20\] and \[2, 20\]"):
+        un.ops.penalize(logits, counts, prompt=counts[:2].contiguous())
     with pytest.raises(un.errors.DTypeError, match="counts"):
         un.ops.penalize(logits, counts.long())
     with pytest.raises(un.errors.ShapeError, match=r"frequency must be a number or \[3\].*\[2\]"):
         un.ops.penalize(logits, counts, frequency=torch.ones(2))
     with pytest.raises(un.errors.InvalidArgument, match="presence"):
         un.ops.penalize(logits, counts, presence=float("nan"))
+    for repetition in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(un.errors.InvalidArgument, match="repetition above 0"):
+            un.ops.penalize(logits, counts, repetition=repetition)
 
 
 def test_a_bias_is_transformers_own() -> None:
@@ -97,6 +131,8 @@ def test_tokens_are_counted(count: int) -> None:
     ids = torch.randint(0, 50, (3, count), generator=torch.Generator().manual_seed(count), dtype=torch.int32)
     wanted = torch.stack([torch.bincount(row, minlength=70) for row in ids]).int()
     assert torch.equal(un.ops.count_tokens(ids, 70), wanted)
+    assert un.ops.count_tokens(ids, 70, add_to=wanted) is wanted
+    assert torch.equal(un.ops.count_tokens(ids, 70) * 2, wanted)
 
 
 def test_tokens_outside_of_the_vocabulary_do_not_count() -> None:
@@ -104,3 +140,5 @@ def test_tokens_outside_of_the_vocabulary_do_not_count() -> None:
     assert un.ops.count_tokens(ids, 3).tolist() == [[1, 0, 1]]
     with pytest.raises(un.errors.ShapeError, match=r"\[6\]"):
         un.ops.count_tokens(ids[0], 3)
+    with pytest.raises(un.errors.ShapeError, match=r"add_to must be \[1, 3\]; it is \[3\]"):
+        un.ops.count_tokens(ids, 3, add_to=torch.zeros(3, dtype=torch.int32))

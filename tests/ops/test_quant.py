@@ -147,6 +147,35 @@ def test_an_experts_matrix_lies_in_the_memory_of_all(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", quant.KINDS)
+def test_a_matrix_may_be_written_part_by_part(kind: str) -> None:
+    weight = torch.randn(2, 300, 160, generator=torch.Generator().manual_seed(0))
+    whole = quant.quantize_weight(weight, kind)
+    parts = quant.QuantizedMatrix.empty(kind, (2, 300, 160))
+    for matrix, dense in zip(parts, weight, strict=True):
+        for first, end in ((128, 256), (256, 300), (0, 128)):
+            out = matrix.rows(first, end - first)
+            assert quant.quantize_weight(dense[first:end], kind, out=out) is out
+            np.testing.assert_array_equal(out.dequantize().numpy(), matrix.dequantize().numpy()[first:end])
+    np.testing.assert_array_equal(parts.codes.numpy(), whole.codes.numpy())
+    np.testing.assert_array_equal(parts.scales.numpy(), whole.scales.numpy())
+
+
+@pytest.mark.parametrize("kind", quant.KINDS)
+def test_parts_that_do_not_fit_are_refused(kind: str) -> None:
+    matrix = quant.QuantizedMatrix.empty(kind, (300, 64))
+    for first, count in ((1, 299), (0, 100), (-128, 128), (256, 45), (128, -128)):
+        with pytest.raises(un.errors.ShapeError, match="lie together"):
+            matrix.rows(first, count)
+    with pytest.raises(un.errors.ShapeError, match="lie together"):
+        quant.QuantizedMatrix.empty(kind, (2, 128, 64)).rows(0, 128)
+    with pytest.raises(un.errors.ShapeError, match=rf"out must be {kind} \[44, 64\]; it is {kind} \[300, 64\]"):
+        quant.quantize_weight(torch.ones(44, 64), kind, out=matrix)
+    other = "int4" if kind == "int8" else "int8"
+    with pytest.raises(un.errors.ShapeError, match=rf"out must be {other} .* it is {kind}"):
+        quant.quantize_weight(torch.ones(300, 64), other, out=matrix)
+
+
+@pytest.mark.parametrize("kind", quant.KINDS)
 def test_a_slice_of_a_weight_needs_no_copy_and_zeros_stay_zeros(kind: str) -> None:
     wide = torch.randn(2, 80, 300, generator=torch.Generator().manual_seed(0))
     wide[:, :, 64:128] = 0.0

@@ -42,6 +42,19 @@ def test_frequencies_may_be_given() -> None:
         un.ops.rope(x, positions, frequencies=torch.ones(64))
 
 
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize("magnitude", [0.5, 1.25, 2])
+def test_a_magnitude_multiplies_what_is_turned(magnitude: float, interleaved: bool) -> None:
+    x = torch.randn(5, 3, 48, generator=torch.Generator().manual_seed(0))
+    positions = torch.tensor([0, 1, 77, 500, 9], dtype=torch.int32)
+    turned = un.ops.rope(x, positions, interleaved=interleaved)
+    longer = un.ops.rope(x, positions, interleaved=interleaved, magnitude=magnitude)
+    torch.testing.assert_close(longer, turned * magnitude, rtol=1e-6, atol=1e-6)
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(un.errors.InvalidArgument, match="magnitude must be a finite number"):
+            un.ops.rope(x, positions, magnitude=wrong)
+
+
 def test_heads_may_be_a_slice_of_a_wider_array() -> None:
     wide = torch.randn(4, 5, 64)
     positions = torch.arange(4, dtype=torch.int32)

@@ -11,8 +11,9 @@ from .checkpoint import Checkpoint
 from .decoder import Decoder
 from .directory_tokenizer import directory_tokenizer
 from .fetch import model_path
-from .generate import Answer, Generator, Sampling
+from .generate import Answer, Generator
 from .gguf_llama import Llama
+from .sampling import Sampling
 from .speculative import SpeculativeGenerator
 from .tokenizer import Tokenizer
 from .weights import ModelFile

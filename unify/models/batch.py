@@ -12,8 +12,9 @@ from unify import ops
 from unify._errors import InvalidArgument
 
 from .decoder import Decoder
-from .generate import Sampling
 from .kv_cache import BLOCK_SIZE
+from .penalties import Penalties
+from .sampling import Sampling
 
 _PREFILL_TOKENS = 512  # of all prompts in one pass: bounds the activations' memory
 
@@ -42,7 +43,8 @@ class Batch:
 
     A request waits until a row is free, and blocks for its whole length: none is ever turned out half-way. max_context:
     tokens of one sequence, its answer included; blocks: of BLOCK_SIZE tokens in all, by default enough for every row.
-    ends: tokens that end a text. The decode step is recorded once, over all rows, and once more where they draw.
+    ends: tokens that end a text. The decode step is recorded once, over all rows, and once more where they draw, and
+    where logits are changed.
     """
 
     def __init__(
@@ -57,21 +59,18 @@ class Batch:
         # token, position, keys to see, slot, number of the draw: what the recorded step reads from the device
         self._state = unify.zeros((5, rows), dtype=unify.int32, device=model.device)
         self._choice = _Choice(rows, model.device)
-        self._graphs: dict[bool, tuple[Any, Any]] = {}  # by whether all take the likeliest: what to launch, its result
+        self._penalties = Penalties(rows, model.config.vocabulary, model.device)
+        # By whether all take the likeliest, and the penalties' form: what to launch, its result.
+        self._graphs: dict[tuple[bool, tuple[bool, int]], tuple[Any, Any]] = {}
 
     def submit(self, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None) -> Request:
         """Queues a prompt (token ids). What is drawn depends on the request's own seed, not on those beside it.
 
-        Raises InvalidArgument for a prompt that is empty, wrong, or never fits, for sampling out of range, and for a
-        repetition penalty.
+        Raises InvalidArgument for a prompt that is empty, wrong, or never fits, and for the bias of no token.
         """
         how = sampling or Sampling()
-        if how.repetition_penalty != 1.0:
-            raise InvalidArgument("submit: a batch has no repetition penalty; use a Generator for such a text.")
-        in_range = 0.0 <= how.temperature < float("inf") and 0 <= how.top_k < 1 << 31 and 0.0 < how.top_p <= 1.0
-        if not (in_range and 0.0 <= how.min_p <= 1.0 and -(1 << 63) <= how.seed < 1 << 63):
-            raise InvalidArgument(f"submit: no tokens can be chosen by {how}; see ops.sample.")
         vocabulary = self.model.config.vocabulary
+        how.check(vocabulary)
         wrong = next((token for token in prompt if not 0 <= token < vocabulary), None)
         if not prompt or wrong is not None:
             what = "no tokens" if not prompt else f"the token {wrong}, outside the vocabulary of {vocabulary}"
@@ -129,16 +128,22 @@ class Batch:
                 lengths.append(len(part))
                 ids += part
                 left -= len(part)
-        tokens = unify.asarray(ids, dtype=unify.int32, device=self.model.device)
-        logits = self.model.prefill(tokens, self.cache, rows=rows, lengths=lengths)
+        new = unify.asarray(ids, dtype=unify.int32, device=self.model.device)
+        logits = self.model.prefill(new, self.cache, rows=rows, lengths=lengths)
         draws = unify.asarray([self.cache.lengths[i] for i in rows], dtype=unify.int32, device=self.model.device)
         requests = [row.request for i in rows if (row := self._rows[i]) is not None]
         chosen = _Choice(len(rows), self.model.device).set([request.sampling for request in requests])
-        for i, length, token in zip(rows, lengths, chosen.sample(logits, draws).tolist(), strict=True):
+        penalties = Penalties(len(rows), self.model.config.vocabulary, self.model.device)
+        for j, (i, request) in enumerate(zip(rows, requests, strict=True)):
+            if self.cache.lengths[i] == len(request.prompt):
+                penalties.set(j, request.sampling, request.prompt)
+        tokens = chosen.sample(penalties.apply(logits), draws).tolist()
+        for i, length, token in zip(rows, lengths, tokens, strict=True):
             row = self._rows[i]
             assert row is not None
             row.prefilled += length
             if row.prefilled == len(row.request.prompt):
+                self._penalties.set(i, row.request.sampling, row.request.prompt)
                 self._write(i, token)
 
     def _decode(self) -> None:
@@ -150,12 +155,14 @@ class Batch:
         columns = [list(column) for column in zip(*state, strict=True)]
         self._state.copy_(unify.asarray(columns, dtype=unify.int32, device="cpu"))
         self._choice.set([row.request.sampling if row else Sampling() for row in self._rows])
-        if self._choice.is_greedy not in self._graphs:
+        form = self._choice.is_greedy, self._penalties.form
+        if form not in self._graphs:
             self._step()  # compiles; what it writes to the cache, the recorded one writes again
             with unify.Graph.capture(device=self.model.device) as recorded:
                 result = self._step()
-            self._graphs[self._choice.is_greedy] = recorded, result
-        graph, tokens = self._graphs[self._choice.is_greedy]
+            self._graphs[form] = recorded, result
+            self._recount()
+        graph, tokens = self._graphs[form]
         graph.launch()
         for i, token in enumerate(tokens.tolist()):
             if self._rows[i] is not None:
@@ -163,7 +170,16 @@ class Batch:
 
     def _step(self) -> Any:
         ids, positions, keys, slots, draws = (self._state[i] for i in range(5))
-        return self._choice.sample(self.model.decode(ids, positions, keys, self.cache, slots), draws)
+        logits = self.model.decode(ids, positions, keys, self.cache, slots)
+        self._penalties.count(ids)
+        return self._choice.sample(self._penalties.apply(logits), draws)
+
+    def _recount(self) -> None:
+        """Forgets what recording a step counted: its tokens are counted when it is launched."""
+        for i, row in enumerate(self._rows):
+            if row is not None:
+                request = row.request
+                self._penalties.set(i, request.sampling, request.prompt, request.token_ids[:-1])
 
     def _write(self, i: int, token: int) -> None:
         row = self._rows[i]
@@ -175,6 +191,7 @@ class Batch:
             request.is_done = True
             self._rows[i] = None
             self.cache.truncate(0, i)
+            self._penalties.clear(i)
 
 
 class _Choice:

@@ -107,28 +107,34 @@ class Checkpoint:
             raise ModelFileError(f"{self.path}: the tensor '{name:.120}' {have}{wanted}. Is the model whole?")
         return info
 
-    def read(self, name: str) -> np.ndarray[Any, Any]:
+    def read(self, name: str, first: int = 0, rows: int | None = None) -> np.ndarray[Any, Any]:
         """Returns a tensor as an array of its own; bfloat16 as uint16 and float8 as uint8, which are their bits.
 
+        first, rows: the part of its first axis that is read, by default all of it.
         Raises ModelFileError when it is absent, or the file changed since it was opened.
         """
         import numpy as np
 
         info = self.info(name)
-        out = np.empty(info.shape, _NUMPY[info.kind])
-        self.read_into(name, out)
+        shape = info.shape if rows is None else (rows, *info.shape[1:])
+        out = np.empty(shape, _NUMPY[info.kind])
+        self.read_into(name, out, first)
         return out
 
-    def read_into(self, name: str, out: np.ndarray[Any, Any]) -> None:
-        """Reads a tensor's bytes into a contiguous array of as many. Raises ModelFileError."""
+    def read_into(self, name: str, out: np.ndarray[Any, Any], first: int = 0) -> None:
+        """Reads a tensor's bytes into a contiguous array of as many, or what fits into it from row `first` on.
+
+        Raises ModelFileError.
+        """
         info = self.info(name)
-        assert out.nbytes == info.nbytes
+        start = first * (info.nbytes // info.shape[0]) if first else 0
+        assert start + out.nbytes <= info.nbytes
         assert out.flags.c_contiguous
-        bits: Any = out.reshape(-1).view("u1") if info.nbytes else b""
+        bits: Any = out.reshape(-1).view("u1") if out.nbytes else b""
         left = memoryview(bits)
         try:
             with _open(info.shard) as file:
-                file.seek(info.offset)
+                file.seek(info.offset + start)
                 while left:
                     count = file.readinto(left)
                     if not count:
@@ -142,7 +148,7 @@ class Checkpoint:
             raise ModelFileError(
                 f"{info.shard}: ends inside the tensor '{name:.80}'; it was changed while it was read."
             )
-        self._done[info.shard] = self._done.get(info.shard, 0) + info.nbytes
+        self._done[info.shard] = self._done.get(info.shard, 0) + out.nbytes
         if self._progress is not None:
             self._progress(info.shard.name, self._done[info.shard], self._sizes[info.shard])
 

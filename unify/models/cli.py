@@ -17,7 +17,8 @@ from unify._process import peak_memory_bytes
 from . import load
 from .chat import Chat, first_text, kernels, printable, statistics
 from .decoder import Decoder
-from .generate import Answer, Generator, Sampling
+from .generate import Answer, Generator
+from .sampling import Sampling
 from .speculative import SpeculativeGenerator
 from .tokenizer import Tokenizer
 
@@ -57,8 +58,8 @@ def _generator(args: argparse.Namespace, model: Decoder, tokenizer: Tokenizer, c
     sampling = _sampling(args)
     if not args.speculate:
         return Generator(model, tokenizer, sampling, max_context=context)
-    if sampling.temperature != 0.0 or sampling.repetition_penalty != 1.0:
-        raise InvalidArgument("--speculate writes the likeliest tokens only: give --greedy, and no repetition penalty.")
+    if sampling.temperature != 0.0 or sampling.has_penalties or sampling.logit_bias:
+        raise InvalidArgument("--speculate writes the likeliest tokens only: give --greedy, no penalties and no bias.")
     return SpeculativeGenerator(model, tokenizer, max_context=context)
 
 
@@ -91,6 +92,9 @@ def _sampling(args: argparse.Namespace) -> Sampling:
         top_p=args.top_p,
         min_p=args.min_p,
         repetition_penalty=args.repetition_penalty,
+        frequency_penalty=args.frequency_penalty,
+        presence_penalty=args.presence_penalty,
+        logit_bias=dict(args.logit_bias or ()),
         seed=args.seed,
     )
 

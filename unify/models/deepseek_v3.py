@@ -34,7 +34,10 @@ _FP8 = {
 
 
 def load(loader: Loader) -> Decoder:
-    """Reads the model. Raises ModelFileError for what is absent, and for what would change the result."""
+    """Reads the model, and of the layers that predict further tokens the first one, which `--speculate` guesses by.
+
+    Raises ModelFileError for what is absent, and for what would change the result.
+    """
     checkpoint, require = loader.checkpoint, loader.checkpoint.require
     config = read_config(checkpoint, _READ, _NEUTRAL)
     _check_quantization(loader)
@@ -70,7 +73,8 @@ def load(loader: Loader) -> Decoder:
             own["shared"] = gated_unit(loader, f"{prefix}shared_experts.", config.width, inner * shared)
         return experts(loader, prefix, config.width, inner, count, top_k, **own)
 
-    # Layers after the last one predict further tokens; the published model has one, and a copy may have left it out.
+    # Layers after the last one predict further tokens. The published model has one, and a copy may have left it out; of
+    # several, each guesses a token further, and one guess a step is what is checked.
     for i in range(1, min(require("num_nextn_predict_layers", int, 0), 16)):
         loader.skip(f"model.layers.{config.layers + i}.")
     predicts = f"model.layers.{config.layers}.eh_proj.weight" in checkpoint.tensors
@@ -87,14 +91,9 @@ def _attention(loader: Loader, config: Config) -> Any:
             f"{rank} (queries: {query_rank}) do not fit each other. Fetch it again."
         )
     rotation = Rotation(loader.checkpoint, rope)
-    if abs(rotation.magnitude - 1.0) > 1e-6:
-        raise ModelFileError(
-            f"{loader.checkpoint.path / 'config.json'}: 'mscale' and 'mscale_all_dim' differ, which is not computed "
-            "here: the text would be wrong. Take another model."
-        )
-    # Scores are multiplied by yarn's magnitude twice, for the query and for the key.
+    # Beside the magnitude of what is turned, the whole score is multiplied, once for the query and once for the key.
     everywhere = rotation.parameters.get("mscale_all_dim")
-    magnitude = yarn_mscale(float(rotation.parameters["factor"]), float(everywhere)) if everywhere else 1.0
+    sharper = yarn_mscale(float(rotation.parameters["factor"]), float(everywhere)) if everywhere else 1.0
     frequencies = loader.constant(rotation.frequencies)
 
     def make(_: int, layer: str) -> LatentAttention:
@@ -115,8 +114,9 @@ def _attention(loader: Loader, config: Config) -> Any:
             output=loader.matrix([f"{prefix}o_proj.weight"], [(d, heads * value)]),
             frequencies=frequencies,
             interleaved=require("rope_interleave", bool, True),
+            magnitude=rotation.magnitude,
             norm_eps=config.norm_eps,
-            scale=magnitude**2 * (nope + rope) ** -0.5,
+            scale=sharper**2 * (nope + rope) ** -0.5,
         )  # fmt: skip
 
     return make

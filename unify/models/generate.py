@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,25 +13,11 @@ from unify._errors import InvalidArgument
 from unify._kernel import Kernel
 
 from .decoder import Decoder
+from .penalties import Penalties
+from .sampling import Sampling
 from .tokenizer import Tokenizer
 
-_PENALTY_WINDOW = 64  # tokens of the answer; loops of small models are shorter
 PREFILL_CHUNK = 512  # tokens: bounds the activations' memory, and how long Ctrl-C waits
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen: temperature 0 takes the likeliest; see `ops.sample`.
-
-    repetition_penalty above 1 makes the last 64 tokens of the answer less likely; see `ops.repetition_penalty`.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
 
 
 @dataclass
@@ -74,12 +59,12 @@ class Generator:
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.sampling = sampling or Sampling()
+        self.sampling.check(model.config.vocabulary)
         self.cache = model.cache(min(max_context, model.config.context))
         self._ids: list[int] = []  # the tokens in the cache
-        # token, position, keys to see, number of the draw, recent tokens: what a recorded step reads from the device
-        window = _PENALTY_WINDOW if self.sampling.repetition_penalty != 1.0 else 0
-        self._recent: deque[int] = deque(maxlen=window)  # tokens of the answer, -1 for none yet
-        self._state = unify.zeros((4 + window,), dtype=unify.int32, device=model.device)
+        # token, position, keys to see, number of the draw: what a recorded step reads from the device
+        self._state = unify.zeros((4,), dtype=unify.int32, device=model.device)
+        self._penalties = Penalties(1, model.config.vocabulary, model.device)
         self._graph: Any = None
         self._next: Any = None
 
@@ -93,7 +78,7 @@ class Generator:
         self.check(ids, max_tokens)
         answer = Answer(prompt_tokens=len(ids), reused_tokens=self._reuse(ids))
         stream = self.tokenizer.stream()
-        self._recent.extend([-1] * _PENALTY_WINDOW)
+        self._penalties.set(0, self.sampling, ids)
         kernels = Kernel.compiled
         token = self._time_prefill(answer, ids[answer.reused_tokens :])
         has_compiled = Kernel.compiled != kernels
@@ -110,6 +95,7 @@ class Generator:
                 break
             if self._graph is None:
                 self._record(token)
+                self._penalties.set(0, self.sampling, ids, answer.token_ids[:-1])  # recording counted the token
             begin = time.perf_counter()
             token = self._decode(token)
             answer.decode_s += time.perf_counter() - begin
@@ -170,7 +156,7 @@ class Generator:
             tokens = unify.asarray(chunk, dtype=unify.int32, device=self.model.device)
             logits = self.model.prefill(tokens, self.cache)
             self._ids += chunk
-        return int(self._sample(logits, len(self._ids)).item())
+        return int(self._sample(self._penalties.apply(logits), len(self._ids)).item())
 
     def _record(self, token: int) -> None:
         """Compiles a step by running it, and records it. What it writes to the cache, the next one writes again."""
@@ -181,22 +167,20 @@ class Generator:
         self._graph = graph
 
     def _decode(self, token: int) -> int:
-        self._recent.append(token)
         self._set_state(token, self.cache.grow(1))
         self._graph.launch()
         self._ids.append(token)  # only now: an interrupt before would leave a token without its keys
         return int(self._next.item())
 
     def _set_state(self, token: int, position: int) -> None:
-        state = [token, position, position + 1, position + 1, *self._recent]
+        state = [token, position, position + 1, position + 1]
         self._state.copy_(unify.asarray(state, dtype=unify.int32, device="cpu"))
 
     def _step(self) -> Any:
         ids, positions, keys, draw = (self._state[i : i + 1] for i in range(4))
         logits = self.model.decode(ids, positions, keys, self.cache)
-        if self._recent:
-            logits = ops.repetition_penalty(logits, self._state[4:].reshape(1, -1), self.sampling.repetition_penalty)
-        return self._sample(logits, draw)
+        self._penalties.count(ids)
+        return self._sample(self._penalties.apply(logits), draw)
 
     def _sample(self, logits: Any, step: Any) -> Any:
         s = self.sampling

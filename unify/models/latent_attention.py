@@ -23,7 +23,7 @@ class LatentAttention:
 
     query_down, query_norm: of the query's own latent, none in small models; query_up: to the heads' queries. latent:
     the projection to `rank` features of a row and the rope key. expand: [heads · (nope + value), rank], of the
-    activations' dtype. frequencies, interleaved: see `ops.rope`.
+    activations' dtype. frequencies, interleaved, magnitude: see `ops.rope`.
     """
 
     heads: int
@@ -40,6 +40,7 @@ class LatentAttention:
     output: Matrices
     frequencies: Any
     interleaved: bool
+    magnitude: float
     norm_eps: float
     scale: float
 
@@ -59,7 +60,9 @@ class LatentAttention:
         return project(attended.reshape(x.shape[0], self.heads * self.value), self.output, residual)
 
     def _rotate(self, x: Any, step: Step) -> Any:
-        return ops.rope(x, step.positions, frequencies=self.frequencies, interleaved=self.interleaved)
+        return ops.rope(
+            x, step.positions, frequencies=self.frequencies, interleaved=self.interleaved, magnitude=self.magnitude
+        )
 
     def _queries(self, x: Any, step: Step) -> Any:
         """[t, heads, nope + rope], rotated."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ _SCALES = "_scale_inv"
 _BITS = {1: unify.uint8, 2: unify.uint16, 4: unify.uint32}
 _DTYPES = {"f32": unify.float32, "bf16": unify.bfloat16, "f16": unify.float16}
 _STORED = {**_DTYPES, "f8_e4m3": unify.uint8}
+_SLAB = 1 << 21  # weights that are on their way from a file to another dtype at once
 WEIGHTS = ("int8", "int4", "fp8")  # what dense matrices can be quantised to
 ACTIVATIONS = ("int8", "fp8")  # what can be multiplied with those in blocks, and with those in fp8
 
@@ -131,7 +133,7 @@ class Loader:
         """Tensors after each other in one matrix, of what is asked for. rows: of each, where there are experts."""
         if self._keeps_fp8(infos) and rows % FP8_BLOCK == 0:
             return self._stored_fp8(infos, shape)
-        return self._quantized(self._stack(infos, shape))
+        return self._stack(infos, shape) if self._weights is None else self._quantized(infos, shape)
 
     def _keeps_fp8(self, infos: Sequence[ShardTensor]) -> bool:
         is_asked = self._weights == "fp8" or (self._weights is None and not self._is_float32)
@@ -155,49 +157,105 @@ class Loader:
         )
 
     def _stack(self, infos: Sequence[ShardTensor], shape: tuple[int, ...]) -> Any:
-        """One tensor of several, after each other in memory. Nothing is held twice but one of them."""
+        """One tensor of several, after each other in memory. Nothing is held twice but one slab."""
         result = unify.empty(shape, dtype=self.dtype, device=self.device)
         self._read_rows(infos, result)
         return result
 
+    def _quantized(self, infos: Sequence[ShardTensor], shape: tuple[int, ...]) -> Any:
+        """Tensors after each other in one quantised matrix. Nothing is held dense but one slab."""
+        assert self._weights is not None
+        result = QuantizedMatrix.empty(self._weights, shape, device=self.device)
+        rows, slabs = _Rows(self, infos), list(_slabs(shape[-2:]))
+        memory = unify.empty((slabs[0][1], shape[-1]), dtype=self.dtype, device=self.device)
+        for matrix in map(result.__getitem__, range(shape[0])) if len(shape) == 3 else [result]:
+            for first, count in slabs:
+                rows.read_into(memory[:count])  # after the one before is quantised: a stream keeps the order
+                quantize_weight(memory[:count], self._weights, out=matrix.rows(first, count))
+        return result
+
     def _read_rows(self, infos: Sequence[ShardTensor], result: Any) -> None:
         """Reads matrices into a tensor, after each other: bytes where the dtype is the same, else values."""
-        rows = result.reshape(math.prod(result.shape[:-1]), result.shape[-1])
-        bits = _BITS[result.itemsize]
-        first = 0
-        for info in infos:
-            part = rows[first : first + info.shape[0]]
-            first += info.shape[0]
-            if _STORED.get(info.kind) != result.dtype:
-                part.copy_(unify.from_numpy(self._float32(info)).to(result.dtype))
-            elif self.device.kind == "cpu":
-                self.checkpoint.read_into(info.name, part.view(bits).numpy())
-            else:
-                part.view(bits).copy_(unify.from_numpy(self.checkpoint.read(info.name), bits))
+        _Rows(self, infos).read_into(result.reshape(math.prod(result.shape[:-1]), result.shape[-1]))
 
     def _float32(self, info: ShardTensor) -> np.ndarray[Any, Any]:
-        import numpy as np
-
-        if info.kind == "f8_e4m3" and len(info.shape) == 2:
-            return _from_fp8(self.checkpoint.read(info.name), self.checkpoint.read(info.name + _SCALES))
         if info.kind not in _DTYPES:
             raise self._unusable(info.name, info.kind)
-        values = self.checkpoint.read(info.name)
-        if info.kind == "bf16":
-            return (values.astype(np.uint32) << 16).view(np.float32)
-        return values.astype(np.float32, copy=False)
-
-    def _quantized(self, matrix: Any) -> Any:
-        return matrix if self._weights is None else quantize_weight(matrix, self._weights)
+        return _widened(self.checkpoint.read(info.name), info.kind)
 
 
-def _from_fp8(codes: np.ndarray[Any, Any], scales: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """float8_e4m3 with a scale for each 128 × 128 block as float32, a row of blocks at a time."""
+class _Rows:
+    """The rows of a loader's matrices after each other, read once, from the first to the last."""
+
+    def __init__(self, loader: Loader, infos: Sequence[ShardTensor]) -> None:
+        self._loader = loader
+        self._left = deque(infos)
+        self._first = 0  # of the rows of the first matrix that are not read yet
+        self._scales: np.ndarray[Any, Any] | None = None  # of that matrix, where it is in fp8
+
+    def read_into(self, part: Any) -> None:
+        """Reads as many rows as a tensor [rows, k] has: bytes where the dtype is the same, else values."""
+        done = 0
+        while done < part.shape[0]:
+            info = self._left[0]
+            count = min(part.shape[0] - done, info.shape[0] - self._first)
+            self._read(info, part[done : done + count])
+            done += count
+            self._first += count
+            if self._first == info.shape[0]:
+                self._left.popleft()
+                self._first, self._scales = 0, None
+
+    def _read(self, info: ShardTensor, part: Any) -> None:
+        checkpoint, device, bits = self._loader.checkpoint, self._loader.device, _BITS[part.itemsize]
+        if _STORED.get(info.kind) != part.dtype:
+            for first, count in _slabs(part.shape):
+                values = unify.from_numpy(self._values(info, self._first + first, count))
+                part[first : first + count].copy_(values.to(part.dtype))
+        elif device.kind == "cpu":
+            checkpoint.read_into(info.name, part.view(bits).numpy(), self._first)
+        else:
+            part.view(bits).copy_(unify.from_numpy(checkpoint.read(info.name, self._first, part.shape[0]), bits))
+
+    def _values(self, info: ShardTensor, first: int, count: int) -> np.ndarray[Any, Any]:
+        """Rows of a matrix in float32."""
+        checkpoint = self._loader.checkpoint
+        if info.kind == "f8_e4m3":
+            if self._scales is None:
+                self._scales = checkpoint.read(info.name + _SCALES)
+            return _from_fp8(checkpoint.read(info.name, first, count), self._scales, first)
+        if info.kind not in _DTYPES:
+            raise self._loader._unusable(info.name, info.kind)
+        return _widened(checkpoint.read(info.name, first, count), info.kind)
+
+
+def _slabs(shape: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The rows of a matrix in parts of about _SLAB weights, as first row and count. No block of scales is cut."""
+    rows = max(1, _SLAB // shape[1] // FP8_BLOCK) * FP8_BLOCK
+    for first in range(0, shape[0], rows):
+        yield first, min(rows, shape[0] - first)
+
+
+def _widened(values: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:
+    """Elements of one of _DTYPES in float32; those of bfloat16 are bits."""
+    import numpy as np
+
+    if kind == "bf16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def _from_fp8(codes: np.ndarray[Any, Any], scales: np.ndarray[Any, Any], first: int) -> np.ndarray[Any, Any]:
+    """Rows from `first` on of a float8_e4m3 matrix with a scale for each 128 × 128 block, as float32."""
     import numpy as np
 
     values = unify.from_numpy(np.arange(256, dtype=np.uint8), unify.float8_e4m3).to(unify.float32).numpy()
     result = np.empty(codes.shape, np.float32)
-    for i, factors in enumerate(scales):
-        rows = slice(i * FP8_BLOCK, (i + 1) * FP8_BLOCK)
-        np.multiply(values[codes[rows]], np.repeat(factors, FP8_BLOCK)[: codes.shape[1]], out=result[rows])
+    start = 0
+    while start < len(codes):  # a row of blocks at a time
+        block = (first + start) // FP8_BLOCK
+        rows = slice(start, min(len(codes), (block + 1) * FP8_BLOCK - first))
+        factors = np.repeat(scales[block], FP8_BLOCK)[: codes.shape[1]]
+        np.multiply(values[codes[rows]], factors, out=result[rows])
+        start = rows.stop
     return result

@@ -19,7 +19,8 @@ class SpeculativeGenerator(Generator):
 
     A step runs the last token and a guess of the next one side by side, as a batch of two that shares its blocks: the
     first says whether the guess was right, and then the second has the token after it already. `drafted` and `accepted`
-    count guesses. Raises InvalidArgument for a model without a predictor.
+    count guesses. Of a checkpoint's layers that predict tokens the first makes the guess, and others are not read.
+    Raises InvalidArgument for a model without a predictor.
     """
 
     def __init__(self, model: Decoder, tokenizer: Tokenizer, *, max_context: int = 2048) -> None:

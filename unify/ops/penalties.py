@@ -12,16 +12,17 @@ import unify
 from unify._errors import InvalidArgument, ShapeError
 from unify._tensor import as_tensor, wrap_like
 
-from .op import FLOATS, op
+from .op import FLOATS, op, written
 
 _BLOCK = 512
 _IDS = 64  # that a program of a bias takes
 
 
-# One program BLOCK tokens of a row.
+# One program BLOCK tokens of a row. prompt is read with PROMPT only.
 @unify.jit
 def penalize_kernel(
-    logits, counts, out, frequency, presence, vocabulary, logits_row, PER_ROW: tl.constexpr, BLOCK: tl.constexpr
+    logits, counts, prompt, out, frequency, presence, repetition, vocabulary, logits_row,
+    PER_ROW: tl.constexpr, PROMPT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(1).to(tl.int64)
     token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -29,19 +30,30 @@ def penalize_kernel(
     if PER_ROW:
         frequency = tl.load(frequency + row).to(tl.float32)
         presence = tl.load(presence + row).to(tl.float32)
+        repetition = tl.load(repetition + row).to(tl.float32)
     value = tl.load(logits + row * logits_row + token, mask=inside, other=0.0).to(tl.float32)
     count = tl.load(counts + row * vocabulary + token, mask=inside, other=0)
+    seen = count
+    if PROMPT:
+        seen += tl.load(prompt + row * vocabulary + token, mask=inside, other=0)
+    repeated = tl.where(value < 0, value * repetition, value / repetition)
+    value = tl.where(seen > 0, repeated, value)
     value -= count.to(tl.float32) * frequency + tl.where(count > 0, presence, 0.0)
     tl.store(out + row * vocabulary + token, value, mask=inside)
 
 
 @op
-def penalize(logits: Any, counts: Any, *, frequency: Any = 0.0, presence: Any = 0.0, stream: Any = None) -> Any:
-    """Makes tokens less likely the more often they were written: logit - count · frequency - (count > 0) · presence
-    (OpenAI's API reference, frequency and presence penalties).
+def penalize(
+    logits: Any, counts: Any, *, frequency: Any = 0.0, presence: Any = 0.0, repetition: Any = 1.0, prompt: Any = None,
+    stream: Any = None,
+) -> Any:  # fmt: skip
+    """Makes tokens less likely that were written already: logit / repetition, or · repetition below 0, of those in the
+    text or its prompt (Keskar et al. 2019, section 4.1, as in transformers); then
+    logit - count · frequency - (count > 0) · presence (OpenAI's API reference, frequency and presence penalties).
 
     logits: [b, vocabulary] float16, bfloat16 or float32; counts: int32 [b, vocabulary], how often each token was
-    written, contiguous; frequency, presence: finite numbers, or arrays [b] of floats; all on one device.
+    written, contiguous; prompt: the same of the prompt, or None for none; frequency, presence: finite numbers,
+    repetition: one above 0, or arrays [b] of floats; all on one device.
     Returns a new array like logits, enqueued on `stream` (default: the current one of the logits' device).
     Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument; nothing is enqueued then.
 
@@ -50,30 +62,35 @@ def penalize(logits: Any, counts: Any, *, frequency: Any = 0.0, presence: Any = 
     """
     scores = as_tensor(logits, name="penalize: logits", dtype=FLOATS)
     device = scores.device
-    written = as_tensor(counts, name="penalize: counts", dtype=unify.int32, device=device, contiguous=True)
-    if scores.ndim != 2 or written.shape != scores.shape:
+    told = as_tensor(counts, name="penalize: counts", dtype=unify.int32, device=device, contiguous=True)
+    before = told
+    if prompt is not None:
+        before = as_tensor(prompt, name="penalize: prompt", dtype=unify.int32, device=device, contiguous=True)
+    if scores.ndim != 2 or told.shape != scores.shape or before.shape != scores.shape:
         raise ShapeError(
-            "penalize: logits and counts must be [batch, vocabulary]; "
-            f"they are {list(scores.shape)} and {list(written.shape)}."
+            f"penalize: logits, counts and prompt must be [batch, vocabulary]; they are {list(scores.shape)}, "
+            f"{list(told.shape)} and {None if prompt is None else list(before.shape)}."
         )
     rows, vocabulary = scores.shape
-    settings = {"frequency": frequency, "presence": presence}
+    settings = {"frequency": frequency, "presence": presence, "repetition": repetition}
     is_per_row = not all(isinstance(x, numbers.Real) for x in settings.values())
     chosen = [_penalty(name, x, rows, device, is_per_row) for name, x in settings.items()]
     if scores.strides[1] != 1:
         scores = scores.contiguous()
     result = unify.empty((rows, vocabulary), dtype=scores.dtype, device=device)
     penalize_kernel[(-(-vocabulary // _BLOCK), rows)](
-        scores, written, result, *chosen, vocabulary, scores.strides[0], PER_ROW=is_per_row, BLOCK=_BLOCK
-    )
+        scores, told, before, result, *chosen, vocabulary, scores.strides[0],
+        PER_ROW=is_per_row, PROMPT=prompt is not None, BLOCK=_BLOCK,
+    )  # fmt: skip
     return wrap_like(result, logits)
 
 
 def _penalty(name: str, penalty: Any, rows: int, device: Any, is_per_row: bool) -> Any:
     if isinstance(penalty, numbers.Real):
         number = float(penalty)
-        if not math.isfinite(number):
-            raise InvalidArgument(f"penalize: a finite {name} is needed; it is {number}.")
+        if not math.isfinite(number) or (name == "repetition" and number <= 0.0):
+            needed = "a repetition above 0" if name == "repetition" else f"a finite {name}"
+            raise InvalidArgument(f"penalize: {needed} is needed; it is {number}.")
         return unify.full((rows,), number, dtype=unify.float32, device=device) if is_per_row else number
     array = as_tensor(penalty, name=f"penalize: {name}", dtype=FLOATS, device=device, contiguous=True)
     if array.shape != (rows,):
@@ -134,12 +151,13 @@ def count_tokens_kernel(ids, counts, vocabulary, count, BLOCK: tl.constexpr):
 
 
 @op
-def count_tokens(ids: Any, vocabulary: int, *, stream: Any = None) -> Any:
-    """How often each token comes in each row, as `penalize` takes it: count once, and add 1 for each token after that.
+def count_tokens(ids: Any, vocabulary: int, *, add_to: Any = None, stream: Any = None) -> Any:
+    """How often each token comes in each row, as `penalize` takes it.
 
     ids: [b, n] int32, contiguous; those outside of the vocabulary count as none.
+    add_to: int32 [b, vocabulary], contiguous, of the tokens before these: is written and returned.
     Returns int32 [b, vocabulary] of the caller's kind, enqueued on `stream` (default: the current one of ids' device).
-    Raises ShapeError, DTypeError; nothing is enqueued then.
+    Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
 
     >>> ops.count_tokens(np.array([[2, 0, 2, -1]], np.int32), 3)
     array([[1, 0, 2]], dtype=int32)
@@ -151,6 +169,13 @@ def count_tokens(ids: Any, vocabulary: int, *, stream: Any = None) -> Any:
             f"{vocabulary}."
         )
     rows, count = tokens.shape
-    counts = unify.zeros((rows, vocabulary), dtype=unify.int32, device=tokens.device)
+    if add_to is None:
+        counts = unify.zeros((rows, vocabulary), dtype=unify.int32, device=tokens.device)
+    else:
+        counts = as_tensor(
+            add_to, name="count_tokens: add_to", dtype=unify.int32, device=tokens.device, contiguous=True
+        )
+        if counts.shape != (rows, vocabulary):
+            raise ShapeError(f"count_tokens: add_to must be [{rows}, {vocabulary}]; it is {list(counts.shape)}.")
     count_tokens_kernel[(-(-count // _IDS), rows)](tokens, counts, vocabulary, count, BLOCK=_IDS)
-    return wrap_like(counts, ids)
+    return wrap_like(counts, ids) if add_to is None else written(counts, add_to)

@@ -96,6 +96,21 @@ class QuantizedMatrix:
     minimums: Any | None = None
     activations: str | None = None
 
+    @classmethod
+    def empty(cls, kind: str, shape: tuple[int, ...], *, device: Any = None) -> QuantizedMatrix:
+        """Memory for a matrix of one of KINDS, for `quantize_weight` to write. device: default: the default device."""
+        *experts, n, k = shape
+        if kind == "fp8":
+            codes = unify.empty(shape, dtype=unify.uint8, device=device)
+            scales = unify.empty(_scale_shape(shape), dtype=unify.float32, device=device)
+            return cls(kind, shape, codes, scales)
+        parts, blocks = -(-n // COLUMNS), k // BLOCK
+        codes = unify.empty(
+            (*experts, parts, blocks * _LAYOUTS[kind].bits, COLUMNS, 4), dtype=unify.uint8, device=device
+        )
+        scales = unify.empty((*experts, parts, blocks, COLUMNS), dtype=unify.float16, device=device)
+        return cls(kind, shape, codes, scales)
+
     @property
     def format(self) -> _Format:
         """Bits, offset and so on of a kind that has blocks of 32."""
@@ -124,6 +139,24 @@ class QuantizedMatrix:
         return replace(
             self, shape=self.shape[1:], codes=self.codes[expert], scales=self.scales[expert], minimums=minimums
         )
+
+    def rows(self, first: int, count: int) -> QuantizedMatrix:
+        """Some of an [n, k] matrix's rows, over the same memory.
+
+        first is a multiple of 64, in fp8 of 128; so is count, where they do not reach to the end. Raises ShapeError.
+        """
+        together = FP8_BLOCK if self.kind == "fp8" else COLUMNS
+        end, n = first + count, self.shape[0]
+        is_whole = first % together == 0 and (end % together == 0 or end == n)
+        if len(self.shape) != 2 or not (0 <= first <= end <= n and is_whole):
+            raise ShapeError(
+                f"QuantizedMatrix: rows {first} to {end} of {list(self.shape)} are no part of it: {together} of a "
+                f"{self.kind} matrix lie together."
+            )
+        groups = slice(first // together, -(-end // together))
+        codes = self.codes[first:end] if self.kind == "fp8" else self.codes[groups]
+        minimums = None if self.minimums is None else self.minimums[groups]
+        return QuantizedMatrix(self.kind, (count, self.shape[1]), codes, self.scales[groups], minimums)
 
     def dequantize(self) -> Any:
         """Returns the float32 tensor of its shape, enqueued on the device's current stream."""
@@ -341,14 +374,18 @@ def quantize_fp8_blocks_kernel(
 
 
 @op
-def quantize_weight(w: Any, kind: str, *, stream: Any = None) -> QuantizedMatrix:
+def quantize_weight(
+    w: Any, kind: str, *, out: QuantizedMatrix | None = None, stream: Any = None
+) -> QuantizedMatrix:  # fmt: skip
     """Quantises a dense weight to nearest: "int8" and "int4" with a scale for 32 inputs, "fp8" with one for 128 × 128.
 
     w: [n, k] or [experts, n, k] float16, bfloat16 or float32; k is a multiple of 32 for int8 and int4. Codes are those
     that ggml's q8_0 and q4_0 have, and for fp8 w / scale in float8_e4m3 with the block's largest at 448. A scale is NaN
     where a weight of its block is none or infinite.
+    out: a matrix of this kind and w's shape to write, as `QuantizedMatrix.empty` or a part of one (`rows`, an expert),
+    so that what is larger than the memory beside it is quantised piece by piece.
     Returns the matrix on w's device, enqueued on `stream` (default: the current one of w's device).
-    Raises ShapeError, DTypeError, InvalidArgument for another kind; nothing is enqueued then.
+    Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument for another kind; nothing is enqueued then.
     """
     dense = as_tensor(w, name="quantize_weight: w", dtype=FLOATS)
     if kind not in KINDS:
@@ -356,24 +393,26 @@ def quantize_weight(w: Any, kind: str, *, stream: Any = None) -> QuantizedMatrix
     if dense.ndim not in (2, 3) or (kind != "fp8" and dense.shape[-1] % BLOCK):
         needed = "" if kind == "fp8" else f", k a multiple of {BLOCK}"
         raise ShapeError(f"quantize_weight: w must be [n, k] or [experts, n, k]{needed}; it is {list(dense.shape)}.")
+    if out is None:
+        out = QuantizedMatrix.empty(kind, dense.shape, device=dense.device)
+    elif (out.kind, out.shape) != (kind, dense.shape):
+        raise ShapeError(
+            f"quantize_weight: out must be {kind} {list(dense.shape)}; it is {out.kind} {list(out.shape)}."
+        )
+    codes = as_tensor(out.codes, name="quantize_weight: out", device=dense.device, contiguous=True)
     if dense.strides[-1] != 1:
         dense = dense.contiguous()
-    (n, k), device = dense.shape[-2:], dense.device
-    experts = dense.shape[:-2]
-    many, expert_stride = (experts[0], dense.strides[0]) if experts else (1, 0)
+    n, k = dense.shape[-2:]
+    many, expert_stride = (dense.shape[0], dense.strides[0]) if dense.ndim == 3 else (1, 0)
     row_stride = dense.strides[-2]
     if kind == "fp8":
-        codes = unify.empty(dense.shape, dtype=unify.uint8, device=device)
-        scales = unify.empty(_scale_shape(dense.shape), dtype=unify.float32, device=device)
-        quantize_fp8_blocks_kernel[(scales.shape[-1], scales.shape[-2], many)](
-            dense, codes, scales, n, k, expert_stride, row_stride, ROWS=16, EVEN=k % FP8_BLOCK == 0
+        quantize_fp8_blocks_kernel[(out.scales.shape[-1], out.scales.shape[-2], many)](
+            dense, codes, out.scales, n, k, expert_stride, row_stride, ROWS=16, EVEN=k % FP8_BLOCK == 0
         )
-        return QuantizedMatrix("fp8", dense.shape, codes, scales)
-    bits, parts, blocks = _LAYOUTS[kind].bits, -(-n // COLUMNS), k // BLOCK
-    lanes = unify.empty((*experts, parts, blocks * bits, COLUMNS), dtype=unify.int32, device=device)
-    scales = unify.empty((*experts, parts, blocks, COLUMNS), dtype=unify.float16, device=device)
+        return out
+    parts, blocks = out.scales.shape[-3:-1]
     quantize_blocks_kernel[(blocks, parts, many)](
-        dense, lanes, scales, n, k, expert_stride, row_stride, parts, COLUMNS=COLUMNS, BITS=bits
-    )
-    codes = lanes.reshape(*lanes.shape, 1).view(unify.uint8)
-    return QuantizedMatrix(kind, dense.shape, codes, scales)
+        dense, codes.view(unify.int32), out.scales, n, k, expert_stride, row_stride, parts,
+        COLUMNS=COLUMNS, BITS=out.format.bits,
+    )  # fmt: skip
+    return out

@@ -18,7 +18,7 @@ from .op import FLOATS, op
 # One program a token and head. Pairs are (2i, 2i+1) when interleaved, else (i, i + d/2).
 @unify.jit
 def rope_kernel(
-    x, positions, frequencies, out, heads, token_stride, head_stride,
+    x, positions, frequencies, magnitude, out, heads, token_stride, head_stride,
     HALF: tl.constexpr, BLOCK: tl.constexpr, INTERLEAVED: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0)
@@ -26,7 +26,7 @@ def rope_kernel(
     i = tl.arange(0, BLOCK)
     inside = i < HALF
     angle = tl.load(positions + token).to(tl.float32) * tl.load(frequencies + i, mask=inside, other=0.0).to(tl.float32)
-    cosine, sine = tl.cos(angle), tl.sin(angle)
+    cosine, sine = tl.cos(angle) * magnitude, tl.sin(angle) * magnitude
     if INTERLEAVED:
         first = 2 * i
         second = 2 * i + 1
@@ -101,15 +101,16 @@ def yarn_frequencies(
 @op
 def rope(
     x: Any, positions: Any, *, base: float = 10000.0, frequencies: Any = None, interleaved: bool = True,
-    stream: Any = None,
+    magnitude: float = 1.0, stream: Any = None,
 ) -> Any:  # fmt: skip
     """Rotates pairs of features by the token's position: angle = position · base^(-2i/d) (Su et al. 2021, eq. 15).
 
     x: [t, h, d] float16, bfloat16 or float32, d even, last axis contiguous; positions: [t] int32, same device.
     frequencies: [d/2] float16, bfloat16 or float32 in place of base^(-2i/d), for positions that are scaled.
     interleaved: pairs are (2i, 2i+1), as in the paper and in GGUF's llama; else (i, i + d/2), as in GPT-NeoX.
+    magnitude: a finite number that the result is multiplied with, as `yarn_frequencies` gives it.
     Returns a contiguous array like x, enqueued on `stream` (default: the current one of x's device).
-    Raises ShapeError, DTypeError, DeviceMismatchError; nothing is enqueued then.
+    Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument; nothing is enqueued then.
 
     >>> ops.rope(np.array([[[1.0, 0.0]]], np.float32), np.array([1], np.int32)).round(2)  # cos 1, sin 1
     array([[[0.54, 0.84]]], dtype=float32)
@@ -121,6 +122,8 @@ def rope(
     tokens, heads, width = source.shape
     if where.shape != (tokens,):
         raise ShapeError(f"rope: positions must be [{tokens}], one for each token; it is {list(where.shape)}.")
+    if not math.isfinite(magnitude):
+        raise InvalidArgument(f"rope: magnitude must be a finite number; it is {magnitude}.")
     half = width // 2
     if frequencies is None:
         turns = _frequencies(str(source.device), half, base)
@@ -132,7 +135,7 @@ def rope(
         source = source.contiguous()
     result = unify.empty(source.shape, dtype=source.dtype, device=source.device)
     rope_kernel[(heads, tokens)](
-        source, where, turns, result, heads, *source.strides[:2],
+        source, where, turns, float(magnitude), result, heads, *source.strides[:2],
         HALF=half, BLOCK=max(16, 1 << (half - 1).bit_length()), INTERLEAVED=interleaved,
     )  # fmt: skip
     return wrap_like(result, x)

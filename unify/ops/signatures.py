@@ -107,7 +107,7 @@ def _rows(chip: Any) -> list[Signature]:
         Signature(
             rope_kernel,
             types("x out", ARRAY)
-            | {"positions": INTS, "frequencies": FLOATS}
+            | {"positions": INTS, "frequencies": FLOATS, "magnitude": "fp32"}
             | types("heads token_stride head_stride", SIZE),
             {"HALF": _WIDTH // 2, "BLOCK": _WIDTH // 2, "INTERLEAVED": True},
         ),
@@ -392,8 +392,11 @@ def _sampling() -> list[Signature]:
         ),
         Signature(
             penalize_kernel,
-            logits | {"counts": INTS, "out": ARRAY, "logits_row": SIZE} | types("frequency presence", FLOATS),
-            {"PER_ROW": True, "BLOCK": PENALTIES_BLOCK},
+            logits
+            | types("counts prompt", INTS)
+            | {"out": ARRAY, "logits_row": SIZE}
+            | types("frequency presence repetition", FLOATS),
+            {"PER_ROW": True, "PROMPT": True, "BLOCK": PENALTIES_BLOCK},
         ),
         Signature(logit_bias_kernel, logits | ids | {"bias": FLOATS, "out": ARRAY}, {"BLOCK": PENALTIES_IDS}),
         Signature(count_tokens_kernel, ids | {"counts": INTS, "vocabulary": SIZE}, {"BLOCK": PENALTIES_IDS}),
