@@ -10,6 +10,8 @@ from hypothesis import given, settings, strategies as st
 import unify as un
 from unify.ops import quant
 
+from .test_quantized_activations import values_of
+
 
 def expected(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     wide = x.double()
@@ -132,20 +134,6 @@ def test_codes_stand_for_the_norm(kind: str, dtype: torch.dtype, columns: int) -
             whole = made.codes.numpy().astype(np.int64).reshape(6, columns // 32, -1, 32)
             whole = 256 * whole[:, :, 0] + whole[:, :, 1] if kind == "int16" else whole[:, :, 0]
             np.testing.assert_array_equal(made.sums.numpy(), whole.sum(-1))
-
-
-def values_of(made: quant.QuantizedActivations) -> tuple[torch.Tensor, torch.Tensor]:
-    """What codes stand for, [m, k] in float64, and each one's scale."""
-    (rows, k), width = made.shape, {"int16": 32, "int8": made.shape[1], "fp8": 128}[made.kind]
-    scales = torch.from_numpy(made.scales.numpy()).double().reshape(rows, -(-k // width))
-    scales = scales.repeat_interleave(width, 1)[:, :k]
-    if made.kind == "fp8":
-        codes = torch.from_dlpack(made.codes.view(un.uint8)).view(torch.float8_e4m3fn).double()
-    else:
-        codes = torch.from_numpy(made.codes.numpy()).double()
-    if made.kind == "int16":
-        codes = (256 * codes[:, :, 0] + codes[:, :, 1]).reshape(rows, k)
-    return codes * scales, scales
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)

@@ -95,8 +95,8 @@ def test_a_dense_weight_gets_the_nearest_fp8_codes(n: int, k: int, dtype: torch.
 
 def test_each_fp8_code_stands_for_its_value() -> None:
     codes = torch.arange(256, dtype=torch.uint8).reshape(2, 128)
-    for given in (codes, codes.view(torch.float8_e4m3fn)):
-        matrix = quant.from_fp8_blocks(given, torch.tensor([[0.5]]))
+    for stored in (codes, codes.view(torch.float8_e4m3fn)):
+        matrix = quant.from_fp8_blocks(stored, torch.tensor([[0.5]]))
         values = torch.from_numpy(matrix.dequantize().numpy())
         assert torch.equal(values.isnan(), codes.view(torch.float8_e4m3fn).float().isnan())
         torch.testing.assert_close(
