@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 
 import unify as un
@@ -91,8 +92,17 @@ def favoured(path: Path, to: Path) -> Path:
     return to
 
 
-def test_the_text_is_what_is_written_without_guesses(tmp_path: Path, path: Path) -> None:
-    few = favoured(path, tmp_path / "few")
+@pytest.fixture(scope="module")
+def few(path: Path) -> Path:
+    return favoured(path, path.with_name("few"))
+
+
+@pytest.fixture(scope="module")
+def pair(few: Path) -> tuple[Generator, SpeculativeGenerator]:
+    return generators(few, load_directory(Checkpoint(few)), max_context=100)
+
+
+def test_the_text_is_what_is_written_without_guesses(path: Path, few: Path) -> None:
     for place in (path, few):
         plain, speculative = generators(place, load_directory(Checkpoint(place)), max_context=CONTEXT)
         for length in (1, 2, 63, 64, 200):
@@ -129,6 +139,34 @@ def test_of_several_predictors_the_first_one_guesses(tmp_path: Path, path: Path)
         written.append((speculative.generate(prompt(64), 70).token_ids, speculative.drafted, speculative.accepted))
     assert written[0] == written[1]
     assert written[0][2] > 0
+
+
+# Each turn keeps so many tokens of the text so far, adds some, and writes some, up to the context's end.
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(
+    turns=st.lists(
+        st.tuples(st.integers(0, 100), st.lists(st.integers(4, 96), max_size=3), st.integers(1, 40)),
+        min_size=1, max_size=4,
+    ),
+    ends=st.sampled_from([frozenset[int](), frozenset({1, 2})]),
+)  # fmt: skip
+def test_any_turns(
+    pair: tuple[Generator, SpeculativeGenerator], turns: list[tuple[int, list[int], int]], ends: frozenset[int]
+) -> None:
+    plain, speculative = pair
+    plain.tokenizer.ends = speculative.tokenizer.ends = ends
+    text = prompt(80)
+    for kept, new, tokens in turns:
+        ids = ([*text[:kept], *new] or [5])[: plain.cache.capacity - tokens]
+        expected = plain.generate(ids, tokens)
+        drafted, accepted = speculative.drafted, speculative.accepted
+        answer = speculative.generate(ids, tokens)
+        assert (answer.token_ids, answer.text) == (expected.token_ids, expected.text)
+        # Each step writes a token, and one more where its guess was right, which may be left over; the last place has
+        # no guess.
+        written = speculative.drafted - drafted + speculative.accepted - accepted
+        assert written - 1 <= answer.decode_steps <= written + 1
+        text = ids + answer.token_ids
 
 
 def test_a_model_without_a_predictor_is_refused(tmp_path: Path) -> None:

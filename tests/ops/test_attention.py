@@ -161,6 +161,46 @@ def test_strange_numbers_reach_those_who_see_them(strange: float) -> None:
     torch.testing.assert_close(result.double(), wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf])
+def test_a_strange_value_reaches_no_more_than_in_torch(strange: float) -> None:
+    # Queries that share a tile with one that sees it weigh it with 0, which torch's do wherever they are.
+    generator = torch.Generator().manual_seed(5)
+    q, k, v = (random(generator, torch.float32, 600, 1, 64) for _ in range(3))
+    v[400, 0, 7] = strange
+    reached = ~un.ops.attention(q, k, v)[:, 0].isfinite()
+    heads_first = (x.transpose(0, 1)[None] for x in (q, k, v))
+    theirs = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=True)[0, 0]
+    assert reached[400:, 7].all()
+    assert not reached[:256].any()  # no tile is larger than 128
+    assert not (reached & theirs.isfinite()).any()
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(0, 90), min_size=2, max_size=5), causal=st.booleans(),
+    strange=st.sampled_from([torch.nan, torch.inf, -torch.inf]), of=st.sampled_from(["q", "k", "v"]),
+    place=st.integers(0, 449),
+)  # fmt: skip
+def test_strange_numbers_stay_in_their_sequence(
+    lengths: list[int], causal: bool, strange: float, of: str, place: int
+) -> None:
+    generator = torch.Generator().manual_seed(place)
+    rows = {
+        name: random(generator, torch.float32, sum(lengths), heads, 24)
+        for name, heads in zip("qkv", (4, 2, 2), strict=True)
+    }
+    sound = {name: x.clone() for name, x in rows.items()}
+    if sum(lengths):
+        rows[of][place % sum(lengths), 1, 5] = strange
+    results = [
+        un.ops.attention(*x.values(), causal=causal, cu_seqlens=starts(lengths), return_lse=True) for x in (rows, sound)
+    ]
+    for first, length in zip(starts(lengths).tolist()[:-1], lengths, strict=True):
+        if not first <= place % max(1, sum(lengths)) < first + length:
+            for ours, wanted in zip(*results, strict=True):
+                assert torch.equal(ours[first : first + length], wanted[first : first + length])
+
+
 def test_heads_must_divide() -> None:
     with pytest.raises(un.errors.ShapeError, match="multiple of kv_heads"):
         un.ops.attention(torch.ones(8, 6, 64), torch.ones(8, 4, 64), torch.ones(8, 4, 64))

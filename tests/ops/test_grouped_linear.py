@@ -115,6 +115,30 @@ def test_the_first_rows_of_each_group_count(counts: list[int], gated: bool) -> N
         assert not result[group, count:].any()
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    counts=st.lists(st.one_of(st.integers(-2, 24), st.sampled_from([-(2**31), 2**31 - 1])), min_size=1, max_size=4),
+    capacity=st.sampled_from([0, 1, 20]), kind=st.sampled_from([(torch.float32, True), (torch.bfloat16, False)]),
+    spoilt=st.integers(0, 3),
+)  # fmt: skip
+def test_any_counts(counts: list[int], capacity: int, kind: tuple[torch.dtype, bool], spoilt: int) -> None:
+    # A count below 0 is none, one above the capacity all; rows behind a count are NaN, and so may be the last before.
+    (dtype, gated), groups = kind, len(counts)
+    x, weight = inputs(groups * capacity, groups, 20, 33, dtype)
+    x = x.reshape(groups, capacity, 33)
+    kept = [min(max(count, 0), capacity) for count in counts]
+    for group, count in enumerate(kept):
+        x[group, count:] = math.nan
+        x[group, : count if group == spoilt else 0][-1:, 4] = math.nan
+    result = un.ops.grouped_linear(x, weight, counts=torch.tensor(counts, dtype=torch.int32), gated=gated)
+    assert result.shape == (groups, capacity, 10 if gated else 20)
+    for group, count in enumerate(kept):
+        wanted = expected(x[group, :count], weight[group : group + 1], [0, count], gated)
+        bound = 4 * rounding(dtype, 33)
+        torch.testing.assert_close(result[group, :count].double(), wanted, rtol=bound, atol=bound, equal_nan=True)
+        assert not result[group, count:].any()
+
+
 def test_views_need_no_copy_of_the_caller() -> None:
     x, weight = inputs(9, 6, 24, 48, torch.float32)
     offsets = torch.tensor([0, 4, 9], dtype=torch.int32)

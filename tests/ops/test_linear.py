@@ -82,16 +82,22 @@ def test_shapes_that_do_not_meet_are_refused() -> None:
         un.ops.linear(torch.ones(2, 8), torch.ones(4, 8, dtype=torch.bfloat16))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(st.integers(0, 3), st.integers(0, 20), st.integers(0, 20), st.integers(0, 40), st.booleans())
-def test_any_batch_of_products(batch: int, m: int, n: int, k: int, is_one: bool) -> None:
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    batch=st.integers(0, 3), m=st.integers(0, 20), n=st.integers(0, 20), k=st.integers(0, 40), is_one=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]), strange=st.sampled_from([torch.nan, torch.inf, -torch.inf]),
+)  # fmt: skip
+def test_any_batch_of_products(
+    batch: int, m: int, n: int, k: int, is_one: bool, dtype: torch.dtype, strange: float
+) -> None:
     generator = torch.Generator().manual_seed(m + n + k)
-    a = torch.randn(batch, m, k, generator=generator)
-    b = torch.randn(batch, k, n, generator=generator)
+    a = torch.randn(batch, m, k, generator=generator).to(dtype)
+    b = torch.randn(batch, k, n, generator=generator).to(dtype)
     if is_one and batch:
         b = b[:1].expand(batch, -1, -1)  # a view without memory of its own
     if batch and m and k:
-        a[0, 0, 0] = torch.nan
-    bound = rounding(torch.float32, k) * max(1, k) ** 0.5
+        a[0, 0, 0] = strange
+    bound = rounding(dtype, k)
     wanted = a.double() @ b.double()
-    torch.testing.assert_close(un.ops.matmul(a, b).double(), wanted, rtol=bound, atol=bound, equal_nan=True)
+    ours = un.ops.matmul(a, b).double()
+    torch.testing.assert_close(ours, wanted, rtol=bound, atol=bound * max(1, k) ** 0.5, equal_nan=True)

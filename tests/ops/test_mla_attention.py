@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 import unify as un
 
@@ -73,6 +76,92 @@ def test_the_absorbed_form_is_the_expanded_one() -> None:
     keys = torch.cat([keys, read[:, None, rank:].expand(-1, heads, -1)], dim=2)
     values = torch.einsum("tr,hrv->thv", read[:, :rank], value_matrix)
     torch.testing.assert_close(found, un.ops.attention(q, keys, values), rtol=1e-4, atol=1e-4)
+
+
+HOLES = st.sampled_from([-1, -(2**31), 2**31 - 1, 8])
+LENGTHS = st.lists(st.integers(0, 45), min_size=1, max_size=3)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    lengths=LENGTHS, hole=HOLES, pages=st.sampled_from([(10, torch.float32), (16, torch.bfloat16)]),
+    splits=st.sampled_from([1, 4]), spoilt=st.integers(0, 2),
+)  # fmt: skip
+def test_any_lengths_over_tables_with_holes(
+    lengths: list[int], hole: int, pages: tuple[int, torch.dtype], splits: int, spoilt: int
+) -> None:
+    # Behind a sequence's last page its table names no block; the first query's first head has a NaN, and so has a row.
+    size, dtype = pages
+    generator = torch.Generator().manual_seed(sum(lengths))
+    cache, table, rows = cache_of(lengths, size, 32, 24, dtype, generator)
+    for i, length in enumerate(lengths):
+        table[i, -(-length // size) :] = hole
+    q = torch.randn(len(lengths), 3, 56, generator=generator).to(dtype)
+    q[0, 0, 40] = torch.nan
+    broken = spoilt < len(lengths) and lengths[spoilt] > 0
+    if broken:
+        last = lengths[spoilt] - 1
+        cache[table[spoilt, last // size], last % size, 5] = torch.nan
+    result, lse = un.ops.mla_attention(
+        q, cache, table, ints(*lengths), rank=32, scale=0.1, splits=splits, return_lse=True
+    )
+    for i, own in enumerate(rows):
+        if len(own) == 0:
+            assert (result[i] == 0).all()
+            assert torch.isneginf(lse[i]).all()
+        elif broken and i == spoilt:
+            assert result[i].isnan().all()
+            assert lse[i].isnan().all()
+        else:
+            sound = slice(1 if i == 0 else 0, None)
+            one, k = (slice(i, i + 1), sound), own[:, None]
+            assert_attends(result[one], q[one], k, k[..., :32], False, 0.1, lse=lse[one])
+            assert result[i, : sound.start].isnan().all()
+
+
+def test_an_infinite_score_is_no_number_and_a_negative_one_has_no_weight() -> None:
+    q, cache, table = torch.ones(1, 1, 24), torch.zeros(1, 16, 24), ints(0)[None]
+    cache[0, 1, 20] = -torch.inf  # behind the rank: a score of -inf, and a value as others
+    cache[0, :2, :16] = torch.tensor([3.0, 5.0])[:, None]
+    result, lse = un.ops.mla_attention(q, cache, table, ints(2), rank=16, scale=0.1, return_lse=True)
+    torch.testing.assert_close(result, torch.full((1, 1, 16), 3.0))
+    torch.testing.assert_close(lse, torch.tensor([[4.8]]))
+    cache[0, 1, 20] = torch.inf
+    assert un.ops.mla_attention(q, cache, table, ints(2), rank=16, scale=0.1).isnan().all()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(lengths=LENGTHS, hole=HOLES, size=st.sampled_from([1, 10, 16]), more=st.integers(-20, 20), data=st.data())
+def test_what_is_written_is_read(lengths: list[int], hole: int, size: int, more: int, data: st.DataObject) -> None:
+    # Some tokens have slots that are none; those that have one are read back bit by bit, NaN and infinity too.
+    generator = torch.Generator().manual_seed(sum(lengths))
+    cache, table, _ = cache_of(lengths, size, 24, 8, torch.bfloat16, generator)
+    before = cache.clone()
+    tokens = data.draw(st.lists(st.integers(-3, cache.shape[0] * size + 2), max_size=8, unique=True))
+    tokens += data.draw(st.lists(st.sampled_from([-(2**31), 2**31 - 1]), max_size=2))
+    new = torch.randn(len(tokens), 32, generator=generator).bfloat16()
+    if tokens:
+        new[0, [3, 30]] = torch.tensor([torch.nan, torch.inf]).bfloat16()
+    un.ops.latent_write(new[:, :24], new[:, 24:], cache, ints(*tokens))
+    flat, wanted = cache.reshape(-1, 32), before.reshape(-1, 32)
+    for token, row in zip(tokens, new, strict=True):
+        if 0 <= token < len(wanted):
+            wanted[token] = row
+    assert torch.equal(flat.view(torch.int16), wanted.view(torch.int16))
+
+    for i, length in enumerate(lengths):
+        table[i, -(-length // size) :] = hole
+    total = max(0, sum(lengths) + more)
+    read = un.ops.latent_read(cache, table, starts(lengths), total)
+    places = [
+        wanted[block * size : (block + 1) * size]
+        for own, length in zip(table.tolist(), lengths, strict=True)
+        for block in own[: -(-length // size)]
+    ]
+    pages = iter(places)
+    sequences = [torch.cat([wanted[:0], *itertools.islice(pages, -(-n // size))])[:n] for n in lengths]
+    gathered = torch.cat([*sequences, torch.zeros(max(0, more), 32).bfloat16()])[:total]
+    assert torch.equal(read.view(torch.int16), gathered.view(torch.int16))
 
 
 def test_reading_gathers_sequences() -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 import unify as un
 from unify.ops import quant
+
+from .test_quantized_activations import values_of
 
 
 def expected(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -131,6 +134,46 @@ def test_codes_stand_for_the_norm(kind: str, dtype: torch.dtype, columns: int) -
             whole = made.codes.numpy().astype(np.int64).reshape(6, columns // 32, -1, 32)
             whole = 256 * whole[:, :, 0] + whole[:, :, 1] if kind == "int16" else whole[:, :, 0]
             np.testing.assert_array_equal(made.sums.numpy(), whole.sum(-1))
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    rows=st.integers(0, 3), columns=st.sampled_from([1, 100, 577]), dtype=st.sampled_from(DTYPES),
+    is_sum=st.booleans(), kind=st.sampled_from([None, *quant.ACTIVATIONS]), exponent=st.integers(-6, 4),
+    strange=st.sampled_from([None, torch.nan, torch.inf, -torch.inf]), place=st.integers(0, 10**6),
+)  # fmt: skip
+def test_any_norm_and_its_codes(
+    rows: int, columns: int, dtype: torch.dtype, is_sum: bool, kind: str | None, exponent: int, strange: float | None,
+    place: int,
+) -> None:  # fmt: skip
+    columns += -columns % 32 if kind in ("int16", "int8") else 0
+    generator = torch.Generator().manual_seed(place)
+    x, residual = ((torch.randn(rows, columns, generator=generator) * 2.0**exponent).to(dtype) for _ in range(2))
+    weight = torch.randn(columns, generator=generator).to(dtype)
+    if strange is not None and x.numel():
+        (residual if is_sum else x).view(-1)[place % x.numel()] = strange
+    result = un.ops.rms_norm(x, weight, residual=residual if is_sum else None, eps=1e-5, quantize=kind)
+    if is_sum:
+        result, total = result
+        assert torch.equal(total.isnan(), (x + residual).isnan())
+        assert torch.equal(total.nan_to_num(), (x + residual).nan_to_num())
+        x = x + residual
+    wanted = expected(x, weight, 1e-5)
+    # The sum of squares errs by some sqrt(k) ulp, its root by half as much, and the products by one each.
+    loss = torch.finfo(torch.float32).eps * (4 + columns**0.5)
+    if kind is None:
+        bound = torch.finfo(dtype).eps + loss
+        torch.testing.assert_close(result.double(), wanted, rtol=bound, atol=1e-7, equal_nan=True)
+        return
+    values, scales = values_of(result)
+    width = {"int16": 32, "int8": columns, "fp8": 128}[kind]
+    groups = torch.nn.functional.pad(wanted, (0, -columns % width)).unflatten(1, (-1, width))
+    largest = groups.abs().amax(2).repeat_interleave(width, 1)[:, :columns]
+    assert torch.equal(scales.isnan(), ~largest.isfinite())
+    # Half a step, or half of the last bit of a mantissa of three; and somewhat more where a value lies between two.
+    half = scales / 2 if kind != "fp8" else torch.maximum(scales * 2.0**-10, wanted.abs() / 16)
+    bound = half * (1 + 2.0**-10) + 2 * loss * largest
+    assert ((values - wanted).abs() <= bound)[largest.isfinite()].all()
 
 
 def test_codes_of_another_kind_or_in_out_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 import unify as un
 
@@ -142,3 +143,57 @@ def test_tokens_outside_of_the_vocabulary_do_not_count() -> None:
         un.ops.count_tokens(ids[0], 3)
     with pytest.raises(un.errors.ShapeError, match=r"add_to must be \[1, 3\]; it is \[3\]"):
         un.ops.count_tokens(ids, 3, add_to=torch.zeros(3, dtype=torch.int32))
+
+
+VOCABULARY = 70
+IDS = st.lists(
+    st.one_of(st.integers(-2, VOCABULARY + 1), st.sampled_from([-(2**31), 2**31 - 1])), max_size=12, unique=True
+)
+STRANGE = st.sampled_from([0.0, float("nan"), float("inf"), float("-inf"), 6e4])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    rows=st.lists(IDS, max_size=3), again=st.integers(1, 3), dtype=st.sampled_from([torch.float32, torch.float16]),
+    frequency=st.floats(-2, 2, width=32), presence=st.floats(-2, 2, width=32), repeated=st.floats(0.5, 2, width=32),
+    strange=STRANGE, bias=STRANGE,
+)  # fmt: skip
+def test_any_texts_and_penalties(
+    rows: list[list[int]], again: int, dtype: torch.dtype, frequency: float, presence: float, repeated: float,
+    strange: float, bias: float,
+) -> None:  # fmt: skip
+    # A text has each of its tokens `again` times; the logit of its first one is strange, and so is that one's bias.
+    longest = max((len(row) for row in rows), default=0)
+    ids = torch.tensor([row + [-1] * (longest - len(row)) for row in rows], dtype=torch.int32).reshape(
+        len(rows), longest
+    )
+    logits = random(max(1, len(rows)), VOCABULARY)[0][: len(rows)].to(dtype)
+    added = torch.randn(ids.shape, generator=torch.Generator().manual_seed(longest))
+    counts = torch.zeros(len(rows), VOCABULARY, dtype=torch.int32)
+    for row, own in enumerate(rows):
+        inside = [token for token in own if 0 <= token < VOCABULARY]
+        counts[row, inside] = again
+        if own and own[0] in inside:
+            logits[row, own[0]], added[row, 0] = strange, bias
+    assert torch.equal(un.ops.count_tokens(ids.repeat(1, again), VOCABULARY), counts)
+
+    def each(number: float) -> object:
+        return torch.full((len(rows),), number) if dtype == torch.float16 else number
+
+    exact = logits.double()
+    biased = exact.clone()
+    for row, own in enumerate(rows):
+        for place, token in enumerate(own):
+            if 0 <= token < VOCABULARY:
+                biased[row, token] += added[row, place].double()
+    penalised = exact - counts * frequency - (counts > 0) * presence
+    shrunk = torch.where(counts > 0, torch.where(exact < 0, exact * repeated, exact / repeated), exact)
+    largest = torch.finfo(dtype).max
+    for ours, wanted in (
+        (un.ops.penalize(logits, counts, frequency=each(frequency), presence=each(presence)), penalised),
+        (un.ops.logit_bias(logits, ids, added), biased),
+        (un.ops.repetition_penalty(logits, ids.repeat(1, again), each(repeated)), shrunk),
+    ):
+        assert ours.dtype == dtype
+        wanted = torch.where(wanted.abs() > largest, torch.copysign(torch.tensor(torch.inf), wanted).double(), wanted)
+        torch.testing.assert_close(ours.double(), wanted, rtol=torch.finfo(dtype).eps, atol=4e-6, equal_nan=True)

@@ -6,6 +6,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 import unify as un
 from unify.ops import quant
@@ -95,8 +96,8 @@ def test_a_dense_weight_gets_the_nearest_fp8_codes(n: int, k: int, dtype: torch.
 def test_each_fp8_code_stands_for_its_value() -> None:
     codes = torch.arange(256, dtype=torch.uint8).reshape(2, 128)
     codes[codes.view(torch.float8_e4m3fn).float().isnan()] = 0
-    for given in (codes, codes.view(torch.float8_e4m3fn)):
-        matrix = quant.from_fp8_blocks(given, torch.tensor([[0.5]]))
+    for stored in (codes, codes.view(torch.float8_e4m3fn)):
+        matrix = quant.from_fp8_blocks(stored, torch.tensor([[0.5]]))
         values = torch.from_numpy(matrix.dequantize().numpy())
         torch.testing.assert_close(values, codes.view(torch.float8_e4m3fn).float() / 2, rtol=0.0, atol=0.0)
 
@@ -199,7 +200,9 @@ def test_a_weight_that_is_no_number_spoils_its_block_only(kind: str, wrong: floa
 
 @pytest.mark.parametrize("kind", quant.KINDS)
 def test_weights_without_rows_are_no_work(kind: str) -> None:
-    assert quant.quantize_weight(torch.empty(0, 64), kind).nbytes == 0
+    for shape in ((0, 64), (2, 0, 64), (0, 3, 64)):
+        matrix = quant.quantize_weight(torch.empty(shape), kind)
+        assert (matrix.nbytes, matrix.dequantize().shape) == (0, shape)
     assert quant.quantize_weight(torch.empty(2, 0, 64), kind)[1].shape == (0, 64)
 
 
@@ -219,3 +222,44 @@ def test_what_is_no_weight_is_refused() -> None:
         quant.from_fp8_blocks(codes, scales.double())
     with pytest.raises(un.errors.DTypeError, match="float8_e5m2"):
         quant.from_fp8_blocks(codes.view(torch.float8_e5m2), scales)
+
+
+# Bounds from the formats. int8: half a step of largest / 127, int4: one of largest / 8, since there is no code 8; their
+# scales are float16. fp8: half of the last bit of a mantissa of three, or of the smallest step.
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    of=st.sampled_from([("int8", torch.float32), ("int4", torch.bfloat16), ("fp8", torch.float32)]),
+    experts=st.sampled_from([None, 0, 2]), n=st.sampled_from([0, 1, 65, 130]), k=st.sampled_from([0, 32, 160]),
+    exponents=st.lists(st.integers(-100, 12), min_size=1, max_size=4),
+    strange=st.sampled_from([0.0, torch.nan, torch.inf]), place=st.integers(0, 10**6),
+)  # fmt: skip
+def test_any_weight_comes_back(
+    of: tuple[str, torch.dtype], experts: int | None, n: int, k: int, exponents: list[int], strange: float, place: int
+) -> None:
+    kind, dtype = of
+    k += 3 if kind == "fp8" else 0
+    generator = torch.Generator().manual_seed(place)
+    shape = (n, k) if experts is None else (experts, n, k)
+    powers = torch.tensor(exponents)[torch.randint(len(exponents), shape, generator=generator)]
+    weight = (torch.randn(shape, generator=generator) * 2.0**powers).to(dtype)
+    if weight.numel():
+        weight.view(-1)[place % weight.numel()] = strange
+    matrix = quant.quantize_weight(weight, kind)
+    values = torch.from_numpy(matrix.dequantize().numpy()).double()
+    assert (matrix.shape, values.shape) == (shape, shape)
+    if not weight.numel():
+        return
+    exact = weight.double()
+    down, across = (128, 128) if kind == "fp8" else (1, 32)
+    padded = torch.nn.functional.pad(exact.abs(), (0, -k % across, 0, -n % down))
+    blocks = padded.unflatten(-1, (-1, across)).unflatten(-3, (-1, down))
+    largest = blocks.amax((-3, -1), keepdim=True).expand_as(blocks).reshape(padded.shape)[..., :n, :k]
+    if kind == "fp8":
+        bound = torch.maximum(exact.abs() / 16, largest / 448 * 2.0**-10) + largest * 2.0**-21
+        bound += 1e-37 * 448  # below that a block is zeros
+    else:
+        codes = 127 if kind == "int8" else 8
+        scale = torch.maximum(largest / codes * 2.0**-11, torch.tensor(2.0**-25))  # float16's own error
+        bound = largest / codes * (0.5 if kind == "int8" else 1.0) * 1.001 + scale * codes
+    assert torch.equal(values.isnan(), ~largest.isfinite())
+    assert ((values - exact).abs() <= bound)[largest.isfinite()].all()

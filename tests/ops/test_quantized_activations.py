@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 import unify as un
-from unify.ops.quantized_activations import quantize
+from unify.ops.quantized_activations import ACTIVATIONS, QuantizedActivations, quantize
 
 
 @pytest.mark.parametrize("dtype", [un.float32, un.bfloat16, un.float16])
@@ -89,3 +90,50 @@ def test_zeros_and_no_rows(kind: str) -> None:
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
     with pytest.raises(un.errors.InvalidArgument, match="int16, int8, fp8, not to 'int3'"):
         quantize(torch.zeros(2, 64), "int3")
+
+
+def values_of(made: QuantizedActivations) -> tuple[torch.Tensor, torch.Tensor]:
+    """What codes stand for, [m, k] in float64, and each one's scale."""
+    (rows, k), width = made.shape, {"int16": 32, "int8": max(1, made.shape[1]), "fp8": 128}[made.kind]
+    scales = torch.from_numpy(made.scales.numpy()).double()
+    scales = (scales[:, None] if made.kind == "int8" else scales).repeat_interleave(width, 1)[:, :k]
+    if made.kind == "fp8":
+        codes = torch.from_dlpack(made.codes.view(un.uint8)).view(torch.float8_e4m3fn).double()
+    else:
+        codes = torch.from_numpy(made.codes.numpy()).double()
+    if made.kind == "int16":
+        codes = (256 * codes[:, :, 0] + codes[:, :, 1]).reshape(rows, k)
+    return codes * scales, scales
+
+
+# Each value has an exponent of its own, from what becomes 0 beside the largest to what float32 or bfloat16 hold.
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    rows=st.integers(0, 3), blocks=st.integers(0, 5), kind=st.sampled_from(ACTIVATIONS),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    exponents=st.lists(st.integers(-90, 120), min_size=1, max_size=7),
+    strange=st.sampled_from([0.0, torch.nan, torch.inf]), place=st.integers(0, 10**6),
+)  # fmt: skip
+def test_any_activations_come_back(
+    rows: int, blocks: int, kind: str, dtype: torch.dtype, exponents: list[int], strange: float, place: int
+) -> None:
+    k = blocks * 32 + (0 if kind != "fp8" else 5)
+    generator = torch.Generator().manual_seed(place)
+    powers = torch.tensor(exponents)[torch.randint(len(exponents), (rows, k), generator=generator)]
+    x = (torch.randn(rows, k, generator=generator) * 2.0**powers).to(dtype)
+    if x.numel():
+        x.view(-1)[place % x.numel()] = strange
+    made = quantize(x, kind)
+    assert made.shape == (rows, k)
+    values, scales = values_of(made)
+    width = {"int16": 32, "int8": max(1, k), "fp8": 128}[kind]
+    groups = torch.nn.functional.pad(x.double().abs(), (0, -k % width)).reshape(rows, -(-k // width), width)
+    largest = groups.amax(2).repeat_interleave(width, 1)[:, :k]
+    assert torch.equal(scales.isnan(), ~largest.isfinite())
+    # Half a step of the codes, and what float32 loses on the way there and back. Below 1e-30 all become 0.
+    ulps = 4 * torch.finfo(torch.float32).eps * largest
+    if kind == "fp8":
+        bound = torch.maximum(x.double().abs() / 16, largest / 448 * 2.0**-10) + ulps
+    else:
+        bound = largest * (0.5 / {"int16": 32512, "int8": 127}[kind]) + ulps
+    assert ((values - x.double()).abs() <= bound + 1e-30)[largest.isfinite()].all()

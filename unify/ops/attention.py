@@ -152,6 +152,9 @@ def attention(
     Team 2024, section 2). sinks: [h], a score for each head that takes part in the softmax's sum and has no value
     (OpenAI 2025, gpt-oss). alibi: [h] slopes; scores lose slope · distance (Press et al. 2022).
 
+    A NaN or an infinity among a key's values may reach queries of its sequence that stand near those that see it, since
+    0 · NaN is NaN; in torch it reaches them all.
+
     Returns an array like q of width dv, contiguous, enqueued on `stream` (default: the current one of q's device); with
     return_lse also the logarithm of the sum of the scores' exponentials, sinks included, float32 [t, h] or [b, t, h]:
     -inf where there are no scores.

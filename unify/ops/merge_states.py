@@ -32,9 +32,9 @@ def merge_kernel(
     mass = tl.sum(tl.exp(logarithms - top), axis=0)
     total = tl.zeros([BLOCK_D], dtype=tl.float32)
     for i in range(parts):
-        weight = tl.exp(tl.load(lses + i * l_part) - top)
+        logarithm = tl.load(lses + i * l_part)
         value = tl.load(outs + i * o_part + d, mask=d < WIDTH, other=0.0).to(tl.float32)
-        total += tl.where(weight == 0.0, 0.0, weight * value)
+        total += tl.where(logarithm == -float("inf"), 0.0, tl.exp(logarithm - top) * value)
     result = total / tl.where(mass == 0.0, 1.0, mass)
     tl.store(out + row * out_row + head * out_head + d, result, mask=d < WIDTH)
     if lse is not None:

@@ -162,12 +162,12 @@ class QuantizedMatrix:
         """Returns the float32 tensor of its shape, enqueued on the device's current stream."""
         from .embedding import embedding
 
-        if len(self.shape) == 3:
-            result = unify.empty(self.shape, dtype=unify.float32, device=self.device)
-            for expert in range(len(self)):
-                result[expert].copy_(self[expert].dequantize())
-            return result
-        return embedding(unify.arange(self.shape[0], dtype=unify.int32, device=self.device), self)
+        if len(self.shape) == 2 and len(self) > 0:
+            return embedding(unify.arange(self.shape[0], dtype=unify.int32, device=self.device), self)
+        result = unify.empty(self.shape, dtype=unify.float32, device=self.device)
+        for part in range(len(self)):
+            result[part].copy_(self[part].dequantize())
+        return result
 
 
 def activations_kind(
