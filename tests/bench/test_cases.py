@@ -22,9 +22,9 @@ def names(*words: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "name",
-    ["launch", "import", "gemm-fp32-512", "gemm-bf16-2048", "gemm-int8-512", "generate-decode", "moe-fp32-256",
-     "moe-route-256", "weights-int4", "packed-bf16", "paged-decode-fp32-16", "paged-prefill-bf16",
-     "latent-decode-bf16-8-4096"],
+    ["launch", "import", "gemm-fp32-512", "gemm-bf16-2048", "gemm-int8-512", "generate-decode", "varlen-fp32-smollm2",
+     "paged-decode-bf16-16", "paged-prefill-fp32-64", "mla-bf16-16-4096", "moe-bf16-2048", "moe-route-256",
+     "weights-int4"],
 )  # fmt: skip
 def test_what_the_project_promises_has_a_case(name: str) -> None:
     assert name in CASES

@@ -13,26 +13,27 @@ from pathlib import Path
 from unify._errors import InvalidArgument
 
 from ..case import Case
-from . import attention, experts, generate, launch, matmul, moe, quantized, rows, serving, start, streaming, weights
+from . import (
+    attention,
+    experts,
+    generate,
+    latent,
+    launch,
+    matmul,
+    moe,
+    quantized,
+    rows,
+    serving,
+    start,
+    streaming,
+    weights,
+)
 
-CASES: dict[str, Case] = {
-    case.name: case
-    for module in (
-        start,
-        launch,
-        rows,
-        streaming,
-        matmul,
-        quantized,
-        weights,
-        attention,
-        serving,
-        experts,
-        moe,
-        generate,
-    )
-    for case in module.cases()
-}
+_MODULES = (
+    start, launch, rows, streaming, matmul, quantized, weights, attention, serving, latent, experts, moe, generate,
+)  # fmt: skip
+
+CASES: dict[str, Case] = {case.name: case for module in _MODULES for case in module.cases()}
 
 # Words that stand for several others. cpu: how fast kernels run on the CPU target.
 SUITES = {"cpu": ("gemm", "gemm-tutorial", "gemm-int8", "flash", "experts", "16mb", "256mb")}

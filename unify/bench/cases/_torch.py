@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,11 +29,27 @@ def tensor(torch: Any, array: Any, name: str = "fp32") -> Any:
     return torch.from_numpy(array).to(dtype(torch, name), copy=True)
 
 
+def by_head(torch: Any, array: Any, name: str) -> Any:
+    """[1, heads, tokens, width], contiguous: what torch's kernels are written for."""
+    return tensor(torch, array, name).transpose(0, 1).unsqueeze(0).contiguous()
+
+
 def keep_pages() -> None:
     """Makes glibc keep what is freed (mallopt(3)): for functions without `out=`, whose results are fresh pages else."""
     mallopt, trim_threshold, mmap_max = ctypes.CDLL(None).mallopt, -1, -4
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, 2**31 - 1)
+
+
+def fastest(steps: list[Callable[[], Any]]) -> Callable[[], Any]:
+    """The step that was done in the shortest time, of three tries each."""
+
+    def seconds(step: Callable[[], Any]) -> float:
+        start = time.perf_counter()
+        step()
+        return time.perf_counter() - start
+
+    return min(steps, key=lambda step: min(seconds(step) for _ in range(3)))
 
 
 def side(step: Callable[[], Any]) -> Side:

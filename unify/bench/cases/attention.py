@@ -61,7 +61,7 @@ def _torch_side(dtype: str, queries: int, keys: int, heads: Heads, *, causal: bo
     def build(setup: Setup) -> Side:
         torch = _torch.load(setup)
         attend = torch.nn.functional.scaled_dot_product_attention
-        q, k, v = (_torch_layout(torch, array, dtype) for array in _inputs(queries, keys, heads))
+        q, k, v = (_torch.by_head(torch, array, dtype) for array in _inputs(queries, keys, heads))
 
         def step() -> Any:
             return attend(q, k, v, is_causal=causal, enable_gqa=heads.queries != heads.keys)
@@ -69,11 +69,6 @@ def _torch_side(dtype: str, queries: int, keys: int, heads: Heads, *, causal: bo
         return Side(step=step, result=lambda: step()[0].transpose(0, 1).float().numpy())
 
     return build
-
-
-def _torch_layout(torch: Any, array: Any, dtype: str) -> Any:
-    """[1, heads, tokens, width], contiguous: what torch's kernels are written for."""
-    return _torch.tensor(torch, array, dtype).transpose(0, 1).unsqueeze(0).contiguous()
 
 
 def _prefill(name: str, dtype: str, tokens: int, heads: Heads, *, causal: bool = True, by_head: bool = False) -> Case:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -71,17 +69,6 @@ def _grouped(torch: Any, x: Any, weights: Any, ids: Any, gate_up: Any, down: Any
     return torch.zeros_like(x).index_add_(0, token, y * weights.flatten()[order, None].to(y.dtype))
 
 
-def _fastest(steps: list[Callable[[], Any]]) -> Callable[[], Any]:
-    """The step that was done in the shortest time, of three tries each."""
-
-    def seconds(step: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        step()
-        return time.perf_counter() - start
-
-    return min(steps, key=lambda step: min(seconds(step) for _ in range(3)))
-
-
 def _layer(dtype: str, tokens: int) -> Case:
     def unify_side(setup: Setup) -> Side:
         import unify
@@ -101,7 +88,7 @@ def _layer(dtype: str, tokens: int) -> Case:
         tensor, gate_up, down = (_torch.tensor(torch, array, dtype) for array in arrays)
         routed = torch.from_numpy(weights), torch.from_numpy(ids).long()
         forms = [_looped, _grouped] if hasattr(torch.nn.functional, "grouped_mm") else [_looped]
-        return _torch.side(_fastest([partial(form, torch, tensor, *routed, gate_up, down) for form in forms]))
+        return _torch.side(_torch.fastest([partial(form, torch, tensor, *routed, gate_up, down) for form in forms]))
 
     used = round(EXPERTS * (1 - (1 - SLOTS / EXPERTS) ** tokens))  # on the average
     read = WIDTH[dtype] * used * 3 * FEATURES * INNER

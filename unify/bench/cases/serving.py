@@ -1,236 +1,215 @@
-"""Attention as a server asks for it: prompts of several lengths at once, and caches in pages or of latent rows.
-
-Torch has each sequence in tensors of its own, by head and without a gap, and goes through them in a loop: on a CPU that
-is faster than its nested tensors.
-"""
+"""Attention of many sequences in one call: packed prompts, and one or more new tokens of each over a paged cache."""
 
 from __future__ import annotations
 
-from itertools import accumulate
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 from ..case import GFLOPS, GIGABYTES_A_SECOND, Case, Setup, Side
 from . import _ours, _torch
-from .attention import TOLERANCE, Heads
+from .attention import SMOLLM2, TOLERANCE, Heads
 
-HEADS = Heads(32, 8, 128)  # Llama 3's of 8 billion weights
-WIDTH = {"fp32": 4, "bf16": 2}
-PROMPTS = (1024, 17, 333, 64, 700, 130, 512, 200)
-CONTEXTS = (100, 4096, 2500, 640, 1999, 3000, 333, 1280)
-CHUNK, PREFIXES = 64, (3000, 0, 1500, 500)
+MULTI_HEAD = Heads(8, 8, 128)
+LLAMA = Heads(32, 8, 128)  # of Llama 3 8B
+HEADS = {"smollm2": SMOLLM2, "128": MULTI_HEAD}
 PAGES = (16, 64)
-# Of DeepSeek-V3: what each of eight chips has of its 128 heads.
-LATENT_HEADS, RANK, ROPE, NOPE, VALUE = 16, 512, 64, 128, 128
-LATENT_BATCHES, LATENT_CONTEXTS = (1, 8), (512, 4096)
-LATENT_PAGE = 64
+# In no order, and no multiples of anything, as prompts are.
+PROMPTS = (256, 17, 1024, 33, 700, 64, 400, 127)
+# 16 sequences from 100 to 4096 tokens, each longer than the one before by a factor of 1.28, shuffled.
+CONTEXTS = (4096, 209, 128, 2500, 719, 100, 1525, 164, 3200, 439, 344, 931, 267, 1953, 561, 1192)
+# New tokens, and what is cached before them.
+CHUNKS = ((128, 512), (1, 2048), (512, 512), (17, 1024), (256, 0), (64, 1500), (384, 256), (200, 768))
+ITEMSIZE = {"fp32": 4, "bf16": 2}
+
+Cache = tuple[Any, Any, Any, Any]  # keys, values, block table, lengths
 
 
 def cases() -> list[Case]:
-    """By what a step of a server does, dtype and page."""
+    """Each dtype: packed prompts of each kind of heads, then decode and prefill over pages of each size."""
     return [
-        *(_packed(dtype) for dtype in WIDTH),
-        *(_decode(dtype, page) for dtype in WIDTH for page in PAGES),
-        *(_chunked(dtype) for dtype in WIDTH),
-        *(_latent(dtype, b, keys) for dtype in WIDTH for b in LATENT_BATCHES for keys in LATENT_CONTEXTS),
+        *(_varlen(dtype, name) for dtype in TOLERANCE for name in HEADS),
+        *(_decode(dtype, page) for dtype in TOLERANCE for page in PAGES),
+        *(_prefill(dtype, page) for dtype in TOLERANCE for page in PAGES),
     ]
 
 
-def _random(*shape: int, seed: int = 0) -> Any:
+def _inputs(queries: Sequence[int], keys: Sequence[int], heads: Heads) -> tuple[Any, Any, Any]:
+    """q, k and v of all sequences behind each other, [tokens, heads, width]."""
     import numpy as np
 
-    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
+    rng = np.random.default_rng(sum(keys))
+    return tuple(  # type: ignore[return-value]
+        rng.standard_normal((sum(tokens), count, heads.width), np.float32)
+        for tokens, count in ((queries, heads.queries), (keys, heads.keys), (keys, heads.keys))
+    )
 
 
-def _starts(lengths: tuple[int, ...]) -> list[int]:
-    return list(accumulate(lengths, initial=0))
+def _split(array: Any, lengths: Sequence[int]) -> list[Any]:
+    return [array[first:last] for first, last in pairwise(accumulate(lengths, initial=0))]
 
 
-def _integers(setup: Setup, values: Any) -> Any:
+def _starts(lengths: Sequence[int]) -> Any:
     import numpy as np
 
-    import unify
-
-    return unify.asarray(np.asarray(values, np.int32), device=setup.device, copy=True)
+    return np.array([*accumulate(lengths, initial=0)], np.int32)
 
 
-def _case(name: str, dtype: str, about: str, **rest: Any) -> Case:
-    return Case(name, name.partition("-")[0], about, dtype=dtype, tolerance=TOLERANCE[dtype], **rest)
+def _torch_side(dtype: str, queries: Sequence[int], keys: Sequence[int], heads: Heads) -> Callable[[Setup], Side]:
+    """A call for each sequence, over tensors of its own that are laid out as torch's kernels are written for.
 
-
-def _inputs(queries: tuple[int, ...], keys: tuple[int, ...]) -> list[Any]:
-    """q, k and v of all sequences behind each other."""
-    counts = (sum(queries), HEADS.queries), (sum(keys), HEADS.keys), (sum(keys), HEADS.keys)
-    return [_random(*count, HEADS.width, seed=seed) for seed, count in enumerate(counts)]
-
-
-def _sequences(torch: Any, dtype: str, queries: tuple[int, ...], keys: tuple[int, ...]) -> list[tuple[Any, ...]]:
-    """Of each sequence q, k and v as torch's kernels like them, [1, heads, tokens, width]."""
-    parts = [
-        _torch.tensor(torch, array, dtype).split(lengths)
-        for array, lengths in zip(_inputs(queries, keys), (queries, keys, keys), strict=True)
-    ]
-    return [tuple(x.transpose(0, 1).unsqueeze(0).contiguous() for x in one) for one in zip(*parts, strict=True)]
-
-
-def _looped(dtype: str, queries: tuple[int, ...], keys: tuple[int, ...]) -> Any:
-    """Torch's side: each sequence's last queries over all of its keys."""
+    Torch 2.13's nested tensors do no causal attention on a CPU. Where not all tokens of a sequence are new, the fastest
+    of three ways is taken: to share keys by enable_gqa with a mask of numbers or of bools, or as tokens of one head.
+    """
 
     def build(setup: Setup) -> Side:
         torch = _torch.load(setup)
         attend = torch.nn.functional.scaled_dot_product_attention
-        sequences = _sequences(torch, dtype, queries, keys)
-        are_prompts = queries == keys
-        masks = [None] * len(queries)
-        if not are_prompts and max(queries) > 1:
-            masks = [torch.ones(n, s, dtype=torch.bool).tril(s - n) for n, s in zip(queries, keys, strict=True)]
+        q, k, v = _inputs(queries, keys, heads)
+        sequences = [
+            tuple(_torch.by_head(torch, array, dtype) for array in arrays)
+            for arrays in zip(_split(q, queries), _split(k, keys), _split(v, keys), strict=True)
+        ]
+        group = heads.queries // heads.keys
+        # [new, seen] of each sequence; the new tokens are the last ones.
+        hidden = [
+            torch.ones(new, seen, dtype=torch.bool).triu(seen - new + 1)
+            for new, seen in zip(queries, keys, strict=True)
+        ]
+        added = [torch.zeros(mask.shape).masked_fill(mask, -torch.inf).to(sequences[0][0].dtype) for mask in hidden]
 
-        def step() -> Any:
+        def whole() -> list[Any]:
+            return [attend(q, k, v, is_causal=True, enable_gqa=group > 1) for q, k, v in sequences]
+
+        def masked(masks: list[Any]) -> list[Any]:
             return [
-                attend(q, k, v, attn_mask=mask, is_causal=are_prompts, enable_gqa=True)
+                attend(q, k, v, attn_mask=None if len(mask) == 1 else mask, enable_gqa=group > 1)
                 for (q, k, v), mask in zip(sequences, masks, strict=True)
             ]
 
-        return Side(step=step, result=lambda: torch.cat([x[0].transpose(0, 1) for x in step()]).float().numpy())
+        def folded(masks: list[Any]) -> list[Any]:
+            return [
+                attend(q.view(1, heads.keys, -1, heads.width), k, v, attn_mask=mask).view(q.shape)
+                for (q, k, v), mask in zip(sequences, masks, strict=True)
+            ]
+
+        forms: list[Callable[[], Any]] = [whole]
+        if queries != keys:
+            repeated = [None if len(mask) == 1 else mask.repeat(group, 1) for mask in added]
+            forms = [partial(masked, added), partial(masked, [~mask for mask in hidden]), partial(folded, repeated)]
+        step = _torch.fastest(forms)
+        return Side(step=step, result=lambda: torch.cat(step(), 2)[0].transpose(0, 1).float().numpy())
 
     return build
 
 
-def _flops(queries: tuple[int, ...], keys: tuple[int, ...]) -> float:
-    """Of q·kᵀ and p·v over what queries see."""
-    pairs = sum(n * (s - n) + n * (n + 1) / 2 for n, s in zip(queries, keys, strict=True))
-    return 4 * HEADS.queries * HEADS.width * pairs
+def _varlen(dtype: str, name: str) -> Case:
+    heads = HEADS[name]
+    flops = 4 * heads.queries * heads.width * sum(tokens * (tokens + 1) / 2 for tokens in PROMPTS)
 
-
-def _packed(dtype: str) -> Case:
     def unify_side(setup: Setup) -> Side:
         import unify
 
-        q, k, v = (_ours.tensor(setup, array, dtype) for array in _inputs(PROMPTS, PROMPTS))
-        starts = _integers(setup, _starts(PROMPTS))
+        q, k, v = (_ours.tensor(setup, array, dtype) for array in _inputs(PROMPTS, PROMPTS, heads))
+        starts = unify.asarray(_starts(PROMPTS), device=setup.device)
         return _ours.side(setup, lambda: unify.ops.attention(q, k, v, cu_seqlens=starts))
 
-    flops = _flops(PROMPTS, PROMPTS)
-    return _case(
-        f"packed-{dtype}", dtype,
-        f"causal attention of {len(PROMPTS)} packed prompts of {min(PROMPTS)} to {max(PROMPTS)} tokens, "
-        f"{HEADS.queries} heads over {HEADS.keys}, width {HEADS.width}, {dtype}; torch takes them one by one",
-        unit=GFLOPS, ours=unify_side, peers={"torch": _looped(dtype, PROMPTS, PROMPTS)}, work=flops, flops=flops,
-    )  # fmt: skip
+    return Case(
+        name=f"varlen-{dtype}-{name}",
+        subject="varlen",
+        about=f"causal attention of {len(PROMPTS)} packed prompts of {min(PROMPTS)} to {max(PROMPTS)} tokens, "
+        f"{heads.queries} heads over {heads.keys}, width {heads.width}, {dtype}; torch gets each one by itself",
+        unit=GFLOPS,
+        ours=unify_side,
+        peers={"torch": _torch_side(dtype, PROMPTS, PROMPTS, heads)},
+        work=flops,
+        flops=flops,
+        dtype=dtype,
+        tolerance=TOLERANCE[dtype],
+    )
 
 
-def _cached(setup: Setup, dtype: str, keys: tuple[int, ...], page: int, arrays: list[Any]) -> tuple[Any, Any, Any, Any]:
-    """Caches as our models have them, keys by token and values by feature, their pages in any order; the table."""
+def _paged(setup: Setup, arrays: tuple[Any, Any], lengths: Sequence[int], page: int, dtype: str) -> Cache:
+    """Sequences in blocks that lie in no order, as they do after others have come and gone.
+
+    Blocks of 64 are laid out as our models have them, smaller ones with all heads of a token together.
+    """
     import numpy as np
 
-    pages = [-(-count // page) for count in keys]
-    order = np.random.default_rng(page).permutation(sum(pages)).astype(np.int32)
-    table = np.zeros((len(keys), max(pages)), np.int32)
-    caches = [np.zeros((sum(pages), page, HEADS.keys, HEADS.width), np.float32) for _ in arrays]
-    starts, firsts = _starts(keys), _starts(tuple(pages))
-    for i, count in enumerate(keys):
-        mine = order[firsts[i] : firsts[i + 1]]
-        table[i, : pages[i]] = mine
-        place = np.arange(count)
+    import unify
+
+    counts = [-(-tokens // page) for tokens in lengths]
+    order = np.random.default_rng(page).permutation(sum(counts)).astype(np.int32)
+    table = np.zeros((len(lengths), max(counts)), np.int32)
+    caches = [np.zeros((len(order), page, *array.shape[1:]), np.float32) for array in arrays]
+    for row, (blocks, tokens) in enumerate(zip(_split(order, counts), lengths, strict=True)):
+        table[row, : len(blocks)] = blocks
         for cache, array in zip(caches, arrays, strict=True):
-            cache[mine[place // page], place % page] = array[starts[i] : starts[i + 1]]
-    ours = (
-        _ours.tensor(setup, cache.transpose(axes).copy(), dtype)
-        for cache, axes in zip(caches, ((0, 2, 3, 1), (0, 2, 1, 3)), strict=True)
-    )
-    k_cache, v_cache = ours
-    return k_cache.permute(0, 3, 1, 2), v_cache.permute(0, 2, 1, 3), _integers(setup, table), _integers(setup, keys)
+            padded = np.zeros((len(blocks) * page, *array.shape[1:]), np.float32)
+            padded[:tokens] = _split(array, lengths)[row]
+            cache[blocks] = padded.reshape(len(blocks), page, *array.shape[1:])
+    keys, values = caches
+    if page == 64:
+        k_cache = _ours.tensor(setup, keys.transpose(0, 2, 3, 1).copy(), dtype).permute(0, 3, 1, 2)
+        v_cache = _ours.tensor(setup, values.transpose(0, 2, 1, 3).copy(), dtype).permute(0, 2, 1, 3)
+    else:
+        k_cache, v_cache = _ours.tensor(setup, keys, dtype), _ours.tensor(setup, values, dtype)
+    places = unify.asarray(table, device=setup.device)
+    return k_cache, v_cache, places, unify.asarray(np.array(lengths, np.int32), device=setup.device)
 
 
 def _decode(dtype: str, page: int) -> Case:
     ones = (1,) * len(CONTEXTS)
-    moved = 2 * WIDTH[dtype] * HEADS.keys * HEADS.width * sum(CONTEXTS)
+    moved = 2 * ITEMSIZE[dtype] * LLAMA.keys * LLAMA.width * sum(CONTEXTS)
 
     def unify_side(setup: Setup) -> Side:
         import unify
 
-        q, *arrays = _inputs(ones, CONTEXTS)
-        query, cached = _ours.tensor(setup, q, dtype), _cached(setup, dtype, CONTEXTS, page, arrays)
-        return _ours.side(setup, lambda: unify.ops.paged_attention(query, *cached))
+        q, k, v = _inputs(ones, CONTEXTS, LLAMA)
+        query, cache = _ours.tensor(setup, q, dtype), _paged(setup, (k, v), CONTEXTS, page, dtype)
+        return _ours.side(setup, lambda: unify.ops.paged_attention(query, *cache))
 
-    return _case(
-        f"paged-decode-{dtype}-{page}", dtype,
-        f"a token of each of {len(CONTEXTS)} sequences over {min(CONTEXTS)} to {max(CONTEXTS)} keys in pages of "
-        f"{page}, {HEADS.queries} heads over {HEADS.keys}, width {HEADS.width}, {dtype}; torch gets contiguous caches",
-        unit=GIGABYTES_A_SECOND, ours=unify_side, peers={"torch": _looped(dtype, ones, CONTEXTS)}, work=moved,
-        bytes=moved, flops=_flops(ones, CONTEXTS),
-    )  # fmt: skip
+    return Case(
+        name=f"paged-decode-{dtype}-{page}",
+        subject="paged",
+        about=f"one new token of each of {len(CONTEXTS)} sequences over {min(CONTEXTS)} to {max(CONTEXTS)} keys in "
+        f"blocks of {page}, {LLAMA.queries} heads over {LLAMA.keys}, width {LLAMA.width}, {dtype}; torch gets each "
+        "one's cache contiguous, and the fastest way to share keys",
+        unit=GIGABYTES_A_SECOND,
+        ours=unify_side,
+        peers={"torch": _torch_side(dtype, ones, CONTEXTS, LLAMA)},
+        work=moved,
+        bytes=moved,
+        dtype=dtype,
+        tolerance=TOLERANCE[dtype],
+    )
 
 
-def _chunked(dtype: str) -> Case:
-    chunks = (CHUNK,) * len(PREFIXES)
-    keys = tuple(prefix + CHUNK for prefix in PREFIXES)
+def _prefill(dtype: str, page: int) -> Case:
+    new = tuple(tokens for tokens, _ in CHUNKS)
+    seen = tuple(map(sum, CHUNKS))
+    flops = 4 * LLAMA.queries * LLAMA.width * sum(tokens * (cached + (tokens + 1) / 2) for tokens, cached in CHUNKS)
 
     def unify_side(setup: Setup) -> Side:
         import unify
 
-        q, *arrays = _inputs(chunks, keys)
-        query, starts = _ours.tensor(setup, q, dtype), _integers(setup, _starts(chunks))
-        cached = _cached(setup, dtype, keys, PAGES[0], arrays)
-        return _ours.side(setup, lambda: unify.ops.paged_prefill(query, *cached, starts))
+        q, k, v = _inputs(new, seen, LLAMA)
+        query, cache = _ours.tensor(setup, q, dtype), _paged(setup, (k, v), seen, page, dtype)
+        starts = unify.asarray(_starts(new), device=setup.device)
+        return _ours.side(setup, lambda: unify.ops.paged_prefill(query, *cache, starts))
 
-    flops = _flops(chunks, keys)
-    return _case(
-        f"paged-prefill-{dtype}", dtype,
-        f"{CHUNK} new tokens of each of {len(keys)} sequences over up to {max(PREFIXES)} keys before them in pages of "
-        f"{PAGES[0]}, {HEADS.queries} heads over {HEADS.keys}, width {HEADS.width}, {dtype}; torch has them contiguous",
-        unit=GFLOPS, ours=unify_side, peers={"torch": _looped(dtype, chunks, keys)}, work=flops, flops=flops,
-    )  # fmt: skip
-
-
-def _latent_inputs(batch: int, keys: int) -> tuple[Any, Any, Any]:
-    """Queries, latent rows with the part that is rotated, and what expands a row to each head's key and value."""
-    expand = _random(LATENT_HEADS * (NOPE + VALUE), RANK) / RANK**0.5
-    return _random(batch, LATENT_HEADS, NOPE + ROPE), _random(batch, keys, RANK + ROPE), expand
-
-
-def _latent(dtype: str, batch: int, keys: int) -> Case:
-    scale = (NOPE + ROPE) ** -0.5
-    weights = LATENT_HEADS * (NOPE + VALUE) * RANK
-
-    def unify_side(setup: Setup) -> Side:
-        import numpy as np
-
-        import unify
-
-        q, rows, expand = (_ours.tensor(setup, array, dtype) for array in _latent_inputs(batch, keys))
-        by_head = expand.reshape(LATENT_HEADS, NOPE + VALUE, RANK)
-        cache = rows.reshape(-1, LATENT_PAGE, RANK + ROPE)
-        table = _integers(setup, np.arange(cache.shape[0]).reshape(batch, -1))
-        lengths = _integers(setup, [keys] * batch)
-
-        def step() -> Any:
-            query = unify.empty((batch, LATENT_HEADS, RANK + ROPE), dtype=q.dtype, device=q.device)
-            absorbed = unify.ops.matmul(q.permute(1, 0, 2)[:, :, :NOPE], by_head[:, :NOPE])
-            query[:, :, :RANK].copy_(absorbed.permute(1, 0, 2))
-            query[:, :, RANK:].copy_(q[:, :, NOPE:])
-            found = unify.ops.mla_attention(query, cache, table, lengths, rank=RANK, scale=scale)
-            return unify.ops.matmul(found.permute(1, 0, 2), by_head[:, NOPE:].permute(0, 2, 1)).permute(1, 0, 2)
-
-        return _ours.side(setup, step)
-
-    def torch_side(setup: Setup) -> Side:
-        torch = _torch.load(setup)
-        attend = torch.nn.functional.scaled_dot_product_attention
-        q, rows, expand = (_torch.tensor(torch, array, dtype) for array in _latent_inputs(batch, keys))
-        shared = rows[:, None, :, RANK:].expand(-1, LATENT_HEADS, -1, -1)
-
-        def step() -> Any:
-            both = (rows[:, :, :RANK] @ expand.T).reshape(batch, keys, LATENT_HEADS, NOPE + VALUE).transpose(1, 2)
-            k = torch.cat([both[..., :NOPE], shared], dim=-1)
-            return attend(q[:, :, None], k, both[..., NOPE:], scale=scale)[:, :, 0]
-
-        return _torch.side(step)
-
-    moved = WIDTH[dtype] * (batch * keys * (RANK + ROPE) + weights)
-    return _case(
-        f"latent-decode-{dtype}-{batch}-{keys}", dtype,
-        f"latent attention of a token of each of {batch} sequence(s) over {keys} rows of {RANK} + {ROPE}, "
-        f"{LATENT_HEADS} heads, {dtype}, absorbed; torch expands keys and values, then attends",
-        unit=GIGABYTES_A_SECOND, ours=unify_side, peers={"torch": torch_side}, work=moved, bytes=moved,
-        flops=2 * batch * LATENT_HEADS * (keys * (2 * RANK + ROPE) + RANK * (NOPE + VALUE)),
-    )  # fmt: skip
+    return Case(
+        name=f"paged-prefill-{dtype}-{page}",
+        subject="paged",
+        about=f"{min(new)} to {max(new)} new tokens of each of {len(CHUNKS)} sequences over up to "
+        f"{max(cached for _, cached in CHUNKS)} cached ones in blocks of {page}, {LLAMA.queries} heads over "
+        f"{LLAMA.keys}, width {LLAMA.width}, {dtype}; torch gets each one's cache contiguous, and its mask",
+        unit=GFLOPS,
+        ours=unify_side,
+        peers={"torch": _torch_side(dtype, new, seen, LLAMA)},
+        work=flops,
+        flops=flops,
+        dtype=dtype,
+        tolerance=TOLERANCE[dtype],
+    )
