@@ -47,7 +47,7 @@ def load(
 
     dtype: "quantized" keeps weights as they are: a file's matrices of q4_0, q4_1 and q8_0 (others become float32, with
     a RuntimeWarning), a directory's in bfloat16, float16, float32 or fp8; "float32" makes all of them float32.
-    weights: "int8", "int4" or "fp8" quantises a directory's matrices as they are read, all but experts. progress:
+    weights: "int8", "int4" or "fp8" quantises a directory's matrices as they are read, experts too. progress:
     called with what is being done, the bytes so far and in all. A directory without tokenizer.json gets a tokenizer
     that writes numbers.
     Raises ModelFileError, and InvalidArgument for options that are none.
