@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -19,6 +19,7 @@ from unify._errors import ModelFileError
 from unify.models.checkpoint import Checkpoint
 
 from ..conftest import Run
+from .damage import Change, damaged, damages
 
 KINDS = {
     torch.float64: "f64", torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16",
@@ -300,43 +301,10 @@ def test_a_config_that_is_none_is_refused(tmp_path: Path, config: bytes, told: s
         Checkpoint(path)
 
 
-_HUGE = st.sampled_from([0, 1, 2**16, 2**31, 2**32 - 1, 2**48, 2**63, 2**64 - 1])
-_PLACE = st.floats(0, 1, exclude_max=True)
-_CHANGE = st.one_of(
-    st.tuples(st.just("flip"), _PLACE, st.integers(1, 255)),
-    st.tuples(st.just("digit"), _PLACE, st.integers(0, 9)),
-    st.tuples(st.just("delete"), _PLACE, st.integers(1, 64)),
-    st.tuples(st.just("insert"), _PLACE, st.binary(min_size=1, max_size=16)),
-    st.tuples(st.just("length"), _PLACE, _HUGE),
-    st.tuples(st.just("cut"), _PLACE, st.just(0)),
-)
-
-
-def damaged(content: bytes, extent: int, changes: list[tuple[str, float, Any]]) -> bytes:
-    result = bytearray(content)
-    for kind, place, value in changes:
-        at = int(place * min(extent, len(result)))
-        if kind == "flip" and result:
-            result[at] ^= value
-        elif kind == "digit":
-            digits = [i for i, byte in enumerate(result[:extent]) if chr(byte).isdigit() and byte < 128]
-            if digits:
-                result[digits[int(place * len(digits))]] = ord(str(value))
-        elif kind == "delete":
-            del result[at : at + value]
-        elif kind == "insert":
-            result[at:at] = value
-        elif kind == "length":
-            result[:8] = struct.pack("<Q", value)
-        elif kind == "cut":
-            del result[at:]
-    return bytes(result)
-
-
 @settings(max_examples=300, deadline=2000)
-@given(changes=st.lists(_CHANGE, min_size=1, max_size=3))
+@given(changes=damages("flip", "digit", "delete", "insert", "length", "cut"))
 def test_whatever_is_done_to_a_shard_it_reads_as_the_package_reads_it_or_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, float, Any]]
+    tmp_path_factory: pytest.TempPathFactory, changes: list[Change]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed"
     file = write(path, some()) / "model.safetensors"

@@ -169,6 +169,22 @@ def test_any_turns(
         text = ids + answer.token_ids
 
 
+def test_guesses_after_a_text_that_is_kept_are_those_without_it(few: Path, pair: tuple[Any, Any]) -> None:
+    # What is kept of the last token in common belongs to the one that came after it.
+    _, kept = pair
+    counts = []
+    for end in range(20, 44):
+        kept.generate(prompt(60), 1)
+        following = [*prompt(60)[:end], 96 - prompt(60)[end], *prompt(60)[:2]]
+        fresh = generators(few, kept.model, max_context=100)[1]
+        kept.tokenizer.ends = fresh.tokenizer.ends = frozenset()
+        for generator in (kept, fresh):
+            before = generator.accepted
+            answer = generator.generate(following, 12)
+            counts.append((answer.token_ids, generator.accepted - before))
+    assert counts[::2] == counts[1::2]
+
+
 def test_a_model_without_a_predictor_is_refused(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m", "Llama")
     with pytest.raises(un.errors.InvalidArgument, match="a layer that predicts a second token"):

@@ -11,13 +11,14 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
 
 import unify
 from unify import models
 from unify._errors import Error, ModelFileError
 
 from .conftest import SHAPES, TOKENS, WIDTH, write_gguf, write_model
+from .damage import Change, damaged, damages
 
 WRITABLE = [
     Kind.F32, Kind.F16, Kind.BF16, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.TQ1_0, Kind.TQ2_0,
@@ -267,45 +268,11 @@ def test_a_long_name_does_not_fill_the_screen(tmp_path: Path) -> None:
     assert len(str(refused.value)) < 1000
 
 
-_HUGE = st.sampled_from([0, 1, 2**16, 2**24, 2**31, 2**32 - 1, 2**32, 2**48, 2**63, 2**64 - 32, 2**64 - 1])
-
-
-@st.composite
-def damages(draw: st.DrawFn) -> list[tuple[str, float, Any]]:
-    """What is done to a file: kind, place as a fraction of the header or the file, value."""
-    place = st.floats(0, 1, exclude_max=True)
-    one = st.one_of(
-        st.tuples(st.just("flip"), place, st.integers(1, 255)),
-        st.tuples(st.just("delete"), place, st.integers(1, 64)),
-        st.tuples(st.just("insert"), place, st.binary(min_size=1, max_size=64)),
-        st.tuples(st.just("word"), place, _HUGE),
-        st.tuples(st.just("cut"), place, st.just(0)),
-    )
-    return draw(st.lists(one, min_size=1, max_size=4))
-
-
-def damaged(content: bytes, extent: int, changes: list[tuple[str, float, Any]]) -> bytes:
-    result = bytearray(content)
-    for kind, place, value in changes:
-        at = int(place * min(extent, len(result)))
-        if kind == "flip" and result:
-            result[at] ^= value
-        elif kind == "delete":
-            del result[at : at + value]
-        elif kind == "insert":
-            result[at:at] = value
-        elif kind == "word":
-            result[at : at + 8] = struct.pack("<Q", value)
-        elif kind == "cut":
-            del result[at:]
-    return bytes(result)
-
-
 @pytest.mark.filterwarnings("ignore:.* become float32 in memory:RuntimeWarning")  # f32 may become f16
 @settings(max_examples=400, deadline=2000)
-@given(changes=damages())
+@given(changes=damages("flip", "delete", "insert", "word", "cut"))
 def test_whatever_is_done_to_a_file_it_loads_or_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, tiny_path: Path, changes: list[tuple[str, float, Any]]
+    tmp_path_factory: pytest.TempPathFactory, tiny_path: Path, changes: list[Change]
 ) -> None:
     content = tiny_path.read_bytes()
     header_bytes = min(info.offset for info in models.ModelFile(tiny_path).tensors.values())

@@ -224,13 +224,14 @@ def test_what_is_no_weight_is_refused() -> None:
         quant.from_fp8_blocks(codes.view(torch.float8_e5m2), scales)
 
 
-# Bounds from the formats. int8: half a step of largest / 127, int4: one of largest / 8, since there is no code 8; their
-# scales are float16. fp8: half of the last bit of a mantissa of three, or of the smallest step.
+# Bounds from the formats. int8: half a step of largest / 127, int4: of largest / 8, or a whole one for what lies across
+# the largest, since there is no code 8; their scales are float16. fp8: half of the last bit of a mantissa of three, or
+# of the smallest step.
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     of=st.sampled_from([("int8", torch.float32), ("int4", torch.bfloat16), ("fp8", torch.float32)]),
     experts=st.sampled_from([None, 0, 2]), n=st.sampled_from([0, 1, 65, 130]), k=st.sampled_from([0, 32, 160]),
-    exponents=st.lists(st.integers(-100, 12), min_size=1, max_size=4),
+    exponents=st.lists(st.integers(-24, 12), min_size=1, max_size=4),
     strange=st.sampled_from([0.0, torch.nan, torch.inf]), place=st.integers(0, 10**6),
 )  # fmt: skip
 def test_any_weight_comes_back(
@@ -259,7 +260,8 @@ def test_any_weight_comes_back(
         bound += 1e-37 * 448  # below that a block is zeros
     else:
         codes = 127 if kind == "int8" else 8
-        scale = torch.maximum(largest / codes * 2.0**-11, torch.tensor(2.0**-25))  # float16's own error
-        bound = largest / codes * (0.5 if kind == "int8" else 1.0) * 1.001 + scale * codes
+        step = largest / codes
+        rounding = torch.maximum(step * 2.0**-11, torch.tensor(2.0**-25))  # of a scale
+        bound = step * torch.where(exact.abs() > (codes - 0.5) * step, 1.0, 0.5) * 1.001 + rounding * codes
     assert torch.equal(values.isnan(), ~largest.isfinite())
     assert ((values - exact).abs() <= bound)[largest.isfinite()].all()
