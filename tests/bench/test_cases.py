@@ -10,7 +10,8 @@ import pytest
 
 from unify._errors import InvalidArgument
 from unify.bench import PEERS, Roofline
-from unify.bench.cases import CASES, SUITES, find_cases, load_cases
+from unify.bench.cases import CASES, SUITES, find_cases, latent, load_cases, serving
+from unify.ops import cost
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LIMITS = Roofline(1, "made up", fp32_gflops=100, bf16_gflops=200, int8_gops=400, read_gb_s=10, copy_gb_s=10, call_us=1)
@@ -100,6 +101,19 @@ def test_what_a_mask_hides_is_no_work() -> None:
     causal, full = CASES["flash-causal-fp32-64-512"], CASES["flash-full-fp32-64-512"]
     assert full.flops == 4 * 8 * 64 * 512**2
     assert causal.flops / full.flops == pytest.approx(513 / 1024)
+
+
+def test_what_attention_of_many_sequences_costs_is_what_the_cost_model_says() -> None:
+    sizes = {"heads": 32, "kv_heads": 8, "width": 128}
+    prefill = [cost.attention(new, new + cached, **sizes).flops for new, cached in serving.CHUNKS]
+    assert CASES["paged-prefill-fp32-16"].flops == sum(prefill)
+    packed = [cost.attention(tokens, tokens, heads=8, kv_heads=8, width=128).flops for tokens in serving.PROMPTS]
+    assert CASES["varlen-bf16-128"].flops == sum(packed)
+    decode = sum(cost.paged_attention(1, keys, **sizes).bytes for keys in serving.CONTEXTS)
+    assert CASES["paged-decode-bf16-64"].bytes == pytest.approx(decode, rel=0.01)  # which counts queries too
+    absorbing = cost.linear(16, 128, 512) * 2 * latent.HEADS
+    rows = cost.mla_attention(16, 4096, heads=latent.HEADS, rank=512, rope=64)
+    assert CASES["mla-bf16-16-4096"].flops == (absorbing + rows).flops
 
 
 def test_listing_the_cases_loads_no_peer_and_no_compiler() -> None:
