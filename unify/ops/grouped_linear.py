@@ -134,7 +134,8 @@ def grouped_linear(
     offsets[e + 1]. gather: int32 [rows], then row r is x[gather[r] // per_gather], so that x need not be in order: with
     the tokens of a `Permutation` and per_gather its k, x are the tokens.
     counts: int32 [groups], instead of offsets: x is [groups, capacity, k], and group e has the first counts[e] rows of
-    x[e]. Rows of no group are zeros. What points outside of x is read at its nearest end.
+    x[e], all where that is more than there are. Rows of no group are zeros. What points outside of x is read at its
+    nearest end.
     gated: weight is [groups, 2n, k], and the result silu(gate) · up, the gate being the first n features and up the
     others (Shazeer 2020, eq. 6).
     activations: "int8" for a weight in blocks of 32, "fp8" for one in fp8: x becomes such codes first, as in `linear`;
