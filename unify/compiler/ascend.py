@@ -42,7 +42,7 @@ _LIMIT_S = 600
 # CPU time of the adapter, which takes a second at most, or never ends; and for a form that can be done without.
 _ADAPTER_CPU_S = 30
 _LOOPED_CPU_S = 10
-_TRIES = 3  # of a program that crashes: the adapter does so now and then, and then takes the same file
+TRIES = 3  # of a program that crashes: the adapter does so now and then, and then takes the same file
 # What others do to a program, or a machine without memory; any other signal is the program's own, of the same file.
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -292,7 +292,7 @@ def _run(job: _Job, program: str, arguments: list[str]) -> tuple[str, str]:
     """What a program wrote, and the signal that ended it, if one did."""
     log, died = "", ""
     cpu_s = job.adapter_cpu_s if program == "triton-adapter-opt" else _LIMIT_S
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         try:
             log, status = _ended([str(job.tools / program), *arguments], job.folder, cpu_s)
         except subprocess.TimeoutExpired:

@@ -16,7 +16,7 @@ import pytest
 
 from unify._errors import TargetError
 from unify.compiler import mlir_reader
-from unify.compiler.ascend import adapter_flags
+from unify.compiler.ascend import TRIES, adapter_flags
 from unify.compiler.ascend_text import vendor_text
 from unify.compiler.cpu import link
 from unify.compiler.persistent import persistent
@@ -47,7 +47,10 @@ def linalg(ttir: str, is_950: bool = False) -> str:
         source, out = Path(folder, "kernel.mlir"), Path(folder, "linalg.mlir")
         source.write_text(vendor_text(ttir))
         command = [str(tool("triton-adapter-opt")), str(source), *adapter_flags(is_950), "-o", str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        for _ in range(TRIES):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode >= 0:  # else it crashed
+                break
         assert done.returncode == 0, done.stderr
         return out.read_text()
 
