@@ -298,11 +298,11 @@ def test_whatever_a_config_says_it_loads_or_is_refused(
     assert peak < 64 << 20
 
 
-SIMULATED = {"cuda:0": "cuda:90", "ascend:0": "ascend:910B3"}
+SIMULATED = ("cuda:90", "ascend:910B3", "ascend:910C")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("device", SIMULATED)
+@pytest.mark.parametrize("simulated", SIMULATED)
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -314,8 +314,9 @@ SIMULATED = {"cuda:0": "cuda:90", "ascend:0": "ascend:910B3"}
     ],
 )
 def test_simulated_chips_write_the_same_tokens(
-    written: Callable[[str], Path], python: Run, name: str, options: str, device: str
+    written: Callable[[str], Path], python: Run, name: str, options: str, simulated: str
 ) -> None:
+    device = f"{simulated.partition(':')[0]}:0"
     if device == "ascend:0" and not toolchain.is_installed("ascend"):
         pytest.skip("needs the vendor's compilers: unify toolchain install ascend")
     argv = [
@@ -330,8 +331,8 @@ def test_simulated_chips_write_the_same_tokens(
         *options.split(),
     ]
     answers = []
-    for where, simulated in (("cpu", ""), (device, SIMULATED[device])):
-        environment = {**os.environ, "UNIFY_SIMULATE": simulated}
+    for where, chips in (("cpu", ""), (device, simulated)):
+        environment = {**os.environ, "UNIFY_SIMULATE": chips}
         finished = python("-m", "unify", *argv, "--json", "--device", where, env=environment, timeout=1800)
         assert finished.returncode == 0, finished.stderr
         answers.append(json.loads(finished.stdout))

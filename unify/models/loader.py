@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import unify
 from unify._errors import InvalidArgument, ModelFileError
-from unify.ops.quant import QuantizedMatrix, from_fp8_blocks, quantize_weight
+from unify.ops.quant import BLOCK, QuantizedMatrix, from_fp8_blocks, quantize_weight
 
 from .checkpoint import Checkpoint, ShardTensor
 
@@ -120,6 +120,10 @@ class Loader:
 
     def _take(self, name: str, shape: tuple[int, ...]) -> ShardTensor:
         info = self.checkpoint.info(name, shape)
+        if 0 in shape:
+            raise ModelFileError(
+                f"{self.checkpoint.path}: the tensor '{name:.120}' is {list(shape)}: it has no weights."
+            )
         self._used.add(name)
         if info.kind == "f8_e4m3" and len(shape) == 2:
             blocks = tuple(-(-size // FP8_BLOCK) for size in shape)
@@ -165,6 +169,11 @@ class Loader:
     def _quantized(self, infos: Sequence[ShardTensor], shape: tuple[int, ...]) -> Any:
         """Tensors after each other in one quantised matrix. Nothing is held dense but one slab."""
         assert self._weights is not None
+        if self._weights != "fp8" and shape[-1] % BLOCK:
+            raise InvalidArgument(
+                f"{self.checkpoint.path}: the tensor '{infos[0].name:.120}' is {list(infos[0].shape)}; {self._weights} "
+                f"needs rows of a multiple of {BLOCK} inputs. Take weights in fp8, or leave them as they are."
+            )
         result = QuantizedMatrix.empty(self._weights, shape, device=self.device)
         rows, slabs = _Rows(self, infos), list(_slabs(shape[-2:]))
         memory = unify.empty((slabs[0][1], shape[-1]), dtype=self.dtype, device=self.device)

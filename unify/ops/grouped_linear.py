@@ -130,9 +130,9 @@ def grouped_linear(
 
     x: float16, bfloat16 or float32; weight: [groups, n, k] of its dtype, or a QuantizedMatrix of that shape, which
     stays quantised and is multiplied as in `linear`. Sums in float32.
-    offsets: int32 [groups + 1], falling nowhere: x is [rows, k], and the rows of group e are offsets[e] to
-    offsets[e + 1]. gather: int32 [rows], then row r is x[gather[r] // per_gather], so that x need not be in order: with
-    the tokens of a `Permutation` and per_gather its k, x are the tokens.
+    offsets: int32 [groups + 1], from 0 on and falling nowhere: x is [rows, k], and the rows of group e are offsets[e]
+    to offsets[e + 1]. gather: int32 [rows], then row r is x[gather[r] // per_gather], so that x need not be in order:
+    with the tokens of a `Permutation` and per_gather its k, x are the tokens.
     counts: int32 [groups], instead of offsets: x is [groups, capacity, k], and group e has the first counts[e] rows of
     x[e], all where that is more than there are. Rows of no group are zeros. What points outside of x is read at its
     nearest end.

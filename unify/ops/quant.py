@@ -98,7 +98,12 @@ class QuantizedMatrix:
 
     @classmethod
     def empty(cls, kind: str, shape: tuple[int, ...], *, device: Any = None) -> QuantizedMatrix:
-        """Memory for a matrix of one of KINDS, for `quantize_weight` to write. device: default: the default device."""
+        """Memory for a matrix, for `quantize_weight` to write.
+
+        kind: "int8", "int4" or "fp8"; shape: [n, k] or [experts, n, k], k a multiple of 32 for int8 and int4; device:
+        default: the default device. Raises InvalidArgument, ShapeError.
+        """
+        _check_kind("QuantizedMatrix.empty: shape", kind, shape)
         *experts, n, k = shape
         if kind == "fp8":
             codes = unify.empty(shape, dtype=unify.uint8, device=device)
@@ -156,7 +161,7 @@ class QuantizedMatrix:
         groups = slice(first // together, -(-end // together))
         codes = self.codes[first:end] if self.kind == "fp8" else self.codes[groups]
         minimums = None if self.minimums is None else self.minimums[groups]
-        return QuantizedMatrix(self.kind, (count, self.shape[1]), codes, self.scales[groups], minimums)
+        return replace(self, shape=(count, self.shape[1]), codes=codes, scales=self.scales[groups], minimums=minimums)
 
     def dequantize(self) -> Any:
         """Returns the float32 tensor of its shape, enqueued on the device's current stream."""
@@ -170,6 +175,14 @@ class QuantizedMatrix:
         return result
 
 
+def _check_kind(name: str, kind: str, shape: Sequence[int]) -> None:
+    if kind not in KINDS:
+        raise InvalidArgument(f"{name.partition(':')[0]}: no kind {kind!r}. Known: {', '.join(KINDS)}.")
+    if len(shape) not in (2, 3) or (kind != "fp8" and shape[-1] % BLOCK):
+        needed = "" if kind == "fp8" else f", k a multiple of {BLOCK}"
+        raise ShapeError(f"{name} must be [n, k] or [experts, n, k]{needed}; it is {list(shape)}.")
+
+
 def activations_kind(
     name: str, x: Any, weight: Any, kind: str | None, *, what: str = "weight", known: Sequence[str] = ACTIVATIONS
 ) -> str | None:
@@ -179,6 +192,8 @@ def activations_kind(
     InvalidArgument where they do not agree, or where the weight is none that such codes can be multiplied with.
     """
     is_quantized = isinstance(x, QuantizedActivations)
+    if isinstance(x, QuantizedActivations):
+        x.check(name)
     has = weight.kind if isinstance(weight, QuantizedMatrix) else "dense"
     if (kind is not None and kind not in ("int8", "fp8")) or (is_quantized and kind not in (None, x.kind)):
         raise InvalidArgument(
@@ -251,7 +266,8 @@ def from_fp8_blocks(codes: Any, scales: Any) -> QuantizedMatrix:
     codes: [n, k] or [experts, n, k] float8_e4m3, or its bits as uint8; scales: [⌈n / 128⌉, ⌈k / 128⌉] float32, or
     [experts, …]; both contiguous and on one device. A weight is code · scale (DeepSeek-V3's `weight` and
     `weight_scale_inv`, section 3.3 of its report). Codes are read once, on the current stream of their device: where
-    one is no number, all of its block are none, so that no product has to look for it.
+    one is no number, all of its block are none, so that no product has to look for it. One that is written later is not
+    noticed.
     Raises ShapeError, DTypeError, LayoutError, DeviceMismatchError.
     """
     bits = as_tensor(codes, name="from_fp8_blocks: codes", dtype=(unify.float8_e4m3, unify.uint8), contiguous=True)
@@ -388,11 +404,7 @@ def quantize_weight(
     Raises ShapeError, DTypeError, DeviceMismatchError, InvalidArgument for another kind; nothing is enqueued then.
     """
     dense = as_tensor(w, name="quantize_weight: w", dtype=FLOATS)
-    if kind not in KINDS:
-        raise InvalidArgument(f"quantize_weight: no kind {kind!r}. Known: {', '.join(KINDS)}.")
-    if dense.ndim not in (2, 3) or (kind != "fp8" and dense.shape[-1] % BLOCK):
-        needed = "" if kind == "fp8" else f", k a multiple of {BLOCK}"
-        raise ShapeError(f"quantize_weight: w must be [n, k] or [experts, n, k]{needed}; it is {list(dense.shape)}.")
+    _check_kind("quantize_weight: w", kind, dense.shape)
     if out is None:
         out = QuantizedMatrix.empty(kind, dense.shape, device=dense.device)
     elif (out.kind, out.shape) != (kind, dense.shape):

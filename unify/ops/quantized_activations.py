@@ -146,6 +146,33 @@ class QuantizedActivations:
         """The device that holds the codes."""
         return self.codes.device
 
+    def check(self, name: str) -> None:
+        """Raises InvalidArgument, which names the op, for arrays that are not those of their kind."""
+        if self.kind not in ACTIVATIONS:
+            raise InvalidArgument(f"{name}: x has activations in {self.kind!r}; known are {', '.join(ACTIVATIONS)}.")
+        for part, (dtype, shape) in _arrays(self.kind, *self.shape).items():
+            array = getattr(self, part)
+            has = None if array is None else (array.dtype, array.shape, array.is_contiguous(), array.device)
+            if has != (dtype, shape, True, self.device):
+                given = "none" if array is None else f"{array.dtype.name} {list(array.shape)} on {array.device}"
+                raise InvalidArgument(
+                    f"{name}: x's {part} for activations in {self.kind} must be {dtype.name} {list(shape)} on "
+                    f"{self.device}, contiguous; they are {given}. `ops.quant.quantize` makes them."
+                )
+
+
+def _arrays(kind: str, rows: int, k: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """Dtype and shape of the arrays that a kind has."""
+    if kind == "fp8":
+        return {"codes": (unify.float8_e4m3, (rows, k)), "scales": (unify.float32, (rows, -(-k // FP8_BLOCK)))}
+    blocks = (rows, k // BLOCK)
+    is_wide = kind == "int16"
+    return {
+        "codes": (unify.int8, (*blocks, 2, BLOCK) if is_wide else (rows, k)),
+        "scales": (unify.float32, blocks if is_wide else (rows,)),
+        "sums": (unify.int32, blocks),
+    }
+
 
 def empty_activations(kind: str, rows: int, k: int, like: Any, *, name: str) -> QuantizedActivations:
     """Memory for codes of a kind, of what is of like's dtype and on its device.
@@ -155,18 +182,11 @@ def empty_activations(kind: str, rows: int, k: int, like: Any, *, name: str) -> 
     device = like.device
     if kind not in ACTIVATIONS:
         raise InvalidArgument(f"{name}: activations are quantised to {', '.join(ACTIVATIONS)}, not to {kind!r}.")
-    if kind == "fp8":
-        codes = unify.empty((rows, k), dtype=unify.float8_e4m3, device=device)
-        scales = unify.empty((rows, -(-k // FP8_BLOCK)), dtype=unify.float32, device=device)
-        return QuantizedActivations(codes, scales, None, kind, like.dtype)
-    if k % BLOCK:
+    if kind != "fp8" and k % BLOCK:
         raise ShapeError(f"{name}: for {kind} the last axis must be a multiple of {BLOCK}; it is {k}.")
-    is_wide = kind == "int16"
-    shape, scaled = ((rows, k // BLOCK, 2, BLOCK), (rows, k // BLOCK)) if is_wide else ((rows, k), (rows,))
-    codes = unify.empty(shape, dtype=unify.int8, device=device)
-    scales = unify.empty(scaled, dtype=unify.float32, device=device)
-    sums = unify.empty((rows, k // BLOCK), dtype=unify.int32, device=device)
-    return QuantizedActivations(codes, scales, sums, kind, like.dtype)
+    arrays = _arrays(kind, rows, k)
+    made = {part: unify.empty(shape, dtype=dtype, device=device) for part, (dtype, shape) in arrays.items()}
+    return QuantizedActivations(made["codes"], made["scales"], made.get("sums"), kind, like.dtype)
 
 
 def blocks_at_a_time(device: Any, kind: str, k: int) -> int:

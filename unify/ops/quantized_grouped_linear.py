@@ -172,7 +172,7 @@ def _measured_tile(x: Any, rows: int, n: int, weight: QuantizedMatrix, gated: bo
     widest = features_of_two_sums(device) if (kind == "fp8" or of_codes) and device.kind != "cpu" else 512
     deepest = FP8_BLOCK if kind == "fp8" else default.k  # which divides k
     others = functools.partial(tiles_near, default, (16, 16, BLOCK), (512, widest, deepest))
-    key = (size_class(rows), n, kind, x.kind if of_codes else x.dtype.name, gated)
+    key = (size_class(rows), n, default.k, kind, x.kind if of_codes else x.dtype.name, gated)
     return choose("quantised grouped product", device, key, default, others)
 
 

@@ -203,11 +203,12 @@ def _measured(
 ) -> Tile:
     """The tile that was measured for x [m, k] times a weight of n features and of that kind, else the default.
 
-    x: an array or codes, for which other tiles are the best.
+    x: an array or codes, for which other tiles are the best. A tile is no deeper than the default, which is as deep as
+    k allows.
     """
     others = functools.partial(tiles_near, default, least, most)
     taken = x.kind if isinstance(x, QuantizedActivations) else x.dtype.itemsize
-    return choose(name, x.device, (size_class(x.shape[0]), n, kind, taken), default, others)
+    return choose(name, x.device, (size_class(x.shape[0]), n, default.k, kind, taken), default, others)
 
 
 def quantized_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -> None:

@@ -75,8 +75,8 @@ def yarn_frequencies(
         if not least < number < math.inf:
             raise InvalidArgument(f"yarn_frequencies: {name} must be a number above {least:g}; it is {number}.")
     for name, factor_of in (("mscale", mscale), ("mscale_all_dim", mscale_all_dim)):
-        if factor_of is not None and not math.isfinite(factor_of):
-            raise InvalidArgument(f"yarn_frequencies: {name} must be a finite number; it is {factor_of}.")
+        if factor_of is not None and not 0.0 <= factor_of < math.inf:
+            raise InvalidArgument(f"yarn_frequencies: {name} must be a finite number from 0; it is {factor_of}.")
 
     def pair_of(turns: float) -> float:
         return width * math.log(original_context / (turns * 2 * math.pi)) / (2 * math.log(base))
@@ -125,6 +125,8 @@ def rope(
     if not math.isfinite(magnitude):
         raise InvalidArgument(f"rope: magnitude must be a finite number; it is {magnitude}.")
     half = width // 2
+    if not 0.0 < base < math.inf:
+        raise InvalidArgument(f"rope: base must be a number above 0; it is {base}.")
     if frequencies is None:
         turns = _frequencies(str(source.device), half, base)
     else:

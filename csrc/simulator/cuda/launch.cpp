@@ -72,6 +72,7 @@ CUresult write_attribute(CudaFunction& function, CUfunction_attribute attribute,
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
       if (value < 0 || value > shared_limit(function)) return CUDA_ERROR_INVALID_VALUE;
       function.max_dynamic_shared = value;
+      function.has_max_dynamic_shared = true;
       return CUDA_SUCCESS;
     case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
       if (value < -1 || value > 100) return CUDA_ERROR_INVALID_VALUE;
@@ -162,7 +163,7 @@ CUresult read_shape(const CUlaunchConfig& config, const CudaFunction& function, 
   if (volume(out.block) > static_cast<uint64_t>(function.max_threads())) return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
   const int shared_most = std::min(std::max(function.max_dynamic_shared, 0), shared_limit(function));
   if (out.shared_bytes > static_cast<unsigned>(shared_most) ||
-      (function.max_dynamic_shared == kSharedDefault &&
+      (!function.has_max_dynamic_shared &&
        static_cast<int>(out.shared_bytes) + function.shared_bytes > kSharedDefault)) {
     return CUDA_ERROR_INVALID_VALUE;
   }

@@ -25,7 +25,12 @@ ROOT = Path(__file__).parents[3]
 TOLERANCE = {"float32": (1e-4, 1e-5), "float16": (2.0**-9, 2.0**-10), "bfloat16": (2.0**-6, 2.0**-7)}
 # "linalg": the CPU's own tiles, without the rest of the vendor's compiler. A chip: as programs run on it. The 950's
 # compiler takes a minute for some of them.
-PLACES = {"linalg": tuple(shipped.DTYPES), "ascend:910B3": tuple(shipped.DTYPES), "ascend:950": ("float16",)}
+PLACES = {
+    "linalg": tuple(shipped.DTYPES),
+    "ascend:910B3": tuple(shipped.DTYPES),
+    "ascend:910C": ("float16",),
+    "ascend:950": ("float16",),
+}
 _places = [pytest.param(where, marks=pytest.mark.slow if ":" in where else ()) for where in PLACES]
 
 
