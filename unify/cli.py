@@ -366,7 +366,10 @@ def _finite(text: str) -> float:
 
 def _bias(text: str) -> tuple[int, float]:
     token, _, value = text.partition(":")
-    return _natural(token), _number(value, float, lambda value: value < float("inf"), "a number, or -inf")
+    try:
+        return _natural(token), _number(value, float, lambda value: value < float("inf"), "a number, or -inf")
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no token and a number, or -inf, like 42:-5") from None
 
 
 def _share(text: str) -> float:

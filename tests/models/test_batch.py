@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,10 +179,24 @@ def test_a_bias_of_no_token_is_refused(model: Decoder) -> None:
         ([-1], 1, "the token -1"),
         ([1], 0, "at least one token is written"),
         ([1] * 100, 2 * BLOCK_SIZE - 99, "do not fit into a context of 128"),
+        ("1,2", 1, "whole numbers, .*; they are '1,2' and 1"),
+        ([1.5, 2], 1, "whole numbers"),
+        ([[1, 2]], 1, "whole numbers"),
+        ([1], 2.5, "and 2.5"),
     ],
 )
-def test_what_can_never_run_is_refused_at_once(model: Decoder, ids: list[int], tokens: int, told: str) -> None:
+def test_what_can_never_run_is_refused_at_once(model: Decoder, ids: Any, tokens: Any, told: str) -> None:
     batch = Batch(model, rows=2, max_context=CONTEXT, blocks=2)
     with pytest.raises(un.errors.InvalidArgument, match=told):
         batch.submit(ids, tokens)
     assert not batch.step()
+
+
+def test_tokens_come_as_any_whole_numbers(model: Decoder) -> None:
+    batch = Batch(model, rows=3, max_context=CONTEXT)
+    prompts = ([5, 6, 7], np.array([5, 6, 7]), torch.tensor([5, 6, 7]))
+    requests = [batch.submit(ids, 4) for ids in prompts]  # type: ignore[arg-type]
+    batch.run()
+    assert requests[0].token_ids == requests[1].token_ids == requests[2].token_ids
+    with pytest.raises(un.errors.InvalidArgument, match="sampling must be a Sampling"):
+        batch.submit([1], 1, {"temperature": 1.0})  # type: ignore[arg-type]

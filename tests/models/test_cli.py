@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,17 +63,28 @@ def test_json_is_one_object_and_nothing_else(python: Run, tiny_path: Path) -> No
     assert min(told["prefill_tokens_per_s"], told["decode_tokens_per_s"], told["peak_memory_mb"]) > 0
 
 
-def test_a_first_piece_that_takes_long_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+class _Heard(io.StringIO):
+    """A stream that tells when something was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event = threading.Event()
+
+    def flush(self) -> None:
+        self.event.set()
+
+
+def test_a_first_piece_that_takes_long_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
+    heard = _Heard()
+    monkeypatch.setattr(sys, "stderr", heard)
     with first_text(written.append, after_s=0.01) as write:
-        told = ""
-        while not told:
-            told = capsys.readouterr().err
+        assert heard.event.wait(60)
         write("text")
-    assert (told, written) == (f"{FIRST_START}\n", ["text"])
+    assert (heard.getvalue(), written) == (f"{FIRST_START}\n", ["text"])
     with first_text(written.append, after_s=0.01, is_shown=True) as write:
         write("more")
-    assert (capsys.readouterr().err, written) == ("", ["text", "more"])
+    assert (heard.getvalue(), written) == (f"{FIRST_START}\n", ["text", "more"])
 
 
 def test_the_rates_of_a_simulated_device_say_so() -> None:
@@ -245,9 +258,9 @@ def test_every_setting_of_sampling_has_an_option(monkeypatch: pytest.MonkeyPatch
         ("--repetition-penalty", "0", "'0' is not a number above 0"),
         ("--frequency-penalty", "nan", "'nan' is not a finite number"),
         ("--presence-penalty", "x", "'x' is not a finite number"),
-        ("--logit-bias", "5", "'' is not a number, or -inf"),
-        ("--logit-bias", "5:inf", "'inf' is not a number, or -inf"),
-        ("--logit-bias", "x:5", "'x' is not a whole number from 0"),
+        ("--logit-bias", "5", "'5' is no token and a number, or -inf, like 42:-5"),
+        ("--logit-bias", "5:inf", "'5:inf' is no token and a number, or -inf, like 42:-5"),
+        ("--logit-bias", "x:5", "'x:5' is no token and a number, or -inf, like 42:-5"),
     ],
 )
 def test_a_setting_that_is_none_is_named(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -313,3 +314,24 @@ def test_weights_are_never_dense_while_they_are_quantised(tmp_path: Path, python
         assert finished.returncode == 0, finished.stderr
         # The largest matrix alone, the embedding or a layer's experts, would be 64 MB and more.
         assert int(finished.stdout) < size * weights + dense + 32e6, kind
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_matrix_that_cannot_be_quantised_is_named(tmp_path: Path, weights: str) -> None:
+    path = write_tiny(tmp_path / "m", "Llama", hidden_size=48, head_dim=12)
+    with pytest.raises(
+        un.errors.InvalidArgument, match=rf"'model\..*weight' is \[.*48\]; {weights} needs .* 32 inputs"
+    ):
+        load_directory(Checkpoint(path), weights=weights)
+
+
+@pytest.mark.parametrize("weights", [None, "int8", "fp8"])
+def test_a_matrix_without_weights_is_refused(tmp_path: Path, weights: str | None) -> None:
+    path = write_tiny(tmp_path / "m", "Llama", shard="1GB")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 0}))
+    tensors = load_file(path / "model.safetensors")
+    cut = {name: t[:, :0] if "down_proj" in name else t[:0] if ".mlp." in name else t for name, t in tensors.items()}
+    save_file({name: t.contiguous() for name, t in cut.items()}, path / "model.safetensors")
+    with pytest.raises(ModelFileError, match="intermediate_size|it has no weights"):
+        load_directory(Checkpoint(path), weights=weights)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
 import unify as un
+from unify.ops.quant import quantize_weight
 from unify.ops.quantized_activations import ACTIVATIONS, QuantizedActivations, quantize
 
 
@@ -137,3 +140,20 @@ def test_any_activations_come_back(
     else:
         bound = largest * (0.5 / {"int16": 32512, "int8": 127}[kind]) + ulps
     assert ((values - x.double()).abs() <= bound + 1e-30)[largest.isfinite()].all()
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_codes_that_are_not_those_of_their_kind_are_refused(kind: str) -> None:
+    weight = quantize_weight(torch.randn(7, 256), kind)
+    made = quantize(torch.randn(8, 256), kind)
+    wrong = [
+        (replace(made, scales=made.scales[:2]), "x's scales"),
+        (replace(made, codes=made.codes[::2]), "x's codes .*contiguous"),
+        (replace(made, codes=made.codes.view(un.uint8)), "x's codes .* uint8"),
+        (replace(made, kind="int4"), "'int4'; known are"),
+    ]
+    if kind == "int8":
+        wrong += [(replace(made, sums=None), "x's sums .* none"), (replace(made, sums=made.sums[:, :1]), "x's sums")]
+    for x, told in wrong:
+        with pytest.raises(un.errors.InvalidArgument, match=told):
+            un.ops.linear(x, weight)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import unify as un
 from unify import ops
@@ -282,3 +283,37 @@ def test_lengths_of_a_class_are_one_question() -> None:
             tiles.latent_tile(CPU, rows, 128, 64, rows)
     assert len(keys) == 4 * 64
     assert len(set(keys)) == 4
+
+
+# How deep a tile of codes may be depends on k, which has a remainder of 64 here and none there.
+@pytest.mark.parametrize("name", ["product with codes", "quantised grouped product"])
+def test_a_tile_for_one_depth_is_not_taken_for_another(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def product(k: int) -> tuple[Callable[[], Any], torch.Tensor]:
+        weight = ops.quant.quantize_weight(torch.randn(2, 64, k, generator=generator), "int8")
+        x = torch.randn(128, k, generator=generator).bfloat16()
+        values = torch.from_numpy(weight.dequantize().numpy())
+        if name == "product with codes":
+            return lambda: ops.linear(x, weight[0]), x.float() @ values[0].T
+        offsets = torch.tensor([0, 0, 128], dtype=torch.int32)
+        return lambda: ops.grouped_linear(x, weight, offsets), x.float() @ values[1].T
+
+    monkeypatch.setattr("unify.ops.quantized_linear._has_bfloat16_products", lambda: True)
+    (deep, _), (shallow, expected) = product(1024), product(96)
+    keys: dict[int, list[tuning.Key]] = {}
+    asked: list[tuning.Key] = []
+    monkeypatch.setattr(
+        tuning.Tuning,
+        "choose",
+        lambda self, given, device, key, default, others: (asked.append(key) if given == name else None, default)[1],
+    )
+    with ops.tune():
+        for k, call in ((1024, deep), (96, shallow)):
+            asked.clear()
+            result = call()
+            keys[k] = list(asked)
+    assert keys[1024]
+    assert keys[96]
+    assert not set(keys[1024]) & set(keys[96])
+    torch.testing.assert_close(result.float(), expected, rtol=2**-7, atol=2**-7 * 96**0.5)

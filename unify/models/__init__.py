@@ -56,6 +56,8 @@ def load(
     tokenizer.json gets a tokenizer that writes numbers.
     Raises ModelFileError, and InvalidArgument for options that are none or do not go together.
     """
+    if dtype not in ("quantized", "float32"):
+        raise InvalidArgument(f"load: dtype must be 'quantized' or 'float32', not {dtype!r}.")
     path = model_path(name_or_path, progress)
     if path.is_dir():
         checkpoint = Checkpoint(path, progress)

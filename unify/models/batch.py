@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,9 +43,9 @@ class Batch:
     """Writes several texts at once over one paged cache of `rows` sequences.
 
     A request waits until a row is free, and blocks for its whole length: none is ever turned out half-way. max_context:
-    tokens of one sequence, its answer included; blocks: of BLOCK_SIZE tokens in all, by default enough for every row.
-    ends: tokens that end a text. The decode step is recorded once, over all rows, and once more where they draw, and
-    where logits are changed.
+    tokens of one sequence, its answer included, at most the model's; blocks: of BLOCK_SIZE tokens in all, by default
+    enough for every row. ends: tokens that end a text, as a Tokenizer's. The decode step is recorded once, over all
+    rows, and once more where they draw, and where logits are changed.
     """
 
     def __init__(
@@ -68,7 +69,16 @@ class Batch:
 
         Raises InvalidArgument for a prompt that is empty, wrong, or never fits, and for the bias of no token.
         """
-        how = sampling or Sampling()
+        how = Sampling() if sampling is None else sampling
+        if not isinstance(how, Sampling):
+            raise InvalidArgument(f"submit: sampling must be a Sampling; it is {how!r:.80}.")
+        try:
+            prompt, max_tokens = [operator.index(token) for token in prompt], operator.index(max_tokens)
+        except TypeError:
+            raise InvalidArgument(
+                f"submit: the prompt must be tokens, whole numbers, and max_tokens one; they are {prompt!r:.80} and "
+                f"{max_tokens!r:.80}."
+            ) from None
         vocabulary = self.model.config.vocabulary
         how.check(vocabulary)
         wrong = next((token for token in prompt if not 0 <= token < vocabulary), None)
@@ -81,7 +91,7 @@ class Batch:
                 f"submit: {len(prompt)} prompt tokens and {max_tokens=} do not fit into a context of {room} (at least "
                 "one token is written)."
             )
-        request = Request(list(prompt), max_tokens, how)
+        request = Request(prompt, max_tokens, how)
         self._waiting.append(request)
         return request
 

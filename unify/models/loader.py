@@ -107,12 +107,12 @@ class Loader:
         if kind not in ACTIVATIONS:
             raise InvalidArgument(f"activations must be one of {', '.join(ACTIVATIONS)}, or None; not {kind!r}.")
         if kind == "int8" and weights not in ("int8", "int4"):
-            has = "they are not quantised" if weights is None else f"they are in {weights}"
-            raise InvalidArgument(f"activations in int8 go with weights in int8 or int4; {has}. Give weights as well.")
+            has = "they are not quantised: give weights as well" if weights is None else f"they are in {weights}"
+            raise InvalidArgument(f"activations in int8 go with weights in int8 or int4; {has}.")
         stored = (info.kind for info in self.checkpoint.tensors.values())
         if kind == "fp8" and weights != "fp8" and (weights or self._is_float32 or "f8_e4m3" not in stored):
-            has = f"they are in {weights}" if weights else "none are kept in it"
-            raise InvalidArgument(f"activations in fp8 go with weights in fp8; {has}. Give weights as well.")
+            has = f"they are in {weights}" if weights else "none are kept in it: give weights as well"
+            raise InvalidArgument(f"activations in fp8 go with weights in fp8; {has}.")
 
     def _told(self, matrix: Any) -> Any:
         """The matrix, which knows what is to become of activations, if it is quantised."""

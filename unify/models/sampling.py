@@ -12,12 +12,12 @@ from unify._errors import InvalidArgument
 
 _LARGEST, _SMALLEST = 3e38, 2e-38  # of float32, which kernels take
 _NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "temperature": (lambda x: 0.0 <= x < math.inf, "a finite number from 0"),
+    "temperature": (lambda x: 0.0 <= x <= _LARGEST, "from 0 to 3e38"),
     "top_p": (lambda x: 0.0 < x <= 1.0, "above 0 and at most 1"),
     "min_p": (lambda x: 0.0 <= x <= 1.0, "from 0 to 1"),
-    "repetition_penalty": (lambda x: _SMALLEST <= x <= _LARGEST, "a number above 0; 1 is none"),
-    "frequency_penalty": (lambda x: -_LARGEST <= x <= _LARGEST, "a finite number; 0 is none"),
-    "presence_penalty": (lambda x: -_LARGEST <= x <= _LARGEST, "a finite number; 0 is none"),
+    "repetition_penalty": (lambda x: _SMALLEST <= x <= _LARGEST, "from 2e-38 to 3e38; 1 is none"),
+    "frequency_penalty": (lambda x: -_LARGEST <= x <= _LARGEST, "from -3e38 to 3e38; 0 is none"),
+    "presence_penalty": (lambda x: -_LARGEST <= x <= _LARGEST, "from -3e38 to 3e38; 0 is none"),
 }
 _WHOLE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "top_k": (lambda x: 0 <= x < 1 << 31, "a whole number from 0, which takes all"),

@@ -25,7 +25,9 @@ class SpeculativeGenerator(Generator):
 
     def __init__(self, model: Decoder, tokenizer: Tokenizer, *, max_context: int = 2048) -> None:
         if model.predictor is None:
-            raise InvalidArgument("speculative decoding needs a model with a layer that predicts a second token.")
+            raise InvalidArgument(
+                "speculative decoding needs a model with a layer that predicts a second token. Do without it."
+            )
         super().__init__(model, tokenizer, max_context=max_context)
         self.drafted = self.accepted = 0
         self._draft = 0

@@ -21,7 +21,10 @@ _ENDS = ("eos", "eot", "eom")  # GGUF's roles: the ends of a text, of a turn, an
 
 
 class Tokenizer:
-    """A vocabulary with the model's own special tokens and its chat template."""
+    """A vocabulary with the model's own special tokens and its chat template.
+
+    ends: the tokens any of which ends an answer; bos: the one that begins a text, or None.
+    """
 
     def __init__(
         self, vocabulary: Vocabulary, *, ends: frozenset[int], bos: int | None, chat_template: str,

@@ -152,7 +152,7 @@ class QuantizedActivations:
             raise InvalidArgument(f"{name}: x has activations in {self.kind!r}; known are {', '.join(ACTIVATIONS)}.")
         for part, (dtype, shape) in _arrays(self.kind, *self.shape).items():
             array = getattr(self, part)
-            has = None if array is None else (array.dtype, array.shape, array.is_contiguous(), array.device)
+            has = None if array is None else (array.dtype, array.shape, array.is_contiguous, array.device)
             if has != (dtype, shape, True, self.device):
                 given = "none" if array is None else f"{array.dtype.name} {list(array.shape)} on {array.device}"
                 raise InvalidArgument(
