@@ -210,6 +210,19 @@ def test_a_repetition_penalty_is_what_transformers_would_do_at_each_step(tiny: T
         assert scores.argmax().item() == token, step
 
 
+def interrupt(generator: Generator, ids: list[int], after: int) -> None:
+    """Ends a text when so many pieces of it were written."""
+    written: list[str] = []
+
+    def stop(piece: str) -> None:
+        written.append(piece)
+        if len(written) == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generator.generate(ids, 40, stop)
+
+
 def test_text_with_all_penalties_repeats_after_an_interrupt_and_in_a_turn(tiny: Tiny) -> None:
     sampling = Sampling(
         repetition_penalty=1.2, frequency_penalty=0.8, presence_penalty=0.3, logit_bias={prompt(1)[0]: 3.0}
@@ -218,15 +231,7 @@ def test_text_with_all_penalties_repeats_after_an_interrupt_and_in_a_turn(tiny: 
     for ids in (prompt(30), [*prompt(30), *prompt(5, 1)]):
         expected = Generator(*tiny, sampling, max_context=256).generate(ids, 40).token_ids
         for after in (1, 2, 3, 20):
-            written: list[str] = []
-
-            def stop(piece: str, after: int = after, written: list[str] = written) -> None:
-                written.append(piece)
-                if len(written) == after:
-                    raise KeyboardInterrupt
-
-            with pytest.raises(KeyboardInterrupt):
-                generator.generate(ids, 40, stop)
+            interrupt(generator, ids, after)
             assert generator.generate(ids, 40).token_ids == expected
 
 
@@ -327,15 +332,7 @@ def test_an_interrupt_in_the_consumer_leaves_a_usable_generator(tiny: Tiny) -> N
     ids = prompt(30)
     expected = Generator(*tiny, max_context=256).generate(ids, 40).token_ids
     for after in (1, 2, 3, 4, 20):  # before, while and after the step is recorded
-        written: list[str] = []
-
-        def stop(piece: str, after: int = after, written: list[str] = written) -> None:
-            written.append(piece)
-            if len(written) == after:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            generator.generate(ids, 40, stop)
+        interrupt(generator, ids, after)
         assert generator.generate(ids, 40).token_ids == expected
 
 

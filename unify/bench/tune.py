@@ -99,11 +99,7 @@ def _show(session: Tuning, *, as_json: bool) -> None:
     table.add_column("times as fast", justify="right")
     for found in session.found:
         sizes = ", ".join(map(str, found.key))
-        tiles = (
-            f"{t.m} × {t.n} × {t.k}" + "".join(f", {k}={v}" for k, v in t.launch.items())
-            for t in (found.default, found.best)
-        )
-        table.add_row(found.name, sizes, *tiles, plot.number(found.speedup))
+        table.add_row(found.name, sizes, _words(found.default), _words(found.best), plot.number(found.speedup))
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import unify
 from unify._errors import InvalidArgument, ModelFileError
-from unify.ops.quant import BLOCK, QuantizedMatrix, from_fp8_blocks, quantize_weight
+from unify.ops.quant import BLOCK, FP8_BLOCK, QuantizedMatrix, from_fp8_blocks, quantize_weight
 
 from .checkpoint import Checkpoint, ShardTensor
 
 if TYPE_CHECKING:
     import numpy as np
 
-FP8_BLOCK = 128  # rows and columns that share a scale (DeepSeek-V3, 2024, section 3.3.2)
 _SCALES = "_scale_inv"
 _BITS = {1: unify.uint8, 2: unify.uint16, 4: unify.uint32}
 _DTYPES = {"f32": unify.float32, "bf16": unify.bfloat16, "f16": unify.float16}
