@@ -32,7 +32,7 @@ lint: $(VENV)/.dev ## ruff, mypy, import contracts, clang-format, stubs
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	@$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)/python .ci/stubs.py --check
 
 format: $(VENV)/.dev ## let ruff and clang-format rewrite

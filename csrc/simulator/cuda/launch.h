@@ -15,7 +15,7 @@ namespace unify::simulator {
 struct CudaFunction : Function {
   int registers = 0;
   int shared_bytes = 0;
-  int max_dynamic_shared = 49152;  // cuFuncSetAttribute raises it up to what the chip has
+  int max_dynamic_shared = 49152;       // cuFuncSetAttribute raises it up to what the chip has
   bool has_max_dynamic_shared = false;  // that it was set; until then static and dynamic share what there is by default
   bool allows_large_clusters = false;
   int carveout = -1;
