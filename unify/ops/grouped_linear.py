@@ -11,7 +11,8 @@ import unify
 from unify._errors import InvalidArgument, ShapeError
 from unify._tensor import as_tensor, wrap_like
 
-from .groups import find_few_rows, find_tile, silu, source_rows
+from .few_products import as_words, few_products
+from .groups import find_few_rows, find_program, find_tile, grid_of_few_rows, silu, source_rows
 from .op import FLOATS, op
 from .quant import QuantizedActivations, QuantizedMatrix, activations_kind, as_codes
 from .quantized_grouped_linear import quantized_grouped_product, quantized_masked_product
@@ -22,18 +23,11 @@ from .tuning import choose, tiles_near
 CODES = ("int8", "fp8")  # of 16 bits are not multiplied in tiles
 # Rows, features and inputs whose products are summed in registers, and how many times that many features a program
 # goes through. On a CPU one feature at a time: memory is read in one run. Elsewhere matrix units take few rows as well.
-_FEW_ROWS = {"cpu": (Tile(2, 1, 64), 16)}
-_ONE_ROW = {"cpu": (Tile(1, 1, 64), 16)}
+_FEW_ROWS = {"cpu": (Tile(2, 1, 32), 16)}
+_ONE_ROW = {"cpu": (Tile(1, 1, 32), 16)}
 _ONE_ROW_ELSEWHERE = (Tile(1, 32, 64), 1)
 # Rows of a group, on the average, up to which that is faster than tiles, whose products of bfloat16 are pairs at once.
-_FEW, _FEW_OF_BFLOAT16 = 8, 1
-
-
-@unify.jit
-def _features(weight, step, k, EVEN: tl.constexpr):
-    mask = None if EVEN else step < k
-    part = tl.load(weight + step, mask=mask, other=None if EVEN else 0.0)
-    return part.to(tl.float32)[None, :, :]
+_FEW, _FEW_OF_BFLOAT16 = 8, 2
 
 
 # One program a tile of M rows of one group and N features, features first: a group's rows stay in the cache while its
@@ -83,40 +77,27 @@ def grouped_kernel(
 
 
 # One program `parts` times N features of M rows of one group, groups before features: what is read of a weight serves
-# all rows of its group. Products are summed lane by lane and folded once for a feature. ids: each row has the group
-# that is written there, and there are no offsets.
+# all rows of its group. ids: each row has the group that is written there, there are no offsets, and features come
+# before rows: a weight is read in one run.
 @unify.jit
 def grouped_few_rows_kernel(
     x, gather, weight, offsets, ids, out, groups, rows, x_rows, per_gather, n, k, x_row, w_group, w_row, o_row, parts,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STEPS: tl.constexpr, GATED: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    group, first, last = find_few_rows(offsets, ids, tl.program_id(0), groups, rows, M, STEPS)
+    tile, start_part = find_program(ids)
+    group, first, last = find_few_rows(offsets, ids, tile, groups, rows, M, STEPS)
     if first < last:
-        inner = tl.arange(0, K)
         row = first + tl.arange(0, M)
         source = source_rows(gather, tl.minimum(row, last - 1), x_rows, per_gather)
         x_place = x + source.to(tl.int64)[:, None] * x_row
         w_place = weight + tl.minimum(group, groups - 1).to(tl.int64) * w_group
         length = tl.where(group < groups, k, 0)  # rows of no group are zeros
         for part in range(parts):
-            feature = (tl.program_id(1) * parts + part) * N + tl.arange(0, N)
+            feature = (start_part * parts + part) * N + tl.arange(0, N)
             w_rows = w_place + tl.minimum(feature, n - 1).to(tl.int64)[:, None] * w_row
-            total = tl.zeros([M, N, K], dtype=tl.float32)
-            gate = tl.zeros([M, N, K], dtype=tl.float32)
-            for start in range(0, length, K):
-                step = (start + inner)[None, :]
-                if EVEN:
-                    value = tl.load(x_place + step).to(tl.float32)[:, None, :]
-                else:
-                    value = tl.load(x_place + step, mask=step < k, other=0.0).to(tl.float32)[:, None, :]
-                if GATED:
-                    gate += _features(w_rows, step, k, EVEN) * value
-                    total += _features(w_rows + n * w_row, step, k, EVEN) * value
-                else:
-                    total += _features(w_rows, step, k, EVEN) * value
-            result = tl.sum(total, axis=2)
+            result = few_products(x_place, w_rows, length, M, N, K, EVEN)
             if GATED:
-                result *= silu(tl.sum(gate, axis=2))
+                result = silu(result) * few_products(x_place, w_rows + n * w_row, length, M, N, K, EVEN)
             place = out + row.to(tl.int64)[:, None] * o_row + feature[None, :]
             tl.store(place, result, mask=(row < last)[:, None] & (feature < n)[None, :])
 
@@ -232,27 +213,30 @@ def grouped_product(
         quantized_grouped_product(x, weight, out, gated, offsets=offsets, ids=ids, gather=gather, per_gather=per_gather)
         return
     weight = rows_contiguous(weight)
-    groups, _, k = weight.shape
-    rows, n = out.shape
-    kind = x.device.kind
-    sizes = (groups, rows, x.shape[0], per_gather, n, k, x.strides[0], weight.strides[0], weight.strides[1], n)
+    groups, (rows, n) = weight.shape[0], out.shape
     few_rows = groups * (_FEW_OF_BFLOAT16 if x.dtype == unify.bfloat16 else _FEW)
-    if ids is not None or (kind in _FEW_ROWS and rows <= few_rows):
-        few, parts = _few_rows_tile(x.device, n, x.itemsize, gated, is_one=ids is not None)
+    if ids is not None or (x.device.kind in _FEW_ROWS and rows <= few_rows):
+        few, parts = _few_rows_tile(x.device, n, x.dtype, gated, is_one=ids is not None)
+        x, weight = as_words(x, weight)
         tiles = rows if ids is not None else rows // few.m + groups + 1
-        grouped_few_rows_kernel[(tiles, -(-n // (few.n * parts)))](
-            x, gather, weight, offsets, ids, out, *sizes, parts, M=few.m, N=few.n, K=few.k, STEPS=groups.bit_length(),
-            GATED=gated, EVEN=k % few.k == 0, **few.launch,
+        grouped_few_rows_kernel[grid_of_few_rows(ids, tiles, -(-n // (few.n * parts)))](
+            x, gather, weight, offsets, ids, out, *_sizes(x, weight, rows, n, per_gather), parts, M=few.m, N=few.n,
+            K=few.k, STEPS=groups.bit_length(), GATED=gated, EVEN=weight.shape[2] % few.k == 0, **few.launch,
         )  # fmt: skip
         return
     tile = grouped_tile(x.device, -(-rows // groups), n, x.dtype, gated=gated)
     grouped_kernel[(-(-n // tile.n), rows // tile.m + groups + 1)](
-        x, gather, weight, offsets, None, out, *sizes, M=tile.m, N=tile.n, K=tile.k, STEPS=groups.bit_length(),
-        GATED=gated, EVEN_K=k % tile.k == 0, **tile.launch,
+        x, gather, weight, offsets, None, out, *_sizes(x, weight, rows, n, per_gather), M=tile.m, N=tile.n, K=tile.k,
+        STEPS=groups.bit_length(), GATED=gated, EVEN_K=weight.shape[2] % tile.k == 0, **tile.launch,
     )  # fmt: skip
 
 
-def _few_rows_tile(device: Any, n: int, itemsize: int, gated: bool, *, is_one: bool) -> tuple[Tile, int]:
+def _sizes(x: Any, weight: Any, rows: int, n: int, per_gather: int) -> tuple[int, ...]:
+    groups, _, k = weight.shape
+    return (groups, rows, x.shape[0], per_gather, n, k, x.strides[0], weight.strides[0], weight.strides[1], n)
+
+
+def _few_rows_tile(device: Any, n: int, dtype: Any, gated: bool, *, is_one: bool) -> tuple[Tile, int]:
     """The tile for groups of few rows, or of one, the one that was measured or the kind's, and how many a program has.
 
     That is as many that a program's features stay the same: they decide how well cores share the work.
@@ -260,7 +244,7 @@ def _few_rows_tile(device: Any, n: int, itemsize: int, gated: bool, *, is_one: b
     default, parts = _ONE_ROW.get(device.kind, _ONE_ROW_ELSEWHERE) if is_one else _FEW_ROWS[device.kind]
     most = 1 if is_one else 4
     others = functools.partial(tiles_near, default, (1, 1, 16), (most, 64, 256))
-    few = choose("grouped few rows", device, (is_one, n, itemsize, gated), default, others)
+    few = choose("grouped few rows", device, (is_one, n, dtype.name, gated), default, others)
     return few, max(1, parts * default.n // few.n)
 
 
@@ -278,9 +262,8 @@ def masked_product(x: Any, weight: Any, counts: Any, out: Any, gated: bool) -> N
     rows, n = out.shape[0] // groups, out.shape[1]
     tile = grouped_tile(x.device, rows, n, x.dtype, gated=gated)
     grouped_kernel[(-(-n // tile.n), groups * -(-rows // tile.m))](
-        x, None, weight, None, counts, out, groups, rows, x.shape[0], 1, n, k, x.strides[0], weight.strides[0],
-        weight.strides[1], n, M=tile.m, N=tile.n, K=tile.k, STEPS=0, GATED=gated, EVEN_K=k % tile.k == 0,
-        **tile.launch,
+        x, None, weight, None, counts, out, *_sizes(x, weight, rows, n, 1), M=tile.m, N=tile.n, K=tile.k, STEPS=0,
+        GATED=gated, EVEN_K=k % tile.k == 0, **tile.launch,
     )  # fmt: skip
 
 

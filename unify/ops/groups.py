@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton.language as tl
 
 import unify
@@ -50,6 +52,24 @@ def find_tile(offsets, counts, tile, groups, rows, M: tl.constexpr, STEPS: tl.co
         group, first, last = find_rows(offsets, tile, groups, rows, M, STEPS)
         end = last
     return group, first, last, end
+
+
+def grid_of_few_rows(ids: Any, tiles: int, parts: int) -> tuple[int, int]:
+    """The grid of tiles of few rows, and parts of their features, in the order of `find_program`."""
+    return (tiles, parts) if ids is None else (parts, tiles)
+
+
+@unify.jit
+def find_program(ids):
+    """A program's tile and part of the features, of which the first comes first, or where ids say each row's group, the
+    second: then no other row has its weight."""
+    if ids is not None:
+        tile = tl.program_id(1)
+        part = tl.program_id(0)
+    else:
+        tile = tl.program_id(0)
+        part = tl.program_id(1)
+    return tile, part
 
 
 @unify.jit

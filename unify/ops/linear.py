@@ -11,6 +11,7 @@ import unify
 from unify._errors import ShapeError
 from unify._tensor import as_tensor, wrap_like
 
+from .few_products import as_words, few_products, few_tile
 from .op import FLOATS, as_rows, op
 from .quant import QuantizedActivations, QuantizedMatrix, activations_kind, as_codes
 from .quantized_linear import quantized_linear
@@ -19,8 +20,7 @@ from .tiles import product_tile
 from .tuning import choose, tiles_near
 
 _FEW_ROWS = 4  # up to here nothing is packed for tl.dot
-_FEW_FEATURES = {"cpu": (8, 16)}  # features, and inputs at a time
-_FEW_FEATURES_ELSEWHERE = (32, 64)
+_FEATURES = 8  # of a program at least: one's beginning takes as long as a short row
 
 
 # One program a tile of a result, of which there may be a batch. b is [k, n] by strides, so that a weight [n, k] needs
@@ -61,35 +61,23 @@ def matmul_kernel(
     tl.store(out + row.to(tl.int64)[:, None] * o_row + column[None, :], total, mask=inside)
 
 
-# One program N features of ROWS rows, for which weights are read once: products are summed lane by lane and folded once
-# at the end.
+# One program `parts` times N features of ROWS rows.
 @unify.jit
 def few_rows_kernel(
-    x, weight, residual, out, m, n, k, x_row, w_row, r_row, o_row,
+    x, weight, residual, out, m, n, k, x_row, w_row, r_row, o_row, parts,
     ROWS: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    feature = tl.program_id(0) * N + tl.arange(0, N)
     row = tl.arange(0, ROWS)
-    inner = tl.arange(0, K)
-    row_inside = (row < m)[:, None]
-    x += row[:, None] * x_row
-    weight += feature.to(tl.int64)[:, None] * w_row
-    total = tl.zeros([ROWS, N, K], dtype=tl.float32)
-    for start in range(0, k, K):
-        step = start + inner
-        if EVEN:
-            value = tl.load(x + step[None, :], mask=row_inside, other=0.0).to(tl.float32)
-            part = tl.load(weight + step[None, :]).to(tl.float32)
-        else:
-            inside = (step < k)[None, :]
-            value = tl.load(x + step[None, :], mask=row_inside & inside, other=0.0).to(tl.float32)
-            part = tl.load(weight + step[None, :], mask=(feature < n)[:, None] & inside, other=0.0).to(tl.float32)
-        total += part[None, :, :] * value[:, None, :]
-    result = tl.sum(total, axis=2)
-    inside = row_inside & (feature < n)[None, :]
-    if residual is not None:
-        result += tl.load(residual + row[:, None] * r_row + feature[None, :], mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row[:, None] * o_row + feature[None, :], result, mask=inside)
+    x += tl.minimum(row, m - 1)[:, None] * x_row
+    for part in range(parts):
+        feature = (tl.program_id(0) * parts + part) * N + tl.arange(0, N)
+        w_rows = weight + tl.minimum(feature, n - 1).to(tl.int64)[:, None] * w_row
+        result = few_products(x, w_rows, k, ROWS, N, K, EVEN)
+        inside = (row < m)[:, None] & (feature < n)[None, :]
+        if residual is not None:
+            place = residual + row[:, None] * r_row + feature[None, :]
+            result += tl.load(place, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + row[:, None] * o_row + feature[None, :], result, mask=inside)
 
 
 @op
@@ -185,25 +173,20 @@ def _matmul(a: Any, b: Any, residual: Any, out: Any) -> None:
 
 
 def _few_rows(x: Any, weight: Any, residual: Any, out: Any) -> None:
+    tile = few_rows_tile(x.device, x.shape[0], weight.shape[0], x.shape[1], x.dtype)
+    x, weight = as_words(x, weight)
     (m, k), n = x.shape, weight.shape[0]
-    tile = few_rows_tile(x.device, m, n, itemsize=x.itemsize)
-    few_rows_kernel[(-(-n // tile.n), min(m, 1))](
+    parts = max(1, _FEATURES // tile.n)
+    few_rows_kernel[(-(-n // (tile.n * parts)), min(m, 1))](
         x, weight, residual, out, m, n, k, x.strides[0], weight.strides[0],
-        0 if residual is None else residual.strides[0], out.strides[0],
-        ROWS=tile.m, N=tile.n, K=tile.k, EVEN=k % tile.k == 0 and n % tile.n == 0,
-        **tile.launch,
+        0 if residual is None else residual.strides[0], out.strides[0], parts,
+        ROWS=tile.m, N=tile.n, K=tile.k, EVEN=k % tile.k == 0, **tile.launch,
     )  # fmt: skip
 
 
-def few_rows_tile(device: Any, m: int, n: int, *, itemsize: int) -> Tile:
-    """The tile for up to _FEW_ROWS rows: the one that was measured, else the kind's."""
-    default = _few_rows_tile(device, 1 if m <= 1 else 2 if m == 2 else 4)
-    others = functools.partial(tiles_near, default, (default.m, 1, 16), (default.m, 128, 256))
-    return choose("few rows", device, (default.m, n, itemsize), default, others)
-
-
-@functools.cache
-def _few_rows_tile(device: Any, rows: int) -> Tile:
-    """With four rows half as many features, so that sums stay in registers."""
-    n, k = _FEW_FEATURES.get(device.kind, _FEW_FEATURES_ELSEWHERE)
-    return Tile(rows, n // 2 if rows == 4 else n, k)
+def few_rows_tile(device: Any, m: int, n: int, k: int, dtype: Any) -> Tile:
+    """The tile for up to _FEW_ROWS rows of k inputs: the one that was measured, else that of few_tile."""
+    rows = 1 if m <= 1 else 2 if m == 2 else 4
+    default = few_tile(device, rows, k * dtype.itemsize)
+    others = functools.partial(tiles_near, default, (rows, 1, 16), (rows, 128, 256))
+    return choose("few rows", device, (rows, n, k, dtype.name), default, others)

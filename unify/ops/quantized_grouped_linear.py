@@ -10,7 +10,7 @@ import triton.language as tl
 
 import unify
 
-from .groups import find_few_rows, find_tile, silu, source_rows
+from .groups import find_few_rows, find_program, find_tile, grid_of_few_rows, silu, source_rows
 from .quant import BLOCK, COLUMNS, FP8_BLOCK, QuantizedActivations, QuantizedMatrix, quantize
 from .quantized_linear import arrays_of, features_of_two_sums, fp8_few_tile, multiplies_blocks, product_type
 from .quantized_products import block_products, byte_products, fp8_few_products, fp8_products
@@ -117,7 +117,8 @@ def quantized_grouped_few_rows_kernel(
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, BITS: tl.constexpr, OFFSET: tl.constexpr,
     STEPS: tl.constexpr, GATED: tl.constexpr, WIDE: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    group, first, last = find_few_rows(offsets, ids, tl.program_id(0), groups, rows, M, STEPS)
+    tile, start_part = find_program(ids)
+    group, first, last = find_few_rows(offsets, ids, tile, groups, rows, M, STEPS)
     if first < last:
         row = first + tl.arange(0, M)
         source = source_rows(gather, tl.minimum(row, last - 1), x_rows, per_gather).to(tl.int64)
@@ -127,7 +128,7 @@ def quantized_grouped_few_rows_kernel(
         s_place = scales + expert * s_group
         m_place = minimums if minimums is None else minimums + expert * s_group
         for part in range(parts):
-            feature = (tl.program_id(1) * parts + part) * N
+            feature = (start_part * parts + part) * N
             if feature < n:
                 total = _few_products(
                     x, x_scales, x_sums, source, x_row, row_inside, c_place, s_place, m_place, feature, n, k, scale_row,
@@ -221,7 +222,7 @@ def quantized_grouped_product(
     is_wide = sums is not None and x.kind == "int16"
     parts = _PARTS.get(device.kind, 1)
     tiles = rows if ids is not None else rows // few.m + groups + 1
-    quantized_grouped_few_rows_kernel[(tiles, -(-n // (few.n * parts)))](
+    quantized_grouped_few_rows_kernel[grid_of_few_rows(ids, tiles, -(-n // (few.n * parts)))](
         values, scales, sums, gather, weight.codes, weight.scales, weight.minimums, offsets, ids, out, groups, rows,
         values.shape[0], per_gather, *_sizes(weight, n, values.strides[0]), parts, M=few.m, N=few.n, K=few.k,
         STEPS=groups.bit_length(), GATED=gated, WIDE=is_wide,

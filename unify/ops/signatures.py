@@ -12,6 +12,7 @@ from typing import Any
 import triton.language as tl
 
 from unify._copy import TURNED, copy_kernel
+from unify._tensor import float16
 
 from .activation import _BLOCK as ACTIVATION_BLOCK, swiglu_kernel
 from .attend import Widths, block_d
@@ -170,7 +171,7 @@ def _weights() -> list[Signature]:
 def _products(chip: Any) -> list[Signature]:
     tile = product_tile(chip, TOKENS, FEATURES, itemsize=2)
     floats = product_tile(chip, TOKENS, FEATURES)
-    few = few_rows_tile(chip, 4, FEATURES, itemsize=2)
+    few = few_rows_tile(chip, 4, FEATURES, FEATURES, float16)
     sizes = types("m n k r_row o_row", SIZE)
     one = dict.fromkeys(("a_batch", "b_batch", "o_batch"))
     few_rows = product_tile(chip, 16, FEATURES, itemsize=2)
@@ -213,7 +214,9 @@ def _products(chip: Any) -> list[Signature]:
         ),
         Signature(
             few_rows_kernel,
-            types("x weight residual out", ARRAY) | {"m": "i32"} | types("n k x_row w_row r_row o_row", SIZE),
+            types("x weight residual out", ARRAY)
+            | types("m parts", "i32")
+            | types("n k x_row w_row r_row o_row", SIZE),
             {"ROWS": few.m, "N": few.n, "K": few.k, "EVEN": True},
         ),
         row(quantized_linear_kernel, {**exact, "WIDE": True, **blocks("q4_0")}),
