@@ -40,7 +40,7 @@ from .quantized_linear import (
     quantized_linear_kernel,
 )
 from .rope import rope_kernel
-from .sampling import _BLOCK as SAMPLING_BLOCK, greedy_kernel, repetition_penalty_kernel, sample_kernel
+from .sampling import _BLOCK as SAMPLING_BLOCK, greedy_kernel, sample_kernel
 from .signature import ARRAY, BYTES, CODES, FEATURES, FLOATS, INTS, SIZE, TOKENS, Signature, blocks, row, types
 from .tiles import column_block, product_tile, row_tile
 
@@ -239,11 +239,6 @@ def _sampling() -> list[Signature]:
             | types("temperature top_p min_p", FLOATS)
             | {"row_stride": SIZE},
             {**dict.fromkeys(("TOP_K", "TOP_P", "MIN_P", "PER_ROW", "OWN_SEEDS"), True), "BLOCK": SAMPLING_BLOCK},
-        ),
-        Signature(
-            repetition_penalty_kernel,
-            logits | ids | {"out": ARRAY, "penalty": "fp32"} | types("logits_row ids_row out_row", SIZE),
-            {"PER_ROW": False, "BLOCK": 64},
         ),
         Signature(
             penalize_kernel,
