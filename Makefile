@@ -111,7 +111,7 @@ $(VENV)/.dev: pyproject.toml .ci/constraints.txt $(VENV)/.built
 	$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
 
-# The vendors' compilers that tests run; where they cannot be had, those tests are skipped.
+# The vendors' compilers that tests run; where they cannot be had, those tests are skipped, but in CI (.ci/run).
 $(VENV)/.toolchains: unify/compiler/toolchain.py | $(VENV)/.dev
 	@if $(BIN)/unify toolchain install ascend; then touch $@; fi
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,9 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from unify.compiler import toolchain
+
 from .programs import Program
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_sessionstart() -> None:
+    """Refuses to run without vendors' compilers that REQUIRED_TOOLCHAINS names, whose tests would be skipped."""
+    for name in os.environ.get("REQUIRED_TOOLCHAINS", "").split():
+        if not toolchain.is_installed(name):
+            raise pytest.UsageError(f"the compilers for {name} are not installed: unify toolchain install {name}")
 
 
 def pytest_collection_finish() -> None:

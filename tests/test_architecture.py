@@ -191,6 +191,7 @@ TESTED_ELSEWHERE = {
     "unify/triton/compiler.py": "triton/test_driver.py",
     "unify/ops/tile.py": "ops/test_tiles.py",  # a dataclass
     "unify/ops/signature.py": "ops/test_signatures.py",
+    "unify/ops/attention_signatures.py": "ops/test_signatures.py",
     "unify/ops/expert_signatures.py": "ops/test_signatures.py",
 }
 

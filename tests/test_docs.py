@@ -262,7 +262,8 @@ def test_a_commit_is_checked_by_the_commands_of_make_lint() -> None:
     recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe is not None
     linted = [
-        line.replace("$(BIN)", ".venv/bin").replace("$(CXX_FILES)", "").strip() for line in recipe[1].splitlines()
+        line.strip().removeprefix("@").replace("$(BIN)", ".venv/bin").replace("$(CXX_FILES)", "").strip()
+        for line in recipe[1].splitlines()
     ]
     hooks = re.findall(r"^ +entry: (.+)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE)
     assert hooks == linted

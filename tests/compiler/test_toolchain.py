@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import platform
 import subprocess
 import zipfile
@@ -16,6 +17,8 @@ import pytest
 import unify as un
 from unify.compiler import toolchain
 from unify.compiler.toolchain import Toolchain, Wheel
+
+from ..conftest import Run
 
 METADATA = "Metadata-Version: 2.1\nName: toy-compiler\nVersion: 1.5\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\nTag: {tag}\n"
@@ -155,3 +158,12 @@ def test_other_machines_and_names_are_told(toy: Toolchain, monkeypatch: pytest.M
         toolchain.install("toy", quiet=True)
     with pytest.raises(un.errors.TargetError, match=r"no toolchain 'gcc'\. Known: ascend"):
         toolchain.install("gcc")
+
+
+def test_tests_do_not_run_without_the_compilers_that_ci_requires(python: Run, root: Path, tmp_path: Path) -> None:
+    empty = str(Path(__file__).with_name("kernels.py"))  # has no tests
+    for required, code in (("ascend", pytest.ExitCode.USAGE_ERROR), ("", pytest.ExitCode.NO_TESTS_COLLECTED)):
+        environment = {**os.environ, "REQUIRED_TOOLCHAINS": required, "UNIFY_TOOLCHAIN_DIR": str(tmp_path)}
+        finished = python("-m", "pytest", "-p", "no:cacheprovider", empty, cwd=root, env=environment)
+        assert finished.returncode == code
+        assert ("the compilers for ascend are not installed" in finished.stderr) == bool(required)

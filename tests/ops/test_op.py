@@ -208,12 +208,6 @@ CASES = {
         {"logits": floats(1, 4), "counts": ints(0, 1, 2, 9)[None], "presence": torch.ones(1)},
         ("logits",),
     ),
-    "repetition_penalty": Case(
-        ops.repetition_penalty,
-        {"logits": floats(2, 64), "ids": ints(1, 5)[:, None]},
-        options={"penalty": 1.5},
-        free="logits 1, ids 1",
-    ),
     "rms_norm": Case(ops.rms_norm, {"x": floats(3, 64), "weight": floats(64)}, free="x 0"),
     "rms_norm out": Case(
         ops.rms_norm, {"x": floats(3, 64), "weight": floats(64), "out": torch.zeros(3, 64)}, written=("out",)
@@ -343,11 +337,6 @@ CASES = {
         options={"vocabulary": 9},
         written=("add_to",),
         free="ids 1",
-    ),
-    "repetition_penalty of each": Case(
-        ops.repetition_penalty,
-        {"logits": floats(2, 64), "ids": ints(1, 5)[:, None], "penalty": 0.5 + torch.rand(2)},
-        free="logits 1, ids 1",
     ),
     "rms_norm of a sum": Case(ops.rms_norm, {"x": floats(3, 64), "weight": floats(64), "residual": floats(3, 64)}),
     "route with a bias": Case(

@@ -192,7 +192,7 @@ def test_any_texts_and_penalties(
     for ours, wanted in (
         (un.ops.penalize(logits, counts, frequency=each(frequency), presence=each(presence)), penalised),
         (un.ops.logit_bias(logits, ids, added), biased),
-        (un.ops.repetition_penalty(logits, ids.repeat(1, again), each(repeated)), shrunk),
+        (un.ops.penalize(logits, counts, repetition=each(repeated)), shrunk),
     ):
         assert ours.dtype == dtype
         wanted = torch.where(wanted.abs() > largest, torch.copysign(torch.tensor(torch.inf), wanted).double(), wanted)

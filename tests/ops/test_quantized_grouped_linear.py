@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import given, settings, strategies as st
 import unify as un
 from unify.ops import quant
 
+from .plain_codes import coded, product, silu_gated
 from .test_grouped_linear import expected, inputs
-from .test_quantized_linear import DTYPES, numbers, values_of
+from .test_quantized_linear import DTYPES, numbers
 
 
 def assert_close(result: torch.Tensor, wanted: torch.Tensor, kind: str, few: bool) -> None:
@@ -172,13 +174,17 @@ def test_what_does_not_fit_is_refused() -> None:
 CODES = [("int8", "int8"), ("int4", "int8"), ("fp8", "fp8")]
 
 
-def rounding_of_codes(x: torch.Tensor, kind: str) -> torch.Tensor:
-    """By how much each number can change where it becomes a code of int8 or fp8."""
-    if kind == "int8":
-        return (x.abs().amax(1, keepdim=True) / 127 * 0.5001).expand(x.shape)
-    blocks = torch.nn.functional.pad(x.abs(), (0, -x.shape[1] % 128)).unflatten(1, (-1, 128))
-    steps = (blocks.amax(2, keepdim=True) / 448 * 2.0**-10).expand(blocks.shape).flatten(1)
-    return torch.maximum(x.abs() * 2.0**-4, steps[:, : x.shape[1]])  # of 3 bits of mantissa, and of numbers below 2⁻⁶
+def assert_of_codes(
+    result: torch.Tensor, x: torch.Tensor, matrix: quant.QuantizedMatrix, offsets: list[int], gated: bool, kind: str
+) -> None:
+    """That it is the product with codes that torch makes of x."""
+    made, weight = coded(x, kind), numbers(matrix)
+    for group, (first, last) in enumerate(itertools.pairwise(offsets)):
+        wanted, bound = product(weight[group], *(part[first:last] for part in made))
+        if gated:
+            wanted, bound = silu_gated(wanted, bound)
+        error = (result[first:last].double() - wanted).abs()
+        assert (error <= bound + wanted.abs() * torch.finfo(result.dtype).eps).all()
 
 
 # As above, and two groups that are large enough for tiles where bytes are slow.
@@ -201,28 +207,26 @@ def test_codes_are_multiplied_with_codes(
     monkeypatch.setattr("unify.ops.quantized_linear._has_byte_products", lambda: multiplies == "bytes")
     x, weight = inputs(offsets[-1], 4, 2 * n if gated else n, k, torch.float32)
     matrix, bounds = quant.quantize_weight(weight, kind), torch.tensor(offsets, dtype=torch.int32)
-    made = quant.quantize(x, activations)
     result = un.ops.grouped_linear(x, matrix, bounds, gated=gated, activations=activations)
-    # As in `linear`: sums of float32 over exact ones, or over k products; what is gated is up to about 4.
-    wanted = expected(values_of(made), numbers(matrix), offsets, gated)
-    torch.testing.assert_close(result.double(), wanted, rtol=1e-5, atol=2.0**-23 * 16 * k**0.5)
+    assert_of_codes(result, x, matrix, offsets, gated, activations)
+    made = quant.quantize(x, activations)
     of_codes = un.ops.grouped_linear(made, matrix, bounds, gated=gated)
     assert torch.equal(torch.from_dlpack(of_codes), result)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("kind", "activations"), CODES)
-def test_codes_err_by_their_rounding_only(kind: str, activations: str, dtype: torch.dtype) -> None:
+def test_products_of_codes_have_the_dtype_of_what_was_quantised(
+    kind: str, activations: str, dtype: torch.dtype
+) -> None:
     x, weight = inputs(9, 3, 70, 288, dtype)
     matrix, offsets = quant.quantize_weight(weight, kind), [0, 2, 2, 9]
     result = un.ops.grouped_linear(x, matrix, torch.tensor(offsets, dtype=torch.int32), activations=activations)
     assert result.dtype == dtype
+    assert_of_codes(result, x, matrix, offsets, False, activations)
     exact = expected(x, numbers(matrix), offsets, False)
-    bound = expected(rounding_of_codes(x.double(), activations), numbers(matrix).abs(), offsets, False)
-    eps = torch.finfo(dtype).eps
-    error = (result.double() - exact).abs()
-    assert (error <= bound + exact.abs() * eps + 1e-5).all()
-    assert error.square().mean() < 0.05**2 * exact.square().mean()  # errors add up like a root only
+    # A code errs by up to half a step, errors add up like a root only.
+    assert (result.double() - exact).square().mean() < 0.05**2 * exact.square().mean()
 
 
 @settings(max_examples=30, deadline=None)
@@ -251,9 +255,7 @@ def test_codes_of_any_lengths(kinds: tuple[str, str], lengths: list[int], how: s
         assert torch.equal(torch.from_dlpack(un.ops.grouped_linear(made, matrix, **more, gated=gated)), result)
         assert not any(result[group, length:].any() for group, length in enumerate(lengths))
         result = torch.cat([result[group, :length] for group, length in enumerate(lengths)])
-    values = values_of(quant.quantize(rows, activations)) if len(rows) else rows
-    wanted = expected(values, numbers(matrix), offsets, gated)
-    torch.testing.assert_close(result.double(), wanted, rtol=1e-5, atol=2.0**-23 * 16 * 32**0.5)
+    assert_of_codes(result, rows, matrix, offsets, gated, activations)
 
 
 @pytest.mark.parametrize(("kind", "activations"), CODES)
@@ -279,8 +281,7 @@ def test_codes_lead_nowhere_outside(kind: str, activations: str) -> None:
         assert un.ops.grouped_linear(made, matrix, torch.tensor(offsets, dtype=torch.int32)).shape == (6, 16)
     gather = torch.tensor([-(2**31), 0, 2, 2**31 - 1], dtype=torch.int32)
     result = un.ops.grouped_linear(made, matrix, torch.tensor([0, 2, 4], dtype=torch.int32), gather=gather)
-    wanted = expected(values_of(made)[[0, 0, 2, 5]], numbers(matrix), [0, 2, 4], False)
-    torch.testing.assert_close(torch.from_dlpack(result).double(), wanted, rtol=1e-5, atol=1e-5)
+    assert_of_codes(torch.from_dlpack(result), x[[0, 0, 2, 5]], matrix, [0, 2, 4], False, activations)
 
 
 @pytest.mark.parametrize(("kind", "activations"), CODES)

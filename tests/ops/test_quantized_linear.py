@@ -10,6 +10,8 @@ import torch
 import unify as un
 from unify.ops import quant
 
+from .plain_codes import coded, product
+
 KINDS = {
     "q4_0": gguf.GGMLQuantizationType.Q4_0,
     "q4_1": gguf.GGMLQuantizationType.Q4_1,
@@ -124,12 +126,6 @@ def test_a_weight_of_experts_is_refused() -> None:
     assert torch.equal(un.ops.linear(torch.ones(1, 64), matrix[1]).round(), torch.full((1, 64), 64.0))
 
 
-def values_of(made: quant.QuantizedActivations) -> torch.Tensor:
-    """What codes of int8 and fp8 stand for."""
-    codes, scales = (torch.from_numpy(array.to(un.float32).numpy()).double() for array in (made.codes, made.scales))
-    return codes * (scales[:, None] if made.kind == "int8" else scales.repeat_interleave(128, 1)[:, : codes.shape[1]])
-
-
 @pytest.mark.parametrize("multiplies", ["bytes", "floats"])
 @pytest.mark.parametrize(("kind", "activations"), [("int8", "int8"), ("int4", "int8"), ("fp8", "fp8")])
 @pytest.mark.parametrize(("m", "n", "k"), [(0, 64, 32), (1, 200, 320), (3, 33, 128), (5, 64, 1536), (70, 300, 288)])
@@ -140,11 +136,10 @@ def test_codes_are_multiplied_with_codes(
     generator = torch.Generator().manual_seed(m * n)
     matrix = quant.quantize_weight(torch.randn(n, k, generator=generator) / k**0.5, kind)
     x = torch.randn(m, k, generator=generator)
-    made = quant.quantize(x, activations)
-    expected = values_of(made) @ numbers(matrix).T
     result = un.ops.linear(x, matrix, activations=activations)
-    # Sums of float32 over k / 32 or k / 128 exact sums, or in fp8 over k products.
-    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=2.0**-23 * 4 * k**0.5)
+    wanted, bound = product(numbers(matrix), *coded(x, activations))
+    assert ((result - wanted).abs() <= bound).all()
+    made = quant.quantize(x, activations)
     assert torch.equal(torch.from_numpy(un.ops.linear(made, matrix).numpy()), result)
 
 

@@ -258,49 +258,6 @@ def test_no_rows_have_no_draws() -> None:
     assert un.ops.sample(empty, temperature=torch.empty(0), seed=torch.empty(0, dtype=torch.int64)).shape == (0,)
 
 
-def test_each_row_may_have_its_own_repetition_penalty() -> None:
-    generator = torch.Generator().manual_seed(6)
-    logits, ids = torch.randn(3, 300, generator=generator), torch.randint(300, (3, 150), generator=generator).int()
-    penalties = torch.tensor([0.5, 1.0, 1.3])
-    ours = un.ops.repetition_penalty(logits, ids, penalties)
-    for row in range(3):
-        alone = un.ops.repetition_penalty(logits[row : row + 1], ids[row : row + 1], penalties[row].item())
-        torch.testing.assert_close(ours[row : row + 1], alone, rtol=1e-6, atol=0.0)
-    with pytest.raises(un.errors.ShapeError, match=r"a number or \[3\].*it is \[2\]"):
-        un.ops.repetition_penalty(logits, ids, penalties[:2])
-
-
-@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_repetition_penalty_is_transformers_own(penalty: float, dtype: torch.dtype) -> None:
-    transformers = pytest.importorskip("transformers", reason="the peer of this test; in the dev extra")
-    generator = torch.Generator().manual_seed(6)
-    logits = torch.randn(3, 300, generator=generator).to(dtype)
-    ids = torch.randint(300, (3, 150), generator=generator)  # some come twice
-    before = logits.clone()
-    ours = un.ops.repetition_penalty(logits, ids.int(), penalty)
-    expected = transformers.RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.float()).to(dtype)
-    torch.testing.assert_close(ours, expected, rtol=1e-6 if dtype == torch.float32 else 2**-7, atol=0.0)
-    assert torch.equal(logits, before)
-
-
-def test_ids_outside_the_vocabulary_are_not_penalised() -> None:
-    logits = torch.tensor([[1.0, -1.0, 2.0, 4.0]])[:, :3]
-    ids = torch.tensor([[-1, 3, 2**31 - 1, 1]], dtype=torch.int32)
-    assert un.ops.repetition_penalty(logits, ids, 2.0).tolist() == [[1.0, -2.0, 2.0]]
-
-
-@pytest.mark.parametrize("penalty", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_penalty_that_is_none_is_refused(penalty: float) -> None:
-    with pytest.raises(un.errors.InvalidArgument, match="above 0"):
-        un.ops.repetition_penalty(torch.zeros(1, 4), torch.zeros(1, 1, dtype=torch.int32), penalty)
-
-
-def test_ids_of_another_batch_are_refused() -> None:
-    with pytest.raises(un.errors.ShapeError, match=r"\[2, 4\] and \[1, 3\]"):
-        un.ops.repetition_penalty(torch.zeros(2, 4), torch.zeros(1, 3, dtype=torch.int32), 1.1)
-
-
 STRANGE = st.sampled_from([float("nan"), float("inf"), float("-inf"), 0.0, 1.0, 3e38, -3e38])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -192,11 +193,11 @@ def numbers(*shape: int) -> Any:
     return RNG.standard_normal(shape, np.float32)
 
 
-def experts(rows: int, gated: bool, kind: str | None) -> Callable[[], Any]:
+def experts(rows: int, gated: bool, kind: str | None, activations: str | None = None) -> Callable[[], Any]:
     """Two groups, the second with most of the rows."""
     x, weight, offsets = numbers(rows, 256), numbers(2, 64, 256), np.array([0, rows // 4, rows], np.int32)
     made = weight if kind is None else quantize_weight(weight, kind)
-    return lambda: ops.grouped_linear(x, made, offsets, gated=gated)
+    return lambda: ops.grouped_linear(x, made, offsets, gated=gated, activations=activations)
 
 
 def one_each(kind: str | None) -> Callable[[], Any]:
@@ -206,10 +207,20 @@ def one_each(kind: str | None) -> Callable[[], Any]:
     return lambda: ops.moe(x, weights, ids, *made)
 
 
-def product(rows: int, kind: str | None = None) -> Callable[[], Any]:
+def product(rows: int, kind: str | None = None, activations: str | None = None) -> Callable[[], Any]:
     x, weight = numbers(rows, 256), numbers(96, 256)
     made = weight if kind is None else quantize_weight(weight, kind)
-    return lambda: ops.linear(x, made)
+    return lambda: ops.linear(x, made, activations=activations)
+
+
+def matrices() -> Callable[[], Any]:
+    a, b = numbers(48, 64), numbers(64, 48)
+    return lambda: ops.matmul(a, b)
+
+
+def heads() -> Callable[[], Any]:
+    q, k, v = numbers(70, 4, 32), numbers(70, 2, 32), numbers(70, 2, 32)
+    return lambda: ops.attention(q, k, v)
 
 
 def pages(op: str) -> Callable[[], Any]:
@@ -226,29 +237,47 @@ def pages(op: str) -> Callable[[], Any]:
     return lambda: ops.paged_prefill(q, k, v, table, lengths, starts)
 
 
-@pytest.mark.parametrize(
-    ("name", "make"),
-    [
-        ("few rows", partial(product, 2)),
-        ("product of codes", partial(product, 3, "int8")),
-        ("product of codes", partial(product, 1, "int4")),
-        ("fp8 few rows", partial(product, 2, "fp8")),
-        ("fp8 product", partial(product, 24, "fp8")),
-        ("grouped few rows", partial(experts, 6, False, None)),
-        ("grouped product", partial(experts, 60, True, None)),
-        ("quantised grouped few rows", partial(experts, 2, True, "fp8")),
-        ("quantised grouped few rows", partial(experts, 4, True, "int8")),
-        ("quantised grouped product", partial(experts, 40, False, "fp8")),
-        ("grouped few rows", partial(one_each, None)),
-        ("quantised grouped few rows", partial(one_each, "int4")),
-        ("paged attention", partial(pages, "decode")),
-        ("paged prefill", partial(pages, "prefill")),
-        ("latent attention", partial(pages, "latent")),
-    ],
-)  # fmt: skip
+EACH = [
+    ("product", matrices),
+    ("few rows", partial(product, 2)),
+    ("product of codes", partial(product, 3, "int8")),
+    ("product of codes", partial(product, 1, "int4")),
+    ("product of codes", partial(product, 2, "int8", "int8")),
+    ("product with codes", partial(product, 80, "int8")),
+    ("product with codes", partial(product, 300, "int4", "int8")),
+    ("fp8 few rows", partial(product, 2, "fp8")),
+    ("fp8 few rows", partial(product, 2, "fp8", "fp8")),
+    ("fp8 product", partial(product, 24, "fp8")),
+    ("fp8 product", partial(product, 24, "fp8", "fp8")),
+    ("grouped few rows", partial(experts, 6, False, None)),
+    ("grouped few rows", partial(one_each, None)),
+    ("grouped product", partial(experts, 60, True, None)),
+    ("quantised grouped few rows", partial(experts, 2, True, "fp8")),
+    ("quantised grouped few rows", partial(experts, 4, True, "int8")),
+    ("quantised grouped few rows", partial(experts, 4, True, "int4", "int8")),
+    ("quantised grouped few rows", partial(one_each, "int4")),
+    ("quantised grouped product", partial(experts, 40, False, "fp8")),
+    ("quantised grouped product", partial(experts, 40, False, "fp8", "fp8")),
+    ("quantised grouped product", partial(experts, 300, True, "int4")),
+    ("quantised grouped product", partial(experts, 300, False, "int8", "int8")),
+    ("attention", heads),
+    ("paged attention", partial(pages, "decode")),
+    ("paged prefill", partial(pages, "prefill")),
+    ("latent attention", partial(pages, "latent")),
+]
+
+
+def test_each_name_that_a_tile_is_asked_for_by_is_tried_below() -> None:
+    sources = "".join(path.read_text() for path in Path(tuning.__file__).parent.glob("*.py"))
+    assert set(re.findall(r'(?:choose|_measured)\(\s*"([^"]+)"', sources)) == {name for name, _ in EACH}
+
+
+@pytest.mark.parametrize(("name", "make"), EACH)
 def test_each_tile_that_is_tried_gives_the_same_result(
     monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[[], Callable[[], Any]]
 ) -> None:
+    if name.endswith(("with codes", "grouped product")):  # instead of sums of bytes, which a CPU may be faster at
+        monkeypatch.setattr("unify.ops.quantized_linear._has_byte_products", lambda: False)
     call = make()
     expected, asked = call(), []
     choose = tuning.Tuning.choose

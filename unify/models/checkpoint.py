@@ -155,13 +155,15 @@ class Checkpoint:
     def require(self, key: str, kind: type, default: Any = None) -> Any:
         """Returns an entry of the config of this type, or the default (if there is one) where it is absent or null.
 
-        A whole number counts as a float. Raises ModelFileError when the entry is absent or another.
+        A whole number counts as a float. Raises ModelFileError when the entry is absent or another, or a number that no
+        size is.
         """
         value: Any = self.config.get(key)
         value = default if value is None else value
         if kind is float and type(value) is int and abs(value) < 1 << 53:
             value = float(value)
-        if type(value) is not kind or value in (math.inf, -math.inf):  # which 1e999 is
+        is_believable = type(value) is not int or abs(value) < 1 << 53  # with some 4,300 digits it could not be shown
+        if type(value) is not kind or value in (math.inf, -math.inf) or not is_believable:  # 1e999 is infinite
             have = "is absent" if value is None else f"is {reprlib.repr(value)}"
             raise ModelFileError(
                 f"{self.path / 'config.json'}: '{key}' {have}; {kind.__name__} is needed. Fetch it again, or take the "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from unify._errors import ModelFileError
 from unify.ops.rope import yarn_frequencies
@@ -42,7 +42,7 @@ class Rotation:
                 f"{self._file}: positions are of kind {kind!r:.40} with {sorted(self._parameters)!s:.200}, which is "
                 f"not computed here: the text would be wrong. Known kinds: {', '.join(_KEYS)}. Take another model."
             )
-        if not (isinstance(base, int | float) and 1.0 <= base < 1e30):
+        if not (_is_number(base) and 1.0 <= base < 1e30):
             raise self._wrong("rope_theta", base)
         angles = [float(base) ** (-2 * i / width) for i in range(width // 2)]
         if kind == "linear":
@@ -68,16 +68,23 @@ class Rotation:
     def _number(self, key: str, default: float | None = None) -> float:
         value = self._parameters.get(key)
         value = default if value is None else value
-        if not (isinstance(value, int | float) and 1e-6 < value < 1e12):
+        if not (_is_number(value) and 1e-6 < value < 1e12):
             raise self._wrong(key, value)
         return float(value)
 
-    def _wrong(self, key: str, value: Any) -> ModelFileError:
-        return ModelFileError(f"{self._file}: '{key}' is {value!r:.80}; a number above 0 is needed. Fetch it again.")
+    def _context(self) -> int:
+        """The length of the texts that the model was trained on."""
+        key = "original_max_position_embeddings"
+        if not (number := self._number(key)).is_integer():
+            raise self._wrong(key, number, "a whole number")
+        return int(number)
+
+    def _wrong(self, key: str, value: Any, needed: str = "a number") -> ModelFileError:
+        return ModelFileError(f"{self._file}: '{key}' is {value!r:.80}; {needed} above 0 is needed. Fetch it again.")
 
     def _llama3(self, angle: float) -> float:
         """Long waves by the factor, short ones not, and a blend between (Llama 3.1; llama-models, model.py)."""
-        turns = self._number("original_max_position_embeddings") * angle / (2 * math.pi)
+        turns = self._context() * angle / (2 * math.pi)
         low, high = self._number("low_freq_factor"), self._number("high_freq_factor")
         if high <= low:
             raise self._wrong("high_freq_factor", high)
@@ -88,15 +95,23 @@ class Rotation:
         """YaRN, with the magnitude that the config gives, or the paper's."""
         if base <= 1.0:
             raise self._wrong("rope_theta", base)
-        both = {key: self._number(key) for key in ("mscale", "mscale_all_dim") if self._parameters.get(key)}
+        truncate = self._parameters.get("truncate", True)
+        if not isinstance(truncate, bool):
+            raise ModelFileError(
+                f"{self._file}: 'truncate' is {truncate!r:.80}; true or false is needed. Fetch it again."
+            )
+        both = {key: self._number(key) for key in ("mscale", "mscale_all_dim") if self._parameters.get(key, 0) != 0}
         angles, self.magnitude = yarn_frequencies(
-            width, base, self._number("factor"), int(self._number("original_max_position_embeddings")),
-            beta_fast=self._number("beta_fast", 32.0), beta_slow=self._number("beta_slow", 1.0),
-            truncate=bool(self._parameters.get("truncate", True)), device="cpu", **both,
+            width, base, self._number("factor"), self._context(), beta_fast=self._number("beta_fast", 32.0),
+            beta_slow=self._number("beta_slow", 1.0), truncate=truncate, device="cpu", **both,
         )  # fmt: skip
         if self._parameters.get("attention_factor") is not None:
             self.magnitude = self._number("attention_factor")
         return [float(angle) for angle in angles.tolist()]
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)  # which is an int to Python
 
 
 def _parameters(checkpoint: Checkpoint) -> dict[str, Any]:

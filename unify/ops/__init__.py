@@ -14,7 +14,7 @@ from .paged_attention import paged_attention, paged_prefill
 from .penalties import count_tokens, logit_bias, penalize
 from .rope import rope, yarn_frequencies
 from .routing import Permutation, expert_load, permute, route
-from .sampling import repetition_penalty, sample
+from .sampling import sample
 from .tuning import tune
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
     "paged_prefill",
     "penalize",
     "permute",
-    "repetition_penalty",
     "rms_norm",
     "rope",
     "route",

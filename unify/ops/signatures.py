@@ -15,16 +15,11 @@ from unify._copy import TURNED, copy_kernel
 from unify._tensor import float16
 
 from .activation import _BLOCK as ACTIVATION_BLOCK, swiglu_kernel
-from .attend import Widths, block_d
-from .attention import attention_kernel
+from .attention_signatures import attentions
 from .embedding import embedding_kernel, fp8_embedding_kernel, quantized_embedding_kernel
 from .expert_signatures import experts, quantized_experts
-from .kv_write import kv_write_kernel
 from .linear import few_rows_kernel, few_rows_tile, matmul_kernel
-from .merge_states import merge_kernel
-from .mla_attention import latent_read_kernel, latent_write_kernel, mla_attention_kernel
 from .norm import _SUMMED_COLUMNS as SUMMED_COLUMNS, rms_norm_codes_kernel, rms_norm_kernel
-from .paged_attention import paged_attention_kernel
 from .penalties import (
     _BLOCK as PENALTIES_BLOCK,
     _IDS as PENALTIES_IDS,
@@ -46,12 +41,11 @@ from .quantized_linear import (
     quantized_linear_kernel,
 )
 from .rope import rope_kernel
-from .sampling import _BLOCK as SAMPLING_BLOCK, greedy_kernel, repetition_penalty_kernel, sample_kernel
+from .sampling import _BLOCK as SAMPLING_BLOCK, greedy_kernel, sample_kernel
 from .signature import ARRAY, BYTES, CODES, FEATURES, FLOATS, INTS, SIZE, TOKENS, Signature, blocks, row, types
-from .tiles import attention_tile, column_block, latent_tile, paged_keys, prefill_tile, product_tile, row_tile
+from .tiles import column_block, product_tile, row_tile
 
-_HEADS, _WIDTH, _PAGE = 32, 128, 16
-_LATENT = {"RANK": 512, "BLOCK_R": 512, "ROPE": 64, "BLOCK_P": 64}  # DeepSeek-V3's
+_HEAD = 128
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ def signatures(target: str) -> list[Signature]:
         *_rows(chip),
         *_weights(),
         *_products(chip),
-        *_attentions(chip),
+        *attentions(chip),
         *experts(chip),
         *quantized_experts(chip),
         *_sampling(),
@@ -110,7 +104,7 @@ def _rows(chip: Any) -> list[Signature]:
             types("x out", ARRAY)
             | {"positions": INTS, "frequencies": FLOATS, "magnitude": "fp32"}
             | types("heads token_stride head_stride", SIZE),
-            {"HALF": _WIDTH // 2, "BLOCK": _WIDTH // 2, "INTERLEAVED": True},
+            {"HALF": _HEAD // 2, "BLOCK": _HEAD // 2, "INTERLEAVED": True},
         ),
         Signature(
             embedding_kernel,
@@ -235,145 +229,6 @@ def _products(chip: Any) -> list[Signature]:
     ]
 
 
-def _attentions(chip: Any) -> list[Signature]:
-    tile = attention_tile(chip, TOKENS, _HEADS, causal=True, width=_WIDTH, itemsize=2)
-    page = 32 if chip.target.startswith("ascend:950") else _PAGE  # its compiler crashes at 16
-    keys = paged_keys(chip, page)
-    prefill = prefill_tile(chip, TOKENS, page, width=_WIDTH, itemsize=2).m
-    widths = vars(Widths.of(_WIDTH, _WIDTH))
-    latent = latent_tile(chip, 1, 128, 64, 64, itemsize=2)
-    wide = attention_tile(chip, TOKENS, _HEADS, causal=True, width=192, itemsize=2)
-    two_widths = {**vars(Widths.of(192, 128)), "BLOCK_M": wide.m, "BLOCK_N": wide.n}  # of DeepSeek-V3's heads
-    every_option: dict[str, Any] = {"cap": "fp32", "window": "i32", "lse": FLOATS, "sinks": ARRAY, "alibi": FLOATS}
-    no_option = dict.fromkeys((*every_option, "k_scale", "v_scale"))
-    every_option |= {"k_scale": None, "v_scale": None}
-    halved = attention_tile(chip, TOKENS, _HEADS, causal=True, width=_WIDTH, itemsize=2, plain=False)
-    few_queries = prefill_tile(chip, TOKENS, page, width=_WIDTH, itemsize=2, plain=False).m
-    quantized = {"k": CODES, "v": CODES, "k_scale": FLOATS, "v_scale": FLOATS}
-    bytes_ = {"k": BYTES, "v": BYTES, "k_scale": "fp32", "v_scale": "fp32"}
-    both = {
-        **types("q k v out", ARRAY),
-        **types("q_head k_head v_token v_head o_head table_row", SIZE),
-        "group": "i32",
-        "scale": "fp32",
-        "blocks": "i32",
-        "max_blocks": "i32",
-    }
-    many = {
-        **both,
-        **types("q_batch q_token k_batch k_token v_batch o_batch o_token", SIZE),
-        **types("queries keys sequences steps", "i32"),
-        "BLOCK_M": tile.m,
-        "BLOCK_N": tile.n,
-        "CAUSAL": True,
-        "k_dim": 1,
-        "PAGE": 0,
-        **dict.fromkeys(("starts", "key_starts", "lengths", "table")),
-    }
-    packed = {"starts": INTS, "key_starts": INTS}
-    small = {**widths, "BLOCK_M": halved.m, "BLOCK_N": halved.n}
-    # Keys of a cache with block_size as the fastest axis.
-    paged = {"k_token": 1, "k_dim": SIZE, "BLOCK_N": keys, "PAGE": page, "table": INTS}
-    many_paged = {**many, **paged, "BLOCK_M": prefill, "starts": INTS, "lengths": INTS}
-    one = {
-        **both,
-        **types("q_batch k_block v_block o_split o_batch", SIZE),
-        "context_lens": INTS,
-        "GROUP": 4,
-        **paged,
-    }
-    writing = {
-        **types("k v k_cache v_cache", ARRAY),
-        **types("block_size k_row k_head v_row v_head kc_block kc_head kc_dim vc_block vc_token vc_head", SIZE),
-        "slots": INTS,
-        "blocks": "i32",
-        "kc_token": 1,
-        "k_scale": None,
-        "v_scale": None,
-        "WIDTH": _WIDTH,
-        "BLOCK_D": block_d(_WIDTH),
-        "VALUE": _WIDTH,
-        "BLOCK_V": block_d(_WIDTH),
-    }
-    return [
-        row(attention_kernel, {**many, **no_option, **widths}, tile.launch),
-        row(attention_kernel, {**many, **packed, **every_option, **small}, halved.launch, "packed-options"),
-        row(attention_kernel, {**many, **packed, **no_option, **two_widths}, wide.launch, "packed-192"),
-        row(attention_kernel, {**many_paged, **no_option, **widths}, form="paged"),
-        row(attention_kernel, {**many_paged, **every_option, **widths, "BLOCK_M": few_queries}, form="paged-options"),
-        row(attention_kernel, {**many_paged, **no_option, **widths, **quantized}, form="paged-int8"),
-        row(paged_attention_kernel, {**one, **no_option, **widths, "lse": FLOATS}),
-        row(paged_attention_kernel, {**one, **every_option, **widths}, form="options"),
-        row(paged_attention_kernel, {**one, **no_option, **widths, **quantized}, form="int8"),
-        row(paged_attention_kernel, {**one, **no_option, **widths, **bytes_, "lse": FLOATS}, form="fp8"),
-        row(
-            mla_attention_kernel,
-            {
-                **types("q cache out", ARRAY),
-                **types("q_batch q_head c_block c_token table_row o_split o_batch o_head", SIZE),
-                "table": INTS,
-                "context_lens": INTS,
-                "lse": FLOATS,
-                "blocks": "i32",
-                "max_blocks": "i32",
-                "heads": SIZE,
-                "scale": "fp32",
-                "HEADS": latent.m,
-                "BLOCK_N": latent.n,
-                "PAGE": 64,
-                **_LATENT,
-            },
-            latent.launch,
-        ),
-        row(
-            latent_write_kernel,
-            {
-                **types("latent rope_key cache", ARRAY),
-                **types("block_size l_row r_row c_block c_token", SIZE),
-                "slots": INTS,
-                "blocks": "i32",
-                **_LATENT,
-            },
-        ),
-        row(
-            latent_read_kernel,
-            {
-                **types("cache out", ARRAY),
-                **types("table starts", INTS),
-                **types("blocks max_blocks sequences steps", "i32"),
-                **types("c_block c_token table_row", SIZE),
-                "PAGE": 64,
-                "WIDTH": 576,
-                "BLOCK_D": block_d(576),
-            },
-        ),
-        row(
-            merge_kernel,
-            {
-                **types("outs lses lse", FLOATS),
-                **types("o_part o_row o_head l_part l_row out_row out_head", SIZE),
-                "out": ARRAY,
-                "parts": "i32",
-                "l_head": 1,
-                "PARTS": 8,
-                "WIDTH": _WIDTH,
-                "BLOCK_D": block_d(_WIDTH),
-            },
-        ),
-        row(kv_write_kernel, writing),
-        row(
-            kv_write_kernel,
-            {**writing, "k_cache": CODES, "v_cache": CODES, "k_scale": FLOATS, "v_scale": FLOATS},
-            form="int8",
-        ),
-        row(
-            kv_write_kernel,
-            {**writing, "k_cache": BYTES, "v_cache": BYTES, "k_scale": "fp32", "v_scale": "fp32"},
-            form="fp8",
-        ),
-    ]
-
-
 def _sampling() -> list[Signature]:
     logits = {"logits": ARRAY, "vocabulary": SIZE}
     ids = {"ids": INTS, "count": "i32"}
@@ -387,11 +242,6 @@ def _sampling() -> list[Signature]:
             | types("temperature top_p min_p", FLOATS)
             | {"row_stride": SIZE},
             {**dict.fromkeys(("TOP_K", "TOP_P", "MIN_P", "PER_ROW", "OWN_SEEDS"), True), "BLOCK": SAMPLING_BLOCK},
-        ),
-        Signature(
-            repetition_penalty_kernel,
-            logits | ids | {"out": ARRAY, "penalty": "fp32"} | types("logits_row ids_row out_row", SIZE),
-            {"PER_ROW": False, "BLOCK": 64},
         ),
         Signature(
             penalize_kernel,

@@ -256,7 +256,6 @@ CASES: dict[str, Case] = {
     ),
     "logit bias": lambda i: un.ops.logit_bias(i.random(3, 999), i.ids(3, 1, below=999), i.floats(3, 1)),
     "count tokens": lambda i: un.ops.count_tokens(i.ids(3, 150, below=40), 50),
-    "repetition": lambda i: un.ops.repetition_penalty(i.random(3, 999), i.ids(3, 50, below=999), 1.3),
     "one token's experts": lambda i: _moe(i, 1),
     "some tokens' experts": lambda i: _moe(i, 9),
     "many tokens' experts": lambda i: _moe(i, 70),
