@@ -221,7 +221,8 @@ def latent_read(tokens: float, width: int, *, itemsize: float = 2) -> Cost:
 
 def experts_hit(tokens: float, experts: int, top_k: int) -> float:
     """How many experts get a token, on average, where each token takes top_k at random."""
-    return experts * (1.0 - (1.0 - top_k / experts) ** tokens)
+    missed: float = (1.0 - top_k / experts) ** tokens
+    return experts * (1.0 - missed)
 
 
 def route(tokens: float, experts: int, top_k: int, *, itemsize: float = 4) -> Cost:

@@ -21,7 +21,7 @@ class Heads:
     width: int
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """As the cost model has them."""
         return {"heads": self.queries, "kv_heads": self.keys, "width": self.width}
 
