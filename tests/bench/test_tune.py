@@ -37,7 +37,8 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def arguments(**asked: object) -> argparse.Namespace:
     defaults = {"program": None, "arguments": [], "model": None, "device": "cpu", "tokens": [64], "forget": False}
-    return argparse.Namespace(**{**defaults, "json": False, **asked})
+    defaults |= {"weights": None, "activations": None, "sequences": [1], "max_context": 64, "json": False}
+    return argparse.Namespace(**{**defaults, **asked})
 
 
 @pytest.fixture
