@@ -130,7 +130,7 @@ def test_a_model_writes_one_text_and_several_with_caches_as_large_as_users_have_
 @pytest.mark.parametrize(
     ("options", "name", "kinds"),
     [
-        (("--weights", "int4"), "product of codes", {("int4", 4)}),
+        (("--weights", "int4"), "product of codes", {("int4", "int16")}),
         (("--weights", "int8", "--activations", "int8"), "product of codes", {("int8", "int8")}),
         (("--weights", "fp8", "--activations", "fp8"), "fp8 few rows", {("fp8", "fp8")}),
     ],

@@ -238,7 +238,7 @@ def grouped_product(
     sizes = (groups, rows, x.shape[0], per_gather, n, k, x.strides[0], weight.strides[0], weight.strides[1], n)
     few_rows = groups * (_FEW_OF_BFLOAT16 if x.dtype == unify.bfloat16 else _FEW)
     if ids is not None or (kind in _FEW_ROWS and rows <= few_rows):
-        few, parts = _few_rows_tile(x.device, n, x.itemsize, gated, is_one=ids is not None)
+        few, parts = _few_rows_tile(x.device, n, x.dtype.name, gated, is_one=ids is not None)
         tiles = rows if ids is not None else rows // few.m + groups + 1
         grouped_few_rows_kernel[(tiles, -(-n // (few.n * parts)))](
             x, gather, weight, offsets, ids, out, *sizes, parts, M=few.m, N=few.n, K=few.k, STEPS=groups.bit_length(),
@@ -252,7 +252,7 @@ def grouped_product(
     )  # fmt: skip
 
 
-def _few_rows_tile(device: Any, n: int, itemsize: int, gated: bool, *, is_one: bool) -> tuple[Tile, int]:
+def _few_rows_tile(device: Any, n: int, dtype: str, gated: bool, *, is_one: bool) -> tuple[Tile, int]:
     """The tile for groups of few rows, or of one, the one that was measured or the kind's, and how many a program has.
 
     That is as many that a program's features stay the same: they decide how well cores share the work.
@@ -260,7 +260,7 @@ def _few_rows_tile(device: Any, n: int, itemsize: int, gated: bool, *, is_one: b
     default, parts = _ONE_ROW.get(device.kind, _ONE_ROW_ELSEWHERE) if is_one else _FEW_ROWS[device.kind]
     most = 1 if is_one else 4
     others = functools.partial(tiles_near, default, (1, 1, 16), (most, 64, 256))
-    few = choose("grouped few rows", device, (is_one, n, itemsize, gated), default, others)
+    few = choose("grouped few rows", device, (is_one, n, dtype, gated), default, others)
     return few, max(1, parts * default.n // few.n)
 
 

@@ -173,7 +173,7 @@ def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
 
 def _matmul(a: Any, b: Any, residual: Any, out: Any) -> None:
     (m, k), n = a.shape[-2:], b.shape[-1]
-    tile = product_tile(a.device, m, n, itemsize=a.itemsize)
+    tile = product_tile(a.device, m, n, itemsize=a.itemsize, dtype=a.dtype.name)
     batches, a_batch, b_batch, o_batch = (
         (1, None, None, None) if a.ndim == 2 else (a.shape[0], a.strides[0], b.strides[0], out.strides[0])
     )
@@ -186,7 +186,7 @@ def _matmul(a: Any, b: Any, residual: Any, out: Any) -> None:
 
 def _few_rows(x: Any, weight: Any, residual: Any, out: Any) -> None:
     (m, k), n = x.shape, weight.shape[0]
-    tile = few_rows_tile(x.device, m, n, itemsize=x.itemsize)
+    tile = few_rows_tile(x.device, m, n, itemsize=x.itemsize, dtype=x.dtype.name)
     few_rows_kernel[(-(-n // tile.n), min(m, 1))](
         x, weight, residual, out, m, n, k, x.strides[0], weight.strides[0],
         0 if residual is None else residual.strides[0], out.strides[0],
@@ -195,11 +195,11 @@ def _few_rows(x: Any, weight: Any, residual: Any, out: Any) -> None:
     )  # fmt: skip
 
 
-def few_rows_tile(device: Any, m: int, n: int, *, itemsize: int) -> Tile:
+def few_rows_tile(device: Any, m: int, n: int, *, itemsize: int, dtype: str = "") -> Tile:
     """The tile for up to _FEW_ROWS rows: the one that was measured, else the kind's."""
     default = _few_rows_tile(device, 1 if m <= 1 else 2 if m == 2 else 4)
     others = functools.partial(tiles_near, default, (default.m, 1, 16), (default.m, 128, 256))
-    return choose("few rows", device, (default.m, n, itemsize), default, others)
+    return choose("few rows", device, (default.m, n, dtype or itemsize), default, others)
 
 
 @functools.cache
