@@ -5,7 +5,8 @@ it that is needed. Exponentials, rotations and sums count as nothing, and so do 
 each row or head has one number of. itemsize: bytes of an element of activations and caches; weight_bytes: of a weight,
 with its part of the scales, as WEIGHT_BYTES has them.
 
-Each function is named as its op in unify.ops. They stand here since who reads a figure needs no compiler.
+Each function is named as its op, and public as unify.ops.cost. They stand here, as who lists benchmarks by them needs
+no compiler, which unify.ops loads.
 """
 
 from __future__ import annotations
@@ -242,9 +243,8 @@ def expert_load(tokens: float, experts: int, top_k: int) -> Cost:
 
 def combine(tokens: float, width: int, *, top_k: int, residual: bool = False, itemsize: float = 2) -> Cost:
     """The rows of a token's experts, with places and weights, to one."""
-    return elementwise(tokens * width * (top_k + residual), tokens * width, itemsize=itemsize) + Cost(
-        0.0, 8.0 * tokens * top_k
-    )
+    rows = elementwise(tokens * width * (top_k + residual), tokens * width, itemsize=itemsize)
+    return rows + Cost(0.0, 8.0 * tokens * top_k)
 
 
 def moe(
@@ -254,9 +254,8 @@ def moe(
     """Gate, up and down of the experts that are chosen. hit: how many get a token, at random if it is not given."""
     hit = experts_hit(tokens, experts, top_k) if hit is None else hit
     size = 3.0 * width * expert_width
-    return Cost(
-        2.0 * tokens * top_k * size, weight_bytes * hit * size + (2 + residual) * itemsize * tokens * width
-    )  # fmt: skip
+    moved = weight_bytes * hit * size + (2 + residual) * itemsize * tokens * width
+    return Cost(2.0 * tokens * top_k * size, moved)
 
 
 # ---------------------------------------------------------------- the next token
