@@ -123,12 +123,15 @@ Least times are of the chip's peaks by its maker's word: what no program beats, 
 """
 TUNE_EPILOG = """\
 examples:
-  unify tune --model smollm2-135m               a prompt of 128 tokens, one of 512, and a decoding step behind each
-  unify tune --model ~/qwen3 --tokens 2048 --device cuda:0
+  unify tune --model smollm2-135m               prompts of 128 and 512 tokens, then a token of one text, and of 8
+  unify tune --model ~/qwen3 --weights int8 --tokens 2048 --device cuda:0
+  unify tune --model ~/qwen3 --weights fp8 --activations fp8 --sequences 1 32 --max-context 8192
   unify tune my_program.py --its-own option     whatever the program calls of unify.ops
   unify tune --forget
 
-What is found is used from then on by every process, on devices of this name and target. It is kept in UNIFY_CACHE_DIR.
+Give a model the options that you run it with: tiles are kept by the formats and sizes of what is multiplied. For one
+sequence a cache as small as `unify generate` makes it is measured as well. What is found is used from then on by every
+process, on devices of this name and target. It is kept in UNIFY_CACHE_DIR.
 """
 
 TEST_EPILOG = """\

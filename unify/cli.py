@@ -226,9 +226,18 @@ def _add_tune(commands: Any) -> None:
     parser.add_argument("program", nargs="?", metavar="PROGRAM.py", help="a program that calls unify.ops")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the program's own")
     parser.add_argument("--model", metavar="NAME|PATH", help="a model in place of a program, as for `unify generate`")
+    _add_quantization(parser)
     parser.add_argument(
         "--tokens", type=_count, nargs="+", default=[128, 512], metavar="N", help="of its prompts (default: 128 512)"
     )
+    parser.add_argument(
+        "--sequences", type=_count, nargs="+", default=[1, 8], metavar="N",
+        help="that it writes at a time, as a Batch of so many rows does (default: 1 8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-context", type=_count, default=4096, metavar="N",
+        help="tokens that each sequence's cache has room for, as for `unify chat` (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--device", metavar="D", help="a device of `unify info` (default: UNIFY_DEVICE, else cpu)")
     parser.add_argument("--forget", action="store_true", help="forget what was measured on devices like this")
     parser.add_argument("--json", action="store_true", help="print a list of objects")
@@ -266,6 +275,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--model", default=_DEMO_MODEL, metavar="NAME|PATH",
         help="a known model, a GGUF file, or a directory of safetensors (default: %(default)s)",
     )  # fmt: skip
+    _add_quantization(parser)
+    _add_place(parser)
+
+
+def _add_quantization(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", choices=("int8", "int4", "fp8"), help="quantise a directory's matrices as they are read"
     )
@@ -274,7 +288,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="quantise what is multiplied with them, token by token: int8 with int8 and int4 weights, fp8 with fp8 "
         "ones (default: as it is, which is exacter, whatever config.json says of an activation_scheme)",
     )  # fmt: skip
-    _add_place(parser)
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from unify._errors import InvalidArgument
 from unify.bench import PEERS, Roofline
 from unify.bench.cases import CASES, SUITES, find_cases, latent, load_cases, serving
-from unify.ops import cost
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LIMITS = Roofline(1, "made up", fp32_gflops=100, bf16_gflops=200, int8_gops=400, read_gb_s=10, copy_gb_s=10, call_us=1)
@@ -103,17 +103,27 @@ def test_what_a_mask_hides_is_no_work() -> None:
     assert causal.flops / full.flops == pytest.approx(513 / 1024)
 
 
-def test_what_attention_of_many_sequences_costs_is_what_the_cost_model_says() -> None:
-    sizes = {"heads": 32, "kv_heads": 8, "width": 128}
-    prefill = [cost.attention(new, new + cached, **sizes).flops for new, cached in serving.CHUNKS]
-    assert CASES["paged-prefill-fp32-16"].flops == sum(prefill)
-    packed = [cost.attention(tokens, tokens, heads=8, kv_heads=8, width=128).flops for tokens in serving.PROMPTS]
-    assert CASES["varlen-bf16-128"].flops == sum(packed)
-    decode = sum(cost.paged_attention(1, keys, **sizes).bytes for keys in serving.CONTEXTS)
-    assert CASES["paged-decode-bf16-64"].bytes == pytest.approx(decode, rel=0.01)  # which counts queries too
-    absorbing = cost.linear(16, 128, 512) * 2 * latent.HEADS
-    rows = cost.mla_attention(16, 4096, heads=latent.HEADS, rank=512, rope=64)
-    assert CASES["mla-bf16-16-4096"].flops == (absorbing + rows).flops
+def test_what_attention_of_many_sequences_costs_is_what_its_masks_and_caches_have() -> None:
+    prefill = sum(int(np.tri(new, new + cached, cached).sum()) for new, cached in serving.CHUNKS)
+    assert CASES["paged-prefill-fp32-16"].flops == 2 * 2 * 32 * 128 * prefill
+    packed = sum(int(np.tri(tokens).sum()) for tokens in serving.PROMPTS)
+    assert CASES["varlen-bf16-128"].flops == 2 * 2 * 8 * 128 * packed
+    assert CASES["paged-decode-bf16-64"].bytes == 2 * 2 * 8 * 128 * sum(serving.CONTEXTS)
+    absorbing = 2 * 16 * latent.HEADS * 512 * (128 + 128)
+    rows = 2 * 16 * latent.HEADS * 4096 * (512 + 64 + 512)
+    assert CASES["mla-bf16-16-4096"].flops == absorbing + rows
+
+
+def test_experts_and_weights_cost_what_is_read_of_them() -> None:
+    one = 3 * 2048 * 1024
+    assert CASES["moe-bf16-1"].work == pytest.approx(2 * 8 * one, rel=1e-3)
+    assert CASES["moe-fp32-16"].work == pytest.approx(4 * 56 * one, rel=1e-3)  # of 64, 8 for each of 16 at random
+    assert CASES["moe-fp32-256"].work == 2 * 256 * 8 * one
+    for kind, bits in (("bf16", 16), ("int8", 8.5), ("int4", 4.5), ("fp8", 8 + 32 / 128**2)):
+        assert CASES[f"weights-{kind}"].bytes == pytest.approx(8 * 4096**2 * bits / 8, rel=2e-3)
+    assert CASES["head-q8_0-1"].work == 49152 * 576 // 32 * 34
+    assert CASES["experts-fp32"].bytes == 4 * (512 * (1024 + 512) + 8 * 1024 * 512)
+    assert CASES["gemm-int8-512"].bytes == 512**2 * (1 + 1 + 4)
 
 
 def test_listing_the_cases_loads_no_peer_and_no_compiler() -> None:

@@ -57,6 +57,31 @@ def test_a_token_reads_as_much_as_deepseek_says_that_it_activates() -> None:
     assert (61 * layer + logits / 2) / 1e9 == pytest.approx(37, rel=0.05)
 
 
+def test_every_op_has_a_place_under_the_roof(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments(json=True)) == 0
+    known = {row["op"] for row in json.loads(capsys.readouterr().out)}
+    found = calls(batch=64, context=8192, tokens=4096, weights="fp8")
+    assert {call.op for call in found} == known | {"quantize", "quantize_weight"}
+    assert len({(call.phase, call.op, call.about) for call in found}) == len(found)
+    assert all(call.cost.bytes > 0 for call in found)
+    products = {"linear", "matmul", "grouped_linear", "moe"}
+    attentions = {"attention", "paged_attention", "paged_prefill", "mla_attention"}
+    assert {call.op for call in found if call.cost.flops} == products | attentions
+
+
+def test_the_parts_of_experts_compute_what_the_layer_does() -> None:
+    found = calls(batch=64, context=8192, tokens=4096, weights="int4")
+    for phase in ("prefill", "decode"):
+        parts = [c.cost for c in found if c.phase == phase and c.about.startswith("moe's")]
+        (layer,) = (c.cost for c in found if c.phase == phase and c.op == "moe")
+        assert sum(part.flops for part in parts) == layer.flops
+        assert sum(part.bytes for part in parts) > layer.bytes
+
+
+def test_weights_that_are_not_quantised_have_no_such_call() -> None:
+    assert all(call.op != "quantize_weight" for call in calls(batch=1, context=9, tokens=9, weights="bf16"))
+
+
 def test_smaller_weights_move_less_and_compute_the_same() -> None:
     fp8, int4 = (calls(batch=64, context=8192, tokens=4096, weights=w) for w in ("fp8", "int4"))
     for wide, narrow in zip(fp8, int4, strict=True):

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from unify import cli
 from unify._config import settings
 from unify.bench.tune import run
 from unify.ops import tuning
 
 from ..models.conftest import write_model
+from ..models.tiny_models import write_tiny
 
 PROGRAM = """
 import sys
@@ -37,7 +39,8 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def arguments(**asked: object) -> argparse.Namespace:
     defaults = {"program": None, "arguments": [], "model": None, "device": "cpu", "tokens": [64], "forget": False}
-    return argparse.Namespace(**{**defaults, "json": False, **asked})
+    defaults |= {"weights": None, "activations": None, "sequences": [1], "max_context": 64, "json": False}
+    return argparse.Namespace(**{**defaults, **asked})
 
 
 @pytest.fixture
@@ -73,6 +76,8 @@ def test_a_program_that_fails_is_told(program: str, capsys: pytest.CaptureFixtur
         ({"program": "a.py", "model": "b.gguf"}, "give a program, or a model"),
         ({"program": "there-is-none.py"}, "there is no program there-is-none.py"),
         ({"device": "gpu"}, "gpu"),
+        ({"program": "a.py", "weights": "int8"}, "are of a model"),
+        ({"program": "a.py", "activations": "fp8"}, "are of a model"),
     ],
 )
 def test_a_question_that_makes_no_sense(
@@ -88,3 +93,68 @@ def test_a_models_shapes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixt
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in rows} >= {"product"}
     assert {row["key"][0] for row in rows if row["name"] == "product"} == {32}  # rows, to a power of two
+
+
+@pytest.fixture
+def asked_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for is noted as measured, and nothing is compiled for it."""
+    monkeypatch.setattr(
+        tuning.Tuning, "_measure", lambda self, call, place, device, tiles: dict.fromkeys(tiles[:1], 1.0)
+    )
+
+
+def found(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, set[tuple[int | str | bool, ...]]]:
+    """The keys by what they are of, that `unify tune` with these words asks for."""
+    assert cli.main(["tune", *words, "--device", "cpu", "--json"]) == 0
+    keys: dict[str, set[tuple[int | str | bool, ...]]] = {}
+    for row in json.loads(capsys.readouterr().out):
+        keys.setdefault(row["name"], set()).add(tuple(row["key"]))
+    return keys
+
+
+@pytest.mark.usefixtures("asked_only")
+def test_a_model_writes_one_text_and_several_with_caches_as_large_as_users_have_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_tiny(tmp_path / "tiny", "Llama")  # of two key-value heads
+    keys = found(
+        capsys, "--model", str(model), "--tokens", "24", "--sequences", "1", "4", "--max-context", "500"
+    )  # fmt: skip
+    assert {key[0] for key in keys["few rows"]} == {1, 4}  # rows of a decoding step
+    assert {key[0] for key in keys["product"]} == {32, 128}  # tokens of a prompt, and of four
+    # Programs of a decoding step, and blocks of 64 tokens: of `unify generate` with 24 and 64 tokens, and of 500.
+    assert {(key[0], key[2]) for key in keys["paged attention"]} == {(2, 2), (2, 8), (8, 8)}
+
+
+@pytest.mark.usefixtures("asked_only")
+@pytest.mark.parametrize(
+    ("options", "name", "kinds"),
+    [
+        (("--weights", "int4"), "product of codes", {("int4", "int16")}),
+        (("--weights", "int8", "--activations", "int8"), "product of codes", {("int8", "int8")}),
+        (("--weights", "fp8", "--activations", "fp8"), "fp8 few rows", {("fp8", "fp8")}),
+    ],
+)
+def test_a_model_is_measured_in_the_formats_that_it_is_asked_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], name: str,
+    kinds: set[tuple[str, int | str]],
+) -> None:  # fmt: skip
+    model = write_tiny(tmp_path / "tiny", "Llama")
+    keys = found(capsys, "--model", str(model), "--tokens", "8", "--sequences", "1", "--max-context", "64", *options)
+    assert {key[-2:] for key in keys[name]} == kinds
+    assert "few rows" not in keys  # of what is not quantised
+
+
+@pytest.mark.usefixtures("asked_only")
+def test_a_prompt_longer_than_the_context_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_tiny(tmp_path / "tiny", "Llama", max_position_embeddings=64)
+    keys = found(capsys, "--model", str(model), "--tokens", "1000", "--sequences", "2")
+    assert {key[0] for key in keys["product"]} == {64, 128}  # 62 tokens, and those of two sequences
+
+
+def test_options_that_a_model_cannot_have_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, directory = write_model(tmp_path / "tiny.gguf"), write_tiny(tmp_path / "tiny", "Llama")
+    assert run(arguments(model=str(file), weights="int8")) == 2
+    assert "weights='int8' quantises the matrices of a directory" in capsys.readouterr().err
+    assert run(arguments(model=str(directory), weights="int8", activations="fp8")) == 2
+    assert "fp8" in capsys.readouterr().err

@@ -18,15 +18,12 @@ from .compare import measure_limits
 from .limits import Limits
 from .process import choose_cpus
 
-# Bytes of a weight with its part of the scales: a float32 for 128 × 128, a float16 for 32.
-WEIGHTS = {"bf16": 2.0, "fp8": 1 + 4 / 128**2, "int8": 1 + 2 / 32, "int4": 0.5 + 2 / 32}
-
 
 @dataclass(frozen=True)
 class Call:
     """One call of an op: what for, and what it costs at least."""
 
-    phase: str  # "prefill", "decode"
+    phase: str  # "prefill", "decode", "other"
     op: str
     about: str
     cost: Cost
@@ -58,64 +55,159 @@ class _DeepSeek:
     vocabulary: int = 129280
 
 
+_MODEL = _DeepSeek()
+_LLAMA = {"heads": 32, "kv_heads": 8, "width": 128}  # of Llama 3 8B
+_FOUND = 256  # tokens of each text that penalties and biases are for
+_PARTS = 8  # of a cache, whose attentions are joined
+
+
 def calls(*, batch: int, context: int, tokens: int, weights: str) -> list[Call]:
     """The calls of a layer of DeepSeek-V3 with experts, in bf16: of a prompt's `tokens`, and of a step of `batch`
-    sequences that have `context` tokens each."""
-    m, size = _DeepSeek(), WEIGHTS[weights]
-    found = []
-    for phase, rows in (("prefill", tokens), ("decode", batch)):
-        found += [
-            Call(phase, "rms_norm", f"[{rows}, {m.width}]", cost.elementwise(rows * m.width, rows * m.width)),
-            _linear(phase, "queries down, keys and values down", rows, m.query_rank + m.rank + m.rope, m.width, size),
-            _linear(phase, "queries up", rows, m.heads * (m.nope + m.rope), m.query_rank, size),
-        ]
-        if phase == "prefill":
-            found += [
-                _linear(phase, "keys and values up", rows, m.heads * (m.nope + m.value_width), m.rank, size),
-                Call(
-                    phase, "attention", f"{rows} tokens, {m.heads} heads of {m.nope + m.rope} and {m.value_width}",
-                    cost.attention(
-                        rows, rows, heads=m.heads, kv_heads=m.heads, width=m.nope + m.rope, value_width=m.value_width
-                    ),
-                ),
-            ]  # fmt: skip
-        else:
-            found.append(
-                Call(
-                    phase,
-                    "mla_attention",
-                    f"{rows} × {context} keys, {m.heads} heads over rows of {m.rank + m.rope}",
-                    cost.mla_attention(rows, context, heads=m.heads, rank=m.rank, rope=m.rope),
-                )
-            )
-        found += [
-            _linear(phase, "heads to width", rows, m.width, m.heads * m.value_width, size),
-            Call(phase, "route", f"{rows} tokens, {m.experts} experts", cost.route(rows, m.experts, m.top_k)),
-            Call(
-                phase, "moe", f"{rows} tokens, {m.top_k} of {m.experts} experts of {m.expert_width}, {weights}",
-                cost.moe(
-                    rows, experts=m.experts, top_k=m.top_k, width=m.width, expert_width=m.expert_width,
-                    weight_bytes=size,
-                ),
-            ),
-            Call(
-                phase, "linear", f"the shared expert, {weights}",
-                cost.linear(rows, 2 * m.expert_width, m.width, weight_bytes=size)
-                + cost.linear(rows, m.width, m.expert_width, weight_bytes=size),
-            ),
-        ]  # fmt: skip
-    head = _linear("decode", "logits", batch, m.vocabulary, m.width, 2)
+    sequences that have `context` tokens each; what goes before and behind all layers; and what this model does not
+    call, with the heads of Llama 3."""
     return [
-        *found,
-        head,
-        Call(
-            "decode", "sample", f"[{batch}, {m.vocabulary}]", cost.elementwise(batch * m.vocabulary, batch, itemsize=4)
-        ),
+        *_layer("prefill", tokens, context, weights),
+        *_layer("decode", batch, context, weights),
+        *_next_token(batch),
+        *_others(batch, context, tokens, weights),
     ]
 
 
-def _linear(phase: str, what: str, m: int, n: int, k: int, weight_bytes: float) -> Call:
-    return Call(phase, "linear", f"{what}: {m} × {n} × {k}", cost.linear(m, n, k, weight_bytes=weight_bytes))
+def _layer(phase: str, rows: int, context: int, weights: str) -> list[Call]:
+    m, size = _MODEL, cost.WEIGHT_BYTES[weights]
+
+    def linear(what: str, n: int, k: int) -> Call:
+        return Call(phase, "linear", f"{what}: {rows} × {n} × {k}", cost.linear(rows, n, k, weight_bytes=size))
+
+    attention = _expanded if phase == "prefill" else _absorbed
+    return [
+        Call(phase, "embedding", f"[{rows}, {m.width}], bf16", cost.embedding(rows, m.width)),
+        Call(phase, "rms_norm", f"[{rows}, {m.width}]", cost.rms_norm(rows, m.width)),
+        linear("queries down, keys and values down", m.query_rank + m.rank + m.rope, m.width),
+        linear("queries up", m.heads * (m.nope + m.rope), m.query_rank),
+        Call(phase, "rope", f"{rows} tokens, {m.heads} heads' {m.rope}", cost.rope(rows, m.heads, m.rope)),
+        Call(
+            phase, "latent_write", f"{rows} rows of {m.rank + m.rope}",
+            cost.latent_write(rows, rank=m.rank, rope=m.rope),
+        ),
+        *attention(phase, rows, context, size),
+        linear("heads to width", m.width, m.heads * m.value_width),
+        *_experts(phase, rows, weights),
+        Call(
+            phase, "linear", f"the shared expert, {weights}",
+            cost.linear(rows, 2 * m.expert_width, m.width, weight_bytes=size)
+            + cost.linear(rows, m.width, m.expert_width, weight_bytes=size),
+        ),
+        Call(phase, "swiglu", f"the shared expert: [{rows}, {m.expert_width}]", cost.swiglu(rows, m.expert_width)),
+    ]  # fmt: skip
+
+
+def _expanded(phase: str, rows: int, context: int, size: float) -> list[Call]:
+    """Attention of one prompt over itself, with keys and values for each head."""
+    m = _MODEL
+    both = m.nope + m.value_width
+    return [
+        Call(phase, "latent_read", f"{rows} rows of {m.rank + m.rope}", cost.latent_read(rows, m.rank + m.rope)),
+        Call(
+            phase, "linear", f"keys and values up: {rows} × {m.heads * both} × {m.rank}",
+            cost.linear(rows, m.heads * both, m.rank, weight_bytes=size),
+        ),
+        Call(
+            phase, "attention", f"{rows} tokens, {m.heads} heads of {m.nope + m.rope} and {m.value_width}",
+            cost.attention(
+                rows, rows, heads=m.heads, kv_heads=m.heads, width=m.nope + m.rope, value_width=m.value_width
+            ),
+        ),
+    ]  # fmt: skip
+
+
+def _absorbed(phase: str, rows: int, context: int, size: float) -> list[Call]:
+    """Attention of one token of each sequence over latent rows, with a product of each head before and behind it."""
+    m = _MODEL
+    return [
+        Call(
+            phase, "matmul", f"queries to latent ones: {m.heads} of {rows} × {m.rank} × {m.nope}",
+            cost.matmul(rows, m.rank, m.nope, batch=m.heads),
+        ),
+        Call(
+            phase, "mla_attention", f"{rows} × {context} keys, {m.heads} heads over rows of {m.rank + m.rope}",
+            cost.mla_attention(rows, context, heads=m.heads, rank=m.rank, rope=m.rope),
+        ),
+        Call(
+            phase, "matmul", f"latent values to values: {m.heads} of {rows} × {m.value_width} × {m.rank}",
+            cost.matmul(rows, m.value_width, m.rank, batch=m.heads),
+        ),
+    ]  # fmt: skip
+
+
+def _experts(phase: str, rows: int, weights: str) -> list[Call]:
+    """Routing, the layer, and its parts, which is what else may be called in its place."""
+    m, size = _MODEL, cost.WEIGHT_BYTES[weights]
+    hit, assigned = cost.experts_hit(rows, m.experts, m.top_k), rows * m.top_k
+    return [
+        Call(phase, "route", f"{rows} tokens, {m.experts} experts", cost.route(rows, m.experts, m.top_k)),
+        Call(
+            phase, "moe", f"{rows} tokens, {m.top_k} of {m.experts} experts of {m.expert_width}, {weights}",
+            cost.moe(
+                rows, experts=m.experts, top_k=m.top_k, width=m.width, expert_width=m.expert_width, weight_bytes=size
+            ),
+        ),
+        Call(
+            phase, "permute", f"moe's assignments: {assigned}, {m.experts} experts",
+            cost.permute(rows, m.experts, m.top_k),
+        ),
+        Call(
+            phase, "grouped_linear",
+            f"moe's gate and up: {assigned} × 2 · {m.expert_width} × {m.width}, {weights}",
+            cost.grouped_linear(
+                assigned, m.expert_width, m.width, groups=hit, gated=True, inputs=rows, weight_bytes=size
+            ),
+        ),
+        Call(
+            phase, "grouped_linear", f"moe's down: {assigned} × {m.width} × {m.expert_width}, {weights}",
+            cost.grouped_linear(assigned, m.width, m.expert_width, groups=hit, weight_bytes=size),
+        ),
+        Call(
+            phase, "combine", f"moe's results: {m.top_k} rows of {m.width} for {rows} tokens",
+            cost.combine(rows, m.width, top_k=m.top_k),
+        ),
+    ]  # fmt: skip
+
+
+def _next_token(batch: int) -> list[Call]:
+    m = _MODEL
+    logits = f"[{batch}, {m.vocabulary}]"
+    return [
+        Call("decode", "linear", f"logits: {batch} × {m.vocabulary} × {m.width}",
+             cost.linear(batch, m.vocabulary, m.width)),
+        Call("decode", "penalize", logits, cost.penalize(batch, m.vocabulary)),
+        Call("decode", "sample", logits, cost.sample(batch, m.vocabulary)),
+        Call("decode", "count_tokens", f"{batch} tokens, to counts {logits}",
+             cost.count_tokens(batch, 1, m.vocabulary, added=True)),
+    ]  # fmt: skip
+
+
+def _others(batch: int, context: int, tokens: int, weights: str) -> list[Call]:
+    m = _MODEL
+    heads = "{heads} heads over {kv_heads}, width {width}".format(**_LLAMA)
+    found = [
+        Call("other", "kv_write", f"{tokens} tokens, {_LLAMA['kv_heads']} heads, width {_LLAMA['width']}",
+             cost.kv_write(tokens, kv_heads=_LLAMA["kv_heads"], width=_LLAMA["width"])),
+        Call("other", "paged_prefill", f"{tokens} tokens, {heads}", cost.paged_prefill(tokens, tokens, **_LLAMA)),
+        Call("other", "paged_attention", f"{batch} × {context} keys, {heads}",
+             cost.paged_attention(batch, context, **_LLAMA)),
+        Call("other", "merge_states", f"{_PARTS} parts of {batch} queries, {_LLAMA['heads']} heads",
+             cost.merge_states(_PARTS, batch, heads=_LLAMA["heads"], width=_LLAMA["width"])),
+        Call("other", "expert_load", f"{tokens} tokens, {m.experts} experts",
+             cost.expert_load(tokens, m.experts, m.top_k)),
+        Call("other", "logit_bias", f"{_FOUND} tokens of [{batch}, {m.vocabulary}]",
+             cost.logit_bias(batch, m.vocabulary, _FOUND)),
+        Call("other", "quantize", f"[{tokens}, {m.width}] to fp8", cost.quantize(tokens, m.width, "fp8")),
+    ]  # fmt: skip
+    if weights != "bf16":
+        about, size = f"[{m.experts}, {m.width}, {m.expert_width}] to {weights}", (m.width, m.expert_width)
+        found.append(Call("other", "quantize_weight", about, cost.quantize_weight(*size, weights, experts=m.experts)))
+    return found
 
 
 def run(args: Any) -> int:
@@ -207,7 +299,8 @@ def _print_table(rows: list[dict[str, Any]], limits: Limits) -> None:
     console.print(table)
     ridge = limits.peak("bf16") / limits.bytes
     console.print(
-        f"\nOne layer of DeepSeek-V3 with experts, activations in bf16. {limits.name} ({limits.source}): "
+        "\nOne layer of DeepSeek-V3 with experts, activations in bf16; moe is what its parts do in one call. other: "
+        f"calls that this model does not make, with Llama 3's heads. {limits.name} ({limits.source}): "
         f"{plot.number(limits.peak('bf16') / 1e12)} TFLOP/s, {plot.number(limits.bytes / 1e9)} GB/s; memory is the "
         f"limit below {plot.number(ridge)} FLOP a byte."
     )

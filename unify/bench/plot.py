@@ -159,12 +159,13 @@ def save_roofline(rows: Sequence[dict[str, Any]], limits: Limits, path: Path) ->
     places = [row["flops_per_byte"] for row in drawn]
     roof = [min(*places, peak / memory) / 2, peak / memory, max(*places, peak / memory) * 2]
     axes.plot(roof, [min(peak, x * memory) / 1e12 for x in roof], color="black", linewidth=1.2)
-    colours = {"prefill": "#2a7f3f", "decode": "#b8860b"}
+    colours = {"prefill": "#2a7f3f", "decode": "#b8860b", "other": "#3f5f9f"}
+    order = sorted(range(len(places)), key=places.__getitem__)
     for number_, (row, place) in enumerate(zip(drawn, places, strict=True), 1):
         height = min(peak, place * memory) / 1e12
         label = f"{number_} {row['phase']}: {row['op']}, {row['about'].partition(':')[0].partition(',')[0]}"
         axes.plot(place, height, "o", color=colours[row["phase"]], markersize=5, label=label)
-        offset = (-2, -9 - 8 * (sorted(places).index(place) % 4))  # neighbours' numbers below each other
+        offset = (-2, -9 - 8 * (order.index(number_ - 1) % 4))  # neighbours' numbers below each other
         axes.annotate(str(number_), (place, height), xytext=offset, textcoords="offset points", fontsize=7)
     axes.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="TFLOP/s at most")
     axes.legend(fontsize=7)

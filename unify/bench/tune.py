@@ -18,6 +18,9 @@ from unify.ops.tuning import Found, Tuning
 
 from . import plot
 
+_WRITTEN = 2  # tokens behind a prompt: the second one takes a decoding step
+_ANSWER = 64  # tokens that `unify generate` makes room for
+
 
 def run(args: Any) -> int:
     """Runs `unify tune` and returns its exit status: 0, 1 if the program failed, 2 if the question made no sense."""
@@ -28,9 +31,11 @@ def run(args: Any) -> int:
             return 0
         if (args.program is None) == (args.model is None):
             raise InvalidArgument("tune: give a program, or a model by --model; `unify tune --help` has examples.")
+        if args.model is None and (args.weights or args.activations):
+            raise InvalidArgument("tune: --weights and --activations are of a model, given by --model; leave them out.")
         with ops.tune(_said if not args.json else lambda _: None) as session:
             if args.model is not None:
-                _run_model(args.model, device, args.tokens)
+                _run_model(args, device)
             else:
                 _run_program(args.program, args.arguments)
     except Error as error:
@@ -44,19 +49,32 @@ def run(args: Any) -> int:
     return 0
 
 
-def _run_model(name: str, device: Any, prompts: list[int]) -> None:
-    """Prefills prompts of these lengths, and takes a decoding step behind each."""
+def _run_model(args: Any, device: Any) -> None:
+    """Writes behind prompts of each length, for each number of sequences at a time."""
     from unify.models import load
 
-    model, _ = load(name, device=device)
-    for tokens in prompts:
-        tokens = min(tokens, model.config.context - 1)
-        cache = model.cache(tokens + 1)
-        ids = unify.arange(tokens, dtype=unify.int32, device=device)
-        model.prefill(ids, cache)
-        at, keys = (unify.full((1,), value, dtype=unify.int32, device=device) for value in (tokens, tokens + 1))
-        model.decode(ids[:1], at, keys, cache)
-    unify.synchronize(device)
+    model, _ = load(args.model, device=device, weights=args.weights, activations=args.activations)
+    longest = model.config.context
+    for tokens in (min(tokens, longest - _WRITTEN) for tokens in args.tokens):
+        # How many parts a decoding step's attention has depends on what its cache has room for.
+        _write(model, 1, tokens, min(tokens + _ANSWER, longest))
+        for sequences in args.sequences:
+            _write(model, sequences, tokens, min(max(args.max_context, tokens + _WRITTEN), longest))
+
+
+def _write(model: Any, sequences: int, tokens: int, context: int) -> None:
+    """Prefills `sequences` prompts of so many tokens and takes a decoding step of all, as a user's program does."""
+    import numpy as np
+
+    from unify.models import Batch
+    from unify.models.kv_cache import BLOCK_SIZE
+
+    blocks = sequences * -(-(tokens + _WRITTEN) // BLOCK_SIZE)
+    batch = Batch(model, rows=sequences, max_context=context, blocks=blocks)
+    prompts = np.random.default_rng(tokens).integers(model.config.vocabulary, size=(sequences, tokens))
+    for prompt in prompts.tolist():
+        batch.submit(prompt, _WRITTEN)
+    batch.run()
 
 
 def _run_program(path: str, arguments: list[str]) -> None:

@@ -178,8 +178,9 @@ def mla_attention(
     query = query if query.strides[2] == 1 else query.contiguous()
     check_splits("mla_attention", splits)
     tile = latent_tile(
-        device, batch, heads, size, table.shape[1], splits=splits, width=width, itemsize=query.dtype.itemsize
-    )
+        device, batch, heads, size, table.shape[1], splits=splits, width=width, itemsize=query.dtype.itemsize,
+        dtype=query.dtype.name,
+    )  # fmt: skip
     parts, splits = -(-heads // tile.m), tile.k
     result = unify.empty((batch, heads, rank), dtype=query.dtype, device=device)
     lse = unify.empty((batch, heads), dtype=unify.float32, device=device) if return_lse else None

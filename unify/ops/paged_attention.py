@@ -169,8 +169,9 @@ def paged_attention(
     query = query if query.strides[2] == 1 else query.contiguous()
     check_splits("paged_attention", splits)
     tile = decode_tile(
-        device, batch * kv_heads, size, table.shape[1], splits=splits, width=width, itemsize=keys.dtype.itemsize
-    )
+        device, batch * kv_heads, size, table.shape[1], splits=splits, width=width, itemsize=keys.dtype.itemsize,
+        dtype=_types(query, keys),
+    )  # fmt: skip
     splits = tile.k
     widths = Widths.of(width, values.shape[3])
     result = unify.empty((batch, heads, widths.VALUE), dtype=query.dtype, device=device)
@@ -223,7 +224,10 @@ def paged_prefill(
     result = unify.empty((tokens, heads, widths.VALUE), dtype=query.dtype, device=device)
     lse = unify.empty((tokens, heads), dtype=unify.float32, device=device) if return_lse else None
     average = -(-tokens // max(1, sequences))
-    tile = prefill_tile(device, average, size, width=width, itemsize=keys.dtype.itemsize, plain=scores.is_plain)
+    tile = prefill_tile(
+        device, average, size, width=width, itemsize=keys.dtype.itemsize, dtype=_types(query, keys),
+        plain=scores.is_plain,
+    )  # fmt: skip
     attention_kernel[(packed_tiles(tokens, sequences, tile.m), heads, 1)](
         query, keys, values, result, lse, starts, None, lengths, table, scores.sinks, scores.alibi, *factors,
         tokens, 0, sequences, halvings(sequences), blocks, table.shape[1], heads // kv_heads,
@@ -233,3 +237,8 @@ def paged_prefill(
     )  # fmt: skip
     found = wrap_like(result, q)
     return found if lse is None else (found, wrap_like(lse, q))
+
+
+def _types(query: Any, keys: Any) -> str:
+    """What a tile's key has of them: codes of one size are not read equally fast."""
+    return query.dtype.name if query.dtype == keys.dtype else f"{query.dtype.name} over {keys.dtype.name}"

@@ -184,12 +184,13 @@ def _measured_few_tile(x: Any, rows: int, n: int, kind: str, gated: bool, *, is_
     """
     device = x.device
     default = few_rows_tile(device, rows, kind, n, gated=gated)
-    codes = (x.kind,) if isinstance(x, QuantizedActivations) else ()
+    # Without codes x becomes those of int16 for a weight in blocks, whatever it was.
+    taken = (x.kind,) if isinstance(x, QuantizedActivations) else (x.dtype.name,) if kind == "fp8" else ()
     shallowest, deepest = (16, FP8_BLOCK) if kind == "fp8" else (BLOCK, BLOCK)
     least = (1, min(16, default.n), shallowest)
     most = (1 if is_one else 4, default.n, deepest)
     others = functools.partial(tiles_near, default, least, most)
-    return choose("quantised grouped few rows", device, (is_one, default.m, n, kind, gated, *codes), default, others)
+    return choose("quantised grouped few rows", device, (is_one, default.m, n, kind, gated, *taken), default, others)
 
 
 def _layout(weight: QuantizedMatrix) -> dict[str, int]:

@@ -207,7 +207,7 @@ def _measured(
     k allows.
     """
     others = functools.partial(tiles_near, default, least, most)
-    taken = x.kind if isinstance(x, QuantizedActivations) else x.dtype.itemsize
+    taken = x.kind if isinstance(x, QuantizedActivations) else x.dtype.name
     return choose(name, x.device, (size_class(x.shape[0]), n, default.k, kind, taken), default, others)
 
 
@@ -239,7 +239,7 @@ def quantized_linear(x: Any, weight: QuantizedMatrix, residual: Any, out: Any) -
     rows = 1 if m == 1 else _ROWS.get(x.device.kind, _ROWS_ELSEWHERE)
     tile = Tile(rows, COLUMNS if rows == 1 else COLUMNS // 4, BLOCK)  # as many sums as registers hold
     most = (min(size_class(m), 4 if x.device.kind == "ascend" else 16), COLUMNS, BLOCK)
-    tile = _measured("product of codes", x, n, weight.kind, tile, (1, 16, BLOCK), most)
+    tile = _measured("product of codes", codes, n, weight.kind, tile, (1, 16, BLOCK), most)
     quantized_linear_kernel[(-(-m // tile.m), -(-n // tile.n))](
         codes.codes, codes.scales, codes.sums, weight.codes, weight.scales, weight.minimums, residual, out,
         m, n, k, 0 if residual is None else residual.strides[0], out.strides[0],

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from unify import _cost as cost
+
 from ..case import GFLOPS, GIGABYTES_A_SECOND, Case, Setup, Side
 from . import _ours, _torch
 
@@ -18,6 +20,15 @@ class Heads:
     keys: int
     width: int
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """As the cost model has them."""
+        return {"heads": self.queries, "kv_heads": self.keys, "width": self.width}
+
+    def cached_bytes(self, tokens: int, dtype: str) -> float:
+        """Of so many tokens' keys and values: what decoding is measured by, next to which a query is nothing."""
+        return cost.cache_bytes(tokens, kv_heads=self.keys, width=self.width, itemsize=ITEMSIZE[dtype])
+
 
 SMOLLM2 = Heads(9, 3, 64)
 PROMPTS = (512, 2048)
@@ -29,6 +40,7 @@ WIDTHS = (64, 128)
 LENGTHS = (512, 4096)
 LONG_CONTEXTS = (4096, 32768)
 TOLERANCE = {"fp32": 1e-4, "bf16": 2**-6}
+ITEMSIZE = {"fp32": 4, "bf16": 2}
 
 
 def cases() -> list[Case]:
@@ -73,8 +85,7 @@ def _torch_side(dtype: str, queries: int, keys: int, heads: Heads, *, causal: bo
 
 def _prefill(name: str, dtype: str, tokens: int, heads: Heads, *, causal: bool = True, by_head: bool = False) -> Case:
     """by_head: our side too has all tokens of a head together in memory; else as a model's projections leave them."""
-    # Of q·kᵀ and of p·v; the half that a mask hides is no useful work.
-    flops = 4 * heads.queries * heads.width * tokens * ((tokens + 1) / 2 if causal else tokens)
+    least = cost.attention(tokens, tokens, causal=causal, **heads.sizes, itemsize=ITEMSIZE[dtype])
 
     def unify_side(setup: Setup) -> Side:
         import unify
@@ -94,8 +105,9 @@ def _prefill(name: str, dtype: str, tokens: int, heads: Heads, *, causal: bool =
         unit=GFLOPS,
         ours=unify_side,
         peers={"torch": _torch_side(dtype, tokens, tokens, heads, causal=causal)},
-        work=flops,
-        flops=flops,
+        work=least.flops,
+        flops=least.flops,
+        bytes=least.bytes,
         dtype=dtype,
         tolerance=TOLERANCE[dtype],
     )
@@ -111,7 +123,7 @@ def _scattered(array: Any, table: Any) -> Any:
 
 
 def _paged(keys: int) -> Case:
-    moved = 2 * 4 * SMOLLM2.keys * SMOLLM2.width * keys
+    moved = SMOLLM2.cached_bytes(keys, "fp32")
 
     def unify_side(setup: Setup) -> Side:
         import numpy as np
@@ -137,7 +149,7 @@ def _paged(keys: int) -> Case:
 
 def _decode(dtype: str, keys: int) -> Case:
     heads = Heads(8, 8, 128)
-    moved = 2 * {"fp32": 4, "bf16": 2}[dtype] * heads.keys * heads.width * keys
+    moved = heads.cached_bytes(keys, dtype)
 
     def unify_side(setup: Setup) -> Side:
         import numpy as np

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import accumulate, pairwise
 from typing import Any
 
+from unify import _cost as cost
+
 from ..case import GFLOPS, Case, Setup, Side
 from . import _ours, _torch
 from .matmul import TOLERANCE, WIDTH
@@ -34,7 +36,8 @@ def _ranges() -> list[tuple[int, int]]:
 
 
 def _experts(dtype: str) -> Case:
-    tokens = sum(COUNTS)
+    tokens, size = sum(COUNTS), WIDTH[dtype]
+    least = cost.grouped_linear(tokens, OUTPUTS, INPUTS, groups=len(COUNTS), weight_bytes=size, itemsize=size)
 
     def unify_side(setup: Setup) -> Side:
         import numpy as np
@@ -77,9 +80,9 @@ def _experts(dtype: str) -> Case:
         unit=GFLOPS,
         ours=unify_side,
         peers={"torch": torch_side},
-        work=2 * tokens * INPUTS * OUTPUTS,
-        flops=2 * tokens * INPUTS * OUTPUTS,
-        bytes=WIDTH[dtype] * (tokens * (INPUTS + OUTPUTS) + len(COUNTS) * INPUTS * OUTPUTS),
+        work=least.flops,
+        flops=least.flops,
+        bytes=least.bytes,
         dtype=dtype,
         tolerance=TOLERANCE[dtype],
     )

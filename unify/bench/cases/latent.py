@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from unify import _cost as cost
+
 from ..case import MILLISECONDS, Case, Setup, Side
 from . import _ours, _torch
 
@@ -83,7 +85,14 @@ def _decode(dtype: str, batch: int, keys: int) -> Case:
 
         return _torch.side(_torch.fastest([attended, multiplied]))
 
-    moved = {"fp32": 4, "bf16": 2}[dtype] * (batch * keys * (RANK + ROPE) + HEADS * (NOPE + VALUE) * RANK)
+    size = {"fp32": 4, "bf16": 2}[dtype]
+    least = cost.total(
+        (
+            cost.matmul(batch, RANK, NOPE, batch=HEADS, itemsize=size),
+            cost.mla_attention(batch, keys, heads=HEADS, rank=RANK, rope=ROPE, itemsize=size),
+            cost.matmul(batch, VALUE, RANK, batch=HEADS, itemsize=size),
+        )
+    )
     return Case(
         name=f"mla-{dtype}-{batch}-{keys}",
         subject="mla",
@@ -92,8 +101,8 @@ def _decode(dtype: str, batch: int, keys: int) -> Case:
         unit=MILLISECONDS,
         ours=unify_side,
         peers={"torch": torch_side},
-        flops=2 * batch * HEADS * (RANK * (NOPE + VALUE) + keys * (2 * RANK + ROPE)),
-        bytes=moved,
+        flops=least.flops,
+        bytes=least.bytes,
         dtype=dtype,
         tolerance=TOLERANCE[dtype],
     )

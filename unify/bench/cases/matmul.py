@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from unify import _cost as cost
+
 from ..case import GFLOPS, Case, Setup, Side
 from . import _ours, _torch
 
@@ -33,6 +35,7 @@ def _inputs(rows: int, columns: int, seed: int) -> Any:
 
 def gemm(dtype: str, size: int) -> Case:
     """The product of two square matrices; any size, for questions beyond the listed ones."""
+    least = cost.matmul(size, size, size, itemsize=WIDTH[dtype])
 
     def unify_side(setup: Setup) -> Side:
         import unify
@@ -56,9 +59,9 @@ def gemm(dtype: str, size: int) -> Case:
         unit=GFLOPS,
         ours=unify_side,
         peers={"torch": torch_side} | ({"numpy": numpy_side} if dtype == "fp32" else {}),
-        work=2 * size**3,
-        flops=2 * size**3,
-        bytes=3 * size * size * WIDTH[dtype],
+        work=least.flops,
+        flops=least.flops,
+        bytes=least.bytes,
         dtype=dtype,
         tolerance=TOLERANCE[dtype],
     )
@@ -66,6 +69,8 @@ def gemm(dtype: str, size: int) -> Case:
 
 def _kernel_gemm(prefix: str, dtype: str, size: int) -> Case:
     """The product of two square matrices by a Triton kernel, on both sides into a result that is there already."""
+    sizes = {"itemsize": 1, "out_itemsize": 4} if dtype == "int8" else {"itemsize": WIDTH[dtype]}
+    least = cost.matmul(size, size, size, **sizes)
 
     def inputs() -> Any:
         import numpy as np
@@ -105,15 +110,17 @@ def _kernel_gemm(prefix: str, dtype: str, size: int) -> Case:
         unit=GFLOPS,
         ours=unify_side,
         peers={"torch": torch_side},
-        work=2 * size**3,
-        flops=2 * size**3,
-        bytes=size * size * {"fp32": 12, "bf16": 6, "int8": 1 + 1 + 4}[dtype],
+        work=least.flops,
+        flops=least.flops,
+        bytes=least.bytes,
         dtype=dtype,
         tolerance=TOLERANCE[dtype],
     )
 
 
 def _linear(dtype: str, m: int, n: int, k: int) -> Case:
+    least = cost.linear(m, n, k, weight_bytes=WIDTH[dtype], itemsize=WIDTH[dtype])
+
     def unify_side(setup: Setup) -> Side:
         import unify
 
@@ -132,8 +139,9 @@ def _linear(dtype: str, m: int, n: int, k: int) -> Case:
         unit=GFLOPS,
         ours=unify_side,
         peers={"torch": torch_side},
-        work=2 * m * n * k,
-        flops=2 * m * n * k if m > 1 else 0,
+        work=least.flops,
+        flops=least.flops if m > 1 else 0,
+        bytes=least.bytes,
         dtype=dtype,
         tolerance=TOLERANCE[dtype],
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from unify import _cost as cost
+
 from ..case import GFLOPS, GIGABYTES_A_SECOND, MICROSECONDS, Case, Setup, Side
 from . import _ours, _torch
 from .matmul import WIDTH
@@ -90,9 +92,10 @@ def _layer(dtype: str, tokens: int) -> Case:
         forms = [_looped, _grouped] if hasattr(torch.nn.functional, "grouped_mm") else [_looped]
         return _torch.side(_torch.fastest([partial(form, torch, tensor, *routed, gate_up, down) for form in forms]))
 
-    used = round(EXPERTS * (1 - (1 - SLOTS / EXPERTS) ** tokens))  # on the average
-    read = WIDTH[dtype] * used * 3 * FEATURES * INNER
-    flops = 6 * tokens * SLOTS * FEATURES * INNER
+    least = cost.moe(
+        tokens, experts=EXPERTS, top_k=SLOTS, width=FEATURES, expert_width=INNER, weight_bytes=WIDTH[dtype],
+        itemsize=WIDTH[dtype], hit=round(cost.experts_hit(tokens, EXPERTS, SLOTS)),
+    )  # fmt: skip
     is_few = tokens <= FEW
     return Case(
         name=f"moe-{dtype}-{tokens}",
@@ -102,9 +105,9 @@ def _layer(dtype: str, tokens: int) -> Case:
         unit=GIGABYTES_A_SECOND if is_few else GFLOPS,
         ours=unify_side,
         peers={"torch": torch_side},
-        work=read if is_few else flops,
-        flops=flops,
-        bytes=read,
+        work=least.bytes if is_few else least.flops,
+        flops=least.flops,
+        bytes=least.bytes,
         dtype=dtype,
         tolerance=TOLERANCE[dtype],
     )
@@ -117,6 +120,8 @@ def _logits() -> Any:
 
 
 def _routing() -> Case:
+    least = cost.route(ROUTED, EXPERTS, SLOTS) + cost.permute(ROUTED, EXPERTS, SLOTS)
+
     def unify_side(setup: Setup) -> Side:
         import unify
 
@@ -148,5 +153,6 @@ def _routing() -> Case:
         unit=MICROSECONDS,
         ours=unify_side,
         peers={"torch": torch_side},
+        bytes=least.bytes,
         tolerance=0.0,
     )

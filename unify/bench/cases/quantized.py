@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from unify import _cost as cost
+
 from ..case import GFLOPS, GIGABYTES_A_SECOND, Case, Setup, Side
 from . import _ours, _torch
 
 # SmolLM2's feed-forward layer in the file's format, its output head, and the feed-forward layer for a prompt.
 LAYERS = (("q4_1", 1, 1536, 576), ("q8_0", 1, 49152, 576), ("q4_1", 512, 1536, 576))
-ROW_BYTES = {"q4_1": 20, "q8_0": 34}  # of 32 weights
 # ggml rounds activations to 8 bits, a part in 254 of the largest of 32; random errors add over a row of 576.
 TOLERANCE = 0.02
 
@@ -30,7 +31,8 @@ def _inputs(kind: str, m: int, n: int, k: int) -> tuple[Any, Any]:
 
 
 def _layer(kind: str, m: int, n: int, k: int) -> Case:
-    weight_bytes = n * k // 32 * ROW_BYTES[kind]
+    size = cost.WEIGHT_BYTES[kind]
+    least = cost.linear(m, n, k, weight_bytes=size, itemsize=4)
 
     def unify_side(setup: Setup) -> Side:
         import unify
@@ -64,9 +66,9 @@ def _layer(kind: str, m: int, n: int, k: int) -> Case:
         unit=GFLOPS if is_prompt else GIGABYTES_A_SECOND,
         ours=unify_side,
         peers={"llama.cpp": ggml_side, "torch": torch_side},
-        work=2 * m * n * k if is_prompt else weight_bytes,
-        flops=2 * m * n * k if is_prompt else 0,
-        bytes=weight_bytes,
+        work=least.flops if is_prompt else size * n * k,
+        flops=least.flops if is_prompt else 0,
+        bytes=least.bytes,
         dtype="int8",
         tolerance=TOLERANCE,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from unify import _cost as cost
+
 from ..case import GIGABYTES_A_SECOND, Case, Setup, Side
 from . import _ours, _torch
 
@@ -25,7 +27,7 @@ def _inputs(rows: int, columns: int) -> tuple[Any, Any]:
 
 
 def _rms_norm(rows: int, columns: int) -> Case:
-    moved = 4 * (2 * rows * columns + columns)
+    moved = cost.rms_norm(rows, columns, itemsize=4).bytes
 
     def unify_side(setup: Setup) -> Side:
         import unify
@@ -62,7 +64,7 @@ def _rms_norm(rows: int, columns: int) -> Case:
 
 
 def _softmax(rows: int, columns: int) -> Case:
-    moved = 4 * 2 * rows * columns
+    moved = cost.elementwise(rows * columns, rows * columns, itemsize=4).bytes
 
     def unify_side(setup: Setup) -> Side:
         import unify

@@ -7,9 +7,11 @@ from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
+from unify import _cost as cost
+
 from ..case import GFLOPS, GIGABYTES_A_SECOND, Case, Setup, Side
 from . import _ours, _torch
-from .attention import SMOLLM2, TOLERANCE, Heads
+from .attention import ITEMSIZE, SMOLLM2, TOLERANCE, Heads
 
 MULTI_HEAD = Heads(8, 8, 128)
 LLAMA = Heads(32, 8, 128)  # of Llama 3 8B
@@ -21,7 +23,6 @@ PROMPTS = (256, 17, 1024, 33, 700, 64, 400, 127)
 CONTEXTS = (4096, 209, 128, 2500, 719, 100, 1525, 164, 3200, 439, 344, 931, 267, 1953, 561, 1192)
 # New tokens, and what is cached before them.
 CHUNKS = ((128, 512), (1, 2048), (512, 512), (17, 1024), (256, 0), (64, 1500), (384, 256), (200, 768))
-ITEMSIZE = {"fp32": 4, "bf16": 2}
 
 Cache = tuple[Any, Any, Any, Any]  # keys, values, block table, lengths
 
@@ -106,7 +107,7 @@ def _torch_side(dtype: str, queries: Sequence[int], keys: Sequence[int], heads: 
 
 def _varlen(dtype: str, name: str) -> Case:
     heads = HEADS[name]
-    flops = 4 * heads.queries * heads.width * sum(tokens * (tokens + 1) / 2 for tokens in PROMPTS)
+    least = cost.total(cost.attention(tokens, tokens, **heads.sizes, itemsize=ITEMSIZE[dtype]) for tokens in PROMPTS)
 
     def unify_side(setup: Setup) -> Side:
         import unify
@@ -123,8 +124,9 @@ def _varlen(dtype: str, name: str) -> Case:
         unit=GFLOPS,
         ours=unify_side,
         peers={"torch": _torch_side(dtype, PROMPTS, PROMPTS, heads)},
-        work=flops,
-        flops=flops,
+        work=least.flops,
+        flops=least.flops,
+        bytes=least.bytes,
         dtype=dtype,
         tolerance=TOLERANCE[dtype],
     )
@@ -161,7 +163,7 @@ def _paged(setup: Setup, arrays: tuple[Any, Any], lengths: Sequence[int], page: 
 
 def _decode(dtype: str, page: int) -> Case:
     ones = (1,) * len(CONTEXTS)
-    moved = 2 * ITEMSIZE[dtype] * LLAMA.keys * LLAMA.width * sum(CONTEXTS)
+    moved = LLAMA.cached_bytes(sum(CONTEXTS), dtype)
 
     def unify_side(setup: Setup) -> Side:
         import unify
@@ -189,7 +191,10 @@ def _decode(dtype: str, page: int) -> Case:
 def _prefill(dtype: str, page: int) -> Case:
     new = tuple(tokens for tokens, _ in CHUNKS)
     seen = tuple(map(sum, CHUNKS))
-    flops = 4 * LLAMA.queries * LLAMA.width * sum(tokens * (cached + (tokens + 1) / 2) for tokens, cached in CHUNKS)
+    least = cost.total(
+        cost.paged_prefill(tokens, tokens + cached, **LLAMA.sizes, itemsize=ITEMSIZE[dtype])
+        for tokens, cached in CHUNKS
+    )
 
     def unify_side(setup: Setup) -> Side:
         import unify
@@ -208,8 +213,9 @@ def _prefill(dtype: str, page: int) -> Case:
         unit=GFLOPS,
         ours=unify_side,
         peers={"torch": _torch_side(dtype, new, seen, LLAMA)},
-        work=flops,
-        flops=flops,
+        work=least.flops,
+        flops=least.flops,
+        bytes=least.bytes,
         dtype=dtype,
         tolerance=TOLERANCE[dtype],
     )

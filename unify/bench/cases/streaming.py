@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from unify import _cost as cost
+
 from ..case import GIGABYTES_A_SECOND, Case, Setup, Side
 from . import _ours, _torch
 
@@ -60,7 +62,7 @@ def _case(op: Op, megabytes: int) -> Case:
         torch = _torch.load(setup)
         return _torch.side(op.torch(torch, *(_torch.tensor(torch, array) for array in inputs())))
 
-    moved = op.moved * (megabytes << 20)
+    moved = cost.elementwise(op.moved * rows * COLUMNS, 0, itemsize=4).bytes
     return Case(
         name=f"{op.name}-{megabytes}mb",
         subject=op.name,

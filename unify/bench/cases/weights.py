@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from unify import _cost as cost
+
 from ..case import MICROSECONDS, Case, Setup, Side
 from . import _ours, _torch
 
 SIZE = 4096
 LAYERS = 8  # each with weights of its own, so that none is in a cache when its turn comes
-# Bytes of a weight with its part of a scale: float16 for 32 of them, float32 for 128 × 128.
-BYTES = {"bf16": 2.0, "int8": 1.0 + 2 / 32, "int4": 0.5 + 2 / 32, "fp8": 1.0 + 4 / 128**2}
 # Against bfloat16, relative to the largest of some thousand results: about a part in 30 of a weight in int4, and so on.
 TOLERANCE = {"bf16": 2**-7, "int8": 0.02, "int4": 0.12, "fp8": 0.06}
 
 
 def cases() -> list[Case]:
     """One case a type."""
-    return [_layers(kind) for kind in BYTES]
+    return [_layers(kind) for kind in TOLERANCE]
 
 
 def _inputs() -> tuple[Any, Any]:
@@ -41,6 +41,8 @@ def _unify_side(setup: Setup, kind: str) -> Side:
 
 
 def _layers(kind: str) -> Case:
+    least = cost.linear(1, SIZE, SIZE, weight_bytes=cost.WEIGHT_BYTES[kind]) * LAYERS
+
     def torch_side(setup: Setup) -> Side:
         torch = _torch.load(setup)
         x, weight = (_torch.tensor(torch, array, "bf16") for array in _inputs())
@@ -55,7 +57,7 @@ def _layers(kind: str) -> Case:
         unit=MICROSECONDS,
         ours=lambda setup: _unify_side(setup, kind),
         peers={**peers, "torch": torch_side},
-        bytes=LAYERS * SIZE * SIZE * BYTES[kind],
+        bytes=least.bytes,
         dtype="bf16",
         tolerance=TOLERANCE[kind],
     )
