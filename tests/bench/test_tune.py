@@ -150,11 +150,13 @@ def test_a_model_is_measured_in_the_formats_that_it_is_asked_in(
 def test_a_large_cache_is_measured_half_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its attention's parts are for long texts, which a prompt's step behind 24 tokens knows nothing of."""
     seen: list[tuple[int, list[int]]] = []
+    chosen: list[set[int]] = []
     decode = models.Decoder.decode
 
     def noted(self: models.Decoder, ids: Any, positions: Any, lengths: Any, cache: Any, slots: Any = None) -> Any:
         if not self.device.current_stream.is_capturing:
             seen.append((cache.capacity, lengths.tolist()))
+            chosen.append(set(ids.tolist()))
         return decode(self, ids, positions, lengths, cache, slots)
 
     monkeypatch.setattr(models.Decoder, "decode", noted)
@@ -162,6 +164,7 @@ def test_a_large_cache_is_measured_half_full(tmp_path: Path, monkeypatch: pytest
     asked = arguments(model=str(model), tokens=[24], sequences=[3], max_context=401, json=True)
     assert run(asked) == 0
     assert seen == [(401, [201] * 3), (24 + 64, [25] * 3)]
+    assert len(chosen[0]) > 1  # tokens of one kind would meet in the same experts
 
 
 @pytest.mark.usefixtures("asked_only")

@@ -65,8 +65,10 @@ def _step(model: Any, sequences: int, context: int) -> None:
     """Takes a decoding step of `sequences` whose caches have room for `context` tokens and are half full.
 
     What such a cache has room for decides how many parts an attention has, so short texts are not to be measured in it.
-    What is in it does not matter to time.
+    What is in it does not matter to time; tokens do, as experts are chosen by them.
     """
+    import numpy as np
+
     from unify.models.kv_cache import BLOCK_SIZE
 
     keys = -(-context // 2)
@@ -78,7 +80,8 @@ def _step(model: Any, sequences: int, context: int) -> None:
     for row in range(sequences):
         cache.grow(keys, row)
         slots.append(int(cache.slots(keys - 1, 1, row)[0]))
-    state = [[0] * sequences, [keys - 1] * sequences, [keys] * sequences, slots]
+    tokens = np.random.default_rng(sequences).integers(model.config.vocabulary, size=sequences).tolist()
+    state = [tokens, [keys - 1] * sequences, [keys] * sequences, slots]
     ids, positions, lengths, places = (unify.asarray(x, dtype=unify.int32, device=model.device) for x in state)
     model.decode(ids, positions, lengths, cache, places)
     unify.synchronize(model.device)
