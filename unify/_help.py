@@ -129,9 +129,10 @@ examples:
   unify tune my_program.py --its-own option     whatever the program calls of unify.ops
   unify tune --forget
 
-Give a model the options that you run it with: tiles are kept by the formats and sizes of what is multiplied. For one
-sequence a cache as small as `unify generate` makes it is measured as well. What is found is used from then on by every
-process, on devices of this name and target. It is kept in UNIFY_CACHE_DIR.
+Give a model the options that you run it with: tiles are kept by the formats and sizes of what is multiplied. A decoding
+step is measured behind each prompt, with a cache as small as `unify generate` makes it, and half-way through one of
+--max-context tokens. What is found is used from then on by every process, on devices of this name and target. It is
+kept in UNIFY_CACHE_DIR.
 """
 
 TEST_EPILOG = """\

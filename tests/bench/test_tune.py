@@ -6,10 +6,11 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from unify import cli
+from unify import cli, models
 from unify._config import settings
 from unify.bench.tune import run
 from unify.ops import tuning
@@ -123,7 +124,7 @@ def test_a_model_writes_one_text_and_several_with_caches_as_large_as_users_have_
     assert {key[0] for key in keys["few rows"]} == {1, 4}  # rows of a decoding step
     assert {key[0] for key in keys["product"]} == {32, 128}  # tokens of a prompt, and of four
     # Programs of a decoding step, and blocks of 64 tokens: of `unify generate` with 24 and 64 tokens, and of 500.
-    assert {(key[0], key[2]) for key in keys["paged attention"]} == {(2, 2), (2, 8), (8, 8)}
+    assert {(key[0], key[2]) for key in keys["paged attention"]} == {(2, 2), (8, 2), (2, 8), (8, 8)}
 
 
 @pytest.mark.usefixtures("asked_only")
@@ -146,10 +147,31 @@ def test_a_model_is_measured_in_the_formats_that_it_is_asked_in(
 
 
 @pytest.mark.usefixtures("asked_only")
+def test_a_large_cache_is_measured_half_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its attention's parts are for long texts, which a prompt's step behind 24 tokens knows nothing of."""
+    seen: list[tuple[int, list[int]]] = []
+    chosen: list[set[int]] = []
+    decode = models.Decoder.decode
+
+    def noted(self: models.Decoder, ids: Any, positions: Any, lengths: Any, cache: Any, slots: Any = None) -> Any:
+        if not self.device.current_stream.is_capturing:
+            seen.append((cache.capacity, lengths.tolist()))
+            chosen.append(set(ids.tolist()))
+        return decode(self, ids, positions, lengths, cache, slots)
+
+    monkeypatch.setattr(models.Decoder, "decode", noted)
+    model = write_tiny(tmp_path / "tiny", "DeepseekV3")
+    asked = arguments(model=str(model), tokens=[24], sequences=[3], max_context=401, json=True)
+    assert run(asked) == 0
+    assert seen == [(401, [201] * 3), (24 + 64, [25] * 3)]
+    assert len(chosen[0]) > 1  # tokens of one kind would meet in the same experts
+
+
+@pytest.mark.usefixtures("asked_only")
 def test_a_prompt_longer_than_the_context_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = write_tiny(tmp_path / "tiny", "Llama", max_position_embeddings=64)
     keys = found(capsys, "--model", str(model), "--tokens", "1000", "--sequences", "2")
-    assert {key[0] for key in keys["product"]} == {64, 128}  # 62 tokens, and those of two sequences
+    assert {key[0] for key in keys["product"]} == {128}  # twice 62 tokens
 
 
 def test_options_that_a_model_cannot_have_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,16 +50,41 @@ def run(args: Any) -> int:
 
 
 def _run_model(args: Any, device: Any) -> None:
-    """Writes behind prompts of each length, for each number of sequences at a time."""
+    """Takes a step over long texts, and writes behind prompts of each length: of each number of sequences at a time."""
     from unify.models import load
 
     model, _ = load(args.model, device=device, weights=args.weights, activations=args.activations)
     longest = model.config.context
-    for tokens in (min(tokens, longest - _WRITTEN) for tokens in args.tokens):
-        # How many parts a decoding step's attention has depends on what its cache has room for.
-        _write(model, 1, tokens, min(tokens + _ANSWER, longest))
-        for sequences in args.sequences:
-            _write(model, sequences, tokens, min(max(args.max_context, tokens + _WRITTEN), longest))
+    for sequences in args.sequences:
+        _step(model, sequences, min(args.max_context, longest))
+        for tokens in (min(tokens, longest - _WRITTEN) for tokens in args.tokens):
+            _write(model, sequences, tokens, min(tokens + _ANSWER, longest))
+
+
+def _step(model: Any, sequences: int, context: int) -> None:
+    """Takes a decoding step of `sequences` whose caches have room for `context` tokens and are half full.
+
+    What such a cache has room for decides how many parts an attention has, so short texts are not to be measured in it.
+    What is in it does not matter to time; tokens do, as experts are chosen by them.
+    """
+    import numpy as np
+
+    from unify.models.kv_cache import BLOCK_SIZE
+
+    keys = -(-context // 2)
+    cache = model.cache(context, sequences=sequences, blocks=sequences * -(-keys // BLOCK_SIZE))
+    for pages in cache.pages:
+        for page in pages:
+            page.fill_(0)
+    slots = []
+    for row in range(sequences):
+        cache.grow(keys, row)
+        slots.append(int(cache.slots(keys - 1, 1, row)[0]))
+    tokens = np.random.default_rng(sequences).integers(model.config.vocabulary, size=sequences).tolist()
+    state = [tokens, [keys - 1] * sequences, [keys] * sequences, slots]
+    ids, positions, lengths, places = (unify.asarray(x, dtype=unify.int32, device=model.device) for x in state)
+    model.decode(ids, positions, lengths, cache, places)
+    unify.synchronize(model.device)
 
 
 def _write(model: Any, sequences: int, tokens: int, context: int) -> None:
