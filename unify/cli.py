@@ -93,8 +93,9 @@ def _add_chat(commands: Any) -> None:
         "--max-tokens", type=_count, default=512, metavar="N", help="of one answer (default: %(default)s)"
     )
     parser.add_argument(
-        "--max-context", type=_count, default=4096, metavar="N", help="of the whole conversation (default: %(default)s)"
-    )
+        "--max-context", type=_count, metavar="N",
+        help="of the whole conversation (default: 4096, or the model's own if those are less)",
+    )  # fmt: skip
     # The model card of SmolLM2 asks for 0.2 and 0.9; with them a small model repeats itself without a penalty.
     _add_sampling(parser, temperature=0.2, top_p=0.9, repetition_penalty=1.1)
     parser.set_defaults(run=_chat)

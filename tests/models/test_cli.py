@@ -137,7 +137,7 @@ def test_a_terminal_that_lacks_the_letters_is_no_error(python: Run, tiny_path: P
     ("argv", "told"),
     [
         (["--prompt", ""], "the prompt has no tokens"),
-        (["--prompt", "x", "--max-tokens", "600"], "do not fit into a context of 512"),
+        (["--prompt", "x", "--max-tokens", "600"], "1 prompt tokens and --max-tokens 600 do not fit into this model's"),
         (["--prompt", os.fsdecode(b"a\xff")], "no Unicode: a lone surrogate at character 1"),
     ],
 )
@@ -149,6 +149,12 @@ def test_a_prompt_that_cannot_be_is_one_line_and_status_2(
     assert finished.stderr.startswith("unify: ")
     assert told in finished.stderr
     assert finished.stderr.count("\n") == 1
+
+
+def test_a_conversation_longer_than_the_model_can_do_is_refused(python: Run, tiny_path: Path) -> None:
+    finished = python("-m", "unify", "chat", "--model", str(tiny_path), "--prompt", "x", "--max-context", "513")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "--max-context 513 is more than the 512 tokens of this model" in finished.stderr
 
 
 def test_an_interrupted_generate_ends_with_130(tmp_path: Path) -> None:
@@ -214,6 +220,22 @@ def test_what_a_directory_cannot_continue_is_said_with_status_2(
     assert (finished.returncode, finished.stdout) == (2, "")
     assert told in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_a_chat_without_a_tokenizer_names_what_takes_numbers(python: Run, directory: Path) -> None:
+    finished = python("-m", "unify", "chat", "--model", str(directory), "--prompt", "x")
+    assert finished.returncode == 2
+    assert "has no tokenizer.json, so that no text can be read. Give it numbers: `unify generate --prompt-ids" in (
+        finished.stderr
+    )
+
+
+@pytest.mark.parametrize("file", ["config.json", "model-00001-of-"])
+def test_one_file_of_a_directory_is_not_the_model(python: Run, directory: Path, file: str) -> None:
+    (path,) = (path for path in directory.iterdir() if path.name.startswith(file))
+    finished = python("-m", "unify", "generate", "--model", str(path), "--prompt-ids", "1")
+    assert finished.returncode == 2
+    assert f"{path.name} is one file of a model. Give their directory: {directory}" in finished.stderr
 
 
 def test_weights_of_a_file_are_not_quantised_again(python: Run, tiny_path: Path) -> None:
