@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from unify._config import settings
+from unify._errors import Error, InvalidArgument
 from unify.bench.tune import run
 from unify.ops import tuning
 
@@ -18,9 +19,12 @@ from ..models.conftest import write_model
 PROGRAM = """
 import sys
 import numpy as np
+import unify
 from unify import ops
 
 size = int(sys.argv[1])
+if size < 0:
+    unify.zeros((size,))
 ops.matmul(np.ones((size, size), np.float32), np.ones((size, size), np.float32))
 if size == 17:
     sys.exit("no seventeen")
@@ -56,13 +60,22 @@ def test_a_programs_shapes_are_measured_and_kept(program: str, capsys: pytest.Ca
     assert run(arguments(program=program, arguments=["40"])) == 0
     assert "Nothing was measured" in capsys.readouterr().out
     assert run(arguments(forget=True)) == 0
+    assert capsys.readouterr().out == "Forgot the tiles that were measured on devices like cpu: product 1.\n"
+    assert run(arguments(forget=True)) == 0
+    assert capsys.readouterr().out == "Nothing was measured on devices like cpu.\n"
     assert run(arguments(program=program, arguments=["40"])) == 0
-    assert "times as fast" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "times as fast" in captured.out
+    assert captured.err.startswith("1, cpu: product ")  # how many a program will ask for is not known
 
 
-def test_a_program_that_fails_is_told(program: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(arguments(program=program, arguments=["17"])) == 1
-    assert "no seventeen" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("argument", "told"), [("17", "ended with no seventeen"), ("-1", "ended with ShapeError: a negative")]
+)
+def test_a_program_that_fails_is_told(program: str, argument: str, told: str) -> None:
+    with pytest.raises(Error, match=rf"tune: .*program\.py {told}") as failed:
+        run(arguments(program=program, arguments=[argument]))
+    assert type(failed.value) is Error  # the work failed, whatever the program asked for
     assert tuning.active is None
 
 
@@ -75,11 +88,9 @@ def test_a_program_that_fails_is_told(program: str, capsys: pytest.CaptureFixtur
         ({"device": "gpu"}, "gpu"),
     ],
 )
-def test_a_question_that_makes_no_sense(
-    asked: dict[str, object], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(arguments(**asked)) == 2
-    assert said in capsys.readouterr().err
+def test_a_question_that_makes_no_sense(asked: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        run(arguments(**asked))
 
 
 def test_a_models_shapes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,3 +99,7 @@ def test_a_models_shapes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixt
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in rows} >= {"product"}
     assert {row["key"][0] for row in rows if row["name"] == "product"} == {32}  # rows, to a power of two
+    run(arguments(forget=True))
+    assert run(arguments(model=str(model), tokens=[24])) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(", cpu: ")[0] for line in lines] == [f"{n} of {len(rows)}" for n in range(1, len(rows) + 1)]

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+import unify
 from unify import models
 from unify.cli import main
 from unify.models import cli as models_cli
@@ -202,7 +203,8 @@ def test_a_bar_shows_each_shard_where_standard_error_is_a_terminal(directory: Pa
         (["--prompt-ids", "1,x"], "'1,x' is no list of token numbers"),
         (["--prompt-ids", ""], "'' is no list of token numbers"),
         (["--prompt-ids", "97"], "the token 97, outside the vocabulary of 97"),
-        (["--prompt-ids", "-1"], "the token -1, outside"),
+        (["--prompt-ids", "-1"], "argument --prompt-ids: '-1' has the number -1; tokens are numbered from 0"),
+        (["--prompt-ids", "-1,2"], "argument --prompt-ids: '-1,2' has the number -1"),
         (["--prompt-ids", "1", "--prompt", "x"], "not allowed with argument --prompt"),
         ([], "one of the arguments --prompt --prompt-ids is required"),
         (["--prompt-ids", "1", "--weights", "int3"], "invalid choice: 'int3'"),
@@ -291,6 +293,30 @@ def test_a_setting_that_is_none_is_named(
     with pytest.raises(SystemExit, match="2"):
         main(["generate", "--prompt", "x", option, value])
     assert f"argument {option}: {told}" in capsys.readouterr().err
+
+
+def test_two_biases_of_one_token_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "--prompt", "x", "--logit-bias", "7:1", "--logit-bias", "8:1", "--logit-bias", "7:-inf"])
+    assert "argument --logit-bias: token 7 has two of them, 1 and -inf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["generate", "--greedy"], ["chat", "--temperature", "0"]], ids=" ".join)
+def test_an_error_midway_begins_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_path: Path, argv: list[str]
+) -> None:
+    decode = models.Generator._decode
+
+    def fail(self: models.Generator, token: int) -> int:
+        if self.cache.length % 8 == 0:
+            raise unify.DeviceLost("cpu: gone.")
+        return decode(self, token)
+
+    monkeypatch.setattr(models.Generator, "_decode", fail)
+    assert main([*argv, "--model", str(tiny_path), "--prompt", "the answer"]) == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"\S[^\n]*\n\Z", out)
+    assert err.splitlines()[-1] == "unify: cpu: gone."
 
 
 def test_biases_and_penalties_change_the_text(python: Run, directory: Path) -> None:

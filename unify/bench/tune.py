@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,35 +22,33 @@ from . import plot
 
 
 def run(args: Any) -> int:
-    """Runs `unify tune` and returns its exit status: 0, 1 if the program failed, 2 if the question made no sense."""
-    try:
-        device = unify.device(args.device) if args.device else unify.default_device()
-        if args.forget:
-            tuning.forget(device)
-            return 0
-        if (args.program is None) == (args.model is None):
-            raise InvalidArgument("tune: give a program, or a model by --model; `unify tune --help` has examples.")
-        with ops.tune(_said if not args.json else lambda _: None) as session:
-            if args.model is not None:
-                _run_model(args.model, device, args.tokens)
-            else:
-                _run_program(args.program, args.arguments)
-    except Error as error:
-        print(error, file=sys.stderr)
-        return 2
-    except SystemExit as exit_:  # the program's own
-        if exit_.code not in (None, 0):
-            print(f"tune: {args.program} ended with {exit_.code}", file=sys.stderr)
-            return 1
+    """Runs `unify tune` and returns its exit status. Raises Error, of wrong usage InvalidArgument."""
+    device = unify.device(args.device) if args.device else unify.default_device()
+    if args.forget:
+        _say_forgotten(device, tuning.forget(device))
+        return 0
+    if (args.program is None) == (args.model is None):
+        raise InvalidArgument("tune: give a program, or a model by --model; `unify tune --help` has examples.")
+    progress = _Progress(is_shown=not args.json)
+    with ops.tune(progress) as session:
+        if args.model is not None:
+            _run_model(args.model, device, args.tokens, lambda passes: progress.expect(session.count(passes)))
+        else:
+            _run_program(args.program, args.arguments)
     _show(session, as_json=args.json)
     return 0
 
 
-def _run_model(name: str, device: Any, prompts: list[int]) -> None:
-    """Prefills prompts of these lengths, and takes a decoding step behind each."""
+def _run_model(name: str, device: Any, prompts: list[int], before: Callable[[Callable[[], None]], None]) -> None:
+    """Prefills prompts of these lengths, and takes a decoding step behind each. before: gets what will be run."""
     from unify.models import load
 
     model, _ = load(name, device=device)
+    before(lambda: _passes(model, device, prompts))
+    _passes(model, device, prompts)
+
+
+def _passes(model: Any, device: Any, prompts: list[int]) -> None:
     for tokens in prompts:
         tokens = min(tokens, model.config.context - 1)
         cache = model.cache(tokens + 1)
@@ -67,12 +67,37 @@ def _run_program(path: str, arguments: list[str]) -> None:
     sys.path.insert(0, str(Path(path).resolve().parent))
     try:
         runpy.run_path(path, run_name="__main__")
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise Error(f"tune: {path} ended with {end.code}") from None
+    except Error as error:  # the program's, whatever it asked for
+        raise Error(f"tune: {path} ended with {type(error).__name__}: {error}") from error
     finally:
         sys.argv, sys.path[:] = before
 
 
-def _said(found: Found) -> None:
-    print(f"{found.device}: {_what(found)}: {found.tried} tried, {_gain(found)}", file=sys.stderr, flush=True)
+class _Progress:
+    """Says what was found, and how many of how many that makes where it is known."""
+
+    def __init__(self, *, is_shown: bool) -> None:
+        self._is_shown, self._done, self._total = is_shown, 0, ""
+
+    def expect(self, total: int) -> None:
+        self._total = f" of {total}"
+
+    def __call__(self, found: Found) -> None:
+        self._done += 1
+        if self._is_shown:
+            line = f"{self._done}{self._total}, {found.device}: {_what(found)}: {found.tried} tried, {_gain(found)}"
+            print(line, file=sys.stderr, flush=True)
+
+
+def _say_forgotten(device: Any, names: list[str]) -> None:
+    if not names:
+        print(f"Nothing was measured on devices like {device}.")
+        return
+    counted = ", ".join(f"{name} {count}" for name, count in sorted(Counter(names).items()))
+    print(f"Forgot the tiles that were measured on devices like {device}: {counted}.")
 
 
 def _what(found: Found) -> str:

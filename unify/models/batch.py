@@ -44,8 +44,8 @@ class Batch:
 
     A request waits until a row is free, and blocks for its whole length: none is ever turned out half-way. max_context:
     tokens of one sequence, its answer included, by default 2048 or the model's own if those are less; blocks: of
-    BLOCK_SIZE tokens in all, by default enough for every row. ends: tokens that end a text, as a Tokenizer's. The decode
-    step is recorded once, over all rows, and once more where they draw, and where logits are changed.
+    BLOCK_SIZE tokens in all, by default enough for every row. ends: tokens that end a text, as a Tokenizer's. The
+    decode step is recorded once, over all rows, and once more where they draw, and where logits are changed.
     Raises InvalidArgument for a max_context above the model's own.
     """
 

@@ -81,6 +81,8 @@ class Chat:
             self._say(" … stopped")
         except Error:
             self._messages.pop()
+            if written:
+                self._say("")  # what is said of it does not stand in the text
             raise
         self._messages.append({"role": "assistant", "content": "".join(written)})
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import unify
-from unify._errors import InvalidArgument
+from unify._errors import Error, InvalidArgument
 from unify._process import peak_memory_bytes
 
 from . import load
@@ -52,8 +52,12 @@ def generate(args: argparse.Namespace) -> int:
         return 0
     generator.check(ids, args.max_tokens)  # before anything is on the screen
     write(args.prompt if args.prompt_ids is None else tokenizer.decode(ids))
-    with first_text(write) as write_first:
-        answer = generator.generate(ids, args.max_tokens, write_first)
+    try:
+        with first_text(write) as write_first:
+            answer = generator.generate(ids, args.max_tokens, write_first)
+    except (Error, KeyboardInterrupt):
+        write("\n")  # what is said of it does not stand in the text
+        raise
     write("\n")
     sys.stderr.write(f"{statistics(answer, generator)}\nkernels: {', '.join(kernels())}\n")
     return 0
@@ -102,7 +106,7 @@ def _sampling(args: argparse.Namespace) -> Sampling:
         repetition_penalty=args.repetition_penalty,
         frequency_penalty=args.frequency_penalty,
         presence_penalty=args.presence_penalty,
-        logit_bias=dict(args.logit_bias or ()),
+        logit_bias=args.logit_bias or {},
         seed=args.seed,
     )
 

@@ -36,8 +36,8 @@ def checked_prompt(name: str, prompt: Any, max_tokens: Any, *, vocabulary: int, 
         raise InvalidArgument(f"{name}: the prompt has {what}.")
     if tokens < 1 or len(ids) + tokens > room:
         raise InvalidArgument(
-            f"{name}: {len(ids)} prompt tokens and max_tokens={tokens} do not fit into a context of {room} (at least one "
-            "token is written)."
+            f"{name}: {len(ids)} prompt tokens and max_tokens={tokens} do not fit into a context of {room} (at least "
+            "one token is written)."
         )
     return ids, tokens
 

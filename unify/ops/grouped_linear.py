@@ -152,9 +152,9 @@ def grouped_linear(
     """
     if (offsets is None) == (counts is None):
         raise InvalidArgument(
-            f"grouped_linear: {'neither' if offsets is None else 'both'} offsets and counts given. offsets [groups + 1]: "
-            "where the rows of each group begin in x [rows, k]; counts [groups]: how many rows of x[e] count in x "
-            "[groups, capacity, k]. Give one of them."
+            f"grouped_linear: {'neither' if offsets is None else 'both'} offsets and counts given. offsets "
+            "[groups + 1]: where the rows of each group begin in x [rows, k]; counts [groups]: how many rows of x[e] "
+            "count in x [groups, capacity, k]. Give one of them."
         )
     is_quantized = isinstance(x, QuantizedActivations)
     source = x if is_quantized else as_tensor(x, name="grouped_linear: x", dtype=FLOATS)
