@@ -98,6 +98,17 @@ def test_calls_are_chosen_to_fill_the_sample_however_slow_the_first_ones_were() 
     assert calls_for(Compiling(), 0.05) == 50
 
 
+def test_a_stall_while_calls_are_counted_does_not_leave_too_few() -> None:
+    class Stalling:
+        samples = 0
+
+        def sample(self, calls: int, warm_calls: int) -> float:
+            self.samples += 1
+            return 1e-3 + (0.8 / calls if self.samples == 4 else 0.0)
+
+    assert calls_for(Stalling(), 0.05) == 50
+
+
 def test_a_call_longer_than_the_sample_is_made_once_and_without_warming() -> None:
     taken: list[tuple[str, int, int]] = []
     assert calls_for(Scripted("slow", 3.0, taken), 0.05) == 1

@@ -121,7 +121,8 @@ def _run_all(
                 report.rows.append(row)
                 if not console.is_terminal:  # a log has no line that changes
                     simulated = " (simulated)" if row.simulated else ""
-                    print(f"{title}{row.ratio:.2f}{simulated}", file=sys.stderr, flush=True)
+                    spread = f", noisy: {row.ratio_min:.2f}-{row.ratio_max:.2f}" if row.is_noisy else ""
+                    print(f"{title}{row.ratio:.2f}{spread}{simulated}", file=sys.stderr, flush=True)
             except Error as error:
                 report.failures.append(case.name)
                 console.print(f"unify: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -169,8 +170,9 @@ def _footer(rows: Sequence[Comparison], title: str, limits: Roofline | None) -> 
     if any(row.is_noisy for row in rows):
         busiest, threads = max(row.neighbour_cores for row in rows), rows[0].threads
         lines += [
-            "~ noisy: the middle half of the pairs is spread over more than 10 %, or other programs used these cores",
-            f"  (at most {busiest:.2f} of {threads}). Repeat it on a quieter machine, or with more --repeats.",
+            "noisy: the middle half of the pairs is spread over more than 10 %, they are fewer than three, or other",
+            f"  programs used these cores (at most {busiest:.2f} of {threads}). Such a ratio says little: a side may have",
+            "  stalled. Repeat it on a quieter machine, or with more --repeats.",
         ]
     return lines
 

@@ -82,6 +82,8 @@ def calls_for(sampler: Sampler, seconds: float = SAMPLE_SECONDS, *, most: int = 
     calls = 1
     while True:
         cost = sampler.sample(calls, 0)
+        if cost * calls >= seconds:  # or it stalled, and every sample would be of too few calls
+            cost = min(cost, sampler.sample(calls, 0))
         if cost * calls >= seconds or calls >= most:
             return max(1, min(most, math.ceil(seconds / cost))) if cost > 0 else calls
         calls = min(most, calls * 2)
