@@ -171,8 +171,8 @@ def _footer(rows: Sequence[Comparison], title: str, limits: Roofline | None) -> 
         busiest, threads = max(row.neighbour_cores for row in rows), rows[0].threads
         lines += [
             "noisy: the middle half of the pairs is spread over more than 10 %, they are fewer than three, or other",
-            f"  programs used these cores (at most {busiest:.2f} of {threads}). Such a ratio says little: a side may have",
-            "  stalled. Repeat it on a quieter machine, or with more --repeats.",
+            f"  programs used these cores (at most {busiest:.2f} of {threads}). Such a ratio says little: a side",
+            "  may have stalled. Repeat it on a quieter machine, or with more --repeats.",
         ]
     return lines
 
