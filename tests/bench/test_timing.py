@@ -81,8 +81,16 @@ def test_median_ratio_ignores_a_neighbour_who_disturbs_one_sample() -> None:
     assert ratio_of([*quiet, Pair(50.0, 1.2)]).low == pytest.approx(0.024)  # and is told all the same
 
 
-@pytest.mark.parametrize(("ratios", "noisy"), [([1.0, 1.0, 1.02, 1.03], False), ([0.8, 0.9, 1.1, 1.2], True)])
-def test_spread_of_the_middle_half_decides_what_is_called_noisy(ratios: list[float], noisy: bool) -> None:
+@pytest.mark.parametrize(
+    ("ratios", "noisy"),
+    [
+        ([1.0, 1.0, 1.02, 1.03], False), ([0.8, 0.9, 1.1, 1.2], True), ([1.0, 1.0, 1.0, 1.0, 790.0], False),
+        ([790.0], True), ([1.0, 1.0], True),
+    ],
+)  # fmt: skip
+def test_spread_of_the_middle_half_and_the_number_of_pairs_decide_what_is_called_noisy(
+    ratios: list[float], noisy: bool
+) -> None:
     assert ratio_of([Pair(1.0, ratio) for ratio in ratios]).is_noisy is noisy
 
 

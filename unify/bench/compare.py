@@ -19,8 +19,6 @@ from .timing import CASE_SECONDS, Pair, Sampler, alternate, calls_for, quantile,
 
 # Others' use of our cores from which a figure is called disturbed.
 DISTURBED_CORES = 0.10
-# The median of fewer pairs is not that of the most.
-_FEWEST_PAIRS = 3
 Progress = Callable[[str], object]
 
 
@@ -191,7 +189,7 @@ def _summary(case: Case, peer: Peer, setup: Setup, taken: _Taken, limits: Roofli
         threads=setup.threads,
         device=setup.device,
         repeats=len(taken.pairs),
-        is_noisy=ratio.is_noisy or len(taken.pairs) < _FEWEST_PAIRS or taken.neighbour_cores > DISTURBED_CORES,
+        is_noisy=ratio.is_noisy or taken.neighbour_cores > DISTURBED_CORES,
         neighbour_cores=taken.neighbour_cores,
         limit_fraction=None if least is None else least / ours,
         largest_difference=taken.difference,
