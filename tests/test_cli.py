@@ -90,6 +90,7 @@ def test_wrong_usage_is_one_line_and_status_2(argv: tuple[str, ...], capsys: pyt
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
+    assert captured.err.startswith("unify: ")
     assert "--help" in captured.err
 
 
@@ -197,6 +198,10 @@ def test_info_prints_each_setting_with_its_value(python: Run) -> None:
     [
         ["check"], ["compile"], ["check", "--targets", "nope", "k.py"], ["compile", "--shipped", "--target", "nope"],
         ["check", "nosuch.py"], ["toolchain", "install"], ["toolchain", "install", "ascned"], ["new-backend", "No"],
+        ["tune"], ["tune", "nosuch.py"], ["tune", "--forget", "--device", "cpuu"],
+        ["bench", "nosuch"], ["bench", "launch", "--vs", "nosuch"], ["ops", "nosuch"], ["ops", "--batch", "3"],
+        ["ops", "--roofline", "--target", "nope"], ["test-backend", "nope"],
+        ["generate", "--prompt", "x", "--device", "no"], ["generate", "--prompt", "x", "--model", "no"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -206,6 +211,18 @@ def test_what_the_command_line_asks_for_and_cannot_be_is_status_2(
     assert cli.main(argv) == 2
     out, err = capsys.readouterr()
     assert (out, err[:7], err.count("Traceback")) == ("", "unify: ", 0)
+
+
+@pytest.mark.parametrize("command", ["generate --prompt x --device", "tune --forget --device", "test-backend"])
+def test_what_was_tried_and_failed_is_status_1(python: Run, tmp_path: Any, command: str) -> None:
+    import os
+
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"not a library")
+    environment = {**os.environ, "UNIFY_SIMULATE": "", "UNIFY_CUDA_LIBRARY": str(broken)}
+    finished = python("-m", "unify", *command.split(), "cuda:0", env=environment)
+    assert (finished.returncode, finished.stdout, finished.stderr[:7]) == (1, "", "unify: ")
+    assert "cannot be used" in finished.stderr
 
 
 def test_an_unknown_device_suggests_the_known(python: Run) -> None:

@@ -11,7 +11,8 @@ first steps:
   unify bench --list                                what can be measured, and against whom
   unify test-backend cpu                            what every backend must do, on one
 
-Settings from the environment: `unify info --settings`. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+Settings from the environment: `unify info --settings`. Exit status: 0 done, 1 tried and failed, 2 wrong usage,
+130 interrupted. Errors are lines on standard error that begin with `unify: `.
 """
 GENERATE_EPILOG = """\
 examples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Error as error:
         print(f"unify: {error}", file=sys.stderr)
+        # Wrong usage, or tried and failed: docs/api.md, "Exit statuses".
         return 2 if isinstance(error, InvalidArgument) or getattr(error, "is_unknown", False) else 1
     except OSError as error:  # a full disk, say
         _discard_output()
@@ -46,8 +48,12 @@ def _discard_output() -> None:
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong and where help is, in place of a page of usage."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # a value, -1,2 too: no option begins with a digit
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
+        self.exit(2, f"{self.prog.replace(' ', ': ', 1)}: {message}. See `{self.prog} --help`.\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,8 +99,9 @@ def _add_chat(commands: Any) -> None:
         "--max-tokens", type=_count, default=512, metavar="N", help="of one answer (default: %(default)s)"
     )
     parser.add_argument(
-        "--max-context", type=_count, default=4096, metavar="N", help="of the whole conversation (default: %(default)s)"
-    )
+        "--max-context", type=_count, metavar="N",
+        help="of the whole conversation (default: 4096, or the model's own if those are less)",
+    )  # fmt: skip
     # The model card of SmolLM2 asks for 0.2 and 0.9; with them a small model repeats itself without a penalty.
     _add_sampling(parser, temperature=0.2, top_p=0.9, repetition_penalty=1.1)
     parser.set_defaults(run=_chat)
@@ -143,6 +150,17 @@ def _add_compile(commands: Any) -> None:
     parser.add_argument("--report", action="store_true", help="print the table, also where texts or files come out")
     parser.add_argument("--json", action="store_true", help="print a list of objects, one for each kernel and target")
     parser.set_defaults(run=_compile)
+
+
+class _Biases(argparse.Action):
+    """Gathers biases by token; of two for one token, one would be lost."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        token, bias = values
+        found = getattr(namespace, self.dest) or {}
+        if token in found:
+            raise argparse.ArgumentError(self, f"token {token} has two of them, {found[token]:g} and {bias:g}")
+        setattr(namespace, self.dest, {**found, token: bias})
 
 
 class _Program(argparse.Action):
@@ -204,18 +222,13 @@ def _add_ops(commands: Any) -> None:
     parser = _new(commands.add_parser, "ops", about, _help.OPS_EPILOG, help="the operators, and what they cost")
     parser.add_argument("op", nargs="?", metavar="OP", help="one of them: its arguments, in full")
     parser.add_argument("--roofline", action="store_true", help="what DeepSeek-V3's calls compute and move at least")
-    parser.add_argument(
-        "--target", default="cpu", metavar="T", help="cuda:90, ascend:910C ...; cpu is measured (default)"
-    )
-    for name, default, about in (
-        ("batch", 64, "sequences of a decoding step"), ("context", 8192, "tokens that each of them has"),
-        ("tokens", 4096, "of a prompt"),
-    ):  # fmt: skip
-        parser.add_argument(
-            f"--{name}", type=_count, default=default, metavar="N", help=f"{about} (default: {default})"
-        )
-    parser.add_argument("--weights", choices=("bf16", "fp8", "int8", "int4"), default="fp8", help="default: fp8")
-    parser.add_argument("--plot", metavar="FILE", help="draw it, as .svg or .png")
+    group = parser.add_argument_group("with --roofline")
+    group.add_argument("--target", metavar="T", help="cuda:90, ascend:910C ...; cpu is measured (default)")
+    group.add_argument("--batch", type=_count, metavar="N", help="sequences of a decoding step (default: 64)")
+    group.add_argument("--context", type=_count, metavar="N", help="tokens that each of them has (default: 8192)")
+    group.add_argument("--tokens", type=_count, metavar="N", help="of a prompt (default: 4096)")
+    group.add_argument("--weights", choices=("bf16", "fp8", "int8", "int4"), help="default: fp8")
+    group.add_argument("--plot", metavar="FILE", help="draw it, as .svg or .png")
     parser.add_argument("--json", action="store_true", help="print a list of objects")
     parser.set_defaults(run=_ops)
 
@@ -341,7 +354,7 @@ def _add_sampling(
         "usual: -2 to 2, 0: none (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--logit-bias", type=_bias, action="append", metavar="ID:VALUE",
+        "--logit-bias", type=_bias, action=_Biases, metavar="ID:VALUE",
         help="adds VALUE to the logit of token number ID; usual: -100, which all but bans it, to 100, which lets "
         "little else come; -inf bans it; can be given many times",
     )  # fmt: skip
@@ -360,9 +373,12 @@ def _count(text: str) -> int:
 
 def _token_ids(text: str) -> list[int]:
     try:
-        return [int(number) for number in text.split(",")]
+        ids = [int(number) for number in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of token numbers like 1,2,3") from None
+    if min(ids) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} has the number {min(ids)}; tokens are numbered from 0")
+    return ids
 
 
 def _at_least_zero(text: str) -> float:

@@ -11,11 +11,11 @@ from unify._errors import InvalidArgument, UnsupportedError
 from unify.bench import Comparison, plot
 
 
-def row(ratio: float, **fields: bool) -> Comparison:
+def row(ratio: float, *, is_noisy: bool = False, **fields: bool) -> Comparison:
     return Comparison(
         case="gemm-fp32-512", ours=115.7 * ratio, peer=115.7, unit="GFLOP/s", ratio=ratio, ratio_min=ratio * 0.9,
         ratio_max=ratio * 1.1, ratio_q1=ratio * 0.98, ratio_q3=ratio * 1.02, peer_name="torch", peer_version="2.13.0",
-        threads=1, device="cpu", repeats=15, is_noisy=False, neighbour_cores=0.0, limit_fraction=0.5,
+        threads=1, device="cpu", repeats=15, is_noisy=is_noisy, neighbour_cores=0.0, limit_fraction=0.5,
         largest_difference=1e-6, **fields,
     )  # fmt: skip
 
@@ -42,6 +42,12 @@ def test_the_figure_is_written_in_the_format_of_its_ending(tmp_path: Path, endin
     path = tmp_path / f"figure{ending}"
     plot.save([row(0.5), row(1.3)], path, "a machine")
     assert path.read_bytes().startswith(magic)
+
+
+def test_a_noisy_ratio_says_so_before_its_number_and_has_no_colour_of_success() -> None:
+    shown = plot.table([row(790.0, is_noisy=True), row(1.3)])
+    assert list(shown.columns[4].cells) == ["[dim]noisy 790.00×[/]", "[green]1.30×[/]"]
+    assert str(next(iter(shown.columns[7].cells))).startswith("[dim]")
 
 
 def test_a_simulated_device_is_named_in_the_table_and_in_the_figure(tmp_path: Path) -> None:

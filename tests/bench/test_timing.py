@@ -81,8 +81,16 @@ def test_median_ratio_ignores_a_neighbour_who_disturbs_one_sample() -> None:
     assert ratio_of([*quiet, Pair(50.0, 1.2)]).low == pytest.approx(0.024)  # and is told all the same
 
 
-@pytest.mark.parametrize(("ratios", "noisy"), [([1.0, 1.0, 1.02, 1.03], False), ([0.8, 0.9, 1.1, 1.2], True)])
-def test_spread_of_the_middle_half_decides_what_is_called_noisy(ratios: list[float], noisy: bool) -> None:
+@pytest.mark.parametrize(
+    ("ratios", "noisy"),
+    [
+        ([1.0, 1.0, 1.02, 1.03], False), ([0.8, 0.9, 1.1, 1.2], True), ([1.0, 1.0, 1.0, 1.0, 790.0], False),
+        ([790.0], True), ([1.0, 1.0], True),
+    ],
+)  # fmt: skip
+def test_spread_of_the_middle_half_and_the_number_of_pairs_decide_what_is_called_noisy(
+    ratios: list[float], noisy: bool
+) -> None:
     assert ratio_of([Pair(1.0, ratio) for ratio in ratios]).is_noisy is noisy
 
 
@@ -96,6 +104,17 @@ def test_calls_are_chosen_to_fill_the_sample_however_slow_the_first_ones_were() 
             return cost
 
     assert calls_for(Compiling(), 0.05) == 50
+
+
+def test_a_stall_while_calls_are_counted_does_not_leave_too_few() -> None:
+    class Stalling:
+        samples = 0
+
+        def sample(self, calls: int, warm_calls: int) -> float:
+            self.samples += 1
+            return 1e-3 + (0.8 / calls if self.samples == 4 else 0.0)
+
+    assert calls_for(Stalling(), 0.05) == 50
 
 
 def test_a_call_longer_than_the_sample_is_made_once_and_without_warming() -> None:

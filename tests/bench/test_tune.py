@@ -12,6 +12,7 @@ import pytest
 
 from unify import cli, models
 from unify._config import settings
+from unify._errors import Error, InvalidArgument
 from unify.bench.tune import run
 from unify.ops import tuning
 
@@ -21,9 +22,12 @@ from ..models.tiny_models import write_tiny
 PROGRAM = """
 import sys
 import numpy as np
+import unify
 from unify import ops
 
 size = int(sys.argv[1])
+if size < 0:
+    unify.zeros((size,))
 ops.matmul(np.ones((size, size), np.float32), np.ones((size, size), np.float32))
 if size == 17:
     sys.exit("no seventeen")
@@ -60,13 +64,22 @@ def test_a_programs_shapes_are_measured_and_kept(program: str, capsys: pytest.Ca
     assert run(arguments(program=program, arguments=["40"])) == 0
     assert "Nothing was measured" in capsys.readouterr().out
     assert run(arguments(forget=True)) == 0
+    assert capsys.readouterr().out == "Forgot the tiles that were measured on devices like cpu: product 1.\n"
+    assert run(arguments(forget=True)) == 0
+    assert capsys.readouterr().out == "Nothing was measured on devices like cpu.\n"
     assert run(arguments(program=program, arguments=["40"])) == 0
-    assert "times as fast" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "times as fast" in captured.out
+    assert captured.err.startswith("1, cpu: product ")  # how many a program will ask for is not known
 
 
-def test_a_program_that_fails_is_told(program: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(arguments(program=program, arguments=["17"])) == 1
-    assert "no seventeen" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("argument", "told"), [("17", "ended with no seventeen"), ("-1", "ended with ShapeError: a negative")]
+)
+def test_a_program_that_fails_is_told(program: str, argument: str, told: str) -> None:
+    with pytest.raises(Error, match=rf"tune: .*program\.py {told}") as failed:
+        run(arguments(program=program, arguments=[argument]))
+    assert type(failed.value) is Error  # the work failed, whatever the program asked for
     assert tuning.active is None
 
 
@@ -81,11 +94,9 @@ def test_a_program_that_fails_is_told(program: str, capsys: pytest.CaptureFixtur
         ({"program": "a.py", "activations": "fp8"}, "are of a model"),
     ],
 )
-def test_a_question_that_makes_no_sense(
-    asked: dict[str, object], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(arguments(**asked)) == 2
-    assert said in capsys.readouterr().err
+def test_a_question_that_makes_no_sense(asked: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        run(arguments(**asked))
 
 
 def test_a_models_shapes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +105,10 @@ def test_a_models_shapes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixt
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in rows} >= {"product"}
     assert {row["key"][0] for row in rows if row["name"] == "product"} == {32}  # rows, to a power of two
+    run(arguments(forget=True))
+    assert run(arguments(model=str(model), tokens=[24])) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(", cpu: ")[0] for line in lines] == [f"{n} of {len(rows)}" for n in range(1, len(rows) + 1)]
 
 
 @pytest.fixture
@@ -163,7 +178,7 @@ def test_a_large_cache_is_measured_half_full(tmp_path: Path, monkeypatch: pytest
     model = write_tiny(tmp_path / "tiny", "DeepseekV3")
     asked = arguments(model=str(model), tokens=[24], sequences=[3], max_context=401, json=True)
     assert run(asked) == 0
-    assert seen == [(401, [201] * 3), (24 + 64, [25] * 3)]
+    assert seen == 2 * [(401, [201] * 3), (24 + 64, [25] * 3)]  # once to count what there is to measure
     assert len(chosen[0]) > 1  # tokens of one kind would meet in the same experts
 
 
@@ -174,9 +189,9 @@ def test_a_prompt_longer_than_the_context_is_cut(tmp_path: Path, capsys: pytest.
     assert {key[0] for key in keys["product"]} == {128}  # twice 62 tokens
 
 
-def test_options_that_a_model_cannot_have_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_a_model_cannot_have_are_told(tmp_path: Path) -> None:
     file, directory = write_model(tmp_path / "tiny.gguf"), write_tiny(tmp_path / "tiny", "Llama")
-    assert run(arguments(model=str(file), weights="int8")) == 2
-    assert "weights='int8' quantises the matrices of a directory" in capsys.readouterr().err
-    assert run(arguments(model=str(directory), weights="int8", activations="fp8")) == 2
-    assert "fp8" in capsys.readouterr().err
+    with pytest.raises(Error, match="weights='int8' quantises the matrices of a directory"):
+        run(arguments(model=str(file), weights="int8"))
+    with pytest.raises(Error, match="fp8"):
+        run(arguments(model=str(directory), weights="int8", activations="fp8"))

@@ -179,10 +179,9 @@ def test_a_bias_of_no_token_is_refused(model: Decoder) -> None:
         ([-1], 1, "the token -1"),
         ([1], 0, "at least one token is written"),
         ([1] * 100, 2 * BLOCK_SIZE - 99, "do not fit into a context of 128"),
-        ("1,2", 1, "whole numbers, .*; they are '1,2' and 1"),
-        ([1.5, 2], 1, "whole numbers"),
-        ([[1, 2]], 1, "whole numbers"),
-        ([1], 2.5, "and 2.5"),
+        ("1,2", 1, "a token of the prompt must be a whole number; it is '1'"),
+        ([2, 1.5], 1, "a token of the prompt must be a whole number; it is 1.5"),
+        ([1], 2.5, "max_tokens must be a whole number; it is 2.5"),
     ],
 )
 def test_what_can_never_run_is_refused_at_once(model: Decoder, ids: Any, tokens: Any, told: str) -> None:
@@ -190,6 +189,13 @@ def test_what_can_never_run_is_refused_at_once(model: Decoder, ids: Any, tokens:
     with pytest.raises(un.errors.InvalidArgument, match=told):
         batch.submit(ids, tokens)
     assert not batch.step()
+
+
+def test_a_context_above_the_models_own_is_refused(model: Decoder) -> None:
+    told = rf"Batch: max_context={CONTEXT + 1} is more than the {CONTEXT} tokens of this model"
+    with pytest.raises(un.errors.InvalidArgument, match=told):
+        Batch(model, rows=1, max_context=CONTEXT + 1)
+    assert Batch(model, rows=1).cache.capacity == CONTEXT
 
 
 def test_tokens_come_as_any_whole_numbers(model: Decoder) -> None:

@@ -208,6 +208,23 @@ def test_a_hostile_shard_is_refused_and_takes_no_memory(tmp_path: Path, name: st
     assert len(str(refused.value)) < 500 + len(str(path))
 
 
+def test_an_empty_shard_was_cut_off(tmp_path: Path) -> None:
+    path = write(tmp_path / "m", {"x": torch.ones(3)})
+    (path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: is empty \(0 bytes\): was the download cut off\?"):
+        Checkpoint(path)
+
+
+def test_shards_without_an_index_name_what_is_missing(tmp_path: Path) -> None:
+    path = write(tmp_path / "m", {"x": torch.ones(3)})
+    for number in (1, 2):
+        (path / f"model-0000{number}-of-00002.safetensors").write_bytes(b"")
+    (path / "model.safetensors").unlink()
+    told = r"model\.safetensors\.index\.json is missing, .* model-00001-of-00002\.safetensors, model-00002-of-00002"
+    with pytest.raises(ModelFileError, match=told):
+        Checkpoint(path)
+
+
 def test_a_header_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
     path = write(tmp_path / "m", {"x": torch.ones(3)})
     with (path / "model.safetensors").open("wb") as file:

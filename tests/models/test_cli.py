@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+import unify
 from unify import models
 from unify.cli import main
 from unify.models import cli as models_cli
@@ -137,7 +138,7 @@ def test_a_terminal_that_lacks_the_letters_is_no_error(python: Run, tiny_path: P
     ("argv", "told"),
     [
         (["--prompt", ""], "the prompt has no tokens"),
-        (["--prompt", "x", "--max-tokens", "600"], "do not fit into a context of 512"),
+        (["--prompt", "x", "--max-tokens", "600"], "1 prompt tokens and --max-tokens 600 do not fit into this model's"),
         (["--prompt", os.fsdecode(b"a\xff")], "no Unicode: a lone surrogate at character 1"),
     ],
 )
@@ -149,6 +150,12 @@ def test_a_prompt_that_cannot_be_is_one_line_and_status_2(
     assert finished.stderr.startswith("unify: ")
     assert told in finished.stderr
     assert finished.stderr.count("\n") == 1
+
+
+def test_a_conversation_longer_than_the_model_can_do_is_refused(python: Run, tiny_path: Path) -> None:
+    finished = python("-m", "unify", "chat", "--model", str(tiny_path), "--prompt", "x", "--max-context", "513")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "--max-context 513 is more than the 512 tokens of this model" in finished.stderr
 
 
 def test_an_interrupted_generate_ends_with_130(tmp_path: Path) -> None:
@@ -196,7 +203,8 @@ def test_a_bar_shows_each_shard_where_standard_error_is_a_terminal(directory: Pa
         (["--prompt-ids", "1,x"], "'1,x' is no list of token numbers"),
         (["--prompt-ids", ""], "'' is no list of token numbers"),
         (["--prompt-ids", "97"], "the token 97, outside the vocabulary of 97"),
-        (["--prompt-ids", "-1"], "the token -1, outside"),
+        (["--prompt-ids", "-1"], "argument --prompt-ids: '-1' has the number -1; tokens are numbered from 0"),
+        (["--prompt-ids", "-1,2"], "argument --prompt-ids: '-1,2' has the number -1"),
         (["--prompt-ids", "1", "--prompt", "x"], "not allowed with argument --prompt"),
         ([], "one of the arguments --prompt --prompt-ids is required"),
         (["--prompt-ids", "1", "--weights", "int3"], "invalid choice: 'int3'"),
@@ -214,6 +222,22 @@ def test_what_a_directory_cannot_continue_is_said_with_status_2(
     assert (finished.returncode, finished.stdout) == (2, "")
     assert told in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_a_chat_without_a_tokenizer_names_what_takes_numbers(python: Run, directory: Path) -> None:
+    finished = python("-m", "unify", "chat", "--model", str(directory), "--prompt", "x")
+    assert finished.returncode == 2
+    assert "has no tokenizer.json, so that no text can be read. Give it numbers: `unify generate --prompt-ids" in (
+        finished.stderr
+    )
+
+
+@pytest.mark.parametrize("file", ["config.json", "model-00001-of-"])
+def test_one_file_of_a_directory_is_not_the_model(python: Run, directory: Path, file: str) -> None:
+    (path,) = (path for path in directory.iterdir() if path.name.startswith(file))
+    finished = python("-m", "unify", "generate", "--model", str(path), "--prompt-ids", "1")
+    assert finished.returncode == 2
+    assert f"{path.name} is one file of a model. Give their directory: {directory}" in finished.stderr
 
 
 def test_weights_of_a_file_are_not_quantised_again(python: Run, tiny_path: Path) -> None:
@@ -269,6 +293,30 @@ def test_a_setting_that_is_none_is_named(
     with pytest.raises(SystemExit, match="2"):
         main(["generate", "--prompt", "x", option, value])
     assert f"argument {option}: {told}" in capsys.readouterr().err
+
+
+def test_two_biases_of_one_token_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "--prompt", "x", "--logit-bias", "7:1", "--logit-bias", "8:1", "--logit-bias", "7:-inf"])
+    assert "argument --logit-bias: token 7 has two of them, 1 and -inf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["generate", "--greedy"], ["chat", "--temperature", "0"]], ids=" ".join)
+def test_an_error_midway_begins_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_path: Path, argv: list[str]
+) -> None:
+    decode = models.Generator._decode
+
+    def fail(self: models.Generator, token: int) -> int:
+        if self.cache.length % 8 == 0:
+            raise unify.DeviceLost("cpu: gone.")
+        return decode(self, token)
+
+    monkeypatch.setattr(models.Generator, "_decode", fail)
+    assert main([*argv, "--model", str(tiny_path), "--prompt", "the answer"]) == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"\S[^\n]*\n\Z", out)
+    assert err.splitlines()[-1] == "unify: cpu: gone."
 
 
 def test_biases_and_penalties_change_the_text(python: Run, directory: Path) -> None:

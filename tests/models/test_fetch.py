@@ -251,5 +251,5 @@ def test_a_file_that_is_as_it_was_is_hashed_once(index: Index) -> None:
     ("name", "told"), [("tini", "Did you mean 'tiny'"), ("./model.gguf", "neither a file, a directory nor")]
 )
 def test_an_unknown_name_lists_the_known(index: Index, name: str, told: str) -> None:
-    with pytest.raises(unify.ModelFileError, match=rf"{told}.*Known: .*tiny"):
+    with pytest.raises(unify.InvalidArgument, match=rf"{told}.*Known: .*tiny"):
         fetch.model_path(name)

@@ -297,10 +297,12 @@ def test_times_leave_out_what_compiles_and_loads_kernels(python: Run, tiny_path:
 
 
 def test_the_context_can_be_filled_to_the_last_token_and_no_further(tiny: Tiny) -> None:
-    generator = Generator(*tiny, max_context=100_000)
+    with pytest.raises(un.errors.InvalidArgument, match=f"max_context=100000 is more than the {CONTEXT} tokens"):
+        Generator(*tiny, max_context=100_000)
+    generator = Generator(*tiny)
     assert len(generator.generate(prompt(CONTEXT - 1), 1).token_ids) == 1
     with pytest.raises(
-        un.errors.InvalidArgument, match=rf"{CONTEXT} prompt tokens and max_tokens=1 .* at most {CONTEXT}"
+        un.errors.InvalidArgument, match=rf"{CONTEXT} prompt tokens and max_tokens=1 .* a context of {CONTEXT}"
     ):
         generator.generate(prompt(CONTEXT), 1)
     ids = prompt(CONTEXT - 40)
@@ -309,8 +311,12 @@ def test_the_context_can_be_filled_to_the_last_token_and_no_further(tiny: Tiny) 
 
 
 @pytest.mark.parametrize(
-    ("ids", "told"), [([], "no tokens"), ([-1], "token -1"), ([len(TOKENS)], f"token {len(TOKENS)}")]
-)
+    ("ids", "told"),
+    [
+        ([], "no tokens"), ([-1], "token -1"), ([len(TOKENS)], f"token {len(TOKENS)}"),
+        ([5, 6.5], "a whole number; it is 6.5"),
+    ],
+)  # fmt: skip
 def test_a_prompt_that_is_none_is_refused(tiny: Tiny, ids: list[int], told: str) -> None:
     with pytest.raises(un.errors.InvalidArgument, match=told):
         Generator(*tiny, max_context=64).generate(ids, 1)

@@ -170,8 +170,11 @@ def test_what_does_not_fit_is_refused() -> None:
         un.ops.grouped_linear(x, torch.ones(2, 5, 8), offsets, gated=True)
     with pytest.raises(un.errors.ShapeError, match="gather"):
         un.ops.grouped_linear(x[:0], weight, offsets, gather=offsets)
-    with pytest.raises(un.errors.InvalidArgument, match="offsets or counts"):
-        un.ops.grouped_linear(x, weight)
+    for groups, told in (({}, "neither"), ({"offsets": offsets, "counts": offsets[:2]}, "both")):
+        words = rf"{told} offsets and counts .*offsets \[groups \+ 1\]: where .*counts \[groups\]: how many"
+        for rows in (x, x.reshape(2, 2, 8)):
+            with pytest.raises(un.errors.InvalidArgument, match=words):
+                un.ops.grouped_linear(rows, weight, **groups)
     with pytest.raises(un.errors.InvalidArgument, match="per_gather"):
         un.ops.grouped_linear(x, weight, offsets, per_gather=2)
     with pytest.raises(un.errors.DTypeError, match="weight"):

@@ -213,7 +213,7 @@ Q, CACHE, TABLE = torch.ones(2, 4, 24), torch.ones(3, 16, 24), torch.zeros(2, 3,
         ({"context_lens": ints(1)}, un.errors.ShapeError, r"context_lens must be \[2\]"),
         ({"rank": 24}, un.errors.InvalidArgument, "rank must be 1 to 23"),
         ({"rank": 0}, un.errors.InvalidArgument, "rank must be 1 to 23"),
-        ({"splits": 3}, un.errors.ShapeError, "splits must be a power of two"),
+        ({"splits": 3}, un.errors.InvalidArgument, r"splits must be a power of two \(1, 2, 4, …\), or None; it is 3"),
     ],
 )
 def test_what_does_not_fit_is_refused(given: dict[str, object], error: type[Exception], words: str) -> None:

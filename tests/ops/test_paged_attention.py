@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -133,6 +134,16 @@ def test_values_of_a_strided_head_are_refused() -> None:
     cache = torch.zeros(2, 16, 1, 128)[..., ::2]
     with pytest.raises(un.errors.LayoutError, match="v_cache's last axis"):
         un.ops.paged_prefill(torch.ones(1, 1, 64), cache, cache, ints(0)[None], ints(1), starts([1]))
+
+
+@pytest.mark.parametrize("splits", [0, -2, 3, 2.0, "4"])
+def test_splits_that_are_no_power_of_two_are_named(splits: Any) -> None:
+    cache, q = torch.zeros(2, 16, 1, 64), torch.ones(1, 1, 64)
+    with pytest.raises(
+        un.errors.InvalidArgument, match=f"paged_attention: splits must be .*; it is {splits!r}"
+    ) as told:
+        un.ops.paged_attention(q, cache, cache, ints(0, 1)[None], ints(1), splits=splits)
+    assert not isinstance(told.value, un.errors.ShapeError)
 
 
 @pytest.mark.parametrize(

@@ -212,8 +212,8 @@ def test_the_list_has_every_case_once(toy: None, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("arguments", "status", "why"),
     [
-        (["nothing"], 1, "no device 'nothing'"),
-        (["toy:7"], 1, "no device 'toy:7'"),
+        (["nothing"], 2, "no device 'nothing'"),
+        (["toy:7"], 2, "no device 'toy:7'"),
         (["toy", "-k", "copy::test_no_such*"], 2, "no case is meant by"),
         (["toy", "--spec", "no_such_module:spec"], 1, "no_such_module"),
     ],

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unify._errors import Error, InvalidArgument, UnsupportedError
+from unify._errors import Error, UnsupportedError
 
 from . import plot
 from .case import Case, Setup
@@ -53,20 +53,16 @@ class _Report:
 
 
 def run(args: Any) -> int:
-    """Runs `unify bench` and returns its exit status: 0, 1 if a case failed, 2 if the question made no sense."""
+    """Runs `unify bench` and returns its exit status: 0, or 1 if a case failed. Raises Error before the first runs."""
     options = Options.of(args)
-    try:
-        if options.list:
-            return _list(options)
-        chosen = [] if options.roofline else _chosen(options)
-        cpus = choose_cpus(options.threads)
-        if options.plot is not None:
-            plot.check(options.plot)
-        needs_limits = options.roofline or any(case.flops or case.bytes for case, _ in chosen)
-        limits = measure_limits(len(cpus), cpus) if needs_limits else None
-    except (InvalidArgument, UnsupportedError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    if options.list:
+        return _list(options)
+    chosen = [] if options.roofline else _chosen(options)
+    cpus = choose_cpus(options.threads)
+    if options.plot is not None:
+        plot.check(options.plot)
+    needs_limits = options.roofline or any(case.flops or case.bytes for case, _ in chosen)
+    limits = measure_limits(len(cpus), cpus) if needs_limits else None
     if limits is not None and options.roofline:
         return _show_limits(limits, options)
     report = _run_all(chosen, options, cpus, limits)
@@ -92,7 +88,7 @@ def _chosen(options: Options) -> list[tuple[Case, Peer]]:
         if found is None and options.cases:
             find_peer(next(iter(case.peers)))  # raises, and says what to install
         elif found is None:
-            print(f"bench: {case.name} left out: none of {', '.join(case.peers)} is installed.", file=sys.stderr)
+            print(f"unify: bench: {case.name} left out: none of {', '.join(case.peers)} is installed.", file=sys.stderr)
     return [(case, found) for case, found in pairs if found is not None]
 
 
@@ -125,10 +121,11 @@ def _run_all(
                 report.rows.append(row)
                 if not console.is_terminal:  # a log has no line that changes
                     simulated = " (simulated)" if row.simulated else ""
-                    print(f"{title}{row.ratio:.2f}{simulated}", file=sys.stderr, flush=True)
+                    spread = f", noisy: {row.ratio_min:.2f}-{row.ratio_max:.2f}" if row.is_noisy else ""
+                    print(f"{title}{row.ratio:.2f}{spread}{simulated}", file=sys.stderr, flush=True)
             except Error as error:
                 report.failures.append(case.name)
-                console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+                console.print(f"unify: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
     return report
 
 
@@ -173,8 +170,9 @@ def _footer(rows: Sequence[Comparison], title: str, limits: Roofline | None) -> 
     if any(row.is_noisy for row in rows):
         busiest, threads = max(row.neighbour_cores for row in rows), rows[0].threads
         lines += [
-            "~ noisy: the middle half of the pairs is spread over more than 10 %, or other programs used these cores",
-            f"  (at most {busiest:.2f} of {threads}). Repeat it on a quieter machine, or with more --repeats.",
+            "noisy: the middle half of the pairs is spread over more than 10 %, they are fewer than three, or other",
+            f"  programs used these cores (at most {busiest:.2f} of {threads}). Such a ratio says little: a side",
+            "  may have stalled. Repeat it on a quieter machine, or with more --repeats.",
         ]
     return lines
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unify._errors import Error, InvalidArgument
+from unify._errors import InvalidArgument
 from unify.ops import cost
 from unify.ops.cost import Cost
 
@@ -17,6 +17,15 @@ from . import limits as chips, plot
 from .compare import measure_limits
 from .limits import Limits
 from .process import choose_cpus
+
+_ROOFLINE: dict[str, Any] = {
+    "target": "cpu",
+    "batch": 64,
+    "context": 8192,
+    "tokens": 4096,
+    "weights": "fp8",
+    "plot": None,
+}
 
 
 @dataclass(frozen=True)
@@ -211,20 +220,20 @@ def _others(batch: int, context: int, tokens: int, weights: str) -> list[Call]:
 
 
 def run(args: Any) -> int:
-    """Runs `unify ops` and returns its exit status: 0, or 2 if the question made no sense."""
-    try:
-        if not args.roofline:
-            return _describe(args.op, as_json=args.json)
-        if args.op is not None:
-            raise InvalidArgument(f"ops: --roofline draws all of them; leave {args.op} out.")
-        if args.plot is not None:
-            plot.check(Path(args.plot))
-        limits = _limits(args.target)
-    except Error as error:
-        print(error, file=sys.stderr)
-        return 2
-    found = calls(batch=args.batch, context=args.context, tokens=args.tokens, weights=args.weights)
-    rows = [call.row(limits) for call in found]
+    """Runs `unify ops` and returns its exit status. Raises InvalidArgument for a question that makes no sense."""
+    given = {name: value for name in _ROOFLINE if (value := getattr(args, name)) is not None}
+    if not args.roofline:
+        if given:
+            raise InvalidArgument(f"ops: {', '.join(f'--{name}' for name in given)}: only with --roofline.")
+        return _describe(args.op, as_json=args.json)
+    if args.op is not None:
+        raise InvalidArgument(f"ops: --roofline draws all of them; leave {args.op} out.")
+    if args.plot is not None:
+        plot.check(Path(args.plot))
+    sizes = {**_ROOFLINE, **given}
+    limits = _limits(sizes.pop("target"))
+    del sizes["plot"]
+    rows = [call.row(limits) for call in calls(**sizes)]
     if args.json:
         print(json.dumps(rows, indent=2))
     else:

@@ -39,13 +39,13 @@ def table(rows: Sequence[Comparison]) -> Table:
     report.add_column("of limit", justify="right")
     report.add_column("against")
     for row in rows:
-        colour = "green" if row.ratio >= 1 else "yellow" if row.ratio >= 0.8 else "red"
+        colour = "dim" if row.is_noisy else "green" if row.ratio >= 1 else "yellow" if row.ratio >= 0.8 else "red"
         report.add_row(
             row.label,
             number(row.ours),
             number(row.peer),
             row.unit,
-            f"[{colour}]{row.ratio:.2f}×[/]{'~' if row.is_noisy else ''}",
+            f"[{colour}]{'noisy ' if row.is_noisy else ''}{row.ratio:.2f}×[/]",
             f"{row.ratio_q1:.2f}-{row.ratio_q3:.2f}",
             f"{row.ratio_min:.2f}-{row.ratio_max:.2f}",
             f"[{colour}]{bar(row.ratio)}[/]",

@@ -26,6 +26,7 @@ WARM_FRACTION = 0.1
 CASE_SECONDS, ENOUGH_PAIRS = 60.0, 5
 # Quartiles further apart than this part of the median: the figure is called noisy wherever it is shown.
 NOISY_SPREAD = 0.10
+FEWEST_PAIRS = 3  # of fewer, the median is no protection from one that stalled
 
 
 class Sampler(Protocol):
@@ -51,8 +52,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Ratio:
-    """The paired ratios in five numbers."""
+    """The paired ratios in five numbers, and how many pairs there are."""
 
+    pairs: int
     median: float
     low: float
     high: float
@@ -61,8 +63,8 @@ class Ratio:
 
     @property
     def is_noisy(self) -> bool:
-        """Whether the middle half of the pairs is spread over more than 10 % of the median."""
-        return self.third_quartile - self.first_quartile > NOISY_SPREAD * self.median
+        """Whether the middle half of the pairs is spread over more than 10 % of the median, or there are too few."""
+        return self.pairs < FEWEST_PAIRS or self.third_quartile - self.first_quartile > NOISY_SPREAD * self.median
 
 
 def timed(
@@ -82,6 +84,8 @@ def calls_for(sampler: Sampler, seconds: float = SAMPLE_SECONDS, *, most: int = 
     calls = 1
     while True:
         cost = sampler.sample(calls, 0)
+        if cost * calls >= seconds:  # or it stalled, and every sample would be of too few calls
+            cost = min(cost, sampler.sample(calls, 0))
         if cost * calls >= seconds or calls >= most:
             return max(1, min(most, math.ceil(seconds / cost))) if cost > 0 else calls
         calls = min(most, calls * 2)
@@ -126,6 +130,7 @@ def ratio_of(pairs: Sequence[Pair]) -> Ratio:
     """Summarises the pairs' ratios. `low` and `high` are the smallest and largest of them, nothing left out."""
     ratios = sorted(pair.ratio for pair in pairs)
     return Ratio(
+        pairs=len(ratios),
         median=quantile(ratios, 0.5),
         low=ratios[0],
         high=ratios[-1],

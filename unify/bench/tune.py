@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,37 +25,36 @@ _ANSWER = 64  # tokens that `unify generate` makes room for
 
 
 def run(args: Any) -> int:
-    """Runs `unify tune` and returns its exit status: 0, 1 if the program failed, 2 if the question made no sense."""
-    try:
-        device = unify.device(args.device) if args.device else unify.default_device()
-        if args.forget:
-            tuning.forget(device)
-            return 0
-        if (args.program is None) == (args.model is None):
-            raise InvalidArgument("tune: give a program, or a model by --model; `unify tune --help` has examples.")
-        if args.model is None and (args.weights or args.activations):
-            raise InvalidArgument("tune: --weights and --activations are of a model, given by --model; leave them out.")
-        with ops.tune(_said if not args.json else lambda _: None) as session:
-            if args.model is not None:
-                _run_model(args, device)
-            else:
-                _run_program(args.program, args.arguments)
-    except Error as error:
-        print(error, file=sys.stderr)
-        return 2
-    except SystemExit as exit_:  # the program's own
-        if exit_.code not in (None, 0):
-            print(f"tune: {args.program} ended with {exit_.code}", file=sys.stderr)
-            return 1
+    """Runs `unify tune` and returns its exit status. Raises Error, of wrong usage InvalidArgument."""
+    device = unify.device(args.device) if args.device else unify.default_device()
+    if args.forget:
+        _say_forgotten(device, tuning.forget(device))
+        return 0
+    if (args.program is None) == (args.model is None):
+        raise InvalidArgument("tune: give a program, or a model by --model; `unify tune --help` has examples.")
+    if args.model is None and (args.weights or args.activations):
+        raise InvalidArgument("tune: --weights and --activations are of a model, given by --model; leave them out.")
+    progress = _Progress(is_shown=not args.json)
+    with ops.tune(progress) as session:
+        if args.model is not None:
+            _run_model(args, device, lambda passes: progress.expect(session.count(passes)))
+        else:
+            _run_program(args.program, args.arguments)
     _show(session, as_json=args.json)
     return 0
 
 
-def _run_model(args: Any, device: Any) -> None:
-    """Takes a step over long texts, and writes behind prompts of each length: of each number of sequences at a time."""
+def _run_model(args: Any, device: Any, before: Callable[[Callable[[], None]], None]) -> None:
+    """Runs a model as users do. before: gets what will be run."""
     from unify.models import load
 
     model, _ = load(args.model, device=device, weights=args.weights, activations=args.activations)
+    before(lambda: _passes(model, args))
+    _passes(model, args)
+
+
+def _passes(model: Any, args: Any) -> None:
+    """Takes a step over long texts, and writes behind prompts of each length: of each number of sequences at a time."""
     longest = model.config.context
     for sequences in args.sequences:
         _step(model, sequences, min(args.max_context, longest))
@@ -110,12 +111,37 @@ def _run_program(path: str, arguments: list[str]) -> None:
     sys.path.insert(0, str(Path(path).resolve().parent))
     try:
         runpy.run_path(path, run_name="__main__")
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise Error(f"tune: {path} ended with {end.code}") from None
+    except Error as error:  # the program's, whatever it asked for
+        raise Error(f"tune: {path} ended with {type(error).__name__}: {error}") from error
     finally:
         sys.argv, sys.path[:] = before
 
 
-def _said(found: Found) -> None:
-    print(f"{found.device}: {_what(found)}: {found.tried} tried, {_gain(found)}", file=sys.stderr, flush=True)
+class _Progress:
+    """Says what was found, and how many of how many that makes where it is known."""
+
+    def __init__(self, *, is_shown: bool) -> None:
+        self._is_shown, self._done, self._total = is_shown, 0, ""
+
+    def expect(self, total: int) -> None:
+        self._total = f" of {total}"
+
+    def __call__(self, found: Found) -> None:
+        self._done += 1
+        if self._is_shown:
+            line = f"{self._done}{self._total}, {found.device}: {_what(found)}: {found.tried} tried, {_gain(found)}"
+            print(line, file=sys.stderr, flush=True)
+
+
+def _say_forgotten(device: Any, names: list[str]) -> None:
+    if not names:
+        print(f"Nothing was measured on devices like {device}.")
+        return
+    counted = ", ".join(f"{name} {count}" for name, count in sorted(Counter(names).items()))
+    print(f"Forgot the tiles that were measured on devices like {device}: {counted}.")
 
 
 def _what(found: Found) -> str:

@@ -54,7 +54,7 @@ def load(
     where a chip has them, and less exact ones. None leaves them as they are, whatever config.json says of an
     `activation_scheme`. progress: called with what is being done, the bytes so far and in all. A directory without
     tokenizer.json gets a tokenizer that writes numbers.
-    Raises ModelFileError, and InvalidArgument for options that are none or do not go together.
+    Raises ModelFileError, and InvalidArgument for a name that is not known, and options that are none or do not fit.
     """
     if dtype not in ("quantized", "float32"):
         raise InvalidArgument(f"load: dtype must be 'quantized' or 'float32', not {dtype!r}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from unify._errors import InvalidArgument
 from .decoder import Decoder
 from .kv_cache import BLOCK_SIZE
 from .penalties import Penalties
+from .prompt import checked_prompt, context_of
 from .sampling import Sampling
 
 _PREFILL_TOKENS = 512  # of all prompts in one pass: bounds the activations' memory
@@ -43,17 +43,19 @@ class Batch:
     """Writes several texts at once over one paged cache of `rows` sequences.
 
     A request waits until a row is free, and blocks for its whole length: none is ever turned out half-way. max_context:
-    tokens of one sequence, its answer included, at most the model's; blocks: of BLOCK_SIZE tokens in all, by default
-    enough for every row. ends: tokens that end a text, as a Tokenizer's. The decode step is recorded once, over all
-    rows, and once more where they draw, and where logits are changed.
+    tokens of one sequence, its answer included, by default 2048 or the model's own if those are less; blocks: of
+    BLOCK_SIZE tokens in all, by default enough for every row. ends: tokens that end a text, as a Tokenizer's. The
+    decode step is recorded once, over all rows, and once more where they draw, and where logits are changed.
+    Raises InvalidArgument for a max_context above the model's own.
     """
 
     def __init__(
-        self, model: Decoder, *, rows: int = 8, max_context: int = 2048, blocks: int | None = None,
+        self, model: Decoder, *, rows: int = 8, max_context: int | None = None, blocks: int | None = None,
         ends: frozenset[int] = frozenset(),
     ) -> None:  # fmt: skip
         self.model = model
-        self.cache = model.cache(min(max_context, model.config.context), sequences=rows, blocks=blocks)
+        capacity = context_of("Batch", max_context, model.config.context)
+        self.cache = model.cache(capacity, sequences=rows, blocks=blocks)
         self._ends = ends
         self._waiting: deque[Request] = deque()
         self._rows: list[_Row | None] = [None] * rows
@@ -72,26 +74,10 @@ class Batch:
         how = Sampling() if sampling is None else sampling
         if not isinstance(how, Sampling):
             raise InvalidArgument(f"submit: sampling must be a Sampling; it is {how!r:.80}.")
-        try:
-            prompt, max_tokens = [operator.index(token) for token in prompt], operator.index(max_tokens)
-        except TypeError:
-            raise InvalidArgument(
-                f"submit: the prompt must be tokens, whole numbers, and max_tokens one; they are {prompt!r:.80} and "
-                f"{max_tokens!r:.80}."
-            ) from None
-        vocabulary = self.model.config.vocabulary
-        how.check(vocabulary)
-        wrong = next((token for token in prompt if not 0 <= token < vocabulary), None)
-        if not prompt or wrong is not None:
-            what = "no tokens" if not prompt else f"the token {wrong}, outside the vocabulary of {vocabulary}"
-            raise InvalidArgument(f"submit: the prompt has {what}.")
+        how.check(self.model.config.vocabulary)
         room = min(self.cache.capacity, self.cache.blocks * BLOCK_SIZE)
-        if max_tokens < 1 or len(prompt) + max_tokens > room:
-            raise InvalidArgument(
-                f"submit: {len(prompt)} prompt tokens and {max_tokens=} do not fit into a context of {room} (at least "
-                "one token is written)."
-            )
-        request = Request(prompt, max_tokens, how)
+        ids, tokens = checked_prompt("submit", prompt, max_tokens, vocabulary=self.model.config.vocabulary, room=room)
+        request = Request(ids, tokens, how)
         self._waiting.append(request)
         return request
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from unify._errors import Error
+from unify._errors import Error, InvalidArgument
 from unify._notice import Notice
 from unify._process import peak_memory_bytes
 
@@ -81,6 +81,8 @@ class Chat:
             self._say(" … stopped")
         except Error:
             self._messages.pop()
+            if written:
+                self._say("")  # what is said of it does not stand in the text
             raise
         self._messages.append({"role": "assistant", "content": "".join(written)})
 
@@ -103,6 +105,8 @@ class Chat:
         if forgotten:
             turns = "turn was" if forgotten == 1 else f"{forgotten} turns were"
             self._say(f"The oldest {turns} forgotten: the context holds {capacity} tokens (--max-context).")
+        if len(ids) >= capacity:
+            raise InvalidArgument(f"{len(ids)} tokens do not fit into a context of {capacity} (--max-context).")
         return ids
 
     def _new_kernels(self) -> str:

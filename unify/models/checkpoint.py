@@ -79,6 +79,12 @@ class Checkpoint:
         if (self.path / _WHOLE).exists():
             return _WHOLE
         others = sorted(path.name for path in self.path.glob("*") if path.suffix in (".safetensors", ".bin", ".pth"))
+        shards = [name for name in others if name.endswith(".safetensors")]
+        if shards:
+            raise ModelFileError(
+                f"{self.path}: {_INDEX} is missing, which says what is in {', '.join(shards[:3])}"
+                f"{' …' if len(shards) > 3 else ''}. Fetch it too."
+            )
         found = f"{', '.join(others[:3])} {'are' if len(others) > 1 else 'is'} there" if others else "nothing like it"
         raise ModelFileError(
             f"{self.path}: neither {_WHOLE} nor {_INDEX}; {found}. Pickled weights (.bin, .pth) are never read, since "
@@ -258,6 +264,8 @@ def _read_shard(path: Path) -> list[ShardTensor]:
     try:
         with _open(path) as file:
             size = os.fstat(file.fileno()).st_size
+            if not size:
+                raise ModelFileError(f"{path}: is empty (0 bytes): was the download cut off? Fetch it again.")
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, _MOST_JSON):
                 raise _failure(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import unify
-from unify._errors import InvalidArgument
+from unify._errors import Error, InvalidArgument
 from unify._process import peak_memory_bytes
 
 from . import load
@@ -32,6 +32,11 @@ def generate(args: argparse.Namespace) -> int:
     """Continues one prompt. With args.json prints one object on standard output and nothing else there."""
     model, tokenizer = _load(args)
     ids = args.prompt_ids or tokenizer.encode(args.prompt, control=True)
+    if len(ids) + args.max_tokens > model.config.context:
+        raise InvalidArgument(
+            f"{len(ids)} prompt tokens and --max-tokens {args.max_tokens} do not fit into this model's context of "
+            f"{model.config.context}. Ask for fewer, or shorten the prompt."
+        )
     generator = _generator(args, model, tokenizer, len(ids) + args.max_tokens)
     clean = printable if sys.stdout.isatty() else str
 
@@ -47,8 +52,12 @@ def generate(args: argparse.Namespace) -> int:
         return 0
     generator.check(ids, args.max_tokens)  # before anything is on the screen
     write(args.prompt if args.prompt_ids is None else tokenizer.decode(ids))
-    with first_text(write) as write_first:
-        answer = generator.generate(ids, args.max_tokens, write_first)
+    try:
+        with first_text(write) as write_first:
+            answer = generator.generate(ids, args.max_tokens, write_first)
+    except (Error, KeyboardInterrupt):
+        write("\n")  # what is said of it does not stand in the text
+        raise
     write("\n")
     sys.stderr.write(f"{statistics(answer, generator)}\nkernels: {', '.join(kernels())}\n")
     return 0
@@ -67,7 +76,10 @@ def chat(args: argparse.Namespace) -> int:
     """Talks; where standard input is no terminal, asks one question and ends."""
     model, tokenizer = _load(args)
     console = _console(stderr=False)
-    generator = Generator(model, tokenizer, _sampling(args), max_context=args.max_context)
+    context = min(4096, model.config.context) if args.max_context is None else args.max_context
+    if context > model.config.context:
+        raise InvalidArgument(f"--max-context {context} is more than the {model.config.context} tokens of this model.")
+    generator = Generator(model, tokenizer, _sampling(args), max_context=context)
     conversation = Chat(generator, console, max_tokens=args.max_tokens)
     question = args.prompt
     if question is None and sys.stdin is not None and sys.stdin.isatty():
@@ -94,7 +106,7 @@ def _sampling(args: argparse.Namespace) -> Sampling:
         repetition_penalty=args.repetition_penalty,
         frequency_penalty=args.frequency_penalty,
         presence_penalty=args.presence_penalty,
-        logit_bias=dict(args.logit_bias or ()),
+        logit_bias=args.logit_bias or {},
         seed=args.seed,
     )
 

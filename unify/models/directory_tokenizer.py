@@ -54,7 +54,10 @@ class _NoText:
         self._path = path
 
     def encode(self, text: str, **_: Any) -> Any:
-        raise InvalidArgument(f"{self._path} has no tokenizer.json, so that no text can be read. Give --prompt-ids.")
+        raise InvalidArgument(
+            f"{self._path} has no tokenizer.json, so that no text can be read. Give it numbers: "
+            "`unify generate --prompt-ids 1,2,3`."
+        )
 
 
 def _numbers(checkpoint: Checkpoint) -> Vocabulary:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unify._config import settings
-from unify._errors import CacheError, ModelFileError
+from unify._errors import CacheError, InvalidArgument, ModelFileError
 
 Progress = Callable[[str, int, int], None]  # what is being done, bytes so far, bytes in all (0: unknown)
 
@@ -48,18 +48,20 @@ MODELS = {
 def model_path(name_or_path: str, progress: Progress | None = None) -> Path:
     """Returns the path of a model's GGUF file, fetching it at the first use of a known name, or of its directory.
 
-    Raises ModelFileError for a name that is neither known nor there, without network, on a full disk, and for
-    anything that does not have the expected hash; what was begun is removed then. A kept file that was changed is
-    fetched anew.
+    Raises InvalidArgument for a name that is neither known nor there, and for a single file of a directory;
+    ModelFileError without network, on a full disk, and for anything that does not have the expected hash; what was
+    begun is removed then. A kept file that was changed is fetched anew.
     """
     path = Path(name_or_path).expanduser()
+    if path.is_file() and path.suffix in (".safetensors", ".json"):
+        raise InvalidArgument(f"{path} is one file of a model. Give their directory: {path.parent}")
     if path.is_file() or path.is_dir():
         return path
     source = MODELS.get(name_or_path)
     if source is None:
         near = difflib.get_close_matches(name_or_path, MODELS, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ModelFileError(
+        raise InvalidArgument(
             f"no model {name_or_path!r}: neither a file, a directory nor a known name.{hint} Known: "
             f"{', '.join(MODELS)}."
         )

@@ -9,11 +9,11 @@ from typing import Any
 
 import unify
 from unify import ops
-from unify._errors import InvalidArgument
 from unify._kernel import Kernel
 
 from .decoder import Decoder
 from .penalties import Penalties
+from .prompt import checked_prompt, context_of
 from .sampling import Sampling
 from .tokenizer import Tokenizer
 
@@ -52,15 +52,17 @@ class Generator:
     """Writes text with a model, over one cache that is kept from call to call.
 
     A prompt that begins like what is in the cache (the next turn of a conversation) runs only its new part.
+    max_context: tokens of prompt and answer that there is room for, by default 2048 or the model's own if those are
+    less. Raises InvalidArgument for more than the model's own.
     """
 
     def __init__(
-        self, model: Decoder, tokenizer: Tokenizer, sampling: Sampling | None = None, *, max_context: int = 2048
+        self, model: Decoder, tokenizer: Tokenizer, sampling: Sampling | None = None, *, max_context: int | None = None
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.sampling = sampling or Sampling()
         self.sampling.check(model.config.vocabulary)
-        self.cache = model.cache(min(max_context, model.config.context))
+        self.cache = model.cache(context_of("Generator", max_context, model.config.context))
         self._ids: list[int] = []  # the tokens in the cache
         # token, position, keys to see, number of the draw: what a recorded step reads from the device
         self._state = unify.zeros((4,), dtype=unify.int32, device=model.device)
@@ -74,8 +76,7 @@ class Generator:
         on_text gets each piece of text as it is complete. KeyboardInterrupt passes through, and the generator can be
         used again. Raises InvalidArgument when prompt and answer do not fit into the context.
         """
-        ids = list(prompt)
-        self.check(ids, max_tokens)
+        ids, max_tokens = self.check(prompt, max_tokens)
         answer = Answer(prompt_tokens=len(ids), reused_tokens=self._reuse(ids))
         stream = self.tokenizer.stream()
         self._penalties.set(0, self.sampling, ids)
@@ -105,19 +106,11 @@ class Generator:
             self._time_prefill_again(answer, ids)
         return answer
 
-    def check(self, ids: list[int], max_tokens: int) -> None:
-        """Raises InvalidArgument for a prompt that is empty, has no such tokens, or leaves no room for max_tokens."""
-        vocabulary = self.model.config.vocabulary
-        wrong = next((i for i in ids if not 0 <= i < vocabulary), None)
-        if not ids or wrong is not None:
-            what = "no tokens" if not ids else f"the token {wrong}, outside the vocabulary of {vocabulary}"
-            raise InvalidArgument(f"generate: the prompt has {what}.")
-        if max_tokens < 1 or len(ids) + max_tokens > self.cache.capacity:
-            raise InvalidArgument(
-                f"generate: {len(ids)} prompt tokens and max_tokens={max_tokens} do not fit into a context of "
-                f"{self.cache.capacity} (at least one token is written). Shorten the prompt or max_tokens, or make "
-                f"max_context larger; this model has at most {self.model.config.context}."
-            )
+    def check(self, prompt: Sequence[int], max_tokens: int) -> tuple[list[int], int]:
+        """Returns both as `generate` takes them. Raises InvalidArgument for a prompt that is empty, has no such tokens,
+        or leaves no room for max_tokens."""
+        vocabulary, room = self.model.config.vocabulary, self.cache.capacity
+        return checked_prompt("generate", prompt, max_tokens, vocabulary=vocabulary, room=room)
 
     def _reuse(self, ids: list[int]) -> int:
         """Keeps what the cache has of the prompt; at least its last token is run, for its logits."""

@@ -23,7 +23,7 @@ class SpeculativeGenerator(Generator):
     Raises InvalidArgument for a model without a predictor.
     """
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer, *, max_context: int = 2048) -> None:
+    def __init__(self, model: Decoder, tokenizer: Tokenizer, *, max_context: int | None = None) -> None:
         if model.predictor is None:
             raise InvalidArgument(
                 "speculative decoding needs a model with a layer that predicts a second token. Do without it."

@@ -114,6 +114,7 @@ class Tokenizer:
         not work, or takes more than a template needs; it runs in a sandbox, since it came with the file.
         """
         if not self._template:
+            self._encode("")  # without a vocabulary, that is what is said
             raise ModelFileError("this model's file has no chat template; use `unify generate` with a plain prompt.")
         hidden: list[str] = []
         mark = f"\ue000{secrets.token_hex(8)}:"  # nobody can guess it

@@ -131,6 +131,12 @@ def grouped_linear(
            [10.],
            [10.]], dtype=float32)
     """
+    if (offsets is None) == (counts is None):
+        raise InvalidArgument(
+            f"grouped_linear: {'neither' if offsets is None else 'both'} offsets and counts given. offsets "
+            "[groups + 1]: where the rows of each group begin in x [rows, k]; counts [groups]: how many rows of x[e] "
+            "count in x [groups, capacity, k]. Give one of them."
+        )
     is_quantized = isinstance(x, QuantizedActivations)
     source = x if is_quantized else as_tensor(x, name="grouped_linear: x", dtype=FLOATS)
     device = source.device
@@ -147,15 +153,10 @@ def grouped_linear(
         raise ShapeError(
             f"grouped_linear: weight must have a group and, gated, an even n; it is {list(matrix.shape)}, {gated=}."
         )
-    if (
-        (offsets is None) == (counts is None)
-        or (is_masked and gather is not None)
-        or per_gather < 1
-        or (gather is None and per_gather > 1)
-    ):
+    if (is_masked and gather is not None) or per_gather < 1 or (gather is None and per_gather > 1):
         raise InvalidArgument(
-            "grouped_linear: either offsets or counts say which rows are whose, gather goes with offsets, and "
-            f"per_gather is at least 1, and 1 without gather; {per_gather=}."
+            "grouped_linear: gather goes with offsets, and per_gather is at least 1, and 1 without gather; "
+            f"{per_gather=}."
         )
     n = matrix.shape[1] // 2 if gated else matrix.shape[1]
     kind = activations_kind("grouped_linear", source, matrix, activations, known=CODES)

@@ -6,12 +6,13 @@ block_size is the axis that is contiguous in memory, elsewhere when d is; values
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import triton.language as tl
 
 import unify
-from unify._errors import LayoutError, ShapeError
+from unify._errors import InvalidArgument, LayoutError, ShapeError
 from unify._tensor import as_tensor, wrap_like
 
 from .attend import (
@@ -134,9 +135,10 @@ def _check_caches(op: str, keys: Any, values: Any, k_scale: Any, v_scale: Any) -
 
 
 def check_splits(op: str, splits: int | None) -> None:
-    """Raises ShapeError where the caller wants parts of a sequence, and they are no power of two."""
-    if splits is not None and (splits < 1 or splits & (splits - 1)):
-        raise ShapeError(f"{op}: splits must be a power of two; it is {splits}.")
+    """Raises InvalidArgument where the caller wants parts of a sequence, and they are no power of two."""
+    is_power = isinstance(splits, numbers.Integral) and splits > 0 and not splits & (splits - 1)
+    if splits is not None and not is_power:
+        raise InvalidArgument(f"{op}: splits must be a power of two (1, 2, 4, …), or None; it is {splits!r:.80}.")
 
 
 @op

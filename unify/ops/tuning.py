@@ -83,6 +83,16 @@ class Tuning:
                 self._trial.clear()
         return result
 
+    def count(self, program: Callable[[], object]) -> int:
+        """Runs a program without measuring; returns how many tiles it asks for of which none was measured yet."""
+        self._questions.clear()
+        self._is_measuring = True
+        try:
+            program()
+            return len(self._questions)
+        finally:
+            self._is_measuring = False
+
     def _answer(self, call: Callable[[], Any], place: tuple[str, Key], question: _Question) -> None:
         tiles = [question.default, *(tile for tile in question.others if tile != question.default)]
         times = self._measure(call, place, question.device, tiles)
@@ -179,10 +189,12 @@ def tune(on_found: Callable[[Found], object] = lambda _: None) -> Iterator[Tunin
         active = None
 
 
-def forget(device: Any) -> None:
-    """Forgets what was measured on devices like this one, on disk too."""
+def forget(device: Any) -> list[str]:
+    """Forgets what was measured on devices like this one, on disk too. Returns the name of each tile's op."""
+    names = [name for name, _ in _known.get(device) or _load(device)]
     _known.pop(device, None)
     _path(device).unlink(missing_ok=True)
+    return names
 
 
 def _path(device: Any) -> Path:

@@ -258,7 +258,8 @@ def _describe(device: str) -> dict[str, Any]:
         raise BackendError(f"test-backend: opening {device} ended its process with {_signal(-finished.returncode)}.")
     if finished.returncode:
         last = finished.stderr.strip().splitlines() or ["nothing was said"]
-        raise BackendError("test-backend: " + re.sub(r"^unify[.\w]*: ", "", last[-1]))
+        kind = InvalidArgument if last[-1].startswith("unify.InvalidArgument: ") else BackendError
+        raise kind("test-backend: " + re.sub(r"^unify[.\w]*: ", "", last[-1]))
     described: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     return described
 
