@@ -141,5 +141,5 @@ def test_what_was_kept_by_another_key_is_not_taken_and_harms_nothing() -> None:
     torch.testing.assert_close(ops.linear(x, weight).float(), expected, rtol=2**-7, atol=0.1)  # 77 is no power of two
     with ops.tune() as session:
         ops.linear(x, weight)
-    assert [found.key for found in session.found] == [(2, 96, "bfloat16")]
-    assert [row["key"] for row in json.loads(path.read_text())] == [[2, 96, 2], [2, 96, "bfloat16"]]
+    assert [found.key for found in session.found] == [(2, 96, 256, "bfloat16")]
+    assert [row["key"] for row in json.loads(path.read_text())] == [[2, 96, 2], [2, 96, 256, "bfloat16"]]

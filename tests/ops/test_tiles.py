@@ -70,7 +70,7 @@ def test_an_attention_leaves_no_core_without_work(cores: int, queries: int, head
 def test_other_chips_have_tiles_of_their_own(target: str) -> None:
     chip = Chip(target)
     assert tiles.attention_tile(chip, 4096, 8, causal=False).m < tiles.attention_tile(CPU, 4096, 8, causal=False).m
-    assert tiles.product_tile(chip, 4096, 4096, itemsize=2) == tiles.Tile(64, 64, 32)
+    assert tiles.product_tile(chip, 4096, 4096, un.float16) == tiles.Tile(64, 64, 32)
 
 
 @given(rows=st.integers(1, 5000), gated=st.booleans(), dtype=st.sampled_from([un.float32, un.float16, un.bfloat16]))
@@ -84,15 +84,15 @@ def test_a_group_of_rows_fills_one_tile_as_long_as_there_are_few(rows: int, gate
 
 
 def test_a_cpu_launch_has_no_options_of_a_gpu() -> None:
-    assert not tiles.product_tile(CPU, 512, 512, itemsize=2).launch
-    assert not tiles.attention_tile(CPU, 512, 8, causal=True, width=64, itemsize=2).launch
+    assert not tiles.product_tile(CPU, 512, 512, un.float16).launch
+    assert not tiles.attention_tile(CPU, 512, 8, causal=True, width=64, dtype=un.float16).launch
     assert not tiles.row_tile(CPU, 576).launch
     assert tiles.row_tile(CPU, 576).k == 64
 
 
 @given(m=st.integers(1, 9000), n=st.integers(1, 9000))
 def test_a_product_on_cuda_gives_each_multiprocessor_a_program_where_there_is_enough(m: int, n: int) -> None:
-    tile = tiles.product_tile(Chip("cuda:90"), m, n, itemsize=2)
+    tile = tiles.product_tile(Chip("cuda:90"), m, n, un.float16)
     assert tile.m < 2 * max(16, m)
     assert -(-m // tile.m) * -(-n // tile.n) >= 132 or max(tile.m, tile.n) <= 64
     assert tile.m > 64 or tile.launch["num_warps"] == 4
@@ -100,8 +100,8 @@ def test_a_product_on_cuda_gives_each_multiprocessor_a_program_where_there_is_en
 
 def test_float32_on_cuda_has_the_tiles_of_plain_arithmetic() -> None:
     chip = Chip("cuda:90")
-    assert tiles.product_tile(chip, 4096, 4096, itemsize=4) == tiles.Tile(64, 64, 32)
-    assert tiles.attention_tile(chip, 4096, 8, causal=True, width=64, itemsize=4).m == 64
+    assert tiles.product_tile(chip, 4096, 4096, un.float32) == tiles.Tile(64, 64, 32)
+    assert tiles.attention_tile(chip, 4096, 8, causal=True, width=64, dtype=un.float32).m == 64
 
 
 def test_a_row_on_cuda_is_taken_at_once() -> None:
@@ -113,7 +113,7 @@ def products(arch: int) -> list[tiles.Tile]:
     """Each tile of a family, and one for a few rows."""
     chip = Chip(f"cuda:{arch}")
     family = tiles._CUDA_PRODUCT[tiles._cuda_family(chip) or 0]
-    return [*family, tiles.product_tile(chip, 16, 8192, itemsize=2)]
+    return [*family, tiles.product_tile(chip, 16, 8192, un.float16)]
 
 
 def compiled_product(target: str, tile: tiles.Tile, array: str = ARRAY, **options: Any) -> un.compiler.Binary:
@@ -136,8 +136,8 @@ def compiled_product(target: str, tile: tiles.Tile, array: str = ARRAY, **option
 def compiled_attention(
     target: str, width: int, queries: int = 4096, array: str = ARRAY, **options: Any
 ) -> un.compiler.Binary:
-    itemsize = 4 if array == "*fp32:16" else 2
-    tile = tiles.attention_tile(Chip(target), queries, 16, causal=True, width=width, itemsize=itemsize)
+    dtype = un.float32 if array == "*fp32:16" else un.float16
+    tile = tiles.attention_tile(Chip(target), queries, 16, causal=True, width=width, dtype=dtype)
     types = dict.fromkeys(["q", "k", "v", "out"], array) | dict.fromkeys(["queries", "keys"], SIZE)
     types |= dict.fromkeys(["group", "sequences", "steps", "blocks", "max_blocks"], "i32") | {"scale": "fp32"}
     types |= {f"{array}_{axis}": SIZE for array in "qkvo" for axis in ("batch", "token", "head")}
@@ -194,8 +194,8 @@ def test_each_tile_of_each_family_fits_its_chips(arch: int) -> None:
 @pytest.mark.parametrize("chip", ["910B3", "950"])
 @pytest.mark.parametrize("array", ["*fp16:16", "*fp32:16"])
 def test_tiles_fit_the_cores_of_an_ascend(chip: str, array: str) -> None:
-    target, itemsize = f"ascend:{chip}", 4 if array == "*fp32:16" else 2
+    target, dtype = f"ascend:{chip}", un.float32 if array == "*fp32:16" else un.float16
     for rows in (16, 2048):
-        compiled_product(target, tiles.product_tile(Chip(target, 20), rows, 4096, itemsize=itemsize), array)
+        compiled_product(target, tiles.product_tile(Chip(target, 20), rows, 4096, dtype), array)
     for width in (64, 128, 256):
         compiled_attention(target, width, array=array)

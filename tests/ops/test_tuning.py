@@ -173,7 +173,7 @@ def test_a_product_tries_tiles_and_stays_right() -> None:
     (found,) = session.found
     assert found.name == "product"
     assert found.tried > 3
-    assert product_tile(CPU, 48, 48, dtype="float32") == found.best
+    assert product_tile(CPU, 48, 48) == found.best
     np.testing.assert_allclose(ops.matmul(a, b), a @ b, rtol=1e-5, atol=1e-5)
 
 
@@ -307,9 +307,9 @@ def test_lengths_of_a_class_are_one_question() -> None:
         )
         for rows in range(65, 129):
             tiles.grouped_tile(CPU, rows, 768, un.float32, gated=True)
-            tiles.decode_tile(CPU, rows, 64, rows, splits=None, width=64, itemsize=2)
-            tiles.prefill_tile(CPU, rows, 64, width=64, itemsize=2)
-            tiles.latent_tile(CPU, rows, 128, 64, rows)
+            tiles.decode_tile(CPU, rows, 64, rows, splits=None, width=64, types="float16")
+            tiles.prefill_tile(CPU, rows, 64, width=64, types="float16")
+            tiles.latent_tile(CPU, rows, 128, 64, rows, types="float16")
     assert len(keys) == 4 * 64
     assert len(set(keys)) == 4
 

@@ -186,9 +186,8 @@ def attention(
         sequences = starts.shape[0] - 1
         longest = -(-queries // max(1, sequences))  # as long as they are on average
     tile = attention_tile(
-        qs.device, longest, sequences * heads, causal=causal, width=width, itemsize=qs.itemsize, dtype=qs.dtype.name,
-        plain=scores.is_plain,
-    )  # fmt: skip
+        qs.device, longest, sequences * heads, causal=causal, width=width, dtype=qs.dtype, plain=scores.is_plain
+    )
     tiles = -(-queries // tile.m) if starts is None else packed_tiles(queries, sequences, tile.m)
     attention_kernel[(tiles, heads, batch)](
         qs, ks, vs, result, lse, starts, key_starts, None, None, scores.sinks, scores.alibi, None, None,

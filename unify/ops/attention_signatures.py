@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from unify._tensor import float16
+
 from .attend import Widths, block_d
 from .attention import attention_kernel
 from .kv_write import kv_write_kernel
@@ -48,10 +50,10 @@ def _paged(chip: Any) -> dict[str, Any]:
 
 def _many_queries(chip: Any) -> list[Signature]:
     def tile(width: int = _WIDTH, plain: bool = True) -> Any:
-        return attention_tile(chip, TOKENS, _HEADS, causal=True, width=width, itemsize=2, plain=plain)
+        return attention_tile(chip, TOKENS, _HEADS, causal=True, width=width, dtype=float16, plain=plain)
 
     def rows(plain: bool = True) -> dict[str, int]:
-        return {"BLOCK_M": prefill_tile(chip, TOKENS, paged["PAGE"], width=_WIDTH, itemsize=2, plain=plain).m}
+        return {"BLOCK_M": prefill_tile(chip, TOKENS, paged["PAGE"], width=_WIDTH, types="float16", plain=plain).m}
 
     def sizes(of: Any) -> dict[str, int]:
         return {"BLOCK_M": of.m, "BLOCK_N": of.n}
@@ -98,7 +100,7 @@ def _one_query(chip: Any) -> list[Signature]:
 
 
 def _latent(chip: Any) -> list[Signature]:
-    tile = latent_tile(chip, 1, 128, _LATENT_PAGE, 64, itemsize=2)
+    tile = latent_tile(chip, 1, 128, _LATENT_PAGE, 64, types="float16")
     attending = {
         **types("q cache out", ARRAY),
         **types("q_batch q_head c_block c_token table_row o_split o_batch o_head heads", SIZE),

@@ -161,7 +161,7 @@ def matmul(a: Any, b: Any, *, stream: Any = None) -> Any:
 
 def _matmul(a: Any, b: Any, residual: Any, out: Any) -> None:
     (m, k), n = a.shape[-2:], b.shape[-1]
-    tile = product_tile(a.device, m, n, itemsize=a.itemsize, dtype=a.dtype.name)
+    tile = product_tile(a.device, m, n, a.dtype)
     batches, a_batch, b_batch, o_batch = (
         (1, None, None, None) if a.ndim == 2 else (a.shape[0], a.strides[0], b.strides[0], out.strides[0])
     )

@@ -177,10 +177,7 @@ def mla_attention(
     lengths = paged_lengths("mla_attention", device, context_lens, batch)
     query = query if query.strides[2] == 1 else query.contiguous()
     check_splits("mla_attention", splits)
-    tile = latent_tile(
-        device, batch, heads, size, table.shape[1], splits=splits, width=width, itemsize=query.dtype.itemsize,
-        dtype=query.dtype.name,
-    )  # fmt: skip
+    tile = latent_tile(device, batch, heads, size, table.shape[1], splits=splits, width=width, types=query.dtype.name)
     parts, splits = -(-heads // tile.m), tile.k
     result = unify.empty((batch, heads, rank), dtype=query.dtype, device=device)
     lse = unify.empty((batch, heads), dtype=unify.float32, device=device) if return_lse else None

@@ -171,9 +171,8 @@ def paged_attention(
     query = query if query.strides[2] == 1 else query.contiguous()
     check_splits("paged_attention", splits)
     tile = decode_tile(
-        device, batch * kv_heads, size, table.shape[1], splits=splits, width=width, itemsize=keys.dtype.itemsize,
-        dtype=_types(query, keys),
-    )  # fmt: skip
+        device, batch * kv_heads, size, table.shape[1], splits=splits, width=width, types=_types(query, keys)
+    )
     splits = tile.k
     widths = Widths.of(width, values.shape[3])
     result = unify.empty((batch, heads, widths.VALUE), dtype=query.dtype, device=device)
@@ -226,10 +225,7 @@ def paged_prefill(
     result = unify.empty((tokens, heads, widths.VALUE), dtype=query.dtype, device=device)
     lse = unify.empty((tokens, heads), dtype=unify.float32, device=device) if return_lse else None
     average = -(-tokens // max(1, sequences))
-    tile = prefill_tile(
-        device, average, size, width=width, itemsize=keys.dtype.itemsize, dtype=_types(query, keys),
-        plain=scores.is_plain,
-    )  # fmt: skip
+    tile = prefill_tile(device, average, size, width=width, types=_types(query, keys), plain=scores.is_plain)
     attention_kernel[(packed_tiles(tokens, sequences, tile.m), heads, 1)](
         query, keys, values, result, lse, starts, None, lengths, table, scores.sinks, scores.alibi, *factors,
         tokens, 0, sequences, halvings(sequences), blocks, table.shape[1], heads // kv_heads,

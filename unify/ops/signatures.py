@@ -163,12 +163,12 @@ def _weights() -> list[Signature]:
 
 
 def _products(chip: Any) -> list[Signature]:
-    tile = product_tile(chip, TOKENS, FEATURES, itemsize=2)
+    tile = product_tile(chip, TOKENS, FEATURES, float16)
     floats = product_tile(chip, TOKENS, FEATURES)
     few = few_rows_tile(chip, 4, FEATURES, FEATURES, float16)
     sizes = types("m n k r_row o_row", SIZE)
     one = dict.fromkeys(("a_batch", "b_batch", "o_batch"))
-    few_rows = product_tile(chip, 16, FEATURES, itemsize=2)
+    few_rows = product_tile(chip, 16, FEATURES, float16)
     rows = QUANTIZED_LINEAR_ROWS.get(chip.kind, QUANTIZED_LINEAR_ROWS_ELSEWHERE)
     weight = {"codes": BYTES, "scales": ARRAY}
     fp8 = types("x residual out", ARRAY) | {"codes": BYTES, "scales": FLOATS, "scale_row": "i32", "x_row": SIZE}

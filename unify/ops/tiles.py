@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from unify._tensor import bfloat16
+from unify._tensor import bfloat16, float32
 
 from .tile import Tile
 from .tuning import choose, near, size_class, tiles_near
@@ -75,14 +75,10 @@ def _cuda_family(device: Any) -> int | None:
     return next((family for family in sorted(_CUDA_PRODUCT, reverse=True) if family <= capability), None)
 
 
-def product_tile(device: Any, m: int, n: int, *, itemsize: int = 4, dtype: str = "") -> Tile:
-    """The tile for a product [m, n]: the one that was measured, else the kind's.
-
-    itemsize: bytes of an element that is multiplied; dtype: the name of its type, of which a key is, here and below:
-    those of one size are not equally fast.
-    """
-    default = default_product_tile(device, m, n, itemsize)
-    key = (_rows_of(1 << 31, m), n, dtype or itemsize)
+def product_tile(device: Any, m: int, n: int, dtype: Any = float32) -> Tile:
+    """The tile for a product [m, n] of this type: the one that was measured, else the kind's."""
+    default = default_product_tile(device, m, n, dtype.itemsize)
+    key = (_rows_of(1 << 31, m), n, dtype.name)
     return choose("product", device, key, default, lambda: [*_products(device, m, n)])
 
 
@@ -168,15 +164,14 @@ def default_grouped_tile(device: Any, rows: int, dtype: Any, *, gated: bool) -> 
 
 
 def attention_tile(
-    device: Any, queries: int, heads: int, *, causal: bool, width: int = 128, itemsize: int = 4, dtype: str = "",
-    plain: bool = True,
-) -> Tile:  # fmt: skip
+    device: Any, queries: int, heads: int, *, causal: bool, width: int = 128, dtype: Any = float32, plain: bool = True
+) -> Tile:
     """Queries and keys, those that were measured, else the kind's.
 
-    width: of a head; itemsize: bytes of an element; plain: scores are scaled only, which takes less room.
+    width: of a head; plain: scores are scaled only, which takes less room.
     """
-    default = _attention_tile(device, queries, heads, causal=causal, width=width, itemsize=itemsize, plain=plain)
-    key = (_rows_of(1 << 31, queries), heads, causal, width, dtype or itemsize, plain)
+    default = _attention_tile(device, queries, heads, causal=causal, width=width, itemsize=dtype.itemsize, plain=plain)
+    key = (_rows_of(1 << 31, queries), heads, causal, width, dtype.name, plain)
     return choose("attention", device, key, default, lambda: [*_attentions(device, queries, width)])
 
 
@@ -209,16 +204,14 @@ def _attention_tile(
     return Tile(rows, keys, width)
 
 
-def prefill_tile(
-    device: Any, queries: int, page: int, *, width: int, itemsize: int, dtype: str = "", plain: bool = True
-) -> Tile:
+def prefill_tile(device: Any, queries: int, page: int, *, width: int, types: str, plain: bool = True) -> Tile:
     """Queries and keys of a prefill over pages, for sequences of `queries` on the average, those that were measured.
 
-    Else 64 queries, or on Ascend half of them where scores are not plain. itemsize: bytes of a cached element.
+    Else 64 queries, or on Ascend half of them where scores are not plain. types: names those of queries and cache.
     """
     rows = _rows_of(32 if device.kind == "ascend" and not plain else 64, queries)
     default = Tile(rows, paged_keys(device, page), width)
-    key = (size_class(queries), page, width, dtype or itemsize, plain)
+    key = (size_class(queries), page, width, types, plain)
     return choose("paged prefill", device, key, default, lambda: [*_prefills(device, queries, page, default)])
 
 
@@ -239,15 +232,14 @@ def _key_counts(device: Any, page: int, default: int) -> list[int]:
 
 
 def decode_tile(
-    device: Any, programs: int, page: int, max_blocks: int, *, splits: int | None, width: int, itemsize: int,
-    dtype: str = "",
-) -> Tile:  # fmt: skip
+    device: Any, programs: int, page: int, max_blocks: int, *, splits: int | None, width: int, types: str
+) -> Tile:
     """Keys and parts of a sequence for one query of each over pages, those that were measured, else the kind's.
 
-    programs: for each part; splits: the parts that the caller wants; itemsize: bytes of a cached element.
+    programs: for each part; splits: the parts that the caller wants; types: names those of queries and cache.
     """
     default = Tile(1, paged_keys(device, page), splits or split_count(device, programs, max_blocks))
-    key = (size_class(programs), page, size_class(max_blocks), splits or 0, width, dtype or itemsize)
+    key = (size_class(programs), page, size_class(max_blocks), splits or 0, width, types)
 
     def others() -> list[Tile]:
         counts = _key_counts(device, page, default.n)
@@ -281,11 +273,12 @@ def paged_keys(device: Any, page: int) -> int:
 
 def latent_tile(
     device: Any, batch: int, heads: int, page: int, max_blocks: int, *, splits: int | None = None, width: int = 576,
-    itemsize: int = 4, dtype: str = "",
+    types: str,
 ) -> Tile:  # fmt: skip
     """Query heads, keys and parts of a sequence for a latent attention, those that were measured, else the kind's.
 
     The kind's are all heads where the sums of rows some 576 wide fit. splits: the parts that the caller wants.
+    types: names that of queries and cache.
     """
     tile = _LATENT.get(device.kind, _LATENT_ELSEWHERE)
     m, n = _rows_of(tile.m, heads), min(tile.n, paged_keys(device, page))
@@ -301,7 +294,7 @@ def latent_tile(
             for parts in ((splits,) if splits else _split_counts(parts_for(rows), max_blocks))
         ]
 
-    key = (size_class(batch), heads, page, size_class(max_blocks), splits or 0, width, dtype or itemsize)
+    key = (size_class(batch), heads, page, size_class(max_blocks), splits or 0, width, types)
     return choose("latent attention", device, key, replace(tile, m=m, n=n, k=parts_for(m)), others)
 
 
