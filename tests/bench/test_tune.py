@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ def test_a_models_shapes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixt
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in rows} >= {"product"}
     assert {row["key"][0] for row in rows if row["name"] == "product"} == {32}  # rows, to a power of two
-    run(arguments(forget=True))
+    assert run(arguments(forget=True, json=True)) == 0
+    forgotten = json.loads(capsys.readouterr().out)
+    assert {row["name"]: row["tiles"] for row in forgotten} == Counter(row["name"] for row in rows)
     assert run(arguments(model=str(model), tokens=[24])) == 0
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(", cpu: ")[0] for line in lines] == [f"{n} of {len(rows)}" for n in range(1, len(rows) + 1)]

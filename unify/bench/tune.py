@@ -28,7 +28,7 @@ def run(args: Any) -> int:
     """Runs `unify tune` and returns its exit status. Raises Error, of wrong usage InvalidArgument."""
     device = unify.device(args.device) if args.device else unify.default_device()
     if args.forget:
-        _say_forgotten(device, tuning.forget(device))
+        _say_forgotten(device, Counter(tuning.forget(device)), as_json=args.json)
         return 0
     if (args.program is None) == (args.model is None):
         raise InvalidArgument("tune: give a program, or a model by --model; `unify tune --help` has examples.")
@@ -136,12 +136,14 @@ class _Progress:
             print(line, file=sys.stderr, flush=True)
 
 
-def _say_forgotten(device: Any, names: list[str]) -> None:
-    if not names:
+def _say_forgotten(device: Any, tiles: Counter[str], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([{"name": name, "tiles": count} for name, count in sorted(tiles.items())], indent=2))
+    elif tiles:
+        counted = ", ".join(f"{name} {count}" for name, count in sorted(tiles.items()))
+        print(f"Forgot the tiles that were measured on devices like {device}: {counted}.")
+    else:
         print(f"Nothing was measured on devices like {device}.")
-        return
-    counted = ", ".join(f"{name} {count}" for name, count in sorted(Counter(names).items()))
-    print(f"Forgot the tiles that were measured on devices like {device}: {counted}.")
 
 
 def _what(found: Found) -> str:
