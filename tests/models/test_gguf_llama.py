@@ -172,5 +172,5 @@ def test_a_damaged_length_is_refused_by_what_it_counts(copy: Path, at: int, what
 
 
 def test_an_unknown_name_suggests_a_known_one() -> None:
-    with pytest.raises(ModelFileError, match="Did you mean 'smollm2-135m'"):
+    with pytest.raises(un.errors.InvalidArgument, match="Did you mean 'smollm2-135m'"):
         models.model_path("smollm-135m")
