@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from unify._tensor import bfloat16, float32
+from unify._tensor import float32
 
 from .tile import Tile
 from .tuning import choose, near, size_class, tiles_near
@@ -148,12 +148,10 @@ def _grouped_products(device: Any, rows: int, default: Tile, gated: bool) -> Ite
 def default_grouped_tile(device: Any, rows: int, dtype: Any, *, gated: bool) -> Tile:
     """The kind's tile for products of groups."""
     if device.kind == "cpu":
-        # Most groups fill one tile, so that their weight is packed once; rows that are not there cost nothing. Of few
-        # features at a time runs of memory are long: where pages are huge, short ones take half as long again.
+        # Most groups fill one tile, so that their weight is packed once; rows that are not there cost nothing. Of a
+        # weight as much at a time as the first-level cache holds, or for many rows the second-level one.
         taken = min(512, _rows_of(512, 2 * rows))
-        if taken < 512:
-            return Tile(taken, 64, 64 if taken == 16 else 256)
-        return Tile(taken, 128, 256) if dtype == bfloat16 else Tile(taken, 512, 64)
+        return Tile(taken, 64, 64 if taken == 16 else 128) if taken < 512 else Tile(taken, 256, 128)
     if (family := _cuda_family(device)) is not None and dtype.itemsize == 2:
         tile = _CUDA_PRODUCT[family][-2]
     else:
