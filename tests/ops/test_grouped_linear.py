@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import mmap
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -181,3 +183,17 @@ def test_what_does_not_fit_is_refused() -> None:
         un.ops.grouped_linear(x, weight.half(), offsets)
     with pytest.raises(un.errors.DTypeError, match="offsets"):
         un.ops.grouped_linear(x, weight, offsets.long())
+
+
+def test_features_may_be_further_apart_than_32_bits_count() -> None:
+    apart, n, k = 1 << 30, 6, 32
+    no_reserve = 0x4000  # Linux's MAP_NORESERVE, which Python names later: memory of what is touched only
+    memory = mmap.mmap(-1, 2 * apart * n, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
+    weight = np.lib.stride_tricks.as_strided(np.frombuffer(memory, np.float16), (1, n, k), (0, 2 * apart, 2))
+    weight[:] = np.arange(n, dtype=np.float16)[:, None] / k
+    for rows in (1, 40):  # read where it lies, and in tiles
+        result = un.ops.grouped_linear(
+            np.ones((rows, k), np.float16), weight, np.array([0, rows], np.int32), gated=True
+        )
+        gate, up = np.split(np.arange(n, dtype=np.float32), 2)
+        np.testing.assert_allclose(result, np.tile(gate / (1 + np.exp(-gate)) * up, (rows, 1)), rtol=2e-3)

@@ -65,7 +65,7 @@ def grouped_kernel(
                 gate = tl.dot(
                     left, tl.load(w_place + step[:, None], mask=w_inside, other=0.0), gate, input_precision="ieee"
                 )
-                right = tl.load(w_place + (n * w_row + step)[:, None], mask=w_inside, other=0.0)
+                right = tl.load(w_place + (tl.cast(n, tl.int64) * w_row + step)[:, None], mask=w_inside, other=0.0)
             else:
                 right = tl.load(w_place + step[:, None], mask=w_inside, other=0.0)
             total = tl.dot(left, right, total, input_precision="ieee")
@@ -97,7 +97,9 @@ def grouped_few_rows_kernel(
             w_rows = w_place + tl.minimum(feature, n - 1).to(tl.int64)[:, None] * w_row
             result = few_products(x_place, w_rows, length, M, N, K, EVEN)
             if GATED:
-                result = silu(result) * few_products(x_place, w_rows + n * w_row, length, M, N, K, EVEN)
+                result = silu(result) * few_products(
+                    x_place, w_rows + tl.cast(n, tl.int64) * w_row, length, M, N, K, EVEN
+                )  # fmt: skip
             place = out + row.to(tl.int64)[:, None] * o_row + feature[None, :]
             tl.store(place, result, mask=(row < last)[:, None] & (feature < n)[None, :])
 

@@ -68,16 +68,16 @@ def few_rows_kernel(
     ROWS: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     row = tl.arange(0, ROWS)
-    x += tl.minimum(row, m - 1)[:, None] * x_row
+    x += tl.minimum(row, m - 1).to(tl.int64)[:, None] * x_row
     for part in range(parts):
         feature = (tl.program_id(0) * parts + part) * N + tl.arange(0, N)
         w_rows = weight + tl.minimum(feature, n - 1).to(tl.int64)[:, None] * w_row
         result = few_products(x, w_rows, k, ROWS, N, K, EVEN)
         inside = (row < m)[:, None] & (feature < n)[None, :]
         if residual is not None:
-            place = residual + row[:, None] * r_row + feature[None, :]
+            place = residual + row.to(tl.int64)[:, None] * r_row + feature[None, :]
             result += tl.load(place, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out + row[:, None] * o_row + feature[None, :], result, mask=inside)
+        tl.store(out + row.to(tl.int64)[:, None] * o_row + feature[None, :], result, mask=inside)
 
 
 @op
