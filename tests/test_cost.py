@@ -32,9 +32,10 @@ def test_attention_counts_as_torch_counts_it(queries: int, keys: int, width: int
     assert found.bytes == q.nbytes + k.nbytes + v.nbytes + 4 * 4 * queries * value_width
 
 
-def test_a_causal_mask_leaves_what_is_below_the_diagonal() -> None:
-    mask = torch.ones(5, 8).tril(3)  # the last of 5 queries sees all of 8 keys
-    found = cost.attention(5, 8, heads=1, kv_heads=1, width=16)
+@pytest.mark.parametrize(("queries", "keys"), [(5, 8), (8, 8), (10, 2), (1, 7)])
+def test_a_causal_mask_leaves_what_is_below_the_diagonal(queries: int, keys: int) -> None:
+    mask = torch.ones(queries, keys).tril(keys - queries)  # the last query sees all keys
+    found = cost.attention(queries, keys, heads=1, kv_heads=1, width=16)
     assert found.flops == 2 * 2 * 16 * int(mask.sum())
 
 

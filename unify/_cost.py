@@ -182,10 +182,12 @@ def attention(
     queries: float, keys: float, *, heads: int, kv_heads: int, width: int, value_width: int | None = None,
     causal: bool = True, itemsize: float = 2, cache_itemsize: float | None = None,
 ) -> Cost:  # fmt: skip
-    """Of one sequence; of a causal one what the mask leaves. width: of a head's query and key; cache_itemsize: bytes of
+    """Of one sequence; of a causal one what the mask leaves, where the last query sees the last key, and queries before
+    the first key see none. width: of a head's query and key; cache_itemsize: bytes of
     an element of keys and values, if it is another."""
     value_width = width if value_width is None else value_width
-    visible = queries * keys - (queries * (queries - 1) / 2 if causal else 0)
+    seeing = min(queries, keys)
+    visible = seeing * keys - seeing * (seeing - 1) / 2 if causal else queries * keys
     stored = itemsize if cache_itemsize is None else cache_itemsize
     cached = cache_bytes(keys, kv_heads=kv_heads, width=width, value_width=value_width, itemsize=stored)
     moved = itemsize * queries * heads * (width + value_width) + cached

@@ -212,7 +212,7 @@ def _add_bench(commands: Any) -> None:
     _add_place(parser)
     parser.add_argument("--model", metavar="FILE", help="the GGUF file of cases that need one")
     parser.add_argument("--repeats", type=_count, metavar="N", help="pairs to measure (default: as the case says)")
-    parser.add_argument("--plot", metavar="FILE", help="write a plot, as .svg or .png")
+    parser.add_argument("--plot", metavar="FILE", help="write a plot, as .svg, .png or .pdf")
     parser.add_argument("--json", action="store_true", help="print a list of objects, one for each case")
     parser.set_defaults(run=_bench)
 
@@ -228,7 +228,7 @@ def _add_ops(commands: Any) -> None:
     group.add_argument("--context", type=_count, metavar="N", help="tokens that each of them has (default: 8192)")
     group.add_argument("--tokens", type=_count, metavar="N", help="of a prompt (default: 4096)")
     group.add_argument("--weights", choices=("bf16", "fp8", "int8", "int4"), help="default: fp8")
-    group.add_argument("--plot", metavar="FILE", help="draw it, as .svg or .png")
+    group.add_argument("--plot", metavar="FILE", help="draw it, as .svg, .png or .pdf")
     parser.add_argument("--json", action="store_true", help="print a list of objects")
     parser.set_defaults(run=_ops)
 
@@ -240,16 +240,14 @@ def _add_tune(commands: Any) -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the program's own")
     parser.add_argument("--model", metavar="NAME|PATH", help="a model in place of a program, as for `unify generate`")
     _add_quantization(parser)
+    parser.add_argument("--tokens", type=_count, nargs="+", metavar="N", help="of its prompts (default: 128 512)")
     parser.add_argument(
-        "--tokens", type=_count, nargs="+", default=[128, 512], metavar="N", help="of its prompts (default: 128 512)"
-    )
-    parser.add_argument(
-        "--sequences", type=_count, nargs="+", default=[1, 8], metavar="N",
+        "--sequences", type=_count, nargs="+", metavar="N",
         help="that it writes at a time, as a Batch of so many rows does (default: 1 8)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-context", type=_count, default=4096, metavar="N",
-        help="tokens that each sequence's cache has room for, as for `unify chat` (default: %(default)s)",
+        "--max-context", type=_count, metavar="N",
+        help="tokens that each sequence's cache has room for, as for `unify chat` (default: 4096)",
     )  # fmt: skip
     parser.add_argument("--device", metavar="D", help="a device of `unify info` (default: UNIFY_DEVICE, else cpu)")
     parser.add_argument("--forget", action="store_true", help="forget what was measured on devices like this")

@@ -44,9 +44,10 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def arguments(**asked: object) -> argparse.Namespace:
-    defaults = {"program": None, "arguments": [], "model": None, "device": "cpu", "tokens": [64], "forget": False}
-    defaults |= {"weights": None, "activations": None, "sequences": [1], "max_context": 64, "json": False}
-    return argparse.Namespace(**{**defaults, **asked})
+    defaults = {"program": None, "arguments": [], "model": None, "device": "cpu", "tokens": None, "forget": False}
+    defaults |= {"weights": None, "activations": None, "sequences": None, "max_context": None, "json": False}
+    small = {"tokens": [64], "sequences": [1], "max_context": 64} if asked.get("model") else {}
+    return argparse.Namespace(**{**defaults, **small, **asked})
 
 
 @pytest.fixture
@@ -91,8 +92,10 @@ def test_a_program_that_fails_is_told(program: str, argument: str, told: str) ->
         ({"program": "a.py", "model": "b.gguf"}, "give a program, or a model"),
         ({"program": "there-is-none.py"}, "there is no program there-is-none.py"),
         ({"device": "gpu"}, "gpu"),
-        ({"program": "a.py", "weights": "int8"}, "are of a model"),
-        ({"program": "a.py", "activations": "fp8"}, "are of a model"),
+        ({"program": "a.py", "weights": "int8", "activations": "fp8"}, "--weights, --activations: only of a model"),
+        ({"program": "a.py", "sequences": [3], "max_context": 99}, "--sequences, --max-context: only of a model"),
+        ({"forget": True, "program": "a.py"}, "--forget forgets all"),
+        ({"forget": True, "weights": "int8"}, "--forget forgets all"),
     ],
 )
 def test_a_question_that_makes_no_sense(asked: dict[str, object], said: str) -> None:

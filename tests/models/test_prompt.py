@@ -45,3 +45,6 @@ def test_a_context_is_what_is_asked_for_or_an_error_with_both_numbers() -> None:
     assert context_of("f", None, 1 << 20) == DEFAULT_CONTEXT
     with pytest.raises(InvalidArgument, match="f: max_context=513 is more than the 512 tokens of this model"):
         context_of("f", 513, 512)
+    for wrong in (2.5, "a", [1]):
+        with pytest.raises(InvalidArgument, match="f: max_context must be a whole number"):
+            context_of("f", wrong, 512)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import runpy
 import sys
@@ -20,6 +21,9 @@ from unify.ops.tuning import Found, Tuning
 
 from . import plot
 
+_OF_MODEL: dict[str, Any] = {
+    "weights": None, "activations": None, "tokens": [128, 512], "sequences": [1, 8], "max_context": 4096,
+}  # fmt: skip
 _WRITTEN = 2  # tokens behind a prompt: the second one takes a decoding step
 _ANSWER = 64  # tokens that `unify generate` makes room for
 
@@ -27,38 +31,45 @@ _ANSWER = 64  # tokens that `unify generate` makes room for
 def run(args: Any) -> int:
     """Runs `unify tune` and returns its exit status. Raises Error, of wrong usage InvalidArgument."""
     device = unify.device(args.device) if args.device else unify.default_device()
+    given = {name: vars(args)[name] for name in _OF_MODEL if vars(args)[name] is not None}
     if args.forget:
+        if args.program is not None or args.model is not None or given:
+            raise InvalidArgument("tune: --forget forgets all of a device; leave out what else is to be done.")
         _say_forgotten(device, Counter(tuning.forget(device)), as_json=args.json)
         return 0
     if (args.program is None) == (args.model is None):
         raise InvalidArgument("tune: give a program, or a model by --model; `unify tune --help` has examples.")
-    if args.model is None and (args.weights or args.activations):
-        raise InvalidArgument("tune: --weights and --activations are of a model, given by --model; leave them out.")
+    if args.model is None and given:
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InvalidArgument(f"tune: {words}: only of a model, given by --model. Leave out or give one.")
     progress = _Progress(is_shown=not args.json)
     with ops.tune(progress) as session:
         if args.model is not None:
-            _run_model(args, device, lambda passes: progress.expect(session.count(passes)))
+            options = argparse.Namespace(**{**_OF_MODEL, **given})
+            _run_model(args.model, device, options, lambda passes: progress.expect(session.count(passes)))
         else:
             _run_program(args.program, args.arguments)
     _show(session, as_json=args.json)
     return 0
 
 
-def _run_model(args: Any, device: Any, before: Callable[[Callable[[], None]], None]) -> None:
-    """Runs a model as users do. before: gets what will be run."""
+def _run_model(name: str, device: Any, options: Any, before: Callable[[Callable[[], None]], None]) -> None:
+    """Runs a model as users do. options: as _OF_MODEL's; before: gets what will be run."""
     from unify.models import load
 
-    model, _ = load(args.model, device=device, weights=args.weights, activations=args.activations)
-    before(lambda: _passes(model, args))
-    _passes(model, args)
+    model, _ = load(name, device=device, weights=options.weights, activations=options.activations)
+    if model.config.context <= _WRITTEN:
+        raise InvalidArgument(f"tune: {name} has a context of {model.config.context}, too short for a prompt.")
+    before(lambda: _passes(model, options))
+    _passes(model, options)
 
 
-def _passes(model: Any, args: Any) -> None:
+def _passes(model: Any, options: Any) -> None:
     """Takes a step over long texts, and writes behind prompts of each length: of each number of sequences at a time."""
     longest = model.config.context
-    for sequences in args.sequences:
-        _step(model, sequences, min(args.max_context, longest))
-        for tokens in (min(tokens, longest - _WRITTEN) for tokens in args.tokens):
+    for sequences in options.sequences:
+        _step(model, sequences, min(options.max_context, longest))
+        for tokens in (min(tokens, longest - _WRITTEN) for tokens in options.tokens):
             _write(model, sequences, tokens, min(tokens + _ANSWER, longest))
 
 

@@ -10,16 +10,17 @@ from unify._errors import InvalidArgument
 DEFAULT_CONTEXT = 2048  # tokens, where a model can do as many
 
 
-def context_of(name: str, max_context: int | None, most: int) -> int:
+def context_of(name: str, max_context: Any, most: int) -> int:
     """Tokens to make room for: what is asked for, or by default DEFAULT_CONTEXT, as far as the model has so many.
 
-    Raises InvalidArgument where more are asked for than the model can do.
+    Raises InvalidArgument for what is no number of tokens, and for more than the model can do.
     """
     if max_context is None:
         return min(DEFAULT_CONTEXT, most)
-    if max_context > most:
-        raise InvalidArgument(f"{name}: max_context={max_context} is more than the {most} tokens of this model.")
-    return max_context
+    tokens = _whole(f"{name}: max_context", max_context)
+    if tokens > most:
+        raise InvalidArgument(f"{name}: max_context={tokens} is more than the {most} tokens of this model.")
+    return tokens
 
 
 def checked_prompt(name: str, prompt: Any, max_tokens: Any, *, vocabulary: int, room: int) -> tuple[list[int], int]:
