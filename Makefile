@@ -50,9 +50,10 @@ docs: $(VENV)/.docs ## the manual, in docs/_build/html; warnings are errors
 bench: $(VENV)/.bench ## build the peers (llama.cpp: some minutes) and compare
 	$(BIN)/unify bench
 
+# In a folder of its own, as `make test` knows which devices there are.
 test-opencl: $(VENV)/.dev ## build the OpenCL plugin and run the conformance suite on it
-	$(PIP) --no-build-isolation --no-deps ./examples/plugins/opencl
-	$(BIN)/unify test-backend opencl -k "not slow"
+	$(PIP) --no-build-isolation --no-deps --upgrade --target $(VENV)/opencl ./examples/plugins/opencl
+	PYTHONPATH=$(CURDIR)/$(VENV)/opencl $(BIN)/unify test-backend opencl -k "not slow"
 
 # On a machine with an Nvidia GPU, in the environment of $(PYTHON) as it is: nothing is fetched or installed. Python's
 # safe path keeps this folder's unify, which may not be built, from hiding the one that is installed.
