@@ -53,6 +53,13 @@ def test_arrays_are_words_together_or_not_at_all() -> None:
         assert [array.dtype for array in as_words(even, other)] == [even.dtype, other.dtype]
 
 
+@pytest.mark.parametrize("offset", [0, 1, 2, 3])
+def test_numbers_may_begin_at_any_byte(offset: int) -> None:
+    x = torch.frombuffer(bytearray(offset + 128), dtype=torch.bfloat16, offset=offset, count=64).reshape(1, 64)
+    x[:] = torch.arange(64)
+    torch.testing.assert_close(un.ops.linear(x, torch.eye(64, dtype=torch.bfloat16)), x, rtol=0, atol=0)
+
+
 def test_a_weight_is_read_in_one_run_while_x_stays_in_the_cache() -> None:
     cpu = un.device("cpu")
     assert [few_tile(cpu, rows, 2048).n for rows in (1, 2, 4)] == [1, 1, 1]

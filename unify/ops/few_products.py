@@ -33,8 +33,8 @@ def as_words(*arrays: Any) -> tuple[Any, ...]:
 
 
 def _has_words(array: Any) -> bool:
-    starts = (array.address // 2, array.shape[-1], *array.strides[:-1])
-    return array.dtype == unify.bfloat16 and array.strides[-1] == 1 and not any(start % 2 for start in starts)
+    is_even = array.address % 4 == 0 and not any(size % 2 for size in (array.shape[-1], *array.strides[:-1]))
+    return array.dtype == unify.bfloat16 and array.strides[-1] == 1 and is_even
 
 
 @unify.jit

@@ -20,7 +20,7 @@ from .tiles import product_tile
 from .tuning import choose, tiles_near
 
 _FEW_ROWS = 4  # up to here nothing is packed for tl.dot
-_FEATURES = 8  # of a program at least: one's beginning takes as long as a short row
+_PROGRAM_FEATURES = 8  # at least: one's beginning takes as long as a short row
 
 
 # One program a tile of a result, of which there may be a batch. b is [k, n] by strides, so that a weight [n, k] needs
@@ -176,7 +176,7 @@ def _few_rows(x: Any, weight: Any, residual: Any, out: Any) -> None:
     tile = few_rows_tile(x.device, x.shape[0], weight.shape[0], x.shape[1], x.dtype)
     x, weight = as_words(x, weight)
     (m, k), n = x.shape, weight.shape[0]
-    parts = max(1, _FEATURES // tile.n)
+    parts = max(1, _PROGRAM_FEATURES // tile.n)
     few_rows_kernel[(-(-n // (tile.n * parts)), min(m, 1))](
         x, weight, residual, out, m, n, k, x.strides[0], weight.strides[0],
         0 if residual is None else residual.strides[0], out.strides[0], parts,
