@@ -149,9 +149,9 @@ class Loader:
         blocks = (*experts, -(-shape[-2] // FP8_BLOCK), -(-shape[-1] // FP8_BLOCK))
         codes = unify.empty(shape, dtype=unify.uint8, device=self.device)
         factors = unify.empty(blocks, dtype=unify.float32, device=self.device)
-        self._read_rows(infos, codes)
         self._read_rows(scales, factors)
-        return from_fp8_blocks(codes, factors)
+        has_nan = self._read_rows(infos, codes)
+        return from_fp8_blocks(codes, factors) if has_nan else QuantizedMatrix("fp8", shape, codes, factors)
 
     def _unusable(self, name: str, kind: str) -> ModelFileError:
         return ModelFileError(
@@ -182,9 +182,14 @@ class Loader:
                 quantize_weight(memory[:count], self._weights, out=matrix.rows(first, count))
         return result
 
-    def _read_rows(self, infos: Sequence[ShardTensor], result: Any) -> None:
-        """Reads matrices into a tensor, after each other: bytes where the dtype is the same, else values."""
-        _Rows(self, infos).read_into(result.reshape(math.prod(result.shape[:-1]), result.shape[-1]))
+    def _read_rows(self, infos: Sequence[ShardTensor], result: Any) -> bool:
+        """Reads matrices into a tensor, after each other: bytes where the dtype is the same, else values.
+
+        Whether a code of fp8 is no number: few checkpoints have one, so that few need a kernel that looks where.
+        """
+        rows = _Rows(self, infos)
+        rows.read_into(result.reshape(math.prod(result.shape[:-1]), result.shape[-1]))
+        return rows.has_nan
 
     def _float32(self, info: ShardTensor) -> np.ndarray[Any, Any]:
         if info.kind not in _DTYPES:
@@ -200,6 +205,7 @@ class _Rows:
         self._left = deque(infos)
         self._first = 0  # of the rows of the first matrix that are not read yet
         self._scales: np.ndarray[Any, Any] | None = None  # of that matrix, where it is in fp8
+        self.has_nan = False  # among the codes of fp8 that were read as they are
 
     def read_into(self, part: Any) -> None:
         """Reads as many rows as a tensor [rows, k] has: bytes where the dtype is the same, else values."""
@@ -220,10 +226,15 @@ class _Rows:
             for first, count in _slabs(part.shape):
                 values = unify.from_numpy(self._values(info, self._first + first, count))
                 part[first : first + count].copy_(values.to(part.dtype))
-        elif device.kind == "cpu":
-            checkpoint.read_into(info.name, part.view(bits).numpy(), self._first)
+            return
+        if device.kind == "cpu":
+            read = part.view(bits).numpy()
+            checkpoint.read_into(info.name, read, self._first)
         else:
-            part.view(bits).copy_(unify.from_numpy(checkpoint.read(info.name, self._first, part.shape[0]), bits))
+            read = checkpoint.read(info.name, self._first, part.shape[0])
+            part.view(bits).copy_(unify.from_numpy(read, bits))
+        if info.kind == "f8_e4m3":
+            self.has_nan |= _has_nan(read)
 
     def _values(self, info: ShardTensor, first: int, count: int) -> np.ndarray[Any, Any]:
         """Rows of a matrix in float32."""
@@ -242,6 +253,13 @@ def _slabs(shape: Sequence[int]) -> Iterator[tuple[int, int]]:
     rows = max(1, _SLAB // shape[1] // FP8_BLOCK) * FP8_BLOCK
     for first in range(0, shape[0], rows):
         yield first, min(rows, shape[0] - first)
+
+
+def _has_nan(codes: np.ndarray[Any, Any]) -> bool:
+    """Whether a code of float8_e4m3 is no number: 0x7F or 0xFF, the largest as int8 and as uint8."""
+    import numpy as np
+
+    return bool(codes.max() == 0xFF or codes.view(np.int8).max() == 0x7F)
 
 
 def _widened(values: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:

@@ -85,8 +85,9 @@ class QuantizedMatrix:
     """An [n, k] weight matrix that stays quantised in memory, or [experts, n, k].
 
     Made by `quantize_weight`, `from_fp8_blocks` and `from_gguf`; `linear` and `embedding` take one in place of a
-    tensor. Its weights are scale · (code - offset) + minimum in blocks of 32, scale · code in fp8. activations: what
-    rows become that are multiplied with it where a call does not say so, as `linear` takes it.
+    tensor. Its weights are scale · (code - offset) + minimum in blocks of 32, scale · code in fp8, where the scale of a
+    block is NaN if one of its codes is. activations: what rows become that are multiplied with it where a call does not
+    say so, as `linear` takes it.
     """
 
     kind: str
