@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,14 +254,9 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in out
 
 
-@pytest.mark.parametrize(
-    ("kill", "number", "status"),
-    [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGINT, 130), (os.killpg, signal.SIGTERM, -signal.SIGTERM)],
-    ids=["Ctrl-C", "interrupt", "timeout"],
-)
-def test_a_signal_ends_the_command_and_the_compilers_that_it_runs(
-    file: Path, tmp_path: Path, kill: Callable[[int, int], None], number: int, status: int
-) -> None:
+@pytest.fixture
+def endless(file: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A check that has begun to run compilers that never end, and the folder with a file for each: its process's id."""
     with settings.override(toolchain_dir=tmp_path / "toolchains"):
         (folder,) = (chosen.folder for chosen in toolchain.toolchains() if chosen.name == "ascend")
     folder.mkdir(parents=True)
@@ -275,14 +270,39 @@ def test_a_signal_ends_the_command_and_the_compilers_that_it_runs(
     targets = "ascend:910B3,ascend:910C,ascend:950"
     command = [sys.executable, "-m", "unify", "check", f"{file}:good", "--targets", targets]
     with subprocess.Popen(command, env=variables, start_new_session=True, stdout=subprocess.PIPE) as check:
-        _wait(lambda: any(started.iterdir()))
-        kill(check.pid, number)
         try:
-            assert check.wait(30) == status
+            _wait(lambda: any(started.iterdir()))
+            yield check, started
         finally:
             check.kill()
     for compiler in started.iterdir():
         _wait(functools.partial(_is_over, compiler.name))
+
+
+@pytest.mark.parametrize(
+    ("kill", "number", "status"),
+    [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGINT, 130), (os.killpg, signal.SIGTERM, -signal.SIGTERM)],
+    ids=["Ctrl-C", "interrupt", "timeout"],
+)
+def test_a_signal_ends_the_command_and_the_compilers_that_it_runs(
+    endless: tuple[subprocess.Popen[bytes], Path], kill: Callable[[int, int], None], number: int, status: int
+) -> None:
+    check, _ = endless
+    kill(check.pid, number)
+    assert check.wait(30) == status
+
+
+def test_a_process_that_its_pool_ends_takes_its_compilers_with_it(
+    endless: tuple[subprocess.Popen[bytes], Path],
+) -> None:
+    _, started = endless
+    compiler = next(started.iterdir()).name
+    os.kill(_parent(compiler), signal.SIGTERM)
+    _wait(functools.partial(_is_over, compiler))
+
+
+def _parent(process: str) -> int:
+    return int(Path("/proc", process, "stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _is_over(process: str) -> bool:

@@ -133,6 +133,7 @@ _entered: list[Any] = []
 
 def _start(shared: dict[str, Any]) -> None:
     os.setpgid(0, 0)  # a group with the compilers that it runs: Ctrl-C is for the parent, which ends all of it
+    signal.signal(signal.SIGTERM, lambda *_: _end())  # from a pool that lost another of its processes
     threading.Thread(target=_end_with_parent, daemon=True).start()
     override = settings.override(**shared)
     override.__enter__()
@@ -143,6 +144,10 @@ def _end_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
+    _end()
+
+
+def _end() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
