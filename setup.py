@@ -36,6 +36,7 @@ FRONTS = {
     "cuda": "unify.simulator.libunify_simulated_cuda",
     "ascend": "unify.simulator.libunify_simulated_ascendcl",
 }
+SONAMES = {"cuda": "libcuda.so.1", "ascend": "libascendcl.so"}  # whose place they take in a program that needs one
 SIMULATED = {
     front: [
         *(s for s in sources("simulator") if Path(s).parent.name in ("simulator", front)),
@@ -111,8 +112,13 @@ setup(
                 language="c++",
                 extra_compile_args=["-std=c++17", *COMPILE],
                 # It stays for good: threads of its streams may run until the process ends.
-                extra_link_args=[*LINK, f"-Wl,--version-script={exports(front)}", "-Wl,-z,nodelete"],
-                depends=[*HEADERS, exports(front)],
+                extra_link_args=[
+                    *LINK,
+                    f"-Wl,--version-script={exports(front)}",
+                    f"-Wl,-soname,{SONAMES[front]}",
+                    "-Wl,-z,nodelete",
+                ],
+                depends=[*HEADERS, exports(front), "setup.py"],
             )
             for front, library in SIMULATED.items()
         ),

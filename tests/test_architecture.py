@@ -92,7 +92,8 @@ def test_one_file_loads_the_backends_that_are_built_in() -> None:
 def test_the_environment_is_read_in_one_place() -> None:
     reads = {"os.environ", "os.getenv", "environ", "getenv"}
     for path in files("unify", ".py"):
-        if name(path) in ("unify/_config.py", "unify/testing/backends.py"):  # the second asks for CC, as build tools do
+        # The others ask for CC and CXX, as build tools do.
+        if name(path) in ("unify/_config.py", "unify/testing/backends.py", "unify/simulator/operators/__init__.py"):
             continue
         for read, line in calls(path):
             assert read not in reads, f"{name(path)}:{line} reads the environment; add a setting to _config.TABLE"

@@ -41,18 +41,18 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def link_libraries(folder: Path) -> None:
-    """Makes links to it in a folder, under the names of the vendor's libraries that torch_npu is linked with or opens.
+def link_libraries(folder: Path, operators: Path | None = None) -> None:
+    """Makes links in a folder, under the names of the vendor's libraries that torch_npu is linked with or opens.
 
-    Links of before are replaced; other files of these names stay, and raise FileExistsError.
-
-    Such a program runs on simulated chips with LD_LIBRARY_PATH=folder. Of operators there are few, of HCCL nothing.
+    operators: what libopapi.so shall be, made by `unify.simulator.operators.library`; the others are the simulated
+    libascendcl.so. Links of before are replaced; other files of these names stay, and raise FileExistsError. Such a
+    program runs on simulated chips with LD_LIBRARY_PATH=folder.
     """
     for name in _LIBRARIES:
         link = folder / f"lib{name}.so"
         if link.is_symlink():
             link.unlink()
-        link.symlink_to(library_path())
+        link.symlink_to(operators if name == "opapi" and operators is not None else library_path())
 
 
 def simulate(target: str = "ascend:910B3", count: int = 1, memory_bytes: int = GIB) -> Simulation:

@@ -8,6 +8,7 @@
 #include <iterator>
 #include <mutex>
 #include <set>
+#include <utility>
 
 #include "acl_types.h"
 
@@ -88,6 +89,8 @@ Result refuse(Result result, std::string why) {
   detail = std::move(why);
   return result;
 }
+
+std::string take_reason() { return std::exchange(detail, {}); }
 
 Result finish(const char* call, Result result) noexcept {
   if (result == kSuccess) return result;

@@ -13,6 +13,9 @@ const char* reason_of(Result result) noexcept;
 // Says more about the failure that a call of this thread is about to return. Returns the code.
 Result refuse(Result result, std::string why);
 
+// What this thread said so, for work of a stream, which returns to no call. Forgets it.
+std::string take_reason();
+
 // Takes note of what a call returns, on its way out. Returns it.
 Result finish(const char* call, Result result) noexcept;
 

@@ -108,6 +108,7 @@ void fail_work(Lock& lock, Stream& stream, const Operation& operation, Result re
   AclStream& self = of(stream);
   self.failure = result;
   self.why = words(self, operation);
+  if (const std::string reason = take_reason(); !reason.empty()) self.why += " " + reason;
   Device& device = *operation.context->device;
   remember_fault(device, result);
   if (is_of_device(result)) {

@@ -35,6 +35,7 @@ RESULTS = {
 HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 H2H, H2D, D2H, D2D, DEFAULT = range(5)
 SYNC, TIME_LINE, IPC = 1, 8, 0x40
+ON_DEVICE_0 = struct.pack("<iiiIi4xQ", 0, 0, 4, 0, 1, 0)  # aclrtPhysicalMemProp
 AICORE, VECTOR, CUBE = 0x43554245, 0x41415246, 0x41494343
 
 
@@ -119,6 +120,16 @@ class Acl:
 
     def pinned(self, size: int) -> int:
         return self.made("aclrtMallocHost", ctypes.c_size_t(size))
+
+    def reserve(self, size: int) -> int:
+        return self.made("aclrtReserveMemAddress", ctypes.c_size_t(size), ctypes.c_size_t(0), None, ctypes.c_uint64(0))
+
+    def physical(self, size: int) -> int:
+        return self.made("aclrtMallocPhysical", ctypes.c_size_t(size), ON_DEVICE_0, ctypes.c_uint64(0))
+
+    def map(self, address: int, size: int, handle: int) -> str:
+        nothing = ctypes.c_size_t(0)
+        return self.result("aclrtMapMem", address, ctypes.c_size_t(size), nothing, handle, ctypes.c_uint64(0))
 
     def stream(self, stops: bool = False) -> int:
         stream = self.made("aclrtCreateStreamWithConfig", 0, 3)

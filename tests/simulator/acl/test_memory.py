@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ..driver import MIB
-from .driver import D2D, D2H, H2D, H2H, Acl, AclError, image, words
+from .driver import D2D, D2H, H2D, H2H, ON_DEVICE_0, Acl, AclError, image, words
 
 TOUCH = """
 import ctypes, sys
@@ -235,29 +235,15 @@ def test_pointers_say_where_they_lead(acl: Acl) -> None:
 
 # ---- addresses and memory apart ----
 
-ON_DEVICE_0 = struct.pack("<iiiIi4xQ", 0, 0, 4, 0, 1, 0)
-
-
-def reserve(acl: Acl, size: int) -> int:
-    return acl.made("aclrtReserveMemAddress", ctypes.c_size_t(size), ctypes.c_size_t(0), None, ctypes.c_uint64(0))
-
-
-def physical(acl: Acl, size: int) -> int:
-    return acl.made("aclrtMallocPhysical", ctypes.c_size_t(size), ON_DEVICE_0, ctypes.c_uint64(0))
-
-
-def map_memory(acl: Acl, address: int, size: int, handle: int) -> str:
-    return acl.result("aclrtMapMem", address, ctypes.c_size_t(size), ctypes.c_size_t(0), handle, ctypes.c_uint64(0))
-
 
 def test_memory_is_mapped_at_reserved_addresses(acl: Acl) -> None:
     granularity = ctypes.c_size_t()
     acl.aclrtMemGetAllocationGranularity(ON_DEVICE_0, 0, ctypes.byref(granularity))
     assert granularity.value == 2 * MIB
-    base = reserve(acl, 8 * MIB)
-    blocks = [physical(acl, 2 * MIB) for _ in range(2)]
+    base = acl.reserve(8 * MIB)
+    blocks = [acl.physical(2 * MIB) for _ in range(2)]
     for index, block in enumerate(blocks):
-        assert map_memory(acl, base + index * 2 * MIB, 2 * MIB, block) == "SUCCESS"
+        assert acl.map(base + index * 2 * MIB, 2 * MIB, block) == "SUCCESS"
         acl.aclrtFreePhysical(block)
     acl.aclrtMemset(base + 2 * MIB - 2, ctypes.c_size_t(4), 5, ctypes.c_size_t(4))  # over the border of two blocks
     function = acl.function(image("add", "((char*)args[3])[i] += 1;"), "add")
@@ -274,9 +260,9 @@ def test_memory_is_mapped_at_reserved_addresses(acl: Acl) -> None:
 
 
 def test_another_device_needs_access_to_mapped_memory(acl: Acl) -> None:
-    base, block = reserve(acl, 2 * MIB), physical(acl, 2 * MIB)
-    assert map_memory(acl, base, 4 * MIB, block) == "RT_PARAM_INVALID"
-    assert map_memory(acl, base, 2 * MIB, block) == "SUCCESS"
+    base, block = acl.reserve(2 * MIB), acl.physical(2 * MIB)
+    assert acl.map(base, 4 * MIB, block) == "RT_PARAM_INVALID"
+    assert acl.map(base, 2 * MIB, block) == "SUCCESS"
     acl.aclrtSetDevice(1)
     function = acl.function(image("add", "((char*)args[3])[i] += 1;"), "add")
     acl.launch(function, words(base))
@@ -317,15 +303,14 @@ def test_a_peer_is_reached_once_it_is_enabled(acl: Acl) -> None:
 EXPORTER = """
 import sys; sys.path.insert(0, {root!r})
 from tests.simulator.acl.driver import *
-from tests.simulator.acl.test_memory import physical, reserve, map_memory
 acl = Acl(); acl.aclrtSetDevice(0)
 address = acl.upload(b"from the other")
 key = ctypes.create_string_buffer(65)
 acl.aclrtIpcMemGetExportKey(address, ctypes.c_size_t(14), key, ctypes.c_size_t(65), ctypes.c_uint64(0))
 event = acl.event(IPC)
 shared = ctypes.create_string_buffer(64); acl.aclrtIpcGetEventHandle(event, shared)
-base, block = reserve(acl, 2 << 20), physical(acl, 2 << 20)
-map_memory(acl, base, 2 << 20, block)
+base, block = acl.reserve(2 << 20), acl.physical(2 << 20)
+acl.map(base, 2 << 20, block)
 acl.aclrtMemcpy(base, ctypes.c_size_t(8), b"physical", ctypes.c_size_t(8), H2D)
 name = acl.told("aclrtMemExportToShareableHandle", block, 0, ctypes.c_uint64(0))
 print(key.value.decode(), shared.raw.hex(), name, flush=True)
@@ -365,8 +350,8 @@ def test_memory_and_events_of_another_process(acl: Acl, root: Any) -> None:
         assert acl.result(*imported) == "RT_PARAM_INVALID"
         assert acl.download(address, 14) == b"from the other"
         acl.aclrtMemImportFromShareableHandle(*opened[1:])
-        base = reserve(acl, 2 * MIB)
-        assert map_memory(acl, base, 2 * MIB, out.value) == "SUCCESS"
+        base = acl.reserve(2 * MIB)
+        assert acl.map(base, 2 * MIB, out.value) == "SUCCESS"
         assert acl.download(base, 8) == b"physical"
         function = acl.function(image("put", '((char*)args[3])[i] = "here"[i];'), "put")
         for target in (address, base):

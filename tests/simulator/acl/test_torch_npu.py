@@ -11,12 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from unify.simulator.ascend import link_libraries
+from unify.simulator.ascend import library_path, link_libraries
+from unify.simulator.operators import library
 
 from ... import acl_headers
 
@@ -54,7 +56,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
                 pytest.skip("torch_npu cannot be installed")
             scratch.rename(cache)
     links = tmp_path_factory.mktemp("libraries")
-    link_libraries(links)
+    link_libraries(links, library(Path(import_module("torch").__file__).parent, library_path()))
     return cache, links
 
 
@@ -226,8 +228,8 @@ def add(x, y, out, n, B: tl.constexpr):
 
 
 def test_an_operator_that_is_not_there_fails_by_its_name(run) -> None:
-    assert "Sin" in run("""
-print(raised(lambda: torch.sin(torch.ones(10).npu()).cpu()))
+    assert "aclnnClippedSwiglu" in run("""
+print(raised(lambda: torch_npu.npu_clipped_swiglu(torch.ones(4, 8).npu()).cpu()))
 sys.stdout.flush()
 os._exit(0)
 """)

@@ -1,0 +1,96 @@
+"""The library of operators in libopapi's place: torch's own on the CPU do the arithmetic.
+
+It is compiled with the headers of the torch that a program uses, once for each version of it and of these sources.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from unify._config import settings
+from unify._errors import InvalidArgument, TargetError
+
+_INCLUDE = Path(__file__).parents[2] / "include"
+_COMPILE = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
+_NAME = "libunify_simulated_operators.so"
+
+
+def library(
+    torch: Path, ascendcl: Path, *, more: Sequence[Path] = (), said: Callable[[str], None] = lambda _: None
+) -> Path:
+    """Returns the library for a torch, made of the sources here on the first call, which takes a minute or two.
+
+    torch: the folder of its package; ascendcl: the simulated libascendcl.so; more: C++ files with operators of the
+    caller's own, as the ones here are; said: told what is compiled. Raises InvalidArgument for a torch without headers,
+    TargetError where there is no C++ compiler or it refuses a file.
+    """
+    if not (torch / "include" / "ATen").is_dir():
+        raise InvalidArgument(f"operators: {torch} has no include/ATen: it is not the folder of a torch package.")
+    folder = Path(__file__).parent
+    sources = [*sorted(folder.glob("*.cpp")), *more]
+    compiler = _compiler()
+    made = Path(settings.toolchain_dir) / "torch_npu" / f"operators-{_key(torch, compiler, sources)}" / _NAME
+    if made.exists():
+        return made
+    made.parent.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=made.parent.parent, prefix=".compiling-") as scratch:
+        built = _build(Path(scratch), torch, ascendcl, compiler, sources, said)
+        with contextlib.suppress(OSError):  # another process was faster
+            built.parent.rename(made.parent)
+    return made
+
+
+def _build(
+    scratch: Path, torch: Path, ascendcl: Path, compiler: list[str], sources: list[Path], said: Callable[[str], None]
+) -> Path:
+    include = [f"-isystem{torch / 'include'}", f"-I{_INCLUDE}", f"-I{Path(__file__).parent}"]
+    objects = {source: scratch / f"{number}.o" for number, source in enumerate(sources)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = {
+            pool.submit(_run, [*compiler, *_COMPILE, *include, "-c", str(source), "-o", str(made)]): source
+            for source, made in objects.items()
+        }
+        for number, future in enumerate(as_completed(futures), 1):
+            future.result()
+            said(f"[{number}/{len(sources)}] {futures[future].name}")
+    (scratch / "libascendcl.so").symlink_to(ascendcl)
+    whole = scratch / "whole"
+    whole.mkdir()
+    link = ["-shared", *map(str, objects.values()), "-o", str(whole / _NAME), "-Wl,--no-as-needed", f"-L{scratch}"]
+    libraries = ["-lascendcl", f"-L{torch / 'lib'}", f"-Wl,-rpath,{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
+    _run([*compiler, *link, *libraries])
+    return whole / _NAME
+
+
+def _compiler() -> list[str]:
+    command = shlex.split(os.environ.get("CXX", "c++"))
+    if not command or shutil.which(command[0]) is None:
+        raise TargetError(
+            f"operators: the C++ compiler {command[0] if command else ''!r} is not there. Install one (g++ 10 or clang "
+            "12, or newer), or name it in CXX."
+        )
+    return command
+
+
+def _key(torch: Path, compiler: list[str], sources: list[Path]) -> str:
+    digest = hashlib.sha256(" ".join([str(torch), *compiler, *_COMPILE]).encode())
+    headers = [*sorted(Path(__file__).parent.glob("*.h")), _INCLUDE / "unify" / "simulated_operator.h"]
+    for path in [torch / "version.py", *headers, *sources]:
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the user's compiler
+    if done.returncode != 0:
+        raise TargetError(f"operators: {shlex.join(command)} failed:\n{done.stderr[-4000:]}")
