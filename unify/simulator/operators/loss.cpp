@@ -67,8 +67,8 @@ OPERATOR(aclnnNLLLoss2dBackward,
          grad_input = at::nll_loss2d_backward(grad, self, classes(target), weight.to(self.scalar_type()), reduction,
                                               ignored, total_weight))
 OPERATOR(aclnnCrossEntropyLoss,
-         (Tensor self, Tensor target, optional<Tensor> weight, std::string reduction, int64_t ignored,
-          double smoothing, double zloss_scale, bool is_zloss_wanted, Out loss, Out log_prob, Out, Out),
+         (Tensor self, Tensor target, optional<Tensor> weight, std::string reduction, int64_t ignored, double smoothing,
+          double zloss_scale, bool is_zloss_wanted, Out loss, Out log_prob, Out, Out),
          TORCH_CHECK(zloss_scale == 0 && !is_zloss_wanted, "zloss is supported neither by the chip nor here.");
          write_reshaped(at::cross_entropy_loss(wide(self), classes(target), wide(weight), reduction_of(reduction),
                                                ignored, smoothing),
@@ -85,8 +85,8 @@ OPERATOR(aclnnMultilabelMarginLoss, (Tensor self, Tensor target, int64_t reducti
 OPERATOR(aclnnCtcLoss,
          (Tensor log_probs, Tensor targets, Ints input_lengths, Ints target_lengths, int64_t blank, bool is_zero,
           Out loss, Out log_alpha),
-         const auto [its_loss, alpha] =
-             at::_ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, is_zero);
+         const auto [its_loss, alpha] = at::_ctc_loss(log_probs, targets, input_lengths, target_lengths, blank,
+                                                      is_zero);
          loss = its_loss;
          // torch_npu rounds its memory up.
          if (log_alpha.is_wanted()) log_alpha->slice(2, 0, alpha.size(2)).copy_(alpha))
@@ -99,15 +99,13 @@ OPERATOR(aclnnCtcLossBackward,
 
 // Of probabilities
 
-OPERATOR(aclnnBinaryCrossEntropy,
-         (Tensor self, Tensor target, optional<Tensor> weight, int64_t reduction, Out out),
+OPERATOR(aclnnBinaryCrossEntropy, (Tensor self, Tensor target, optional<Tensor> weight, int64_t reduction, Out out),
          out = at::binary_cross_entropy(self, target, weight, reduction))
 OPERATOR(aclnnBinaryCrossEntropyBackward,
          (Tensor grad, Tensor self, Tensor target, optional<Tensor> weight, int64_t reduction, Out grad_input),
          grad_input = at::binary_cross_entropy_backward(grad, self, target, weight, reduction))
 OPERATOR(aclnnBinaryCrossEntropyWithLogits,
-         (Tensor self, Tensor target, optional<Tensor> weight, optional<Tensor> pos_weight, int64_t reduction,
-          Out out),
+         (Tensor self, Tensor target, optional<Tensor> weight, optional<Tensor> pos_weight, int64_t reduction, Out out),
          out = at::binary_cross_entropy_with_logits(self, target, weight, pos_weight, reduction))
 OPERATOR(aclnnBinaryCrossEntropyWithLogitsBackward,
          (Tensor grad, Tensor self, Tensor target, optional<Tensor> weight, optional<Tensor> pos_weight,
@@ -118,8 +116,7 @@ OPERATOR(aclnnBinaryCrossEntropyWithLogitsBackward,
          grad_input = share(each * one_of(weight, t) * wide(grad), reduction))
 OPERATOR(aclnnKlDiv, (Tensor self, Tensor target, int64_t reduction, bool is_log, Out out),
          out = at::kl_div(self, target, reduction, is_log))
-OPERATOR(aclnnKlDivBackward,
-         (Tensor grad, Tensor self, Tensor target, int64_t reduction, bool is_log, Out grad_input),
+OPERATOR(aclnnKlDivBackward, (Tensor grad, Tensor self, Tensor target, int64_t reduction, bool is_log, Out grad_input),
          const Tensor t = wide(target);
          grad_input = share(-(is_log ? at::exp(t) : at::where(t > 0, t, at::zeros_like(t))) * wide(grad) *
                                 at::ones_like(wide(self)),
@@ -132,8 +129,7 @@ OPERATOR(aclnnKlDivTargetBackward,
          grad_target = share(each * wide(grad), reduction))
 OPERATOR(aclnnSoftMarginLoss, (Tensor self, Tensor target, int64_t reduction, Out out),
          out = at::soft_margin_loss(self, target, reduction))
-OPERATOR(aclnnSoftMarginLossBackward,
-         (Tensor grad, Tensor self, Tensor target, int64_t reduction, Out grad_input),
+OPERATOR(aclnnSoftMarginLossBackward, (Tensor grad, Tensor self, Tensor target, int64_t reduction, Out grad_input),
          grad_input = at::soft_margin_loss_backward(grad, self, target, reduction))
 
 // Of distances

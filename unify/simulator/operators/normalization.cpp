@@ -22,8 +22,7 @@ std::array<bool, 3> wanted(const Out& first, const Out& second, const Out& third
 
 void layer_norm(const Tensor& input, const Ints& shape, const optional<Tensor>& weight, const optional<Tensor>& bias,
                 double eps, const Out& out, const Out& mean, const Out& rstd) {
-  const auto [result, its_mean, its_rstd] =
-      at::native_layer_norm(wide(input), shape, wide(weight), wide(bias), eps);
+  const auto [result, its_mean, its_rstd] = at::native_layer_norm(wide(input), shape, wide(weight), wide(bias), eps);
   out = result;
   write_reshaped(its_mean, mean);
   write_reshaped(its_rstd, rstd);
@@ -113,8 +112,8 @@ void group_norm(const Tensor& input, const optional<Tensor>& weight, const optio
                 double eps, double swish, const Out& out, const Out& mean, const Out& rstd) {
   const int64_t batch = input.size(0), channels = input.size(1);
   const int64_t inner = batch * channels == 0 ? 0 : input.numel() / (batch * channels);
-  const auto [result, its_mean, its_rstd] = at::native_group_norm(wide(input).contiguous(), wide(weight), wide(bias),
-                                                                  batch, channels, inner, groups, eps);
+  const auto [result, its_mean, its_rstd] =
+      at::native_group_norm(wide(input).contiguous(), wide(weight), wide(bias), batch, channels, inner, groups, eps);
   out = swish == 0 ? result : result * at::sigmoid(result * swish);
   mean = its_mean;
   rstd = its_rstd;
@@ -148,11 +147,13 @@ void group_norm_swish_backward(const Tensor& grad, const Tensor& mean, const Ten
 
 // Layers
 
-OPERATOR(aclnnLayerNorm, (Tensor input, Ints shape, optional<Tensor> weight, optional<Tensor> bias, double eps,
-                          Out out, Out mean, Out rstd),
+OPERATOR(aclnnLayerNorm,
+         (Tensor input, Ints shape, optional<Tensor> weight, optional<Tensor> bias, double eps, Out out, Out mean,
+          Out rstd),
          layer_norm(input, shape, weight, bias, eps, out, mean, rstd))
-OPERATOR(aclnnFastLayerNorm, (Tensor input, Ints shape, optional<Tensor> weight, optional<Tensor> bias, double eps,
-                              Out out, Out mean, Out rstd),
+OPERATOR(aclnnFastLayerNorm,
+         (Tensor input, Ints shape, optional<Tensor> weight, optional<Tensor> bias, double eps, Out out, Out mean,
+          Out rstd),
          layer_norm(input, shape, weight, bias, eps, out, mean, rstd))
 OPERATOR(aclnnLayerNormBackward,
          (Tensor grad, Tensor input, Ints shape, Tensor mean, Tensor rstd, optional<Tensor> weight, optional<Tensor>,
@@ -163,8 +164,7 @@ OPERATOR(aclnnAddLayerNorm,
           Out out, Out mean, Out rstd, Out sum),
          Tensor added = wide(x1) + wide(x2);
          if (bias.has_value()) added = added + wide(*bias);
-         layer_norm(added, gamma.sizes().vec(), gamma, beta, eps, out, mean, rstd);
-         if (is_sum_wanted) sum = added)
+         layer_norm(added, gamma.sizes().vec(), gamma, beta, eps, out, mean, rstd); if (is_sum_wanted) sum = added)
 OPERATOR(aclnnAddLayerNormGrad,
          (Tensor grad, Tensor x1, Tensor x2, Tensor rstd, Tensor mean, Tensor gamma, optional<Tensor> grad_sum,
           Out grad_x, Out grad_gamma, Out grad_beta),
@@ -183,8 +183,7 @@ OPERATOR(aclnnGemmaRmsNorm, (Tensor input, Tensor gamma, double eps, Out out, Ou
 OPERATOR(aclnnAddRmsNorm, (Tensor x1, Tensor x2, Tensor gamma, double eps, Out out, Out rstd, Out sum),
          const Tensor added = wide(x1) + wide(x2);
          rms_norm(added, gamma, eps, out, rstd); sum = added)
-OPERATOR(aclnnAddRmsNormCast,
-         (Tensor x1, Tensor x2, Tensor gamma, double eps, Out out, Out rounded, Out rstd, Out sum),
+OPERATOR(aclnnAddRmsNormCast, (Tensor x1, Tensor x2, Tensor gamma, double eps, Out out, Out rounded, Out rstd, Out sum),
          const Tensor added = wide(x1) + wide(x2);
          rms_norm(added, gamma, eps, out, rstd); rounded = static_cast<const Tensor&>(out); sum = added)
 
@@ -229,15 +228,12 @@ OPERATOR(aclnnBatchNormBackward,
          const auto [by_input, by_weight, by_bias] = at::native_batch_norm_backward(
              wide(grad), wide(input), wide(weight), wide(running_mean), wide(running_var), wide(save_mean),
              wide(save_invstd), training, eps, wanted(grad_input, grad_weight, grad_bias));
-         write_defined(by_input, grad_input);
-         write_defined(by_weight, grad_weight);
-         write_defined(by_bias, grad_bias))
+         write_defined(by_input, grad_input); write_defined(by_weight, grad_weight); write_defined(by_bias, grad_bias))
 OPERATOR(aclnnBatchNormElemt,
          (Tensor input, optional<Tensor> weight, optional<Tensor> bias, Tensor mean, Tensor invstd, double, Out out),
          Tensor result = (wide(input) - by_channel(mean, input)) * by_channel(invstd, input);
          if (weight.has_value()) result = result * by_channel(*weight, input);
-         if (bias.has_value()) result = result + by_channel(*bias, input);
-         out = result)
+         if (bias.has_value()) result = result + by_channel(*bias, input); out = result)
 OPERATOR(aclnnBatchNormElemtBackward,
          (Tensor grad, Tensor input, Tensor mean, Tensor invstd, optional<Tensor> weight, Tensor sum_dy,
           Tensor sum_dy_xmu, Tensor count, Out grad_input),
@@ -256,20 +252,17 @@ OPERATOR(aclnnSyncBatchNormGatherStats,
          (Tensor sums, Tensor squares, Tensor counts, Tensor running_mean, Tensor running_var, float momentum,
           float eps, Out mean, Out invstd),
          const Tensor number = counts.to(ScalarType::Double).reshape({-1, 1});
-         const Tensor means = sums / number;
-         gather_statistics(means, squares / number - at::square(means), counts, running_mean, running_var, momentum,
-                           eps, mean, invstd))
+         const Tensor means = sums / number; gather_statistics(means, squares / number - at::square(means), counts,
+                                                               running_mean, running_var, momentum, eps, mean, invstd))
 OPERATOR(aclnnBatchNormReduce, (Tensor input, Out sum, Out squares), sum = sum_by_channel(input);
          squares = sum_by_channel(at::square(wide(input))))
 OPERATOR(aclnnBatchNormReduceBackward,
          (Tensor grad, Tensor input, Tensor mean, Tensor invstd, optional<Tensor>, bool, bool, bool, Out sum_dy,
           Out sum_dy_xmu, Out grad_weight, Out grad_bias),
          const Tensor sum = sum_by_channel(grad);
-         const Tensor along = sum_by_channel(wide(grad) * (wide(input) - by_channel(mean, input)));
-         sum_dy = sum; sum_dy_xmu = along; grad_weight = along * wide(invstd); grad_bias = sum)
+         const Tensor along = sum_by_channel(wide(grad) * (wide(input) - by_channel(mean, input))); sum_dy = sum;
+         sum_dy_xmu = along; grad_weight = along * wide(invstd); grad_bias = sum)
 OPERATOR(aclnnBatchNormStats, (Tensor input, double eps, Out mean, Out invstd),
          const auto count = static_cast<double>(input.numel()) / static_cast<double>(input.size(1));
-         const Tensor average = sum_by_channel(input) / count;
-         mean = average;
-         invstd = at::rsqrt(
-             sum_by_channel(at::square(wide(input) - by_channel(average, input))) / count + eps))
+         const Tensor average = sum_by_channel(input) / count; mean = average;
+         invstd = at::rsqrt(sum_by_channel(at::square(wide(input) - by_channel(average, input))) / count + eps))

@@ -37,15 +37,13 @@ void write_mask(const Tensor& indices, const Tensor& self, const Ints& kernel, c
 OPERATOR(aclnnMaxPool2dWithMask,
          (Tensor self, Ints kernel, Ints stride, Ints padding, Ints dilation, bool ceil, Out out, Out mask),
          const auto [largest, indices] = at::max_pool2d_with_indices(self, kernel, stride, padding, dilation, ceil);
-         out = largest;
-         write_mask(indices, self, both(kernel), both(stride.empty() ? kernel : stride), both(padding),
-                    both(dilation), mask))
+         out = largest; write_mask(indices, self, both(kernel), both(stride.empty() ? kernel : stride), both(padding),
+                                   both(dilation), mask))
 // Ties go to the first of a window in both, so that the mask says nothing that `self` does not.
 OPERATOR(aclnnMaxPool2dWithMaskBackward,
          (Tensor grad, Tensor self, Tensor, Ints kernel, Ints stride, Ints padding, Ints dilation, bool ceil,
           Out grad_input),
-         const Tensor indices = std::get<1>(
-             at::max_pool2d_with_indices(self, kernel, stride, padding, dilation, ceil));
+         const Tensor indices = std::get<1>(at::max_pool2d_with_indices(self, kernel, stride, padding, dilation, ceil));
          grad_input = at::max_pool2d_with_indices_backward(grad, self, kernel, stride, padding, dilation, ceil,
                                                            indices))
 OPERATOR(aclnnMaxPool2dWithIndices,
@@ -66,8 +64,7 @@ OPERATOR(aclnnMaxPool3dWithArgmaxBackward,
                                                            places(indices)))
 OPERATOR(aclnnMaxUnpool2d, (Tensor self, Tensor indices, Ints output_size, Out out),
          out = at::max_unpool2d(self, places(indices), output_size))
-OPERATOR(aclnnMaxUnpool3d,
-         (Tensor self, Tensor indices, Ints output_size, Ints stride, Ints padding, Out out),
+OPERATOR(aclnnMaxUnpool3d, (Tensor self, Tensor indices, Ints output_size, Ints stride, Ints padding, Out out),
          out = at::max_unpool3d(self, places(indices), output_size, stride, padding))
 OPERATOR(aclnnAdaptiveMaxPool2d, (Tensor self, Ints output_size, Out out, Out indices),
          write(at::adaptive_max_pool2d(self, output_size), out, indices))

@@ -14,8 +14,7 @@ Tensor masked_softmax(const Tensor& input, const Tensor& mask, double scale) {
 
 }  // namespace
 
-OPERATOR(aclnnSoftmax, (Tensor self, int64_t dim, Out out),
-         out = at::_softmax(self.to(out->scalar_type()), dim, false))
+OPERATOR(aclnnSoftmax, (Tensor self, int64_t dim, Out out), out = at::_softmax(self.to(out->scalar_type()), dim, false))
 OPERATOR(aclnnSoftmaxBackward, (Tensor grad, Tensor output, int64_t dim, Out grad_input),
          grad_input = at::_softmax_backward_data(wide(grad), wide(output), dim, wide(output).scalar_type()))
 OPERATOR(aclnnLogSoftmax, (Tensor self, int64_t dim, Out out),
@@ -28,6 +27,5 @@ OPERATOR(aclnnScaledMaskedSoftmax, (Tensor self, Tensor mask, double scale, bool
 OPERATOR(aclnnScaledMaskedSoftmaxBackward,
          (Tensor grad, Tensor output, Tensor mask, double scale, bool is_triangle, Out grad_input),
          TORCH_CHECK(!is_triangle, "fixed_triu_mask is not simulated.");
-         const Tensor by_logits =
-             at::_softmax_backward_data(wide(grad), wide(output), -1, wide(output).scalar_type());
+         const Tensor by_logits = at::_softmax_backward_data(wide(grad), wide(output), -1, wide(output).scalar_type());
          grad_input = (by_logits * scale).masked_fill(mask.to(ScalarType::Bool), 0))

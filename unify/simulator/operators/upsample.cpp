@@ -36,8 +36,7 @@ OPERATOR(aclnnUpsampleNearest3dBackward,
                                                       scale_of(scale_h), scale_of(scale_w)))
 OPERATOR(aclnnUpsampleNearestExact1d, (Tensor self, Ints size, double scale, Out out),
          out = at::_upsample_nearest_exact1d(self, size, scale_of(scale)))
-OPERATOR(aclnnUpsampleNearestExact1dBackward,
-         (Tensor grad, Ints size, Ints input_size, double scale, Out grad_input),
+OPERATOR(aclnnUpsampleNearestExact1dBackward, (Tensor grad, Ints size, Ints input_size, double scale, Out grad_input),
          grad_input = at::_upsample_nearest_exact1d_backward(wide(grad), size, input_size, scale_of(scale)))
 OPERATOR(aclnnUpsampleNearestExact2d, (Tensor self, Ints size, double scale_h, double scale_w, Out out),
          out = at::_upsample_nearest_exact2d(self, size, scale_of(scale_h), scale_of(scale_w)))
@@ -45,8 +44,7 @@ OPERATOR(aclnnUpsampleNearestExact2dBackward,
          (Tensor grad, Ints size, Ints input_size, double scale_h, double scale_w, Out grad_input),
          grad_input = at::_upsample_nearest_exact2d_backward(wide(grad), size, input_size, scale_of(scale_h),
                                                              scale_of(scale_w)))
-OPERATOR(aclnnUpsampleNearestExact3d,
-         (Tensor self, Ints size, double scale_d, double scale_h, double scale_w, Out out),
+OPERATOR(aclnnUpsampleNearestExact3d, (Tensor self, Ints size, double scale_d, double scale_h, double scale_w, Out out),
          out = at::_upsample_nearest_exact3d(self, size, scale_of(scale_d), scale_of(scale_h), scale_of(scale_w)))
 OPERATOR(aclnnUpsampleNearestExact3dBackward,
          (Tensor grad, Ints size, Ints input_size, double scale_d, double scale_h, double scale_w, Out grad_input),
@@ -70,15 +68,13 @@ OPERATOR(aclnnUpsampleTrilinear3dBackward,
          grad_input = at::upsample_trilinear3d_backward(wide(grad), size, input_size, is_aligned, scale_of(scale_d),
                                                         scale_of(scale_h), scale_of(scale_w)))
 
-#define UPSAMPLE_2D(NAME, FUNCTION)                                                                          \
-  OPERATOR(NAME, (Tensor self, Ints size, bool is_aligned, double scale_h, double scale_w, Out out),         \
+#define UPSAMPLE_2D(NAME, FUNCTION)                                                                  \
+  OPERATOR(NAME, (Tensor self, Ints size, bool is_aligned, double scale_h, double scale_w, Out out), \
            out = at::FUNCTION(wide(self), size, is_aligned, scale_of(scale_h), scale_of(scale_w)))
-#define UPSAMPLE_2D_BACKWARD(NAME, FUNCTION)                                                                 \
-  OPERATOR(NAME,                                                                                             \
-           (Tensor grad, Ints size, Ints input_size, bool is_aligned, double scale_h, double scale_w,        \
-            Out grad_input),                                                                                 \
-           grad_input = at::FUNCTION(wide(grad), size, input_size, is_aligned, scale_of(scale_h),            \
-                                     scale_of(scale_w)))
+#define UPSAMPLE_2D_BACKWARD(NAME, FUNCTION)                                                                           \
+  OPERATOR(NAME,                                                                                                       \
+           (Tensor grad, Ints size, Ints input_size, bool is_aligned, double scale_h, double scale_w, Out grad_input), \
+           grad_input = at::FUNCTION(wide(grad), size, input_size, is_aligned, scale_of(scale_h), scale_of(scale_w)))
 
 UPSAMPLE_2D(aclnnUpsampleBicubic2d, upsample_bicubic2d)
 UPSAMPLE_2D(aclnnUpsampleBicubic2dAA, _upsample_bicubic2d_aa)
@@ -100,9 +96,9 @@ OPERATOR(aclnnGridSampler2D,
 OPERATOR(aclnnGridSampler2DBackward,
          (Tensor grad, Tensor input, Tensor grid, int64_t interpolation, int64_t padding, bool is_aligned, Bools mask,
           Out grad_input, Out grad_grid),
-         const auto [by_input, by_grid] =
-             at::grid_sampler_2d_backward(wide(grad), wide(input), wide(grid), interpolation, padding, is_aligned,
-                                          {mask.at(0), mask.at(1)});
+         const auto [by_input, by_grid] = at::grid_sampler_2d_backward(wide(grad), wide(input), wide(grid),
+                                                                       interpolation, padding, is_aligned,
+                                                                       {mask.at(0), mask.at(1)});
          write_defined(by_input, grad_input); write_defined(by_grid, grad_grid))
 OPERATOR(aclnnGridSampler3D,
          (Tensor input, Tensor grid, int64_t interpolation, int64_t padding, bool is_aligned, Out out),
@@ -110,7 +106,7 @@ OPERATOR(aclnnGridSampler3D,
 OPERATOR(aclnnGridSampler3DBackward,
          (Tensor grad, Tensor input, Tensor grid, int64_t interpolation, int64_t padding, bool is_aligned, Bools mask,
           Out grad_input, Out grad_grid),
-         const auto [by_input, by_grid] =
-             at::grid_sampler_3d_backward(wide(grad), wide(input), wide(grid), interpolation, padding, is_aligned,
-                                          {mask.at(0), mask.at(1)});
+         const auto [by_input, by_grid] = at::grid_sampler_3d_backward(wide(grad), wide(input), wide(grid),
+                                                                       interpolation, padding, is_aligned,
+                                                                       {mask.at(0), mask.at(1)});
          write_defined(by_input, grad_input); write_defined(by_grid, grad_grid))
