@@ -61,6 +61,7 @@ OPERATOR(aclnnIndex, (Tensor self, Tensors indices, Out out),
 OPERATOR(aclnnIndexSelect, (Tensor self, int64_t dim, Tensor index, Out out), out = at::index_select(self, dim, index))
 OPERATOR(aclnnMaskedSelect, (Tensor self, Tensor mask, Shaped out), out = at::masked_select(self, mask))
 OPERATOR(aclnnNonzero, (Tensor self, Shaped out), out = at::nonzero(self))
+OPERATOR(aclnnNonzeroV2, (Tensor self, Shaped out), out = at::nonzero(self).t())
 OPERATOR(aclnnTake, (Tensor self, Tensor index, Out out), out = at::take(self, index))
 
 // Writing.
@@ -89,7 +90,6 @@ OPERATOR(aclnnInplaceIndexFill, (Out self, int64_t dim, Tensor index, Scalar val
          self->index_fill_(dim, index.to(at::kLong), value))
 OPERATOR(aclnnInplaceIndexFillTensor, (Out self, int64_t dim, Ints index, Scalar value),
          self->index_fill_(dim, at::tensor(index), value))
-OPERATOR(aclnnInplaceMaskedScatter, (Out self, Tensor mask, Tensor source), self->masked_scatter_(mask, source))
 OPERATOR(aclnnInplacePut, (Out self, Tensor index, Tensor source, bool accumulate),
          self->put_(index, source, accumulate))
 OPERATOR(aclnnInplaceScatter, (Out self, int64_t dim, Tensor index, Tensor source, int64_t reduction),

@@ -64,7 +64,6 @@ OPERATOR(aclnnMinDim, (Tensor self, int64_t dim, bool keepdim, Out values, Out i
 
 OPERATOR(aclnnAll, (Tensor self, Ints dims, bool keepdim, Out out), out = at::all(self, all_if_none(dims), keepdim))
 OPERATOR(aclnnAny, (Tensor self, Ints dims, bool keepdim, Out out), out = at::any(self, all_if_none(dims), keepdim))
-OPERATOR(aclnnEqual, (Tensor self, Tensor other, Out out), out = at::full({1}, at::equal(self, other), at::kBool))
 
 // Running ones.
 OPERATOR(aclnnCummax, (Tensor self, int64_t dim, Out values, Out indices),

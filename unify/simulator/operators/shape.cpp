@@ -64,8 +64,7 @@ OPERATOR(aclnnReplicationPad3d, (Tensor self, Ints pad, Out out), out = at::repl
 OPERATOR(aclnnReplicationPad3dBackward, (Tensor grad, Tensor self, Ints pad, Out out),
          out = at::replication_pad3d_backward(grad, self, pad))
 
-// Parts of a matrix, and rows within a norm.
-OPERATOR(aclnnInplaceFillDiagonal, (Out self, Scalar value, bool wrap), self->fill_diagonal_(value, wrap))
+// Rows within a norm.
 OPERATOR(aclnnInplaceRenorm, (Out self, Scalar p, int64_t dim, Scalar max_norm), self->renorm_(p, dim, max_norm))
 OPERATOR(aclnnRenorm, (Tensor self, Scalar p, int64_t dim, Scalar max_norm, Out out),
          out = at::renorm(self, p, dim, max_norm))
