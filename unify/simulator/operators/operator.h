@@ -230,17 +230,17 @@ struct Phase<function, name> {
 }  // namespace unify::operators
 
 // An exported name has no type: its address is that of an instantiation (ifunc), which has the parameters' types.
-#define OPERATOR(NAME, PARAMETERS, ...)                                                                        \
-  namespace {                                                                                                  \
-  constexpr char NAME##_name[] = #NAME "GetWorkspaceSize";                                                     \
-  void NAME##_run PARAMETERS { __VA_ARGS__; }                                                                  \
-  }                                                                                                            \
-  extern "C" {                                                                                                 \
-  static void (*NAME##_prepare())() {                                                                          \
-    return reinterpret_cast<void (*)()>(&::unify::operators::Phase<&NAME##_run, NAME##_name>::prepare);        \
-  }                                                                                                            \
-  __attribute__((visibility("default"), ifunc(#NAME "_prepare"))) void NAME##GetWorkspaceSize();               \
+#define OPERATOR(NAME, PARAMETERS, ...)                                                                         \
+  namespace {                                                                                                   \
+  constexpr char NAME##_name[] = #NAME "GetWorkspaceSize";                                                      \
+  void NAME##_run PARAMETERS { __VA_ARGS__; }                                                                   \
+  }                                                                                                             \
+  extern "C" {                                                                                                  \
+  static void (*NAME##_prepare())() {                                                                           \
+    return reinterpret_cast<void (*)()>(&::unify::operators::Phase<&NAME##_run, NAME##_name>::prepare);         \
+  }                                                                                                             \
+  __attribute__((visibility("default"), ifunc(#NAME "_prepare"))) void NAME##GetWorkspaceSize();                \
   __attribute__((visibility("default"))) int32_t NAME(void*, uint64_t, aclOpExecutor* executor, void* stream) { \
-    return ::unify::operators::enqueue(#NAME, executor, stream);                                               \
-  }                                                                                                            \
+    return ::unify::operators::enqueue(#NAME, executor, stream);                                                \
+  }                                                                                                             \
   }
