@@ -96,6 +96,7 @@ TABLE: dict[str, Setting] = {
 _OF_OTHERS = (
     *("UNIFY_JOBS", "UNIFY_SANITIZE", "UNIFY_WERROR"),  # setup.py's
     *("UNIFY_SIMULATED_FAULTS", "UNIFY_SIMULATED_REPORT", "UNIFY_SIMULATED_TRACE"),  # csrc/simulator/ascend's
+    "UNIFY_SIMULATED_BY",  # simulator/pytest_plugin.py's
 )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -226,12 +227,12 @@ def find(path: str) -> Environment:
     parts = _parts(python)
     absent = [part.about for part in parts if not part.is_installed]
     if absent:
-        option = "" if path == sys.executable else f" -- {shlex.quote(path)}"
+        program = "" if path == sys.executable else f" -- {shlex.quote(path)} --version"
         raise TargetError(
             f"simulate ascend: {' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed for {path}. "
-            f"`unify simulate ascend --install{option}` does that, in a folder of its own; no chip is needed."
+            f"`unify simulate ascend --install{program}` does that, in folders of their own; no chip is needed."
         )
-    return _environment(python, parts, quiet=True)
+    return _environment(python, parts, quiet=False)
 
 
 def install(path: str, quiet: bool = False) -> Environment:
@@ -338,25 +339,24 @@ def _libraries(torch: Path, quiet: bool) -> Path:
     """A folder of links; the same for the same libraries, so that nothing of it is to be cleaned up."""
     if not library_path().exists():
         raise TargetError(f"simulate ascend: {library_path()} is not there; build it with `make build`.")
-    operators = _operators(torch, quiet)
-    key = hashlib.sha256(f"{library_path()} {operators}".encode()).hexdigest()[:16]
-    folder = Path(settings.toolchain_dir) / "torch_npu" / f"libraries-{key}"
-    if not folder.exists():
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_UNFINISHED) as scratch:
-            made = Path(scratch, "made")
-            made.mkdir()
+    root = Path(settings.toolchain_dir) / "torch_npu"
+    with _alone(root, quiet):  # one process compiles, the others wait
+        operators = _operators(torch, quiet)
+        key = hashlib.sha256(f"{library_path()} {operators}".encode()).hexdigest()[:16]
+        folder = root / f"libraries-{key}"
+        if not folder.exists():
+            made = Path(tempfile.mkdtemp(dir=root, prefix=_UNFINISHED))
             link_libraries(made)
             if operators is not None:
                 (made / "libopapi.so").unlink()
                 (made / "libopapi.so").symlink_to(operators)
-            with contextlib.suppress(OSError):  # another process was faster
-                made.rename(folder)
+            made.rename(folder)
     return folder
 
 
 def _operators(torch: Path, quiet: bool) -> Path | None:
     try:
-        from . import operators
+        operators = importlib.import_module("unify.simulator.operators")
     except ImportError:
         return None
     path: Path = operators.library(torch, library_path(), said=lambda line: _say(line, quiet))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 # Of a die's memory, where somebody whom one can cite says how fast it is: csrc/simulator/ascend/chips.cpp has the rest.
 BANDWIDTH = {"910C": (1.6e12, "arXiv 2506.12708, section 3, of one of the chip's two dies")}
 _NOT_SERVED = (207000, 200001)  # ACL_ERROR_RT_FEATURE_NOT_SUPPORT, ACL_ERROR_API_NOT_SUPPORT
+_OPERATOR = "operator "  # how calls begin that are none, but operators: csrc/simulator/ascend/refused.cpp
+_DESCRIBES = re.compile(r"aclop|acl\w*(TensorDesc|Tensor(Format|PlaceMent|Shape)|DataBuffer)")  # of absent operators
 _Work = dict[str, dict[str, int]]
 
 
@@ -29,6 +32,7 @@ def merge(folder: Path, status: int | None = None) -> dict[str, Any]:
             lost.append(int(path.stem))
     kernels = _sum(one["kernels"] for one in processes)
     calls = _count(one["calls"] for one in processes)
+    failures = _failures(one["failures"] for one in processes)
     merged: dict[str, Any] = {
         "status": status,
         "chip": next((one["chip"] for one in processes if "chip" in one), None),
@@ -37,11 +41,14 @@ def merge(folder: Path, status: int | None = None) -> dict[str, Any]:
         "operators": {name: work for name, work in kernels.items() if name.startswith("aclnn")},
         "collectives": {name: work for name, work in kernels.items() if name.startswith("Hccl")},
         "kernels": {name: work for name, work in kernels.items() if not name.startswith(("aclnn", "Hccl"))},
+        "absent_operators": {
+            one["call"].removeprefix(_OPERATOR): one["count"] for one in failures if one["call"].startswith(_OPERATOR)
+        },
         "copies": _sum(one["copies"] for one in processes),
         "others": _sum(one["others"] for one in processes),
         "synchronisations": {name: count for name, count in calls.items() if name.startswith("aclrtSynchronize")},
         "calls": calls,
-        "failed_calls": _failures(one["failures"] for one in processes),
+        "failed_calls": [one for one in failures if not one["call"].startswith(_OPERATOR)],
         "devices": [
             {"pid": one["pid"], "device": number, **device}
             for one in processes
@@ -116,10 +123,11 @@ def show(merged: dict[str, Any]) -> None:
         return
     for title, name in (("operators", "operators"), ("collectives", "collectives"), ("kernels", "kernels")):
         _show_works(console, title, merged[name])
+    _show_counts(console, "operators that the simulated device does not have", merged["absent_operators"])
     _show_works(console, "copies and fills", merged["copies"])
     _show_works(console, "others", merged["others"])
     _show_counts(console, "synchronisations", merged["synchronisations"])
-    _show_failures(console, merged["failed_calls"])
+    _show_failures(console, [one for one in merged["failed_calls"] if not _DESCRIBES.match(one["call"])])
     _show_devices(console, merged)
     for line in notes(merged):
         console.print(line, soft_wrap=True)
@@ -151,7 +159,8 @@ def notes(merged: dict[str, Any]) -> Iterator[str]:
 def _table(console: Any, title: str, *columns: str) -> Any:
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    console.print(f"\n{title}", style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", header_style="dim", overflow="fold")
     return table
@@ -175,7 +184,7 @@ def _show_works(console: Any, title: str, works: _Work) -> None:
 def _show_counts(console: Any, title: str, counts: dict[str, int]) -> None:
     if not counts:
         return
-    table = _table(console, title, "call", "times")
+    table = _table(console, title, "name", "times")
     for name, count in counts.items():
         table.add_row(name, f"{count:,}")
     console.print(table)

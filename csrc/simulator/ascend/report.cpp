@@ -235,7 +235,7 @@ void start_report() {
 void add_call(const char* name) {
   Part& part = mine();
   const std::lock_guard<std::mutex> lock(part.mutex);
-  auto found = part.calls.find(name);
+  auto found = part.calls.find(name);  // without a string of its own
   if (found == part.calls.end()) found = part.calls.emplace(name, 0).first;
   ++found->second;
 }

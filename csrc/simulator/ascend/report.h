@@ -27,7 +27,6 @@ inline void count_call(const char* name) {
 inline void count_failure(const char* call, Result result) {
   if (is_reporting.load(std::memory_order_relaxed)) add_failure(call, result);
 }
-
 // Does what a call does at once, beside the streams of the context. Returns what came of it. Without the mutex.
 Result watch(const Context& context, const Operation& operation);
 
