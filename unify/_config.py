@@ -93,7 +93,11 @@ TABLE: dict[str, Setting] = {
 }
 
 
-_OF_BUILDING = ("UNIFY_JOBS", "UNIFY_SANITIZE", "UNIFY_WERROR")  # setup.py's
+_OF_OTHERS = (
+    *("UNIFY_JOBS", "UNIFY_SANITIZE", "UNIFY_WERROR"),  # setup.py's
+    *("UNIFY_SIMULATED_FAULTS", "UNIFY_SIMULATED_REPORT", "UNIFY_SIMULATED_TRACE"),  # csrc/simulator/ascend's
+    "UNIFY_SIMULATED_BY",  # simulator/pytest_plugin.py's
+)
 
 
 def unknown_variables() -> list[str]:
@@ -105,7 +109,7 @@ def unknown_variables() -> list[str]:
     lines = []
     for name in sorted(os.environ):
         rest = name.removeprefix(prefix)
-        if name.startswith(prefix) and rest not in known and name not in _OF_BUILDING:
+        if name.startswith(prefix) and rest not in known and name not in _OF_OTHERS:
             near = difflib.get_close_matches(rest, known, n=1)
             lines.append(f"unknown setting {name}" + (f"; did you mean {prefix}{near[0]}?" if near else ""))
     return lines

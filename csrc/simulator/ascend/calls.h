@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "acl_types.h"
+#include "configure.h"
 #include "messages.h"
+#include "report.h"
 #include "simulator/driver.h"
 
 namespace unify::simulator {
@@ -125,7 +127,8 @@ aclError with_driver(const char* name, Work&& work) {
   return guarded(name, [&]() -> Result {
     if (const Result result = availability(); result != ACL_SUCCESS) return result;
     Call call{name, Lock(driver().mutex), nullptr, {}};
-    make_devices();
+    if (const Result result = open_devices(); result != ACL_SUCCESS) return result;
+    count_call(name);
     return work(call);
   });
 }

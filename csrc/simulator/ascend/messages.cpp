@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "acl_types.h"
+#include "report.h"
 
 namespace unify::simulator {
 namespace {
@@ -97,6 +98,7 @@ Result finish(const char* call, Result result) noexcept {
   last = result;
   try {
     if (is_question(call)) return result;
+    count_failure(call, result);
     messages = compose(call, result) + messages;
     if (messages.size() > kMostBytes) messages.resize(kMostBytes);
     detail.clear();

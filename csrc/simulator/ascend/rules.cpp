@@ -4,7 +4,6 @@
 #include <iterator>
 
 #include "calls.h"
-#include "chips.h"
 #include "recovery.h"
 #include "simulator/front.h"
 #include "simulator/graph.h"
@@ -38,13 +37,6 @@ constexpr Results make_results() {
   return results;
 }
 constexpr Results kResults = make_results();
-
-Settings default_settings() {
-  Settings settings;
-  settings.chip = find_chip("910B3");
-  settings.name = std::string(chip_at(settings.chip).soc) + " (simulated)";
-  return settings;
-}
 
 bool find_result(const std::string& name, Result& out) {
   struct Name {

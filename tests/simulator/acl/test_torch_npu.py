@@ -1,18 +1,11 @@
-"""torch_npu, as Huawei publishes it, on simulated chips: an ACL program that knows nothing of the simulation.
-
-Its wheel is put into a folder of the user's cache, and no environment: with it, `import torch` needs CANN.
-"""
+"""torch_npu, as Huawei publishes it, on simulated chips: an ACL program that knows nothing of the simulation."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -20,7 +13,7 @@ import pytest
 from unify.simulator.ascend import library_path, link_libraries
 from unify.simulator.operators import library
 
-from ... import acl_headers
+from .. import torch_npu
 
 ROOT = Path(__file__).parents[3]
 START = """
@@ -42,22 +35,9 @@ def raised(work):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The wheel's content, and links to the simulated libraries."""
-    pytest.importorskip("torch")
-    if not version("torch").startswith("2.13.0"):
-        pytest.skip("torch_npu 2.13.0 needs torch 2.13.0")
-    cache = acl_headers.folder().parents[1] / f"cp{sys.version_info[0]}{sys.version_info[1]}"
-    with (cache.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one worker fetches it
-        if not cache.exists():
-            scratch = Path(tempfile.mkdtemp(dir=cache.parent))
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", scratch]
-            if subprocess.run([*command, acl_headers.WHEEL], check=False).returncode != 0:
-                shutil.rmtree(scratch)
-                pytest.skip("torch_npu cannot be installed")
-            scratch.rename(cache)
-    links = tmp_path_factory.mktemp("libraries")
+    wheel, links = torch_npu.wheel(), tmp_path_factory.mktemp("libraries")
     link_libraries(links, library(Path(import_module("torch").__file__).parent, library_path()))
-    return cache, links
+    return wheel, links
 
 
 @pytest.fixture
