@@ -187,6 +187,9 @@ def _parts(python: Interpreter) -> list[_Part]:
     return parts
 
 
+_STARTUP = Path(__file__).with_name("startup")  # its sitecustomize.py comes before the environment's own
+
+
 @dataclass(frozen=True)
 class Environment:
     """What is installed for an interpreter."""
@@ -202,7 +205,7 @@ class Environment:
         report, trace: folders that each of them writes into.
         """
         variables = inherited()
-        variables["PYTHONPATH"] = _joined(map(str, self.folders), variables.get("PYTHONPATH"))
+        variables["PYTHONPATH"] = _joined(map(str, (_STARTUP, *self.folders)), variables.get("PYTHONPATH"))
         variables["LD_LIBRARY_PATH"] = _joined([str(self.libraries)], variables.get("LD_LIBRARY_PATH"))
         variables["UNIFY_SIMULATE"] = chips.text
         for name in ("UNIFY_SIMULATED_FAULTS", "UNIFY_SIMULATED_REPORT", "UNIFY_SIMULATED_TRACE"):

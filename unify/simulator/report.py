@@ -55,8 +55,22 @@ def merge(folder: Path, status: int | None = None) -> dict[str, Any]:
             for number, device in enumerate(one.get("devices", ()))
         ],
     }
+    merged["changes"] = _changes(folder)
     merged["estimate"] = _estimate(merged)
     return merged
+
+
+def _changes(folder: Path) -> list[dict[str, Any]]:
+    """What transfer_to_npu changed, by the program's lines: unify/simulator/transfer.py."""
+    total: dict[tuple[str, int, str], int] = {}
+    for path in folder.glob("*.transfer"):
+        for one in json.loads(path.read_text(errors="replace")):
+            key = one["file"], one["line"], one["what"]
+            total[key] = total.get(key, 0) + one["count"]
+    return [
+        {"file": file, "line": line, "what": what, "count": count}
+        for (file, line, what), count in sorted(total.items())
+    ]
 
 
 def _sum(parts: Iterable[_Work]) -> _Work:
@@ -129,6 +143,7 @@ def show(merged: dict[str, Any]) -> None:
     _show_counts(console, "synchronisations", merged["synchronisations"])
     _show_failures(console, [one for one in merged["failed_calls"] if not _DESCRIBES.match(one["call"])])
     _show_devices(console, merged)
+    _show_changes(console, merged["changes"])
     for line in notes(merged):
         console.print(line, soft_wrap=True)
 
@@ -198,6 +213,16 @@ def _show_failures(console: Any, failures: list[dict[str, Any]]) -> None:
     for one in failures:
         reason = one["reason"] if one["is_served"] else "the simulated device does not have it"
         table.add_row(one["call"], f"{one['count']:,}", str(one["result"]), reason)
+    console.print(table)
+
+
+def _show_changes(console: Any, changes: list[dict[str, Any]]) -> None:
+    if not changes:
+        return
+    table = _table(console, "changed by transfer_to_npu", "line", "times", "")
+    table.columns[2].justify = "left"
+    for one in changes:
+        table.add_row(f"{os.path.relpath(one['file'])}:{one['line']}", f"{one['count']:,}", one["what"])
     console.print(table)
 
 
