@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from unify._config import settings
+from unify.simulator import environment
+
+from . import torch_npu
 from .driver import LIBRARY, Driver
+
+ROOT = Path(__file__).parents[2]
+START = """
+import ctypes, os, sys
+acl = ctypes.CDLL("libascendcl.so")
+import torch, torch_npu
+def plan(text, device=0):
+    assert acl.unify_simulator_fail(device, text.encode()) == 0
+def raised(work):
+    try:
+        work()
+    except RuntimeError as error:
+        return str(error)
+    raise AssertionError("nothing was raised")
+"""
 
 
 @pytest.fixture
@@ -22,3 +45,30 @@ def driver() -> Iterator[Driver]:
         while made.live("retained", device):
             assert made.result("cuDevicePrimaryCtxRelease", device) == "CUDA_SUCCESS"
     made.result("cuCtxSetCurrent", 0)
+
+
+@pytest.fixture(scope="session")
+def npu_environment() -> dict[str, str]:
+    """The environment of programs that use torch_npu: two simulated chips with 1 GiB each.
+
+    torch_npu is put into a folder of the user's cache, and no environment: with it, `import torch` needs CANN.
+    """
+    with settings.override(toolchain_dir=torch_npu.toolchains()):
+        variables = environment.find(sys.executable).variables(environment.read_chips("910B3x2,1g"))
+    return {**variables, "PYTHONPATH": f"{variables['PYTHONPATH']}{os.pathsep}{ROOT}"}
+
+
+@pytest.fixture
+def run(npu_environment: dict[str, str], tmp_path: Path) -> Callable[..., str]:
+    """Runs a program with torch_npu on simulated chips, after START; returns what it printed."""
+
+    def ran(program: str, start: str = START, timeout: float = 120) -> str:
+        (tmp_path / "program.py").write_text(start + program)
+        command = [sys.executable, "program.py"]
+        finished = subprocess.run(
+            command, cwd=tmp_path, env=npu_environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        assert finished.returncode == 0, finished.stderr[-4000:]
+        return finished.stdout
+
+    return ran

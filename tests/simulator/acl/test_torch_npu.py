@@ -2,59 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from importlib import import_module
-from pathlib import Path
-
 import pytest
-
-from unify.simulator.ascend import library_path, link_libraries
-from unify.simulator.operators import library
-
-from .. import torch_npu
-
-ROOT = Path(__file__).parents[3]
-START = """
-import ctypes, os, sys
-acl = ctypes.CDLL("libascendcl.so")
-assert acl.unify_simulator_configure(2, b"910B3", ctypes.c_uint64(1 << 30)) == 0
-import torch, torch_npu
-def plan(text, device=0):
-    assert acl.unify_simulator_fail(device, text.encode()) == 0
-def raised(work):
-    try:
-        work()
-    except RuntimeError as error:
-        return str(error)
-    raise AssertionError("nothing was raised")
-"""
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The wheel's content, and links to the simulated libraries."""
-    wheel, links = torch_npu.wheel(), tmp_path_factory.mktemp("libraries")
-    link_libraries(links, library(Path(import_module("torch").__file__).parent, library_path()))
-    return wheel, links
-
-
-@pytest.fixture
-def run(folders: tuple[Path, Path], tmp_path: Path):
-    """Runs a program after START; returns what it printed."""
-
-    def ran(program: str, start: str = START) -> str:
-        (tmp_path / "program.py").write_text(start + program)
-        environment = {**os.environ, "PYTHONPATH": f"{folders[0]}:{ROOT}", "LD_LIBRARY_PATH": str(folders[1])}
-        command = [sys.executable, "program.py"]
-        finished = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert finished.returncode == 0, finished.stderr[-4000:]
-        return finished.stdout
-
-    return ran
 
 
 def test_it_sees_the_chips(run) -> None:
@@ -194,9 +142,8 @@ for device in ("npu:0", "npu:1"):
     assert back.device == x.device and back.data_ptr() == x.data_ptr()
 """,
         """
-import unify as un
-un.simulate("ascend:910B3", count=2)
 import torch, torch_npu
+import unify as un
 import triton.language as tl
 
 @un.jit
