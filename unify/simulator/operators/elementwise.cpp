@@ -1,11 +1,25 @@
-// Operators that work on each element by itself.
+// Operators on elements of three and more.
 #include <ATen/Functions.h>
 
 #include "operator.h"
 
 using namespace unify::operators;
 
-OPERATOR(aclnnAdd, (Tensor self, Tensor other, Scalar alpha, Out out), out = at::add(self, other, alpha))
-OPERATOR(aclnnAdds, (Tensor self, Scalar other, Scalar alpha, Out out), out = at::add(self, other, alpha))
-OPERATOR(aclnnInplaceCopy, (Out self, Tensor source), self->copy_(source))
-OPERATOR(aclnnSin, (Tensor self, Out out), out = at::sin(self))
+OPERATOR(aclnnAddcdiv, (Tensor self, Tensor dividend, Tensor divisor, Scalar value, Out out),
+         out = at::addcdiv(self, dividend, divisor, value))
+OPERATOR(aclnnAddcmul, (Tensor self, Tensor factor, Tensor other, Scalar value, Out out),
+         out = at::addcmul(self, factor, other, value))
+OPERATOR(aclnnInplaceAddcdiv, (Out self, Tensor dividend, Tensor divisor, Scalar value),
+         self = at::addcdiv(self, dividend, divisor, value))
+OPERATOR(aclnnInplaceAddcmul, (Out self, Tensor factor, Tensor other, Scalar value),
+         self = at::addcmul(self, factor, other, value))
+OPERATOR(aclnnInplaceLerp, (Out self, Tensor end, Tensor weight), self = at::lerp(self, end, weight))
+OPERATOR(aclnnInplaceLerps, (Out self, Tensor end, Scalar weight), self = at::lerp(self, end, weight))
+OPERATOR(aclnnLerp, (Tensor self, Tensor end, Tensor weight, Out out), out = at::lerp(self, end, weight))
+OPERATOR(aclnnLerps, (Tensor self, Tensor end, Scalar weight, Out out), out = at::lerp(self, end, weight))
+OPERATOR(aclnnSWhere, (Tensor condition, Tensor self, Tensor other, Out out), out = at::where(condition, self, other))
+
+OPERATOR(aclnnClamp, (Tensor self, optional<Scalar> min, optional<Scalar> max, Out out),
+         out = at::clamp(self, min, max))
+OPERATOR(aclnnClampTensor, (Tensor self, optional<Tensor> min, optional<Tensor> max, Out out),
+         out = at::clamp(self, min, max))

@@ -51,6 +51,20 @@ class Out {
 };
 using Outs = std::vector<Out>;
 
+// An Out for a result whose shape only the work knows: the caller waits for it and asks aclGetViewShape. The result
+// lies densely at the start of the memory, which has room for the largest one.
+class Shaped {
+ public:
+  Shaped(Tensor memory, std::shared_ptr<c10::SmallVector<int64_t, 5>> sizes)
+      : memory_(std::move(memory)), sizes_(std::move(sizes)) {}
+  // Raises where the memory is too small.
+  const Shaped& operator=(const Tensor& result) const;
+
+ private:
+  Tensor memory_;
+  std::shared_ptr<c10::SmallVector<int64_t, 5>> sizes_;
+};
+
 // Writes several results: write(at::max(self, dim), values, indices).
 template <typename... Results, typename... Memory>
 void write(const std::tuple<Results...>& results, const Memory&... outs) {
@@ -101,6 +115,14 @@ template <>
 struct Parameter<Out> : Parameter<Tensor> {
   static bool is_good(C) { return true; }
   static Out get(const Keeps& kept, void* const* where) { return Out(kept.at(where)); }
+};
+template <>
+struct Parameter<Shaped> : Parameter<Tensor> {
+  static Keeps keep(C value, Memory& memory) {
+    value->found = std::make_shared<c10::SmallVector<int64_t, 5>>(value->sizes);
+    return {value, memory};
+  }
+  static Shaped get(const Keeps& kept, void* const* where) { return {kept.at(where), kept.tensor.found}; }
 };
 
 template <>
