@@ -15,6 +15,9 @@ bool is_enqueued(const char* name) {
   const size_t length = std::strlen(name);
   if (length > 5 && std::strcmp(name + length - 5, "Async") == 0) return true;
   if (std::strncmp(name, "aclnn", 5) == 0) return true;  // operators
+  if (std::strncmp(name, "Hccl", 4) == 0) {              // operations; not those that make communicators
+    return std::strncmp(name, "HcclComm", 8) != 0 && std::strncmp(name, "HcclCreate", 10) != 0;
+  }
   for (const char* other :
        {"aclrtLaunchKernel", "aclrtLaunchKernelV2", "aclrtLaunchKernelWithHostArgs", "aclrtLaunchKernelWithConfig",
         "rtKernelLaunch", "aclrtRecordEvent", "aclrtResetEvent", "aclrtStreamWaitEvent", "aclrtLaunchHostFunc",

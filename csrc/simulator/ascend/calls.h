@@ -37,6 +37,7 @@ struct AclStream : Stream {
   uint32_t flags = 0;
   Result failure = kSuccess;  // of the last work that failed; the next synchronisation reports it
   std::string why;            // the vendor's words about it
+  std::string told;           // what the work itself said, to be among them
   bool is_mode_set = false;
   bool is_aborting = false;  // aclrtStreamAbort is at work
   uint64_t aborts = 0;
