@@ -91,7 +91,16 @@ Result enter(Meeting& meeting, uint32_t size, uint32_t rank, int device) {
                                  std::to_string(meeting.rank(rank).process.load()) + ".");
 }
 
-// Waits until all ranks are there, without the mutex. `until` is of the call's beginning.
+// Waits for a change, without the mutex. What then became of the context.
+Result sleep(Call& call, Meeting& meeting, uint32_t bell) {
+  call.lock.unlock();
+  meeting.sleep(bell);
+  call.lock.lock();
+  apply_due_faults(*call.context->device);
+  return result_of(*call.context);
+}
+
+// Waits until all ranks are there. `until` is of the call's beginning.
 Result wait_for_all(Call& call, Communicator& comm, Deadline until, std::chrono::seconds timeout) {
   Meeting& meeting = *comm.meeting;
   for (;;) {
@@ -113,12 +122,7 @@ Result wait_for_all(Call& call, Communicator& comm, Deadline until, std::chrono:
                                         std::to_string(timeout.count()) + " s for ranks " + missing +
                                         " (HCCL_CONNECT_TIMEOUT).");
     }
-    if (call.context != nullptr) {
-      if (const Result result = result_of(*call.context); result != kSuccess) return result;
-    }
-    call.lock.unlock();
-    meeting.sleep(bell);
-    call.lock.lock();
+    if (const Result result = sleep(call, meeting, bell); result != kSuccess) return result;
   }
 }
 
@@ -235,10 +239,7 @@ Result make_group(Call& call, Communicator& parent, const uint32_t* ranks, uint3
                                         std::to_string(timeout.count()) + " s for rank " + std::to_string(ranks[0]) +
                                         " to make sub-communicator " + std::to_string(id) + " (HCCL_CONNECT_TIMEOUT).");
     }
-    if (const Result result = result_of(*call.context); result != kSuccess) return result;
-    call.lock.unlock();
-    meeting->sleep(bell);
-    call.lock.lock();
+    if (const Result result = sleep(call, *meeting, bell); result != kSuccess) return result;
   }
   return join(call, ticket, size, rank, settings, until, timeout, out);
 }

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +86,9 @@ class CommConfig(ctypes.Structure):
     )
 
     def __init__(self, **fields: Any) -> None:
-        unset = 0xFFFFFFFF
-        super().__init__(
-            ctypes.sizeof(CommConfig), 0xF0F0F0F0, 10, 0, unset, unset, **{"timeout": -1, "window": 16, **fields}
-        )
+        unset = {"buffer_size": 0xFFFFFFFF, "deterministic": 0xFFFFFFFF, "timeout": -1, "window": 16}
+        made = {"bytes": ctypes.sizeof(CommConfig), "magic": 0xF0F0F0F0, "version": 10, **unset}
+        super().__init__(**made | fields)
 
 
 class Rank:
@@ -235,8 +234,3 @@ def main() -> None:
                     os.kill(child, signal.SIGKILL)
         time.sleep(0.005)
     print(*[codes[child] for child in children])
-
-
-def environment_of(seconds: Mapping[str, int]) -> dict[str, str]:
-    """HCCL_EXEC_TIMEOUT and the like."""
-    return {f"HCCL_{name}_TIMEOUT": str(value) for name, value in seconds.items()}
