@@ -140,3 +140,6 @@ UNIFY_SIMULATOR_EXPORT HcclResult HcclRecv(void* recvBuf, uint64_t count, HcclDa
                                            HcclComm comm, aclrtStream stream);
 UNIFY_SIMULATOR_EXPORT HcclResult HcclBatchSendRecv(HcclSendRecvItem* sendRecvInfo, uint32_t itemNum, HcclComm comm,
                                                     aclrtStream stream);
+// Sends and receives of this thread between the two are under way together.
+UNIFY_SIMULATOR_EXPORT HcclResult HcclGroupStart();
+UNIFY_SIMULATOR_EXPORT HcclResult HcclGroupEnd();

@@ -63,7 +63,7 @@ std::vector<Segment> shares(uint32_t size, uint64_t bytes) {
   return segments;
 }
 
-Result check_type(HcclDataType type, bool is_reduced, uint64_t send, uint64_t recv) {
+Result check(HcclDataType type, bool is_reduced, uint64_t send, uint64_t recv) {
   if (bytes_of(type) == 0) return refuse(HCCL_E_PARA, "EI0003: dataType=" + std::to_string(type) + " is unknown.");
   if (!is_reduced) return kSuccess;
   if (!is_reducible(type)) {
@@ -80,7 +80,7 @@ HcclResult collective(OperationName operation, const void* send, const void* rec
   return to_hccl(with_work(name_of(operation), stream, [&](Call& call, Stream& on) -> Result {
     std::shared_ptr<Communicator> comm;
     if (const Result result = find_communicator(handle, comm); result != kSuccess) return result;
-    if (const Result result = check_type(type, reduction >= 0, address(send), address(recv)); result != kSuccess) {
+    if (const Result result = check(type, reduction >= 0, address(send), address(recv)); result != kSuccess) {
       return result;
     }
     if (reduction > static_cast<int>(HCCL_REDUCE_MIN))
@@ -108,46 +108,6 @@ HcclResult collective(OperationName operation, const void* send, const void* rec
       return refuse(HCCL_E_PTR, "A buffer is null.");
     }
     return submit_plan(call, on, comm, std::move(plan));
-  }));
-}
-
-struct Described {
-  bool is_sent;
-  void* memory;
-  uint64_t count;
-  HcclDataType type;
-  uint32_t peer;
-};
-
-Result describe_message(const Communicator& comm, const Described& asked, Message& out) {
-  if (const Result result = check_type(asked.type, false, 0, 0); result != kSuccess) return result;
-  Measure measure{bytes_of(asked.type)};
-  out.bytes = measure(asked.count);
-  if (measure.is_too_much || asked.peer >= comm.size) {
-    return refuse(HCCL_E_PARA, "EI0003: count=" + std::to_string(asked.count) + ", rank=" + std::to_string(asked.peer) +
-                                   " of " + std::to_string(comm.size) + ".");
-  }
-  if (asked.memory == nullptr && out.bytes > 0) return refuse(HCCL_E_PTR, "A buffer is null.");
-  out.is_sent = asked.is_sent;
-  out.peer = asked.peer;
-  out.address = address(asked.memory);
-  out.terms.operation = asked.is_sent ? kSend : kRecv;
-  out.terms.type = asked.type;
-  out.terms.count = asked.count;
-  return kSuccess;
-}
-
-HcclResult message(bool is_sent, void* memory, uint64_t count, HcclDataType type, uint32_t peer, HcclComm handle,
-                   aclrtStream stream) {
-  return to_hccl(with_work(is_sent ? "HcclSend" : "HcclRecv", stream, [&](Call& call, Stream& on) -> Result {
-    std::shared_ptr<Communicator> comm;
-    if (const Result result = find_communicator(handle, comm); result != kSuccess) return result;
-    Message made;
-    if (const Result result = describe_message(*comm, {is_sent, memory, count, type, peer}, made); result != kSuccess) {
-      return result;
-    }
-    if (peer == comm->rank) return refuse(HCCL_E_PARA, "EI0003: a rank has nothing to send to itself.");
-    return submit_messages(call, on, comm, {made});
   }));
 }
 
@@ -291,34 +251,4 @@ UNIFY_SIMULATOR_EXPORT HcclResult HcclAlltoAllVC(const void* send, const void* m
 UNIFY_SIMULATOR_EXPORT HcclResult HcclBarrier(HcclComm comm, aclrtStream stream) {
   return collective(kBarrier, nullptr, nullptr, 0, HCCL_DATA_TYPE_INT8, -1, 0, comm, stream,
                     [](const Made&) -> Result { return kSuccess; });
-}
-
-UNIFY_SIMULATOR_EXPORT HcclResult HcclSend(void* memory, uint64_t count, HcclDataType type, uint32_t peer,
-                                           HcclComm comm, aclrtStream stream) {
-  return message(true, memory, count, type, peer, comm, stream);
-}
-
-UNIFY_SIMULATOR_EXPORT HcclResult HcclRecv(void* memory, uint64_t count, HcclDataType type, uint32_t peer,
-                                           HcclComm comm, aclrtStream stream) {
-  return message(false, memory, count, type, peer, comm, stream);
-}
-
-UNIFY_SIMULATOR_EXPORT HcclResult HcclBatchSendRecv(HcclSendRecvItem* items, uint32_t count, HcclComm handle,
-                                                    aclrtStream stream) {
-  return to_hccl(with_work("HcclBatchSendRecv", stream, [&](Call& call, Stream& on) -> Result {
-    std::shared_ptr<Communicator> comm;
-    if (const Result result = find_communicator(handle, comm); result != kSuccess) return result;
-    if (items == nullptr || count == 0) return refuse(items == nullptr ? HCCL_E_PTR : HCCL_E_PARA, "No items.");
-    std::vector<Message> messages(count);
-    for (uint32_t i = 0; i < count; ++i) {
-      const HcclSendRecvItem& item = items[i];
-      if (item.sendRecvType > HCCL_RECV) {
-        return refuse(HCCL_E_PARA, "EI0003: sendRecvType=" + std::to_string(item.sendRecvType) + " in item " +
-                                       std::to_string(i) + ".");
-      }
-      const Described asked{item.sendRecvType == HCCL_SEND, item.buf, item.count, item.dataType, item.remoteRank};
-      if (const Result result = describe_message(*comm, asked, messages[i]); result != kSuccess) return result;
-    }
-    return submit_messages(call, on, comm, std::move(messages));
-  }));
 }
