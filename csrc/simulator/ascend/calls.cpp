@@ -35,6 +35,9 @@ bool is_of_work(Result result) {
          result != ACL_ERROR_RT_EVENT_SYNC_TIMEOUT && result != ACL_ERROR_RT_DRV_INTERNAL_ERROR;
 }
 
+// About the failure that a stream has, or that stopped its context.
+std::string words_of(Stream& stream) { return of(stream).why.empty() ? of(*stream.context).why : of(stream).why; }
+
 }  // namespace
 
 Acl& acl() {
@@ -143,7 +146,7 @@ Result check_stream(Stream& stream) {
   }
   if (of(stream).is_aborting) return ACL_ERROR_RT_STREAM_ABORT;
   if (const Result result = result_of(*stream.context); result != ACL_SUCCESS) {
-    return refuse(result, "The context has stopped: " + of(stream).why);
+    return refuse(result, "The context has stopped: " + words_of(stream));
   }
   return ACL_SUCCESS;
 }
@@ -161,7 +164,7 @@ Result wait_for_work(Lock& lock, Stream& stream, const MarkPtr& mark, Deadline u
   const Result result = wait_for(lock, mark, *context, until);
   if (of(*context).aborts != aborts) return ACL_ERROR_RT_DEVICE_TASK_ABORT;
   if (of(stream).aborts != stream_aborts) return ACL_ERROR_RT_STREAM_ABORT;
-  if (result != kSuccess) return refuse(result, of(stream).why);
+  if (result != kSuccess) return refuse(result, words_of(stream));
   return mark->is_done ? take_failure(stream) : ACL_ERROR_RT_STREAM_SYNC_TIMEOUT;
 }
 

@@ -28,6 +28,7 @@ struct AclContext : Context {
   uintptr_t handle = 0;
   bool is_primary = false;
   bool stops_on_failure = false;
+  std::string why;      // what the work said that stopped it
   uint64_t aborts = 0;  // how often aclrtDeviceTaskAbort ended its work
   std::map<int, int64_t> options;
 };

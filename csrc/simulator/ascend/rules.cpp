@@ -63,7 +63,8 @@ bool find_result(const std::string& name, Result& out) {
 }
 
 const char* known_faults() noexcept {
-  return "an aclError, an HcclResult nor one of lost, aicore, vector_core, ecc, timeout, out_of_memory, link, hang, corrupt";
+  return "an aclError, an HcclResult nor one of lost, aicore, vector_core, ecc, timeout, out_of_memory, link, hang, "
+         "corrupt";
 }
 
 // ACL's default stream is one like the others.
@@ -108,10 +109,14 @@ void fail_work(Lock& lock, Stream& stream, const Operation& operation, Result re
   if (const std::string reason = take_reason(); !reason.empty()) self.why += " " + reason;
   Device& device = *operation.context->device;
   remember_fault(device, result);
+  const auto stop = [&](AclContext& context) {
+    if (context.result == kSuccess) context.why = self.why;
+    end_context(context, result);
+  };
   if (is_of_device(result)) {
-    fail_device(device, result);
+    for (const auto& context : contexts_of(device)) stop(*context);
   } else if (of(*operation.context).stops_on_failure) {
-    end_context(*operation.context, result);
+    stop(of(*operation.context));
   }
   tell_of_fault(lock, device, self, result);
 }

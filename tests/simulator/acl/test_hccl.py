@@ -219,6 +219,18 @@ def messages(rank: Rank) -> None:
             rank.call(call, buffer, count, type_, peer, rank.comm, rank.stream)
         rank.finish()
         np.testing.assert_array_equal(rank.download(recv, given[before]), given[before])
+        # A group: both ask for the same first, the group in it ends nothing.
+        rank.call("HcclGroupStart")
+        rank.call("HcclSend", recv, count, type_, following, rank.comm, rank.stream)
+        rank.call("HcclGroupStart")
+        rank.call("HcclRecv", send, count, type_, before, rank.comm, rank.stream)
+        rank.call("HcclGroupEnd")
+        assert rank.synchronize() == "SUCCESS"
+        rank.call("HcclGroupEnd")
+        rank.finish()
+        twice = given[(me - 2) % size]
+        np.testing.assert_array_equal(rank.download(send, twice), twice)
+        send = rank.upload(given[me])
         # All with all at once, themselves too, the larger ranks' items first; two to each.
         inbox = [[rank.upload(np.zeros_like(given[me])) for _ in range(2)] for _ in range(size)]
         items = [
@@ -405,6 +417,7 @@ def test_a_communicator_that_is_none_is_refused(acl: Acl, tmp_path: Path) -> Non
     nothing = ctypes.create_string_buffer(4108)
     assert rank.result("HcclBarrier", 0, rank.stream) == "E_PTR"
     assert rank.result("HcclBarrier", 0x40, rank.stream) == "E_PARA"
+    assert rank.result("HcclGroupEnd") == "E_PARA"
     assert rank.result("HcclCommInitRootInfo", 2, nothing, 0, ctypes.byref(out)) == "E_PARA"
     rank.call("HcclGetRootInfo", nothing)
     for size, number in ((0, 0), (65, 0), (2, 2)):
