@@ -28,6 +28,7 @@ struct AclContext : Context {
   uintptr_t handle = 0;
   bool is_primary = false;
   bool stops_on_failure = false;
+  std::string why;      // what the work said that stopped it
   uint64_t aborts = 0;  // how often aclrtDeviceTaskAbort ended its work
   std::map<int, int64_t> options;
 };
@@ -37,6 +38,7 @@ struct AclStream : Stream {
   uint32_t flags = 0;
   Result failure = kSuccess;  // of the last work that failed; the next synchronisation reports it
   std::string why;            // the vendor's words about it
+  std::string told;           // what the work itself said, to be among them
   bool is_mode_set = false;
   bool is_aborting = false;  // aclrtStreamAbort is at work
   uint64_t aborts = 0;

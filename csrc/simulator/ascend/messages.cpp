@@ -10,7 +10,7 @@
 #include <set>
 #include <utility>
 
-#include "acl_types.h"
+#include "hccl.h"
 #include "report.h"
 
 namespace unify::simulator {
@@ -23,6 +23,7 @@ struct Reason {
 constexpr Reason kReasons[] = {
 #define RESULT(name, value, text) {name, text},
 #include "acl_results.inc"
+#include "hccl_results.inc"
 #undef RESULT
 };
 

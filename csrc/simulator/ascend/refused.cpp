@@ -5,7 +5,7 @@
 #include <functional>
 #include <string_view>
 
-#include "acl_types.h"
+#include "hccl.h"
 #include "messages.h"
 
 using namespace unify::simulator;
