@@ -8,10 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from unify.simulator.ascend import library_path
+from unify.simulator.operators import library
 
 from .. import acl_headers
 
@@ -36,12 +40,18 @@ def wheel() -> Path:
     return cache
 
 
+def operators() -> Path:
+    """The library of operators for this Python's torch."""
+    return library(Path(import_module("torch").__file__ or "").parent, library_path())
+
+
 def toolchains() -> Path:
-    """A folder for UNIFY_TOOLCHAIN_DIR, where `unify simulate ascend` finds it installed."""
+    """A folder for UNIFY_TOOLCHAIN_DIR, where `unify simulate ascend` finds all of it."""
     content = wheel()
     root = content.parents[1] / "toolchains"
-    folder = root / "torch_npu" / f"torch-npu-2.13.0-{TAG}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        folder.symlink_to(content)
+    folder = root / "torch_npu"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, target in ((f"torch-npu-2.13.0-{TAG}", content), (operators().parent.name, operators().parent)):
+        with contextlib.suppress(FileExistsError):
+            (folder / name).symlink_to(target)
     return root

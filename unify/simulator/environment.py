@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import importlib
 import json
 import os
 import re
@@ -26,6 +25,7 @@ from unify._config import environment as inherited, settings
 from unify._errors import InvalidArgument, TargetError
 
 from .ascend import MODELS, library_path, link_libraries
+from .operators import library
 
 VERSION = "2.13.0"  # of torch_npu, and of the torch that it is made for
 MEMORY_GIB = {"910B1": 64, "910B2": 64, "910B3": 64, "910B4": 32, "910C": 64, "950": 128}  # csrc/.../chips.cpp
@@ -341,23 +341,11 @@ def _libraries(torch: Path, quiet: bool) -> Path:
         raise TargetError(f"simulate ascend: {library_path()} is not there; build it with `make build`.")
     root = Path(settings.toolchain_dir) / "torch_npu"
     with _alone(root, quiet):  # one process compiles, the others wait
-        operators = _operators(torch, quiet)
+        operators = library(torch, library_path(), said=lambda line: _say(f"compiling the operators {line}", quiet))
         key = hashlib.sha256(f"{library_path()} {operators}".encode()).hexdigest()[:16]
         folder = root / f"libraries-{key}"
         if not folder.exists():
             made = Path(tempfile.mkdtemp(dir=root, prefix=_UNFINISHED))
-            link_libraries(made)
-            if operators is not None:
-                (made / "libopapi.so").unlink()
-                (made / "libopapi.so").symlink_to(operators)
+            link_libraries(made, operators)
             made.rename(folder)
     return folder
-
-
-def _operators(torch: Path, quiet: bool) -> Path | None:
-    try:
-        operators = importlib.import_module("unify.simulator.operators")
-    except ImportError:
-        return None
-    path: Path = operators.library(torch, library_path(), said=lambda line: _say(line, quiet))
-    return path

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from unify.simulator.ascend import library_path, link_libraries
-from unify.simulator.operators import library
+from unify.simulator.ascend import link_libraries
 
 from .. import torch_npu
 
@@ -36,7 +34,7 @@ def raised(work):
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The wheel's content, and links to the simulated libraries."""
     wheel, links = torch_npu.wheel(), tmp_path_factory.mktemp("libraries")
-    link_libraries(links, library(Path(import_module("torch").__file__).parent, library_path()))
+    link_libraries(links, torch_npu.operators())
     return wheel, links
 
 
