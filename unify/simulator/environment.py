@@ -165,7 +165,7 @@ def _parts(python: Interpreter) -> list[_Part]:
         parts.append(
             _Part(
                 f"torch {VERSION} for CPUs", root / f"torch-{VERSION}-{python.tag}", (f"torch=={VERSION}", *numpy),
-                ("--extra-index-url", _INDEX, "--only-binary=:all:"), 200, 900, "torch/version.py",
+                ("--extra-index-url", _INDEX, "--retries=1", "--only-binary=:all:"), 200, 950, "torch/version.py",
             )
         )  # fmt: skip
     missing = tuple(name for name in python.missing if python.has_torch or name != "numpy")
