@@ -85,7 +85,7 @@ print(y.cpu().sum().item())
 """
     links = tmp_path / "links"
     links.mkdir()
-    ascend.link_libraries(links)
+    ascend.link_libraries(links, torch_npu.operators())
     ran(tmp_path / "reports", program, PYTHONPATH=str(torch_npu.wheel()), LD_LIBRARY_PATH=str(links))
     merged = report.merge(tmp_path / "reports")
     assert merged["operators"]["aclnnAdd"]["count"] == 6

@@ -37,11 +37,11 @@ def wheel() -> Path:
 
 
 def toolchains() -> Path:
-    """A folder for UNIFY_TOOLCHAIN_DIR, where `unify simulate ascend` finds it installed."""
+    """A folder for UNIFY_TOOLCHAIN_DIR, where `unify simulate ascend` finds it and keeps the library of operators."""
     content = wheel()
     root = content.parents[1] / "toolchains"
     folder = root / "torch_npu" / f"torch-npu-2.13.0-{TAG}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.symlink_to(content)
     return root

@@ -165,7 +165,7 @@ def _parts(python: Interpreter) -> list[_Part]:
         parts.append(
             _Part(
                 f"torch {VERSION} for CPUs", root / f"torch-{VERSION}-{python.tag}", (f"torch=={VERSION}", *numpy),
-                ("--extra-index-url", _INDEX, "--only-binary=:all:"), 200, 900, "torch/version.py",
+                ("--extra-index-url", _INDEX, "--retries=1", "--only-binary=:all:"), 200, 950, "torch/version.py",
             )
         )  # fmt: skip
     missing = tuple(name for name in python.missing if python.has_torch or name != "numpy")
@@ -344,7 +344,7 @@ def _libraries(torch: Path, quiet: bool) -> Path:
         raise TargetError(f"simulate ascend: {library_path()} is not there; build it with `make build`.")
     root = Path(settings.toolchain_dir) / "torch_npu"
     with _alone(root, quiet):  # one process compiles, the others wait
-        operators = library(torch, library_path(), said=lambda line: _say(line, quiet))
+        operators = library(torch, library_path(), said=lambda line: _say(f"compiling the operators {line}", quiet))
         key = hashlib.sha256(f"{library_path()} {operators}".encode()).hexdigest()[:16]
         folder = root / f"libraries-{key}"
         if not folder.exists():
