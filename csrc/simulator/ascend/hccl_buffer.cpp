@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
+#include <utility>
 
 namespace unify::simulator {
 
@@ -85,11 +87,9 @@ struct Files::Mapped {
   uint64_t bytes = 0;
 };
 
-std::shared_ptr<Files::Mapped> Files::open(const SharedFile& shared) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  for (const auto& each : mapped_) {
-    if (each->volume == shared.volume && each->number == shared.number) return each;
-  }
+namespace {
+
+std::shared_ptr<Files::Mapped> map(const SharedFile& shared) {
   const int file = open_shared(shared, 0);
   if (file < 0) return nullptr;
   struct stat status {};
@@ -100,13 +100,42 @@ std::shared_ptr<Files::Mapped> Files::open(const SharedFile& shared) {
   close(file);
   if (mapped == MAP_FAILED) return nullptr;
   madvise(mapped, static_cast<size_t>(status.st_size), MADV_DONTFORK);
-  const auto made = std::make_shared<Mapped>();
+  auto made = std::make_shared<Files::Mapped>();
   made->volume = shared.volume;
   made->number = shared.number;
   made->base = static_cast<char*>(mapped);
   made->bytes = static_cast<uint64_t>(status.st_size);
-  mapped_.push_back(made);
   return made;
+}
+
+// Of all communicators: a device's file takes several times the addresses that the device has memory.
+struct AllFiles {
+  std::mutex mutex;
+  std::map<std::pair<uint64_t, uint64_t>, std::weak_ptr<Files::Mapped>> mapped;
+};
+AllFiles& all_files() {
+  static auto* const all = new AllFiles;
+  return *all;
+}
+
+std::shared_ptr<Files::Mapped> find_mapped(const SharedFile& shared) {
+  const std::lock_guard<std::mutex> lock(all_files().mutex);
+  std::weak_ptr<Files::Mapped>& slot = all_files().mapped[{shared.volume, shared.number}];
+  std::shared_ptr<Files::Mapped> found = slot.lock();
+  if (found == nullptr) slot = found = map(shared);
+  return found;
+}
+
+}  // namespace
+
+std::shared_ptr<Files::Mapped> Files::open(const SharedFile& shared) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& each : mapped_) {
+    if (each->volume == shared.volume && each->number == shared.number) return each;
+  }
+  std::shared_ptr<Mapped> found = find_mapped(shared);
+  if (found != nullptr) mapped_.push_back(found);
+  return found;
 }
 
 bool Files::find(const SharedBuffer& buffer, Spans& out) {

@@ -53,8 +53,9 @@ class Files {
   // False if the file cannot be opened, or is shorter.
   bool find(const SharedBuffer& buffer, Spans& out);
 
- private:
   struct Mapped;
+
+ private:
   std::shared_ptr<Mapped> open(const SharedFile& file);
   std::mutex mutex_;
   std::vector<std::shared_ptr<Mapped>> mapped_;

@@ -194,11 +194,12 @@ Result submit_plan(Call& call, Stream& stream, const std::shared_ptr<Communicato
   if (!buffer.find(device, plan.send, plan.send_bytes, why)) return refuse(HCCL_E_PARA, "sendBuf: " + why + ".");
   if (!buffer.find(device, plan.recv, plan.recv_bytes, why)) return refuse(HCCL_E_PARA, "recvBuf: " + why + ".");
   const uint32_t wrong_bits = call.fault.kind == Fault::Kind::kCorrupt ? call.fault.bits : 0;
+  const uint64_t bytes = plan.send_bytes + plan.recv_bytes;
   const auto take = [comm](Lane lane) { return Numbers{comm->epoch, {++comm->operations[lane]}}; };
   const auto work = [plan = std::move(plan), wrong_bits](Task& task, const Numbers& numbers) {
     return Collective{task, plan, numbers, wrong_bits}.finish();
   };
-  return submit_task(call, stream, comm, take, work);
+  return submit_task(call, stream, comm, bytes, take, work);
 }
 
 }  // namespace unify::simulator

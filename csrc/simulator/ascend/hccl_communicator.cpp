@@ -155,7 +155,7 @@ Result wait_for_ranks(Task& task, const IsReady& is_ready, const Lacks& lacks) {
   }
 }
 
-Result submit_task(Call& call, Stream& stream, const std::shared_ptr<Communicator>& comm,
+Result submit_task(Call& call, Stream& stream, const std::shared_ptr<Communicator>& comm, uint64_t bytes,
                    std::function<Numbers(Lane)> take, std::function<Result(Task&, const Numbers&)> work) {
   if (comm->is_broken || comm->is_suspended) {
     return refuse(comm->is_broken ? comm->failure : HCCL_E_SUSPENDING,
@@ -169,6 +169,7 @@ Result submit_task(Call& call, Stream& stream, const std::shared_ptr<Communicato
   Operation operation;
   operation.kind = OperationKind::kKernel;
   operation.name = call.name;
+  operation.bytes = bytes;
   const auto numbers = std::make_shared<Numbers>();  // known before the work can run
   const bool is_captured = stream.capture != nullptr;
   operation.run = [=, name = call.name, work = std::move(work)](Stream& on) -> Result {

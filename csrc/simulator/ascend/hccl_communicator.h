@@ -73,13 +73,13 @@ using IsReady = std::function<bool()>;
 using Lacks = std::function<bool(uint32_t rank)>;
 Result wait_for_ranks(Task& task, const IsReady& is_ready, const Lacks& lacks);
 
-// Enqueues an operation. `take()` takes its numbers: with the mutex, when the call has succeeded or, in a graph,
-// whenever it runs. `work` is run with them.
+// Enqueues an operation on so many bytes. `take()` takes its numbers: with the mutex, when the call has succeeded or,
+// in a graph, whenever it runs. `work` is run with them.
 struct Numbers {
   uint64_t epoch = 0;
   std::vector<uint64_t> all;
 };
-Result submit_task(Call& call, Stream& stream, const std::shared_ptr<Communicator>& comm,
+Result submit_task(Call& call, Stream& stream, const std::shared_ptr<Communicator>& comm, uint64_t bytes,
                    std::function<Numbers(Lane)> take, std::function<Result(Task&, const Numbers&)> work);
 
 // "rank 1 of communicator x".

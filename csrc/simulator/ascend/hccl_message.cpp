@@ -157,9 +157,11 @@ struct Exchange {
 
 Result submit_messages(Call& call, Stream& stream, const std::shared_ptr<Communicator>& comm,
                        std::vector<Message> messages) {
+  uint64_t bytes = 0;
   for (const Message& each : messages) {
     Buffer buffer;
     std::string why;
+    bytes += each.bytes;
     if (buffer.find(*stream.context->device, each.address, each.bytes, why)) continue;
     return refuse(HCCL_E_PARA, (each.is_sent ? "sendBuf: " : "recvBuf: ") + why + ".");
   }
@@ -177,7 +179,7 @@ Result submit_messages(Call& call, Stream& stream, const std::shared_ptr<Communi
     for (size_t i = 0; i < messages.size(); ++i) exchange.transfers.push_back({messages[i], numbers.all[i]});
     return exchange.finish();
   };
-  return submit_task(call, stream, comm, take, work);
+  return submit_task(call, stream, comm, bytes, take, work);
 }
 
 }  // namespace unify::simulator

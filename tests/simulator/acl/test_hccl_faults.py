@@ -91,8 +91,8 @@ def ends_after_its_part(rank: Rank) -> None:
     ("work", "codes"),
     [
         (dies, [0, 0, 9]),
-        (dies_before_it_sends, [0, 9]),
-        (destroys, [0, 0]),
+        pytest.param(dies_before_it_sends, [0, 9], marks=pytest.mark.slow),
+        pytest.param(destroys, [0, 0], marks=pytest.mark.slow),
         (ends_after_its_part, [0, 0]),
     ],
 )
@@ -217,7 +217,13 @@ def ended_root(rank: Rank) -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "size"), [(never_comes, 3), (comes_and_dies, 3), (says_other_sizes, 2), (ended_root, 2)]
+    ("work", "size"),
+    [
+        (never_comes, 3),
+        (says_other_sizes, 2),
+        pytest.param(comes_and_dies, 3, marks=pytest.mark.slow),
+        pytest.param(ended_root, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_communicator_that_is_not_complete_is_an_error_on_all_ranks(work, size: int, tmp_path: Path) -> None:
     assert run(work, size, tmp_path, HCCL_CONNECT_TIMEOUT="1") == [0] * size
@@ -362,6 +368,7 @@ def crosses(rank: Rank) -> None:
     rank.wait_for(f"done by {1 - rank.rank}")
 
 
+@pytest.mark.slow
 def test_two_that_send_first_time_out(tmp_path: Path) -> None:
     assert run(crosses, 2, tmp_path, HCCL_EXEC_TIMEOUT="1") == [0, 0]
 
