@@ -10,13 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from . import test_torch_npu
-
-folders = test_torch_npu.folders
-START = (
-    test_torch_npu.START
-    + """
-import time
+START = """
+import os, sys, time
+import torch, torch_npu
 import torch.distributed as dist
 rank = int(sys.argv[1])
 torch.npu.set_device(rank)
@@ -24,44 +20,39 @@ dist.init_process_group("hccl", init_method="file://" + os.path.abspath("store")
 def full(value, *shape):
     return torch.full(shape, float(value)).npu()
 """
-)
 Run = Callable[..., list[tuple[int, str]]]
 
 
 @pytest.fixture
-def run(folders: tuple[Path, Path], tmp_path: Path) -> Run:
+def run_ranks(npu_environment: dict[str, str], tmp_path: Path) -> Run:
     """Runs a program after START as two ranks; returns their exit codes and what they printed."""
 
     def ran(program: str, **environment: str) -> list[tuple[int, str]]:
         (tmp_path / "program.py").write_text(START + program)
-        path = {"PYTHONPATH": f"{folders[0]}:{test_torch_npu.ROOT}", "LD_LIBRARY_PATH": str(folders[1])}
-        everything = {**os.environ, **path, **environment}
-        outputs = [(tmp_path / f"rank{rank}").open("w+") for rank in range(2)]
         ranks = [
             subprocess.Popen(
-                [sys.executable, "program.py", str(rank)], cwd=tmp_path, env=everything, stdout=output, stderr=output
+                [sys.executable, "program.py", str(rank)],
+                cwd=tmp_path,
+                env={**os.environ, **npu_environment, **environment},
+                stdout=(tmp_path / f"rank{rank}").open("w"),
+                stderr=subprocess.STDOUT,
             )
-            for rank, output in enumerate(outputs)
+            for rank in range(2)
         ]
-        ended = []
-        for rank, output in zip(ranks, outputs, strict=True):
+        for rank in ranks:
             try:
-                rank.wait(150)
+                rank.wait(300)
             except subprocess.TimeoutExpired:
                 rank.kill()
                 rank.wait()
-            with output:
-                output.seek(0)
-                ended.append((rank.returncode, output.read()))
-        return ended
+        return [(each.returncode, (tmp_path / f"rank{rank}").read_text()) for rank, each in enumerate(ranks)]
 
     return ran
 
 
 @pytest.mark.slow
-def test_collectives_and_messages(run: Run) -> None:
-    # barrier, all_gather to a list, gather and all_to_all of lists need operators besides copies and sums.
-    ended = run("""
+def test_collectives_and_messages(run_ranks: Run) -> None:
+    ended = run_ranks("""
 for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64, torch.uint8):
     x = torch.arange(100).to(dtype).npu()
     dist.all_reduce(x)
@@ -117,6 +108,22 @@ with torch.npu.stream(side):
     y = x + 1
 side.synchronize()
 assert (y.cpu() == 5).all()
+out = [torch.empty(10).npu() for _ in range(2)]
+dist.all_gather(out, full(rank, 10))
+assert [each.cpu()[0] for each in out] == [0, 1]
+out = [torch.empty(10).npu() for _ in range(2)] if rank == 0 else None
+dist.gather(full(rank, 10), out, 0)
+assert rank == 1 or [each.cpu()[0] for each in out] == [0, 1]
+out = [torch.empty(5).npu() for _ in range(2)]
+dist.all_to_all(out, [full(rank * 10, 5), full(rank * 10 + 1, 5)])
+assert [each.cpu()[0] for each in out] == [rank, 10 + rank]
+out = torch.empty(10).npu()
+dist.reduce_scatter(out, [full(1, 10), full(2, 10)])
+assert (out.cpu() == 2 + 2 * rank).all()
+everyone = [None, None]
+dist.all_gather_object(everyone, {"rank": rank})
+assert everyone == [{"rank": 0}, {"rank": 1}]
+dist.barrier()
 dist.destroy_process_group()
 print("done")
 """)
@@ -133,20 +140,23 @@ print("done")
         ("time.sleep(8); os._exit(9)", ("507048", "waited 2 s for ranks 1 (HCCL_EXEC_TIMEOUT)")),
     ],
 )
-def test_a_rank_that_does_not_come_is_torch_npu_s_error(run: Run, leaves: str, parts: tuple[str, ...]) -> None:
-    ended = run(
+def test_a_rank_that_does_not_come_is_torch_npu_s_error(run_ranks: Run, leaves: str, parts: tuple[str, ...]) -> None:
+    ended = run_ranks(
         f"""
 x = full(1, 10)
 dist.all_reduce(x)
 torch.npu.synchronize()
 if rank == 1:
     {leaves}
-def work():
+try:
     dist.all_reduce(x)
     torch.npu.synchronize()
-print(raised(work), flush=True)
-os._exit(0)
+except RuntimeError as error:
+    print(error, flush=True)
+    os._exit(0)
+os._exit(1)
 """,
         HCCL_EXEC_TIMEOUT="2" if "sleep" in leaves else "1836",
     )
     assert [part for part in parts if part not in ended[0][1]] == [], ended[0][1][-4000:]
+    assert ended[0][0] == 0
