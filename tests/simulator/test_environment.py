@@ -268,7 +268,7 @@ def test_a_program_s_own_variables_stay(root: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("LD_LIBRARY_PATH", "/mine/lib")
     monkeypatch.setenv("UNIFY_SIMULATED_FAULTS", "0:*:0:lost")  # of a process that this one runs in
     variables = made.variables(Chips("910B1", 2, faults=("0:a:1:ecc", "1:time:1:lost")), report=Path("/r"))
-    assert variables["PYTHONPATH"] == f"{made.folders[0]}:/mine"
+    assert variables["PYTHONPATH"].endswith(f":{made.folders[0]}:/mine")
     assert variables["LD_LIBRARY_PATH"] == f"{made.libraries}:/mine/lib"
     assert variables["UNIFY_SIMULATE"] == "ascend:910B1x2,64g"
     assert variables["UNIFY_SIMULATED_FAULTS"] == "0:a:1:ecc;1:time:1:lost"

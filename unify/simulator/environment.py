@@ -23,6 +23,7 @@ from pathlib import Path
 
 from unify._config import environment as inherited, settings
 from unify._errors import InvalidArgument, TargetError
+from unify._notice import Notice
 
 from .ascend import MODELS, library_path, link_libraries
 from .operators import library
@@ -321,10 +322,7 @@ def _alone(root: Path, quiet: bool) -> Iterator[None]:
             f"simulate ascend: {root} cannot be written: {error.strerror}. Set UNIFY_TOOLCHAIN_DIR."
         ) from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say("simulate ascend: another process installs; waiting for that.", quiet)
+        with contextlib.nullcontext() if quiet else Notice("simulate ascend: another process installs; waiting."):
             fcntl.flock(lock, fcntl.LOCK_EX)
         for left in root.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(left, ignore_errors=True)

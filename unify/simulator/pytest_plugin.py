@@ -12,6 +12,8 @@ from collections.abc import Generator
 
 import pytest
 
+from unify._config import environment as inherited
+
 _OPTION = "--ascend-simulated"
 _MARK = "UNIFY_SIMULATED_BY"  # whoever made the environment that a process is in
 
@@ -32,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, None, None]:
     """Starts pytest again before it takes the output and loads anything of the user's; workers of xdist are there."""
     text = early_config.known_args_namespace.ascend_simulated
-    if text is not None and os.environ.get(_MARK) != "pytest":
+    if text is not None and inherited().get(_MARK) != "pytest":
         _start_again(text)
     yield
 
@@ -56,4 +58,5 @@ def _start_again(text: str) -> None:
 
 def pytest_report_header() -> list[str]:
     """Says which chips the tests see."""
-    return [f"simulated: {os.environ['UNIFY_SIMULATE']}"] if os.environ.get(_MARK) == "pytest" else []
+    variables = inherited()
+    return [f"simulated: {variables['UNIFY_SIMULATE']}"] if variables.get(_MARK) == "pytest" else []

@@ -36,11 +36,6 @@ Settings settings_of(int chip) {
   return settings;
 }
 
-std::string variable(const char* name) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? "" : text;
-}
-
 std::vector<std::string> split(const std::string& text, char by) {
   std::vector<std::string> parts;
   for (size_t begin = 0; begin <= text.size();) {
@@ -117,6 +112,11 @@ std::string plan_faults() {
 }
 
 }  // namespace
+
+std::string variable(const char* name) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? "" : text;
+}
 
 Settings default_settings() {
   Settings settings = settings_of(find_chip("910B3"));

@@ -16,6 +16,9 @@ UNIFY_SIMULATOR_EXPORT int unify_simulator_configure(int count, const char* chip
 
 namespace unify::simulator {
 
+// A variable of the environment; empty if it is not set. It is read nowhere else.
+std::string variable(const char* name);
+
 // With the mutex: makes the devices that are asked for, if they are not there. Why not is what every call answers.
 Result open_devices();
 

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <string>
@@ -218,8 +217,8 @@ __attribute__((destructor)) void on_exit() {
 void start_report() {
   if (std::exchange(is_set, true)) return;
   owner = getpid();
-  if (const char* folder = std::getenv("UNIFY_SIMULATED_REPORT"); folder != nullptr && *folder != 0) {
-    path() = std::string(folder) + "/" + std::to_string(owner) + ".json";
+  if (const std::string folder = variable("UNIFY_SIMULATED_REPORT"); !folder.empty()) {
+    path() = folder + "/" + std::to_string(owner) + ".json";
     if (const int file = open(path().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600); file >= 0) {
       close(file);
       is_reporting.store(true);

@@ -5,10 +5,10 @@
 
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <mutex>
 #include <string>
 
+#include "configure.h"
 #include "json.h"
 #include "parts.h"
 
@@ -55,9 +55,9 @@ int64_t nanoseconds(Time time) {
 bool is_tracing() noexcept { return file.load(std::memory_order_relaxed) >= 0; }
 
 void start_trace() {
-  const char* folder = std::getenv("UNIFY_SIMULATED_TRACE");
-  if (folder == nullptr || *folder == 0) return;
-  const std::string path = std::string(folder) + "/" + std::to_string(getpid()) + ".jsonl";
+  const std::string folder = variable("UNIFY_SIMULATED_TRACE");
+  if (folder.empty()) return;
+  const std::string path = folder + "/" + std::to_string(getpid()) + ".jsonl";
   file.store(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600));
   if (!is_tracing()) std::perror(path.c_str());
 }
