@@ -174,9 +174,10 @@ UNIFY_EXPORT int aclDestroyScalarList(const aclScalarList* list) {
 // The sizes are the caller's, to be freed by delete[].
 UNIFY_EXPORT int aclGetViewShape(const aclTensor* tensor, int64_t** sizes, uint64_t* dimensions) {
   if (tensor == nullptr || sizes == nullptr || dimensions == nullptr) return 161001;
-  *sizes = new (std::nothrow) int64_t[tensor->sizes.size() + 1];
+  const auto& shape = tensor->found == nullptr ? tensor->sizes : *tensor->found;
+  *sizes = new (std::nothrow) int64_t[shape.size() + 1];
   if (*sizes == nullptr) return 200000;
-  std::copy(tensor->sizes.begin(), tensor->sizes.end(), *sizes);
-  *dimensions = tensor->sizes.size();
+  std::copy(shape.begin(), shape.end(), *sizes);
+  *dimensions = shape.size();
   return 0;
 }

@@ -7,6 +7,7 @@
 #include <c10/util/SmallVector.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,8 @@ struct aclTensor {
   c10::SmallVector<int64_t, 5> strides;  // in elements
   uint64_t address = 0;                  // of the first element
   int format = 2;                        // ND
+  // What an operator finds the sizes to be, where only its work knows them. Shared: the caller may not wait for it.
+  mutable std::shared_ptr<c10::SmallVector<int64_t, 5>> found;
 
   [[nodiscard]] uint64_t bytes() const;  // from the first to the last
 };

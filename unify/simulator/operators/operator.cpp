@@ -15,6 +15,14 @@ const Out& Out::operator=(const Tensor& result) const {
   return *this;
 }
 
+const Shaped& Shaped::operator=(const Tensor& result) const {
+  TORCH_CHECK(result.numel() <= memory_.numel(), "a result of shape ", result.sizes(), " for memory of ",
+              memory_.sizes(), ".");
+  memory_.view(-1).narrow(0, 0, result.numel()).copy_(result.reshape(-1));
+  sizes_->assign(result.sizes().begin(), result.sizes().end());
+  return *this;
+}
+
 void write(const Tensors& results, const Outs& outs) {
   TORCH_CHECK(results.size() == outs.size(), results.size(), " results for ", outs.size(), " tensors.");
   for (size_t i = 0; i < outs.size(); ++i) outs[i] = results[i];

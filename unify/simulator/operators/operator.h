@@ -51,6 +51,20 @@ class Out {
 };
 using Outs = std::vector<Out>;
 
+// An Out for a result whose shape only the work knows: the caller waits for it and asks aclGetViewShape. The result
+// lies densely at the start of the memory, which has room for the largest one.
+class Shaped {
+ public:
+  Shaped(Tensor memory, std::shared_ptr<c10::SmallVector<int64_t, 5>> sizes)
+      : memory_(std::move(memory)), sizes_(std::move(sizes)) {}
+  // Raises where the memory is too small.
+  const Shaped& operator=(const Tensor& result) const;
+
+ private:
+  Tensor memory_;
+  std::shared_ptr<c10::SmallVector<int64_t, 5>> sizes_;
+};
+
 // Writes several results: write(at::max(self, dim), values, indices).
 template <typename... Results, typename... Memory>
 void write(const std::tuple<Results...>& results, const Memory&... outs) {
@@ -101,6 +115,14 @@ template <>
 struct Parameter<Out> : Parameter<Tensor> {
   static bool is_good(C) { return true; }
   static Out get(const Keeps& kept, void* const* where) { return Out(kept.at(where)); }
+};
+template <>
+struct Parameter<Shaped> : Parameter<Tensor> {
+  static Keeps keep(C value, Memory& memory) {
+    value->found = std::make_shared<c10::SmallVector<int64_t, 5>>(value->sizes);
+    return {value, memory};
+  }
+  static Shaped get(const Keeps& kept, void* const* where) { return {kept.at(where), kept.tensor.found}; }
 };
 
 template <>
@@ -230,17 +252,17 @@ struct Phase<function, name> {
 }  // namespace unify::operators
 
 // An exported name has no type: its address is that of an instantiation (ifunc), which has the parameters' types.
-#define OPERATOR(NAME, PARAMETERS, ...)                                                                        \
-  namespace {                                                                                                  \
-  constexpr char NAME##_name[] = #NAME "GetWorkspaceSize";                                                     \
-  void NAME##_run PARAMETERS { __VA_ARGS__; }                                                                  \
-  }                                                                                                            \
-  extern "C" {                                                                                                 \
-  static void (*NAME##_prepare())() {                                                                          \
-    return reinterpret_cast<void (*)()>(&::unify::operators::Phase<&NAME##_run, NAME##_name>::prepare);        \
-  }                                                                                                            \
-  __attribute__((visibility("default"), ifunc(#NAME "_prepare"))) void NAME##GetWorkspaceSize();               \
+#define OPERATOR(NAME, PARAMETERS, ...)                                                                         \
+  namespace {                                                                                                   \
+  constexpr char NAME##_name[] = #NAME "GetWorkspaceSize";                                                      \
+  void NAME##_run PARAMETERS { __VA_ARGS__; }                                                                   \
+  }                                                                                                             \
+  extern "C" {                                                                                                  \
+  static void (*NAME##_prepare())() {                                                                           \
+    return reinterpret_cast<void (*)()>(&::unify::operators::Phase<&NAME##_run, NAME##_name>::prepare);         \
+  }                                                                                                             \
+  __attribute__((visibility("default"), ifunc(#NAME "_prepare"))) void NAME##GetWorkspaceSize();                \
   __attribute__((visibility("default"))) int32_t NAME(void*, uint64_t, aclOpExecutor* executor, void* stream) { \
-    return ::unify::operators::enqueue(#NAME, executor, stream);                                               \
-  }                                                                                                            \
+    return ::unify::operators::enqueue(#NAME, executor, stream);                                                \
+  }                                                                                                             \
   }

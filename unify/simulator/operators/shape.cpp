@@ -1,0 +1,70 @@
+// Operators that only move elements to other places, or repeat them.
+#include <ATen/Functions.h>
+
+#include "operator.h"
+
+using namespace unify::operators;
+
+// Joining and splitting.
+OPERATOR(aclnnCat, (Tensors tensors, int64_t dim, Out out), out = at::cat(tensors, dim))
+OPERATOR(aclnnChunkCat, (Tensors tensors, int64_t dim, int64_t chunks, Out out),
+         out = at::_chunk_cat(tensors, dim, chunks))
+OPERATOR(aclnnSplitWithSize, (Tensor self, Ints sizes, int64_t dim, Outs outs),
+         write(at::split_with_sizes(self, sizes, dim), outs))
+OPERATOR(aclnnStack, (Tensors tensors, int64_t dim, Out out), out = at::stack(tensors, dim))
+
+// Moving.
+OPERATOR(aclnnChannelShuffle, (Tensor self, int64_t groups, Out out), out = at::channel_shuffle(self, groups))
+OPERATOR(aclnnConfusionTranspose, (Tensor self, Ints order, Ints shape, bool transpose_first, Out out),
+         out = transpose_first ? self.permute(order).reshape(shape) : self.reshape(shape).permute(order))
+OPERATOR(aclnnFlip, (Tensor self, Ints dims, Out out), out = at::flip(self, dims))
+OPERATOR(aclnnIm2col, (Tensor self, Ints kernel, Ints dilation, Ints padding, Ints stride, Out out),
+         out = at::im2col(self, kernel, dilation, padding, stride))
+OPERATOR(aclnnIm2colBackward, (Tensor self, Ints size, Ints kernel, Ints dilation, Ints padding, Ints stride, Out out),
+         out = at::col2im(self, size, kernel, dilation, padding, stride))
+OPERATOR(aclnnRoll, (Tensor self, Ints shifts, Ints dims, Out out), out = at::roll(self, shifts, dims))
+OPERATOR(aclnnUnfoldGrad, (Tensor grad, Ints sizes, int64_t dim, int64_t size, int64_t step, Out out),
+         out = at::unfold_backward(grad, sizes, dim, size, step))
+
+// Repeating.
+OPERATOR(aclnnRepeat, (Tensor self, Ints repeats, Out out), out = self.repeat(repeats))
+OPERATOR(aclnnRepeatInterleave, (Tensor self, Tensor repeats, int64_t size, Out out),
+         out = at::repeat_interleave(self, repeats, std::nullopt, size))
+OPERATOR(
+    aclnnRepeatInterleaveGrad, (Tensor grad, Tensor repeats, int64_t dim, Out out),
+    out = at::zeros(out->sizes(), grad.options()).index_add(dim, at::repeat_interleave(repeats).to(at::kLong), grad))
+OPERATOR(aclnnRepeatInterleaveInt, (Tensor self, int64_t repeats, int64_t size, Out out),
+         out = at::repeat_interleave(self, repeats, std::nullopt, size))
+OPERATOR(aclnnRepeatInterleaveIntWithDim, (Tensor self, int64_t repeats, int64_t dim, int64_t size, Out out),
+         out = at::repeat_interleave(self, repeats, dim, size))
+OPERATOR(aclnnRepeatInterleaveTensor, (Tensor repeats, int64_t size, Out out),
+         out = at::repeat_interleave(repeats, size))
+OPERATOR(aclnnRepeatInterleaveWithDim, (Tensor self, Tensor repeats, int64_t dim, int64_t size, Out out),
+         out = at::repeat_interleave(self, repeats, dim, size))
+
+// Padding.
+OPERATOR(aclnnConstantPadNd, (Tensor self, Ints pad, Scalar value, Out out),
+         out = at::constant_pad_nd(self, pad, value))
+OPERATOR(aclnnReflectionPad1d, (Tensor self, Ints pad, Out out), out = at::reflection_pad1d(self, pad))
+OPERATOR(aclnnReflectionPad1dBackward, (Tensor grad, Tensor self, Ints pad, Out out),
+         out = at::reflection_pad1d_backward(grad, self, pad))
+OPERATOR(aclnnReflectionPad2d, (Tensor self, Ints pad, Out out), out = at::reflection_pad2d(self, pad))
+OPERATOR(aclnnReflectionPad2dBackward, (Tensor grad, Tensor self, Ints pad, Out out),
+         out = at::reflection_pad2d_backward(grad, self, pad))
+OPERATOR(aclnnReflectionPad3d, (Tensor self, Ints pad, Out out), out = at::reflection_pad3d(self, pad))
+OPERATOR(aclnnReflectionPad3dBackward, (Tensor grad, Tensor self, Ints pad, Out out),
+         out = at::reflection_pad3d_backward(grad, self, pad))
+OPERATOR(aclnnReplicationPad1d, (Tensor self, Ints pad, Out out), out = at::replication_pad1d(self, pad))
+OPERATOR(aclnnReplicationPad1dBackward, (Tensor grad, Tensor self, Ints pad, Out out),
+         out = at::replication_pad1d_backward(grad, self, pad))
+OPERATOR(aclnnReplicationPad2d, (Tensor self, Ints pad, Out out), out = at::replication_pad2d(self, pad))
+OPERATOR(aclnnReplicationPad2dBackward, (Tensor grad, Tensor self, Ints pad, Out out),
+         out = at::replication_pad2d_backward(grad, self, pad))
+OPERATOR(aclnnReplicationPad3d, (Tensor self, Ints pad, Out out), out = at::replication_pad3d(self, pad))
+OPERATOR(aclnnReplicationPad3dBackward, (Tensor grad, Tensor self, Ints pad, Out out),
+         out = at::replication_pad3d_backward(grad, self, pad))
+
+// Rows within a norm.
+OPERATOR(aclnnInplaceRenorm, (Out self, Scalar p, int64_t dim, Scalar max_norm), self->renorm_(p, dim, max_norm))
+OPERATOR(aclnnRenorm, (Tensor self, Scalar p, int64_t dim, Scalar max_norm, Out out),
+         out = at::renorm(self, p, dim, max_norm))
