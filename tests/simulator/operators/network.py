@@ -238,6 +238,9 @@ def check_fused() -> None:
         "geglu", lambda x: torch_npu.npu_geglu(x, -1, 1)[0], x,
         expected=lambda x: x[..., :4] * F.gelu(x[..., 4:], approximate="tanh"),
     )  # fmt: skip
+    clipped = torch_npu.npu_clipped_swiglu(x.npu(), limit=1.0)
+    gate, linear = x[..., ::2].clamp(max=1.0), x[..., 1::2].clamp(-1.0, 1.0)
+    same("clipped_swiglu", clipped, gate * torch.sigmoid(1.702 * gate) * (linear + 1))
     added = torch_npu.npu_add_rms_norm(x.npu(), x.npu(), torch.ones(8).npu(), 1e-6)
     same("add_rms_norm", added[0], rms_norm(x + x, torch.ones(8)))
     same("sum of add_rms_norm", added[2], x + x)

@@ -15,13 +15,12 @@ void clipped_swiglu(const Tensor& self, const optional<Tensor>& groups, int64_t 
     return axis == 0 ? tensor.unsqueeze(0).flatten(2) : tensor.unsqueeze(-1).flatten(0, axis - 1).flatten(2);
   };
   Tensor x = rows_of(wide(self));
-  Tensor y = at::zeros(out->sizes());
+  Tensor y = out->clone(at::MemoryFormat::Contiguous);
   const int64_t rows = groups.has_value() ? groups->sum().item<int64_t>() : x.size(0);
   x = x.slice(0, 0, rows);
   const Tensors halves = is_interleaved ? x.unflatten(1, {-1, 2}).unbind(2) : x.chunk(2, 1);
   const Tensor gate = halves[0].clamp(std::nullopt, limit);
   const Tensor result = gate * at::sigmoid(gate * alpha) * (halves[1].clamp(-limit, limit) + bias);
-  y.copy_(static_cast<const Tensor&>(out));
   rows_of(y).slice(0, 0, rows).copy_(result);
   out = y;
 }
