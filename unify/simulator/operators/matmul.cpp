@@ -58,6 +58,26 @@ OPERATOR(aclnnMm, (Tensor self, Tensor mat2, Out out, int8_t math_type),
 OPERATOR(aclnnMv, (Tensor self, Tensor vec, Out out, int8_t math_type),
          out = at::mv(cube(self, math_type), cube(vec, math_type)))
 
+namespace {
+
+// Batches of products, laid out as [m, batch, n], or as [split, m, batch / split · n].
+Tensor transpose_batch_matmul(const Tensor& x1, const Tensor& x2, const Ints& order, int64_t split) {
+  TORCH_CHECK(order == Ints({1, 0, 2}), "permY is ", at::IntArrayRef(order), ", not [1, 0, 2].");
+  const Tensor product = at::matmul(x1, x2);
+  if (split <= 1) return product.permute(order);
+  const int64_t batch = product.size(0), m = product.size(1), n = product.size(2);
+  return product.view({split, batch / split, m, n}).permute({0, 2, 1, 3}).reshape({split, m, batch / split * n});
+}
+
+}  // namespace
+
+OPERATOR(aclnnTransposeBatchMatMul,
+         (Tensor x1, Tensor x2, optional<Tensor> bias, optional<Tensor> scale, Ints order1, Ints order2, Ints order,
+          int8_t math_type, int64_t split, Out out),
+         TORCH_CHECK(!bias && !scale, "a bias or a scale is not simulated.");
+         out = transpose_batch_matmul(cube(x1.permute(order1), math_type), cube(x2.permute(order2), math_type), order,
+                                      split))
+
 // Vectors: no work for the cube unit.
 OPERATOR(aclnnAddr, (Tensor self, Tensor vec1, Tensor vec2, Scalar beta, Scalar alpha, Out out),
          out = at::addr(self, vec1, vec2, beta, alpha))
