@@ -57,7 +57,7 @@ def _shown(default):
 class CommandHelp(SphinxDirective):
     """What a command prints with --help."""
 
-    optional_arguments = 1
+    optional_arguments = 2
 
     def run(self):
         out = io.StringIO()

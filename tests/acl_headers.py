@@ -1,4 +1,5 @@
-"""Huawei's own headers of ACL, to compare declarations with: they have the vendor's licence and are no part of unify.
+"""Huawei's own headers of ACL and HCCL, to compare declarations with: they have the vendor's licence and are no part of
+unify.
 
 They are read out of torch_npu's wheel on the package index, by ranges of bytes, and kept in the user's cache.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 
 WHEEL = "torch-npu==2.13.0"  # of ACL 1.17
-FOLDER = "torch_npu/include/acl/"
+FOLDERS = ("torch_npu/include/acl/", "torch_npu/include/third_party/hccl/")
 
 
 class RemoteFile(io.RawIOBase):
@@ -70,16 +71,16 @@ def wheel_url(scratch: Path) -> str:
 
 
 def folder() -> Path:
-    """A folder with the vendor's acl/*.h. Skips without a compiler, or without a network the first time."""
+    """A folder with the vendor's headers. Skips without a compiler, or without a network the first time."""
     if shutil.which("c++") is None:
         pytest.skip("there is no C++ compiler")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unify-tests" / WHEEL
-    if not (cache / FOLDER / "acl_rt.h").exists():
+    if not all((cache / each).exists() for each in FOLDERS):
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 url = wheel_url(Path(scratch))
                 with zipfile.ZipFile(io.BufferedReader(RemoteFile(url), 1 << 20)) as wheel:
-                    wheel.extractall(scratch, [name for name in wheel.namelist() if name.startswith(FOLDER)])
+                    wheel.extractall(scratch, [name for name in wheel.namelist() if name.startswith(FOLDERS)])
             except OSError as error:
                 pytest.skip(f"the vendor's headers cannot be fetched: {error}")
             shutil.copytree(Path(scratch) / "torch_npu", cache / "torch_npu", dirs_exist_ok=True)

@@ -15,7 +15,7 @@ from unify import cli
 
 from .conftest import Run
 
-COMMANDS = ("info", "chat", "generate", "compile", "bench", "test-backend", "new-backend")
+COMMANDS = ("info", "chat", "generate", "compile", "simulate", "bench", "test-backend", "new-backend")
 
 
 def stop(status: int, *argv: str) -> None:
@@ -35,7 +35,7 @@ def received(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     testing = ("unify.testing.run.command", "unify.testing.skeleton.command")
     others = ("unify.models.cli.chat", "unify.models.cli.generate", "unify.bench.cli.run", "unify._report.run")
-    for path in (*testing, *others):
+    for path in (*testing, *others, "unify.simulator.cli.run"):
         monkeypatch.setattr(path, take)
     return calls
 

@@ -273,7 +273,9 @@ def test_a_commit_is_checked_by_the_commands_of_make_lint() -> None:
 def test_commands_that_pages_show_are_understood(page: str) -> None:
     text = (ROOT / page).read_text()
     for line in re.findall(
-        r"(?:^    |`)unify ((?:info|chat|generate|bench|test-backend|new-backend) [^`\n#]+)", text, re.MULTILINE
+        r"(?:^    |`)(?:\$ )?unify ((?:info|chat|generate|simulate|bench|test-backend|new-backend) [^`\n#]+)",
+        text,
+        re.MULTILINE,
     ):
         if "…" in line:
             continue

@@ -76,6 +76,9 @@ TABLE: dict[str, Setting] = {
     "simulate": Setting(
         "UNIFY_SIMULATE", str, lambda: "", "Chips to simulate: cuda:90, or cuda:90x2,4g;ascend:910B3 for more."
     ),
+    "simulated_report": Setting(
+        "UNIFY_SIMULATED_REPORT", str, lambda: "", "A folder that processes with simulated chips tell of themselves in."
+    ),
     "expandable_segments": Setting(
         "UNIFY_EXPANDABLE_SEGMENTS", _flag, lambda: False, "Memory grows and shrinks in place, where the device can."
     ),
@@ -93,7 +96,11 @@ TABLE: dict[str, Setting] = {
 }
 
 
-_OF_BUILDING = ("UNIFY_JOBS", "UNIFY_SANITIZE", "UNIFY_WERROR")  # setup.py's
+_OF_OTHERS = (
+    *("UNIFY_JOBS", "UNIFY_SANITIZE", "UNIFY_WERROR"),  # setup.py's
+    *("UNIFY_SIMULATED_FAULTS", "UNIFY_SIMULATED_TRACE"),  # csrc/simulator/ascend's
+    "UNIFY_SIMULATED_BY",  # simulator/pytest_plugin.py's
+)
 
 
 def unknown_variables() -> list[str]:
@@ -105,7 +112,7 @@ def unknown_variables() -> list[str]:
     lines = []
     for name in sorted(os.environ):
         rest = name.removeprefix(prefix)
-        if name.startswith(prefix) and rest not in known and name not in _OF_BUILDING:
+        if name.startswith(prefix) and rest not in known and name not in _OF_OTHERS:
             near = difflib.get_close_matches(rest, known, n=1)
             lines.append(f"unknown setting {name}" + (f"; did you mean {prefix}{near[0]}?" if near else ""))
     return lines

@@ -8,6 +8,7 @@ first steps:
   unify generate --prompt "The capital of France is" --max-tokens 16 --greedy
   unify check kernels.py --targets cpu,ascend:910B3 will they compile there, and what to change
   unify compile --shipped                           what unify's own kernels cost, on any target, without a device
+  unify simulate ascend -- python program.py        run what uses torch_npu, without a chip
   unify bench --list                                what can be measured, and against whom
   unify test-backend cpu                            what every backend must do, on one
 
@@ -100,6 +101,26 @@ examples:
 
 Vendors' compilers that `unify compile` and simulated chips run. They need no chip and no vendor's software besides.
 Versions and SHA-256 are pinned. Nothing of them enters this Python environment. UNIFY_TOOLCHAIN_DIR says where they go.
+"""
+SIMULATE_EPILOG = """\
+examples:
+  unify simulate ascend --install                         Huawei's torch_npu, once: 44 MB, and torch where there is none
+  unify simulate ascend -- python program.py              on one 910B3 with 64 GB
+  unify simulate ascend --soc 910C --devices 8 -- torchrun --nproc-per-node 8 train.py
+  unify simulate ascend --memory 8G --report out.json --trace trace.json -- python program.py
+  unify simulate ascend --fault 0:aclnnAdd:3:aicore -- python program.py      the fourth addition fails on npu:0
+  unify simulate ascend --fault 1:time:2.5:lost -- python program.py          npu:1 is gone after 2.5 seconds
+
+The program uses torch_npu as it is, from a folder of its own: nothing enters this environment. It computes on this
+machine's processor, by torch's own operators; times say nothing of a chip. python is the one that unify runs in,
+another one by its path. Standard input and output are the program's. At its end a report on standard error has the
+operators, copies, synchronisations, calls that failed, and the memory of each device.
+
+WHAT happens: aicore, vector_core, ecc, timeout, out_of_memory, link, lost, hang, corrupt, or an aclError by its name.
+CALL is a call of the vendor's, aclnnAdd or aclrtMemcpyAsync, or * for any; each process counts its own.
+
+Exit status: the program's, or its signal; 2 for a wrong option or a program that is not there, 1 where something is
+not installed. For tests of yours: pytest --ascend-simulated=910B3x2,64g.
 """
 BENCH_EPILOG = """\
 examples:

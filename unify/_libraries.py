@@ -35,10 +35,8 @@ def _torch_cuda(torch: Any) -> Library:
 
 
 def _torch_npu(torch: Any) -> Library:
-    def record_use(array: Any, address: int, index: int) -> None:
-        array.record_stream(torch.npu.ExternalStream(address, device=index))
-
-    return Library(torch.npu.current_stream, "npu_stream", torch.npu.is_initialized, record_use)
+    # Its record_stream takes its own streams alone (2.13: "External NPU stream is not supported"): our reference does.
+    return Library(torch.npu.current_stream, "npu_stream", torch.npu.is_initialized)
 
 
 def _cupy(cupy: Any) -> Library:

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compile(commands)
     _add_check(commands)
     _add_toolchain(commands)
+    _add_simulate(commands)
     _add_bench(commands)
     _add_ops(commands)
     _add_tune(commands)
@@ -199,6 +200,26 @@ def _add_toolchain(commands: Any) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="of a toolchain: ascend")
     parser.add_argument("--json", action="store_true", help="list: print a list of objects; install: no progress")
     parser.set_defaults(run=_toolchain)
+
+
+def _add_simulate(commands: Any) -> None:
+    about = "Run a program that uses torch_npu on Ascend chips that are not there."
+    parser = _new(commands.add_parser, "simulate", about, _help.SIMULATE_EPILOG, help="run what is for Ascend chips")
+    kinds = parser.add_subparsers(metavar="KIND", required=True)
+    ascend = _new(kinds.add_parser, "ascend", about, _help.SIMULATE_EPILOG, help="Huawei's chips, for torch_npu")
+    ascend.add_argument("command", nargs="*", metavar="-- PROGRAM", help="python program.py, torchrun ...: as always")
+    ascend.add_argument("--install", action="store_true", help="fetch what is needed first, if it is not there")
+    ascend.add_argument("--soc", default="910B3", metavar="CHIP", help="910B1 to 910B4, 910C, 950 (default: 910B3)")
+    ascend.add_argument("--devices", type=_count, default=1, metavar="N", help="how many (default: %(default)s)")
+    ascend.add_argument("--memory", metavar="64G", help="of each (default: what the chip has)")
+    ascend.add_argument(
+        "--fault", action="append", metavar="DEVICE:CALL:AFTER:WHAT",
+        help="let a device fail at a call after so many of them, or after seconds; can be given many times",
+    )  # fmt: skip
+    ascend.add_argument("--trace", metavar="FILE", help="write what each stream did, for ui.perfetto.dev")
+    ascend.add_argument("--report", metavar="FILE", help="write the report as JSON too")
+    ascend.add_argument("--json", action="store_true", help="the report on standard error is one JSON object")
+    ascend.set_defaults(run=_simulate)
 
 
 def _add_bench(commands: Any) -> None:
@@ -507,6 +528,12 @@ def _print_toolchains(chosen: Sequence[Any], *, as_json: bool) -> None:
         if one.damage:
             state = f"{one.folder}, damaged: {one.damage}; `unify toolchain install {one.name}` mends it"
         print(f"{one.name}  {one.about}, {one.version}: {state}")
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from .simulator import cli
+
+    return cli.run(args)
 
 
 def _bench(args: argparse.Namespace) -> int:

@@ -11,6 +11,15 @@ using Pieces = std::vector<Piece>;
 
 bool is_pageable(const Pieces& pieces) { return !pieces.empty() && pieces.front().range == nullptr; }
 
+Direction direction_of(const Pieces& dst, const Pieces& src) {
+  const auto device = [](const Pieces& pieces) {
+    return pieces.empty() || pieces.front().range == nullptr ? -1 : pieces.front().range->device;
+  };
+  if (device(dst) < 0) return device(src) < 0 ? Direction::kHostToHost : Direction::kDeviceToHost;
+  if (device(src) < 0) return Direction::kHostToDevice;
+  return device(dst) == device(src) ? Direction::kWithinDevice : Direction::kBetweenDevices;
+}
+
 // Both sides of a copy, row after row.
 bool resolve(const Copy& copy, Pieces& dst, Pieces& src) {
   const Memory& memory = driver().memory;
@@ -106,6 +115,14 @@ Result run_fill(uint64_t address, uint32_t value, uint32_t width, uint64_t count
 
 }  // namespace
 
+Direction direction_of(const Copy& copy) {
+  Pieces dst;
+  Pieces src;
+  driver().memory.resolve(copy.dst, 1, dst);
+  driver().memory.resolve(copy.src, 1, src);
+  return direction_of(dst, src);
+}
+
 Result copy_now(const Copy& copy, const Context& context, uint32_t wrong_bits) {
   return run(copy, context, {}, wrong_bits);
 }
@@ -127,6 +144,8 @@ Result submit_copy(Call& call, Stream& stream, const Copy& copy) {
   const uint32_t wrong_bits = call.fault.kind == Fault::Kind::kCorrupt ? call.fault.bits : 0;
   Operation operation;
   operation.kind = OperationKind::kCopy;
+  operation.bytes = copy.width * copy.height;
+  operation.direction = direction_of(dst, src);
   operation.run = [copy, staged, wrong_bits, context = stream.context](Stream&) {
     return run(copy, *context, *staged, wrong_bits);
   };
@@ -141,6 +160,7 @@ Result submit_fill(Call& call, Stream& stream, uint64_t address, uint32_t value,
   if (!driver().memory.resolve(address, width * count, pieces) || is_pageable(pieces)) return kResults.invalid_value;
   Operation operation;
   operation.kind = OperationKind::kFill;
+  operation.bytes = width * count;
   operation.run = [=](Stream&) { return run_fill(address, value, width, count); };
   return submit(call, stream, std::move(operation));
 }

@@ -23,6 +23,9 @@ struct Copy {
 // and written before this returns; a copy that is captured does both when the graph runs.
 Result submit_copy(Call& call, Stream& stream, const Copy& copy);
 
+// Between what memory it is, by its first bytes. With the mutex.
+Direction direction_of(const Copy& copy);
+
 // The same at once, on the thread that calls it. Without the mutex.
 Result copy_now(const Copy& copy, const Context& context, uint32_t wrong_bits);
 

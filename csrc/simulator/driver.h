@@ -24,6 +24,9 @@ struct Settings {
   uint64_t memory_bytes = uint64_t{1} << 30;
   std::string name;
 };
+inline bool operator==(const Settings& a, const Settings& b) {
+  return a.count == b.count && a.chip == b.chip && a.memory_bytes == b.memory_bytes && a.name == b.name;
+}
 
 struct Driver {
   std::mutex mutex;                  // of everything below and all that hangs on it

@@ -57,6 +57,7 @@ uint64_t Arena::take(uint64_t bytes, uint64_t alignment) {
     if (address > begin) free_.emplace(begin, address);
     if (address + bytes + kPage < end) free_.emplace(address + bytes + kPage, end);
     used_ += bytes;
+    peak_ = std::max(peak_, used_);
     return address;
   }
   return 0;

@@ -36,12 +36,14 @@ class Arena {
   [[nodiscard]] int device() const noexcept { return device_; }
   [[nodiscard]] uint64_t total() const noexcept { return total_; }
   [[nodiscard]] uint64_t used() const noexcept { return used_; }
+  [[nodiscard]] uint64_t peak() const noexcept { return peak_; }  // the most that was in use at a time
 
  private:
   bool reserve();
   int device_;
   uint64_t total_;
   uint64_t used_ = 0;
+  uint64_t peak_ = 0;
   int file_ = -1;
   uint64_t base_ = 0;
   uint64_t range_ = 0;

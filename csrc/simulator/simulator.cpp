@@ -61,6 +61,7 @@ int64_t count(const Device& device, const char* what) {
   const Driver& state = driver();
   const auto is = [what](const char* name) { return std::strcmp(what, name) == 0; };
   if (is("bytes")) return static_cast<int64_t>(device.arena.used());
+  if (is("peak_bytes")) return static_cast<int64_t>(device.arena.peak());
   if (is("pinned_bytes")) return bytes_of(device, RangeKind::kPinned);
   if (is("managed_bytes")) return bytes_of(device, RangeKind::kManaged);
   if (is("reservations")) return static_cast<int64_t>(state.memory.reservations());
@@ -90,17 +91,25 @@ int fail_with(std::string why) {
   return -1;
 }
 
-int configure(const Settings& settings) {
-  if (!is_usable()) return fail_with("the driver is not usable here: in a fork, or at the end");
+bool are_possible(const Settings& settings, std::string& why) {
   if (settings.count < 0 || settings.count > kMaxDevices) {
-    return fail_with("count is " + std::to_string(settings.count) + "; 0 to " + std::to_string(kMaxDevices) +
-                     " devices are possible");
+    why = "count is " + std::to_string(settings.count) + "; 0 to " + std::to_string(kMaxDevices) +
+          " devices are possible";
+    return false;
   }
   if (settings.memory_bytes < kLeastMemory || settings.memory_bytes > kMostMemory) {
-    return fail_with("memory_bytes is " + std::to_string(settings.memory_bytes) + "; 4 MiB to 1 TiB are possible");
+    why = "memory_bytes is " + std::to_string(settings.memory_bytes) + "; 4 MiB to 1 TiB are possible";
+    return false;
   }
+  return true;
+}
+
+int configure(const Settings& settings) {
+  if (!is_usable()) return fail_with("the driver is not usable here: in a fork, or at the end");
+  if (std::string why; !are_possible(settings, why)) return fail_with(why);
   Driver& state = driver();
   const Lock lock(state.mutex);
+  if (is_in_use(state) && settings == state.settings) return 0;
   if (is_in_use(state)) return fail_with("a context is retained: configure before the first device is opened");
   state.settings = settings;
   retire_devices();
@@ -116,6 +125,12 @@ UNIFY_SIMULATOR_EXPORT int unify_simulator_fail(int device, const char* plan) {
     std::string why;
     return found.faults.add(plan == nullptr ? "" : plan, why) ? 0 : fail_with(why);
   });
+}
+
+UNIFY_SIMULATOR_EXPORT int unify_simulator_check(const char* plan) {
+  Faults none;
+  std::string why;
+  return none.add(plan == nullptr ? "" : plan, why) ? 0 : fail_with(why);
 }
 
 UNIFY_SIMULATOR_EXPORT int unify_simulator_clear(int device) {

@@ -11,6 +11,9 @@
 // "time:SECONDS:WHAT". WHAT: a result by its name, lost, hang, corrupt, or a fault that the front names besides.
 UNIFY_SIMULATOR_EXPORT int unify_simulator_fail(int device, const char* plan);
 
+// Whether that is a plan. Plans nothing.
+UNIFY_SIMULATOR_EXPORT int unify_simulator_check(const char* plan);
+
 // Forgets the faults planned, and the bandwidth; lets go what hangs. A device that is lost stays lost.
 UNIFY_SIMULATOR_EXPORT int unify_simulator_clear(int device);
 
@@ -20,9 +23,9 @@ UNIFY_SIMULATOR_EXPORT int unify_simulator_release(int device);
 // Copies take at least their bytes divided by this. 0: as fast as the machine.
 UNIFY_SIMULATOR_EXPORT int unify_simulator_slow(int device, double bytes_per_second);
 
-// How many there are of: bytes, allocations, pinned_bytes, managed_bytes, physical (memory without addresses),
-// reservations, streams, busy_streams (with work left), events, modules, graphs, graph_execs, retained. -1 for another
-// name or device.
+// How many there are of: bytes, peak_bytes (the most there ever were), allocations, pinned_bytes, managed_bytes,
+// physical (memory without addresses), reservations, streams, busy_streams (with work left), events, modules, graphs,
+// graph_execs, retained. -1 for another name or device.
 UNIFY_SIMULATOR_EXPORT int64_t unify_simulator_live(int device, const char* what);
 
 // Why the last function here failed on this thread.
@@ -32,9 +35,10 @@ namespace unify::simulator {
 
 struct Settings;
 
-// For each front's own unify_simulator_configure: what it was asked for, before the first device is used. Returns what
-// that function returns.
+// For each front's own unify_simulator_configure: what it was asked for, before the first device is used, or the same
+// again. Returns what that function returns.
 int configure(const Settings& settings);
+bool are_possible(const Settings& settings, std::string& why);
 int fail_with(std::string why);
 
 }  // namespace unify::simulator

@@ -7,6 +7,7 @@
 
 #include "driver.h"
 #include "front.h"
+#include "observer.h"
 
 namespace unify::simulator {
 namespace {
@@ -97,7 +98,10 @@ void run_operation(Stream& stream, const Operation& operation) {
     apply_due_faults(*operation.context->device);
     if (!may_run(stream, operation)) return;
   }
+  const Observer look = observer.load(std::memory_order_relaxed);
+  const Time begin = look == nullptr ? Time{} : std::chrono::steady_clock::now();
   const Result result = operation.run(stream);
+  if (look != nullptr) look(stream, operation, begin, std::chrono::steady_clock::now(), result);
   if (result != kSuccess) {
     Lock lock(driver().mutex);
     fail_work(lock, stream, operation, result);

@@ -32,6 +32,9 @@ using MarkPtr = std::shared_ptr<Mark>;
 
 enum class OperationKind { kEmpty, kKernel, kCopy, kFill, kHostCall, kGraph };
 
+// Of a copy.
+enum class Direction { kHostToHost, kHostToDevice, kDeviceToHost, kWithinDevice, kBetweenDevices };
+
 // Work itself: runs without the driver's mutex, on the stream given, as often as a graph is launched.
 using Run = std::function<Result(Stream& stream)>;
 
@@ -41,7 +44,9 @@ struct Operation {
   std::shared_ptr<Context> context;
   Run run;
   bool is_cooperative = false;
-  std::string name;  // of the kernel
+  std::string name;    // of the kernel
+  uint64_t bytes = 0;  // of a copy or a fill; of a kernel what it reads and writes, where that is known
+  Direction direction = Direction::kHostToHost;
 };
 
 struct Work {

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from importlib import import_module
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from unify.simulator.ascend import library_path, link_libraries
-from unify.simulator.operators import library
+from unify._config import settings
+from unify.simulator import environment
 
-from .. import acl_headers
+from . import torch_npu
 from .driver import LIBRARY, Driver
 
 ROOT = Path(__file__).parents[2]
 START = """
 import ctypes, os, sys
 acl = ctypes.CDLL("libascendcl.so")
-assert acl.unify_simulator_configure(2, b"910B3", ctypes.c_uint64(1 << 30)) == 0
 import torch, torch_npu
 def plan(text, device=0):
     assert acl.unify_simulator_fail(device, text.encode()) == 0
@@ -54,39 +48,25 @@ def driver() -> Iterator[Driver]:
 
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """torch_npu's wheel's content, and links to the simulated libraries.
+def npu_environment() -> dict[str, str]:
+    """The environment of programs that use torch_npu: two simulated chips with 1 GiB each.
 
-    It is put into a folder of the user's cache, and no environment: with it, `import torch` needs CANN.
+    torch_npu is put into a folder of the user's cache, and no environment: with it, `import torch` needs CANN.
     """
-    pytest.importorskip("torch")
-    if not version("torch").startswith("2.13.0"):
-        pytest.skip("torch_npu 2.13.0 needs torch 2.13.0")
-    cache = acl_headers.folder().parents[1] / f"cp{sys.version_info[0]}{sys.version_info[1]}"
-    with (cache.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one worker fetches it
-        if not cache.exists():
-            scratch = Path(tempfile.mkdtemp(dir=cache.parent))
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", scratch]
-            if subprocess.run([*command, acl_headers.WHEEL], check=False).returncode != 0:
-                shutil.rmtree(scratch)
-                pytest.skip("torch_npu cannot be installed")
-            scratch.rename(cache)
-    links = tmp_path_factory.mktemp("libraries")
-    link_libraries(links, library(Path(import_module("torch").__file__).parent, library_path()))
-    return cache, links
+    with settings.override(toolchain_dir=torch_npu.toolchains()):
+        variables = environment.find(sys.executable).variables(environment.read_chips("910B3x2,1g"))
+    return {**variables, "PYTHONPATH": f"{variables['PYTHONPATH']}{os.pathsep}{ROOT}"}
 
 
 @pytest.fixture
-def run(folders: tuple[Path, Path], tmp_path: Path):
+def run(npu_environment: dict[str, str], tmp_path: Path) -> Callable[..., str]:
     """Runs a program with torch_npu on simulated chips, after START; returns what it printed."""
 
-    def ran(program: str, start: str = START) -> str:
+    def ran(program: str, start: str = START, timeout: float = 120) -> str:
         (tmp_path / "program.py").write_text(start + program)
-        environment = {**os.environ, "PYTHONPATH": f"{folders[0]}:{ROOT}", "LD_LIBRARY_PATH": str(folders[1])}
         command = [sys.executable, "program.py"]
         finished = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+            command, cwd=tmp_path, env=npu_environment, capture_output=True, text=True, timeout=timeout, check=False
         )
         assert finished.returncode == 0, finished.stderr[-4000:]
         return finished.stdout

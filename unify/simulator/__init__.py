@@ -1,40 +1,26 @@
 """Devices that are not there, to test with: drivers that behave as a vendor's, over kernels that the CPU runs.
 
-Nothing in the product imports this package. A simulated device says so in its name.
+Nothing in the product imports this package. A simulated device says so in its name. A name is loaded from its module
+at its first use: pytest imports this package for its plugin.
 """
 
 from __future__ import annotations
 
-from unify._errors import InvalidArgument
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from . import ascend, cuda
-from .cuda import library_path
-from .simulation import GIB, Simulation
+if TYPE_CHECKING:
+    from .cuda import library_path as library_path
+    from .kinds import from_text as from_text, simulate as simulate
+    from .simulation import Simulation as Simulation
+
+_HOME = {"Simulation": "simulation", "from_text": "kinds", "library_path": "cuda", "simulate": "kinds"}
 
 __all__ = ["Simulation", "from_text", "library_path", "simulate"]
 
 
-def simulate(target: str = "cuda:90", count: int = 1, memory_bytes: int = GIB, name: str | None = None) -> Simulation:
-    """Makes this process see `count` simulated chips: of CUDA by their compute capability, of Ascend by their model.
-
-    target: "cuda:80", 86, 89, 90, 100 or 120; "ascend:910B1", 910B2, 910B3, 910B4, 910C or 950. memory_bytes: of each.
-    name: what a CUDA device is called in place of its chip's name. Before the first device of the kind is opened;
-    chips of both kinds may be there at a time. Kernels compiled for the kind run on them from then on.
-    Raises InvalidArgument.
-    """
-    if target.partition(":")[0] != "ascend":
-        return cuda.simulate(target, count, memory_bytes, name)
-    if name is not None:
-        raise InvalidArgument("simulate: an Ascend device is always called by its chip.")
-    return ascend.simulate(target, count, memory_bytes)
-
-
-def from_text(text: str) -> Simulation:
-    """Reads what UNIFY_SIMULATE holds: chips of one kind, or of both kinds with ";" in between.
-
-    "cuda:90", "cuda:90x2" for two of them, "cuda:90x2,4g" for 4 GiB of memory each; "ascend:910B3x2,8g" in the same
-    way. Returns the last of them. Raises InvalidArgument.
-    """
-    for part in text.split(";"):
-        simulation = ascend.from_text(part) if part.startswith("ascend") else cuda.from_text(part)
-    return simulation
+def __getattr__(name: str) -> Any:
+    """Loads a public name's module at the name's first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'unify.simulator' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"unify.simulator.{_HOME[name]}"), name)

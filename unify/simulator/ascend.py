@@ -19,7 +19,7 @@ from .simulation import GIB, Simulation, Words, error_of, load, made_once, whole
 
 MODELS = ("910B1", "910B2", "910B3", "910B4", "910C", "950")
 _WORDS = Words("Ascend", "aclrtLaunchKernelWithHostArgs", "aclrtMemcpyAsync", "ACL_ERROR_RT_AICORE_EXCEPTION")
-_LIBRARIES = ("ascendcl", "acl_op_compiler", "acl_tdt_channel", "ge_runner", "graph", "hccl", "opapi")
+_LIBRARIES = ("ascendcl", "acl_op_compiler", "acl_tdt_channel", "ge_runner", "graph", "hccl", "hcomm", "opapi")
 _TEXT = re.compile(r"ascend:(?P<model>\w+?)(?:x(?P<count>\d+))?(?:,(?P<memory_gib>\d+(?:\.\d+)?)g)?")
 _IMAGE = struct.Struct("<8sIIIIQ")  # how the backend's images begin: magic, version, header, kind, mode, payload
 _MAGIC = b"UNIFYASC"

@@ -94,8 +94,13 @@ Result copy_at_once(Call& call, const Copy& copy, const void* dst, const void* s
   }
   if (!is_whole(copy)) return refuse(ACL_ERROR_RT_DRV_INTERNAL_ERROR, "An address is not in memory of the device.");
   if (const Result result = hang_here(call); result != ACL_SUCCESS) return result;
+  Operation operation;
+  operation.kind = OperationKind::kCopy;
+  operation.bytes = copy.width * copy.height;
+  operation.direction = direction_of(copy);
+  operation.run = [&, bits = wrong_bits(call)](Stream&) { return copy_now(copy, *context, bits); };
   call.lock.unlock();
-  const Result result = copy_now(copy, *context, wrong_bits(call));
+  const Result result = watch(*context, operation);
   call.lock.lock();
   return result;
 }
@@ -163,8 +168,13 @@ aclError fill_at_once(const char* name, void* memory, size_t most, uint32_t valu
     if (count == 0) return ACL_SUCCESS;
     if (const Result result = check_fill(memory, most, width, count); result != ACL_SUCCESS) return result;
     if (const Result result = hang_here(call); result != ACL_SUCCESS) return result;
+    const std::shared_ptr<Context> context = call.context;
+    Operation operation;
+    operation.kind = OperationKind::kFill;
+    operation.bytes = width * count;
+    operation.run = [=](Stream&) { return fill_now(number(memory), value, width, count); };
     call.lock.unlock();
-    const Result result = fill_now(number(memory), value, width, count);
+    const Result result = watch(*context, operation);
     call.lock.lock();
     return result;
   });

@@ -99,7 +99,7 @@ UNIFY_SIMULATOR_EXPORT aclError aclsysGetCANNVersion(aclCANNPackageName name, ac
 UNIFY_SIMULATOR_EXPORT const char* aclrtGetSocName() {
   if (availability() != ACL_SUCCESS) return nullptr;
   const Lock lock(driver().mutex);
-  return chip_at(driver().settings.chip).soc;
+  return open_devices() == ACL_SUCCESS ? chip_at(driver().settings.chip).soc : nullptr;
 }
 
 UNIFY_SIMULATOR_EXPORT aclError aclrtGetRunMode(aclrtRunMode* out) {

@@ -15,6 +15,9 @@ bool is_enqueued(const char* name) {
   const size_t length = std::strlen(name);
   if (length > 5 && std::strcmp(name + length - 5, "Async") == 0) return true;
   if (std::strncmp(name, "aclnn", 5) == 0) return true;  // operators
+  if (std::strncmp(name, "Hccl", 4) == 0) {              // operations; not those that make communicators
+    return std::strncmp(name, "HcclComm", 8) != 0 && std::strncmp(name, "HcclCreate", 10) != 0;
+  }
   for (const char* other :
        {"aclrtLaunchKernel", "aclrtLaunchKernelV2", "aclrtLaunchKernelWithHostArgs", "aclrtLaunchKernelWithConfig",
         "rtKernelLaunch", "aclrtRecordEvent", "aclrtResetEvent", "aclrtStreamWaitEvent", "aclrtLaunchHostFunc",
@@ -31,6 +34,9 @@ bool is_of_work(Result result) {
          result != ACL_ERROR_RT_REPORT_TIMEOUT && result != ACL_ERROR_RT_STREAM_SYNC_TIMEOUT &&
          result != ACL_ERROR_RT_EVENT_SYNC_TIMEOUT && result != ACL_ERROR_RT_DRV_INTERNAL_ERROR;
 }
+
+// About the failure that a stream has, or that stopped its context.
+std::string words_of(Stream& stream) { return of(stream).why.empty() ? of(*stream.context).why : of(stream).why; }
 
 }  // namespace
 
@@ -140,7 +146,7 @@ Result check_stream(Stream& stream) {
   }
   if (of(stream).is_aborting) return ACL_ERROR_RT_STREAM_ABORT;
   if (const Result result = result_of(*stream.context); result != ACL_SUCCESS) {
-    return refuse(result, "The context has stopped: " + of(stream).why);
+    return refuse(result, "The context has stopped: " + words_of(stream));
   }
   return ACL_SUCCESS;
 }
@@ -158,7 +164,7 @@ Result wait_for_work(Lock& lock, Stream& stream, const MarkPtr& mark, Deadline u
   const Result result = wait_for(lock, mark, *context, until);
   if (of(*context).aborts != aborts) return ACL_ERROR_RT_DEVICE_TASK_ABORT;
   if (of(stream).aborts != stream_aborts) return ACL_ERROR_RT_STREAM_ABORT;
-  if (result != kSuccess) return refuse(result, of(stream).why);
+  if (result != kSuccess) return refuse(result, words_of(stream));
   return mark->is_done ? take_failure(stream) : ACL_ERROR_RT_STREAM_SYNC_TIMEOUT;
 }
 

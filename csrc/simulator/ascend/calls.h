@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "acl_types.h"
+#include "configure.h"
 #include "messages.h"
+#include "report.h"
 #include "simulator/driver.h"
 
 namespace unify::simulator {
@@ -26,6 +28,7 @@ struct AclContext : Context {
   uintptr_t handle = 0;
   bool is_primary = false;
   bool stops_on_failure = false;
+  std::string why;      // what the work said that stopped it
   uint64_t aborts = 0;  // how often aclrtDeviceTaskAbort ended its work
   std::map<int, int64_t> options;
 };
@@ -35,6 +38,7 @@ struct AclStream : Stream {
   uint32_t flags = 0;
   Result failure = kSuccess;  // of the last work that failed; the next synchronisation reports it
   std::string why;            // the vendor's words about it
+  std::string told;           // what the work itself said, to be among them
   bool is_mode_set = false;
   bool is_aborting = false;  // aclrtStreamAbort is at work
   uint64_t aborts = 0;
@@ -125,7 +129,8 @@ aclError with_driver(const char* name, Work&& work) {
   return guarded(name, [&]() -> Result {
     if (const Result result = availability(); result != ACL_SUCCESS) return result;
     Call call{name, Lock(driver().mutex), nullptr, {}};
-    make_devices();
+    if (const Result result = open_devices(); result != ACL_SUCCESS) return result;
+    count_call(name);
     return work(call);
   });
 }

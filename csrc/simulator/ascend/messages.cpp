@@ -10,7 +10,8 @@
 #include <set>
 #include <utility>
 
-#include "acl_types.h"
+#include "hccl.h"
+#include "report.h"
 
 namespace unify::simulator {
 namespace {
@@ -22,6 +23,7 @@ struct Reason {
 constexpr Reason kReasons[] = {
 #define RESULT(name, value, text) {name, text},
 #include "acl_results.inc"
+#include "hccl_results.inc"
 #undef RESULT
 };
 
@@ -97,6 +99,7 @@ Result finish(const char* call, Result result) noexcept {
   last = result;
   try {
     if (is_question(call)) return result;
+    count_failure(call, result);
     messages = compose(call, result) + messages;
     if (messages.size() > kMostBytes) messages.resize(kMostBytes);
     detail.clear();

@@ -76,6 +76,7 @@ UNIFY_SIMULATOR_EXPORT int32_t unify_simulator_operate(const unify_simulated_ope
     Operation operation;
     operation.kind = OperationKind::kKernel;
     operation.name = op->name;
+    for (const unify_simulated_memory& each : self->memory) operation.bytes += each.bytes;
     operation.run = [self, name = operation.name, device = stream.context->device->index](Stream&) {
       return run(*self, name, device);
     };

@@ -1,13 +1,25 @@
 // What is not served, by name; and the profiler, which is there and off.
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <functional>
 #include <string_view>
 
-#include "acl_types.h"
+#include "hccl.h"
 #include "messages.h"
 
 using namespace unify::simulator;
+
+namespace {
+
+// torch_npu looks for one of the older operators where it finds no aclnn function.
+aclError refuse_operator(const char* name) noexcept {
+  char text[128];
+  std::snprintf(text, sizeof text, "operator %s", name);
+  return refuse_call(text);
+}
+
+}  // namespace
 
 // Their arguments are not looked at: in C a caller may pass more than a function takes.
 #define REFUSED(name) \
@@ -16,6 +28,15 @@ using namespace unify::simulator;
   UNIFY_SIMULATOR_EXPORT void* name() { \
     refuse_call(#name);                 \
     return nullptr;                     \
+  }
+#define REFUSED_NUMBER(name, type, value) \
+  UNIFY_SIMULATOR_EXPORT type name() {    \
+    refuse_call(#name);                   \
+    return value;                         \
+  }
+#define REFUSED_OPERATOR(name)                                                     \
+  UNIFY_SIMULATOR_EXPORT aclError name(const char* operation) {                    \
+    return operation == nullptr ? refuse_call(#name) : refuse_operator(operation); \
   }
 #include "refused.inc"
 

@@ -2,9 +2,10 @@
 #include <cstdio>
 #include <cstring>
 #include <iterator>
+#include <utility>
 
 #include "calls.h"
-#include "chips.h"
+#include "hccl.h"
 #include "recovery.h"
 #include "simulator/front.h"
 #include "simulator/graph.h"
@@ -39,13 +40,6 @@ constexpr Results make_results() {
 }
 constexpr Results kResults = make_results();
 
-Settings default_settings() {
-  Settings settings;
-  settings.chip = find_chip("910B3");
-  settings.name = std::string(chip_at(settings.chip).soc) + " (simulated)";
-  return settings;
-}
-
 bool find_result(const std::string& name, Result& out) {
   struct Name {
     const char* text;
@@ -54,6 +48,7 @@ bool find_result(const std::string& name, Result& out) {
   static constexpr Name kNames[] = {
 #define RESULT(name, value, text) {#name, name},
 #include "acl_results.inc"
+#include "hccl_results.inc"
 #undef RESULT
       {"aicore", ACL_ERROR_RT_AICORE_EXCEPTION},         {"vector_core", ACL_ERROR_RT_VECTOR_CORE_EXCEPTION},
       {"ecc", ACL_ERROR_RT_HBM_MULTI_BIT_ECC_ERROR},     {"timeout", ACL_ERROR_RT_AICORE_TIMEOUT},
@@ -68,7 +63,8 @@ bool find_result(const std::string& name, Result& out) {
 }
 
 const char* known_faults() noexcept {
-  return "an aclError nor one of lost, aicore, vector_core, ecc, timeout, out_of_memory, link, hang, corrupt";
+  return "an aclError, an HcclResult nor one of lost, aicore, vector_core, ecc, timeout, out_of_memory, link, hang, "
+         "corrupt";
 }
 
 // ACL's default stream is one like the others.
@@ -96,10 +92,12 @@ bool is_of_device(Result result) {
   }
 }
 
-std::string words(const AclStream& stream, const Operation& operation) {
+std::string words(AclStream& stream, const Operation& operation) {
   std::string text = "Task run failed, device_id=" + std::to_string(stream.context->device->index) +
                      ", stream_id=" + std::to_string(stream.id) + ", task_id=" + std::to_string(stream.tasks);
-  return operation.name.empty() ? text + "." : text + ", fault kernel_name=" + operation.name + ".";
+  if (!operation.name.empty()) text += ", fault kernel_name=" + operation.name;
+  const std::string told = std::exchange(stream.told, {});
+  return told.empty() ? text + "." : text + ": " + told + ".";
 }
 
 }  // namespace
@@ -111,10 +109,14 @@ void fail_work(Lock& lock, Stream& stream, const Operation& operation, Result re
   if (const std::string reason = take_reason(); !reason.empty()) self.why += " " + reason;
   Device& device = *operation.context->device;
   remember_fault(device, result);
+  const auto stop = [&](AclContext& context) {
+    if (context.result == kSuccess) context.why = self.why;
+    end_context(context, result);
+  };
   if (is_of_device(result)) {
-    fail_device(device, result);
+    for (const auto& context : contexts_of(device)) stop(*context);
   } else if (of(*operation.context).stops_on_failure) {
-    end_context(*operation.context, result);
+    stop(of(*operation.context));
   }
   tell_of_fault(lock, device, self, result);
 }

@@ -13,7 +13,11 @@ from .driver import LIBRARY, ROOT
 
 ASCEND = ROOT / "csrc/simulator/ascend"
 TYPES = (ASCEND / "acl_types.h").read_text()
-RESULTS = dict(re.findall(r"^RESULT\((\w+), (\d+)", (ASCEND / "acl_results.inc").read_text(), re.MULTILINE))
+HCCL = (ASCEND / "hccl.h").read_text()
+RESULTS, HCCL_RESULTS = (
+    dict(re.findall(r"^RESULT\((\w+), (\d+)", (ASCEND / f"{library}_results.inc").read_text(), re.MULTILINE))
+    for library in ("acl", "hccl")
+)
 # The simulator's header has enumerations and structs of the vendor's names, and no linkage of C here: functions of two
 # types may then have one name.
 PRELUDE = r"""
@@ -22,9 +26,11 @@ PRELUDE = r"""
 #include <type_traits>
 namespace own {
 #include "acl.h"
+#include "hccl.h"
 }
 #include <acl/acl.h>  // second: it has macros for names that are constants in the other
 #include <acl/acl_op_compiler.h>
+#include <third_party/hccl/inc/hccl/hccl.h>
 template <typename T, typename = void> struct Size { static constexpr size_t value = 0; };  // of what is only declared
 template <typename T> struct Size<T, std::void_t<decltype(sizeof(T))>> { static constexpr size_t value = sizeof(T); };
 template <typename A, typename B> constexpr bool alike() {
@@ -85,7 +91,7 @@ def check(tmp_path: Path):
 
 def test_structures_lie_as_the_vendor_s(check) -> None:
     wanted = []
-    for name, body in re.findall(r"^(?:struct|union) (\w+) \{\n(.*?)^\};", TYPES, re.MULTILINE | re.DOTALL):
+    for name, body in re.findall(r"^(?:struct|union) (\w+) \{\n(.*?)^\};", TYPES + HCCL, re.MULTILINE | re.DOTALL):
         fields = re.findall(r"(\w+)(?:\[\w+\])?;", body)
         wanted += [f"SIZE({name})", *(f"FIELD({name}, {field})" for field in fields)]
     assert len(wanted) > 70
@@ -93,9 +99,9 @@ def test_structures_lie_as_the_vendor_s(check) -> None:
 
 
 def test_names_have_the_vendor_s_values(check) -> None:
-    values = re.findall(r"\b(\w+) = (0x[0-9a-fA-F]+|\d+)[,;} ]", re.sub(r"//.*", "", TYPES))
+    values = re.findall(r"\b(\w+) = (0x[0-9a-fA-F]+|\d+)[,;} ]", re.sub(r"//.*", "", TYPES + HCCL))
     assert len(values) > 130
-    check([f"VALUE({name}, {value})" for name, value in [*values, *RESULTS.items()]])
+    check([f"VALUE({name}, {value})" for name, value in [*values, *RESULTS.items(), *HCCL_RESULTS.items()]])
 
 
 def test_every_result_of_the_vendor_s_is_known() -> None:
@@ -106,11 +112,13 @@ def test_every_result_of_the_vendor_s_is_known() -> None:
     same = {"ACL_ERROR_NONE": "ACL_SUCCESS"}  # two names of one number
     assert {name: value for name, value in theirs.items() if name not in same} == RESULTS
     assert all(theirs[name] == theirs[other] for name, other in same.items())
+    hccl = (acl_headers.folder() / "third_party/hccl/inc/hccl/hccl_types.h").read_text()
+    assert dict(re.findall(r"^ +(HCCL_(?:SUCCESS|E_\w+)) = (\d+),", hccl, re.MULTILINE)) == HCCL_RESULTS
 
 
 def test_functions_take_what_the_vendor_s_take(check) -> None:
-    names = re.findall(r"UNIFY_SIMULATOR_EXPORT [\w *]+?\b(\w+)\(", (ASCEND / "acl.h").read_text())
-    assert len(names) > 180
+    names = re.findall(r"UNIFY_SIMULATOR_EXPORT [\w *]+?\b(\w+)\(", (ASCEND / "acl.h").read_text() + HCCL)
+    assert len(names) > 210
     check([f"FUNCTION({name})" for name in names])
 
 
@@ -120,9 +128,9 @@ def exported(library: Path) -> set[str]:
 
 
 def test_what_is_declared_is_exported_and_nothing_else() -> None:
-    text = "".join((ASCEND / name).read_text() for name in ("acl.h", "rt.h", "refused.cpp"))
+    text = "".join((ASCEND / name).read_text() for name in ("acl.h", "hccl.h", "rt.h", "refused.cpp"))
     declared = set(re.findall(r"^UNIFY_SIMULATOR_EXPORT [\w *]+?\b(\w+)\(", text, re.MULTILINE))
-    refused = set(re.findall(r"^REFUSED\w*\((\w+)\)", (ASCEND / "refused.inc").read_text(), re.MULTILINE))
+    refused = set(re.findall(r"^REFUSED\w*\((\w+)", (ASCEND / "refused.inc").read_text(), re.MULTILINE))
     own = {name for name in exported(LIBRARY) if name.startswith("unify_simulator_")}
     assert len(own) >= 6
     assert not declared & refused

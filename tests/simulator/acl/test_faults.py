@@ -248,7 +248,10 @@ def test_a_copy_is_corrupt_and_says_nothing(acl: Acl) -> None:
     [
         ("aclrtMalloc", "CALL:AFTER:WHAT"),
         ("aclrtMalloc:x:ecc", "'x' is not a number"),
-        ("aclrtMalloc:0:eccc", "'eccc' is neither an aclError nor one of lost, aicore, vector_core, ecc, timeout"),
+        (
+            "aclrtMalloc:0:eccc",
+            "'eccc' is neither an aclError, an HcclResult nor one of lost, aicore, vector_core, ecc",
+        ),
     ],
 )
 def test_a_plan_that_cannot_be_read_says_why(acl: Acl, plan: str, part: str) -> None:

@@ -142,9 +142,8 @@ for device in ("npu:0", "npu:1"):
     assert back.device == x.device and back.data_ptr() == x.data_ptr()
 """,
         """
-import unify as un
-un.simulate("ascend:910B3", count=2)
 import torch, torch_npu
+import unify as un
 import triton.language as tl
 
 @un.jit
