@@ -59,10 +59,6 @@ OPERATOR(aclnnChannelShuffle, (Tensor self, int64_t groups, Out out), out = at::
 OPERATOR(aclnnConfusionTranspose, (Tensor self, Ints order, Ints shape, bool transpose_first, Out out),
          out = transpose_first ? self.permute(order).reshape(shape) : self.reshape(shape).permute(order))
 OPERATOR(aclnnFlip, (Tensor self, Ints dims, Out out), out = at::flip(self, dims))
-OPERATOR(aclnnIm2col, (Tensor self, Ints kernel, Ints dilation, Ints padding, Ints stride, Out out),
-         out = at::im2col(self, kernel, dilation, padding, stride))
-OPERATOR(aclnnIm2colBackward, (Tensor self, Ints size, Ints kernel, Ints dilation, Ints padding, Ints stride, Out out),
-         out = at::col2im(self, size, kernel, dilation, padding, stride))
 OPERATOR(aclnnRoll, (Tensor self, Ints shifts, Ints dims, Out out), out = at::roll(self, shifts, dims))
 OPERATOR(aclnnStridedSlice,
          (Tensor self, Ints begin, Ints end, Ints strides, int64_t begin_mask, int64_t end_mask, int64_t ellipsis_mask,
