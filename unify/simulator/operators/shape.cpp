@@ -80,7 +80,7 @@ OPERATOR(aclnnRepeatInterleaveInt, (Tensor self, int64_t repeats, int64_t size, 
 OPERATOR(aclnnRepeatInterleaveIntWithDim, (Tensor self, int64_t repeats, int64_t dim, int64_t size, Out out),
          out = at::repeat_interleave(self, repeats, dim, size))
 OPERATOR(aclnnRepeatInterleaveTensor, (Tensor repeats, int64_t size, Out out),
-         out = at::repeat_interleave(repeats, size))
+         out = at::repeat_interleave(repeats, optional<int64_t>(size)))
 OPERATOR(aclnnRepeatInterleaveWithDim, (Tensor self, Tensor repeats, int64_t dim, int64_t size, Out out),
          out = at::repeat_interleave(self, repeats, dim, size))
 
