@@ -277,6 +277,23 @@ def check_fused() -> None:
     same("copies together", back, tokens + (tokens.unsqueeze(1) * largest.unsqueeze(2)).sum(1))
 
 
+def check_cells() -> None:
+    x = torch.randn(3, 5)
+    of_input, of_hidden, cell = torch.randn(3, 16), torch.randn(3, 16), torch.randn(3, 4)
+
+    def step(of_input: torch.Tensor, of_hidden: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+        i, f, g, o = (of_input + of_hidden).chunk(4, 1)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        return torch.cat((o.sigmoid() * cell.tanh(), cell), 1)
+
+    fused = lambda *given: torch.cat(torch.ops.aten._thnn_fused_lstm_cell(*given)[:2], 1)  # noqa: E731
+    check("lstm cell", fused, of_input, of_hidden, cell, expected=step)
+    found, scale = torch_npu.npu_dynamic_quant(x.half().npu())
+    largest = x.half().float().abs().amax(1)
+    same("scales", scale, largest / 127)
+    same("int8", found, (x.half().float() / (largest / 127).unsqueeze(1)).round().to(torch.int8))
+
+
 def check_inference() -> None:
     q, k, v = (torch.randn(2, n, s, 16).half() for n, s in ((4, 5), (2, 7), (2, 7)))
     expected = attention(q.float(), k.float(), v.float()).half()
@@ -313,7 +330,7 @@ def check_inference() -> None:
 
 
 torch.manual_seed(0)
-for part in (check_norms, check_losses, check_images, check_attention, check_fused, check_inference):
+for part in (check_norms, check_losses, check_images, check_attention, check_fused, check_cells, check_inference):
     try:
         part()
     except Exception as error:
