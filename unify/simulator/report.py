@@ -139,7 +139,7 @@ def show(merged: dict[str, Any]) -> None:
         _show_works(console, title, merged[name])
     _show_counts(console, "operators that the simulated device does not have", merged["absent_operators"])
     _show_works(console, "copies and fills", merged["copies"])
-    _show_works(console, "others", merged["others"])
+    _show_works(console, "others", {name: work for name, work in merged["others"].items() if name != "wait"})
     _show_counts(console, "synchronisations", merged["synchronisations"])
     _show_failures(console, [one for one in merged["failed_calls"] if not _DESCRIBES.match(one["call"])])
     _show_devices(console, merged)

@@ -95,9 +95,18 @@ def check(rank: Rank, call: str, given: Array | None, out: Array | None, *argume
 
 
 def reductions(rank: Rank) -> None:
+    """Each type, with one operation of the four."""
+    reduce_each(rank, [(type_, (type_ // 2 + type_) % 4) for type_ in DTYPES])
+
+
+def all_reductions(rank: Rank) -> None:
+    reduce_each(rank, [(type_, op) for type_ in DTYPES for op in (SUM, PROD, MAX, MIN)])
+
+
+def reduce_each(rank: Rank, cases: list[tuple[int, int]]) -> None:
     rank.init()
     me, size = rank.rank, rank.size
-    for number, (type_, op) in enumerate((type_, op) for type_ in DTYPES for op in (SUM, PROD, MAX, MIN)):
+    for number, (type_, op) in enumerate(cases):
         case = Case(rank, number)
         count, root = case.count(), int(case.shared.integers(size))
         given = case.of_all(type_, count)
@@ -209,9 +218,9 @@ def messages(rank: Rank) -> None:
     rank.init()
     me, size = rank.rank, rank.size
     following, before = (me + 1) % size, (me - 1) % size
-    for number in range(30):
+    for number in range(12):
         case = Case(rank, number)
-        type_, count = list(DTYPES)[number % 12], case.count()
+        type_, count = list(DTYPES)[number], case.count()
         given = case.of_all(type_, count)
         send, recv = rank.upload(given[me]), rank.upload(np.zeros_like(given[me]))
         calls = [("HcclSend", send, following), ("HcclRecv", recv, before)]
@@ -332,6 +341,7 @@ def pieces(rank: Rank) -> None:
         (orders, 2),
         pytest.param(special_numbers, 2, marks=pytest.mark.slow),
         pytest.param(pieces, 2, marks=pytest.mark.slow),
+        pytest.param(all_reductions, 4, marks=pytest.mark.slow),
         pytest.param(reductions, 8, marks=pytest.mark.slow),
         pytest.param(messages, 4, marks=pytest.mark.slow),
         pytest.param(reductions, 1, marks=pytest.mark.slow),

@@ -16,11 +16,10 @@ from .ranks import FP32, INT32, MAX, SUM, CommConfig, Rank, SendRecvItem, run
 WAITED_S = 10.0  # no more, on a busy machine: what ends a wait is noticed within a fraction of a second
 
 
-def enqueue(rank: Rank, count: int = 1000, call: str = "HcclAllReduce", comm: int = 0) -> int:
+def enqueue(rank: Rank) -> int:
     """An operation whose result, all ranks' sum, lies at the address returned."""
-    buffer = rank.upload(np.full(count, rank.rank + 1, np.int32))
-    assert call == "HcclAllReduce"
-    rank.call(call, buffer, buffer, count, INT32, SUM, comm or rank.comm, rank.stream)
+    buffer = rank.upload(np.full(1000, rank.rank + 1, np.int32))
+    rank.call("HcclAllReduce", buffer, buffer, 1000, INT32, SUM, rank.comm, rank.stream)
     return buffer
 
 
@@ -137,7 +136,7 @@ def test_ranks_that_disagree_are_told_what_both_sides_call(tmp_path: Path) -> No
 
 
 def waits(rank: Rank) -> None:
-    seconds = 1
+    seconds = 2
     config = CommConfig(timeout=seconds) if rank.rank == 1 else None
     rank.init(config=config)
     check_sum(rank)
@@ -151,14 +150,14 @@ def waits(rank: Rank) -> None:
     assert seconds * 0.9 < time.monotonic() - begun < WAITED_S
     message = rank.acl.message()
     assert "EI0002" in message
-    assert "waited 1 s for ranks 2 (HCCL_EXEC_TIMEOUT)" in message
+    assert "waited 2 s for ranks 2 (HCCL_EXEC_TIMEOUT)" in message
     assert rank.async_error() == "E_TIMEOUT"
     assert rank.result("HcclBarrier", rank.comm, rank.stream) == "E_TIMEOUT"
     rank.tell(f"told by {rank.rank}")
 
 
 def test_an_operation_waits_no_longer_than_its_timeout(tmp_path: Path) -> None:
-    assert run(waits, 3, tmp_path, HCCL_EXEC_TIMEOUT="1") == [0, 0, 0]
+    assert run(waits, 3, tmp_path, HCCL_EXEC_TIMEOUT="2") == [0, 0, 0]
 
 
 def never_comes(rank: Rank) -> None:
@@ -169,9 +168,11 @@ def never_comes(rank: Rank) -> None:
         return
     begun = time.monotonic()
     assert rank.result("HcclCommInitRootInfo", 3, info, rank.rank, ctypes.byref(out)) != "SUCCESS"
-    assert 0.9 < time.monotonic() - begun < WAITED_S
-    message = rank.acl.message()
-    assert "waited 1 s for ranks 1 (HCCL_CONNECT_TIMEOUT)" in message or "was there and went" in message, message
+    took, message = time.monotonic() - begun, rank.acl.message()
+    assert took < WAITED_S
+    # Who came first waits that long, and goes; the other one may then see that.
+    waited = took > 0.9 and "waited 1 s for ranks 1 (HCCL_CONNECT_TIMEOUT)" in message
+    assert waited or "was there and went" in message, message
     rank.tell("told")
 
 
@@ -179,7 +180,6 @@ def comes_and_dies(rank: Rank) -> None:
     out = ctypes.c_uint64()
     info = rank.root_info()
     if rank.rank == 1:
-        rank.acl.fail("HcclCommInitRootInfo:0:hang")
         rank.wait_for("told")
         return
     if rank.rank == 2:
@@ -217,16 +217,18 @@ def ended_root(rank: Rank) -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "size"),
+    ("work", "size", "timeout"),
     [
-        (never_comes, 3),
-        (says_other_sizes, 2),
-        pytest.param(comes_and_dies, 3, marks=pytest.mark.slow),
-        pytest.param(ended_root, 2, marks=pytest.mark.slow),
+        (never_comes, 3, "1"),
+        (says_other_sizes, 2, "1"),
+        pytest.param(comes_and_dies, 3, "10", marks=pytest.mark.slow),
+        pytest.param(ended_root, 2, "10", marks=pytest.mark.slow),
     ],
 )
-def test_a_communicator_that_is_not_complete_is_an_error_on_all_ranks(work, size: int, tmp_path: Path) -> None:
-    assert run(work, size, tmp_path, HCCL_CONNECT_TIMEOUT="1") == [0] * size
+def test_a_communicator_that_is_not_complete_is_an_error_on_all_ranks(
+    work, size: int, timeout: str, tmp_path: Path
+) -> None:
+    assert run(work, size, tmp_path, HCCL_CONNECT_TIMEOUT=timeout) == [0] * size
 
 
 def aborted(rank: Rank) -> None:
@@ -273,8 +275,9 @@ def planned(rank: Rank) -> None:
     wrong = int((rank.download(buffer, np.zeros(1000, np.int32)) != 3).sum())
     assert wrong == (1 if rank.rank == 0 else 0)
     enqueue(rank)
-    assert acl.result("aclrtSynchronizeStreamWithTimeout", rank.stream, 100) == "RT_STREAM_SYNC_TIMEOUT"
-    acl.library.unify_simulator_release(0)
+    if rank.rank == 0:
+        assert acl.result("aclrtSynchronizeStreamWithTimeout", rank.stream, 100) == "RT_STREAM_SYNC_TIMEOUT"
+        acl.library.unify_simulator_release(0)
     rank.finish()
     if rank.rank == 0:
         assert rank.result("HcclBarrier", rank.comm, rank.stream) == "E_NETWORK"
@@ -294,7 +297,7 @@ def planned(rank: Rank) -> None:
 
 
 def test_faults_are_planned_by_the_calls_names(tmp_path: Path) -> None:
-    assert run(planned, 2, tmp_path, HCCL_EXEC_TIMEOUT="1") == [0, 0]
+    assert run(planned, 2, tmp_path, HCCL_EXEC_TIMEOUT="2") == [0, 0]
 
 
 def is_lost_while_it_waits(rank: Rank) -> None:

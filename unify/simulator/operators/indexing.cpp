@@ -47,10 +47,39 @@ Tensor scatter_reduce(const Tensor& self, int64_t dim, const Tensor& index, cons
   return at::scatter_reduce(self, dim, index, source, reduction_name(reduction), include_self);
 }
 
+// Writes each update at `starts` along an axis of one of `memory`: caches of keys grow so.
+void update(const Tensors& memory, const Tensor& starts, const Tensor& updates, int64_t axis) {
+  TORCH_CHECK(starts.dim() == 1, "indices of shape ", starts.sizes(), " are not simulated: one dimension is.");
+  for (int64_t i = 0; i < starts.numel(); ++i) {
+    const Tensor each = updates.select(0, i);
+    memory[i].narrow(axis, starts[i].item<int64_t>(), each.size(axis)).copy_(each);
+  }
+}
+
+// Which axis of an element of a batch an axis of the batch is.
+int64_t inner_axis(int64_t axis) { return axis < 0 ? axis : axis - 1; }
+
+Tensor one_hot(const Tensor& self, int64_t depth, const Tensor& on, const Tensor& off, int64_t axis) {
+  Tensor classes = at::arange(depth, self.options());
+  for (int64_t after = axis < 0 ? -1 - axis : self.dim() - axis; after > 0; --after) classes = classes.unsqueeze(-1);
+  return at::where(at::eq(self.unsqueeze(axis), classes), on, off);
+}
+
+void write_if_kept(const Out& out, const Tensor& result) {
+  if (out.is_wanted() && out->numel() != 0) out = result;
+}
+
 }  // namespace
 
 // Reading.
 OPERATOR(aclnnEmbedding, (Tensor weight, Tensor indices, Out out), out = at::embedding(weight, indices))
+OPERATOR(aclnnEmbeddingBag,
+         (Tensor weight, Tensor indices, Tensor offsets, bool scale_by_frequency, int64_t mode, bool sparse,
+          optional<Tensor> weights, bool include_last, int64_t padding, Out out, Out bags, Out sizes, Out largest),
+         const auto found = at::_embedding_bag(weight.contiguous(), indices, offsets, scale_by_frequency, mode, sparse,
+                                               weights, include_last, padding);
+         out = std::get<0>(found); write_if_kept(bags, std::get<1>(found)); sizes = std::get<2>(found);
+         write_if_kept(largest, std::get<3>(found)))
 OPERATOR(aclnnGather, (Tensor self, int64_t dim, Tensor index, Out out), out = at::gather(self, dim, index))
 OPERATOR(aclnnGatherV3, (Tensor self, int64_t dim, Tensor index, int64_t batch_dims, int64_t mode, Out out),
          TORCH_CHECK(dim == 0 && batch_dims == 0 && mode >= 0, "dim ", dim, " and batchDims ", batch_dims,
@@ -62,6 +91,8 @@ OPERATOR(aclnnIndexSelect, (Tensor self, int64_t dim, Tensor index, Out out), ou
 OPERATOR(aclnnMaskedSelect, (Tensor self, Tensor mask, Shaped out), out = at::masked_select(self, mask))
 OPERATOR(aclnnNonzero, (Tensor self, Shaped out), out = at::nonzero(self))
 OPERATOR(aclnnNonzeroV2, (Tensor self, Shaped out), out = at::nonzero(self).t())
+OPERATOR(aclnnOneHot, (Tensor self, int64_t depth, Tensor on, Tensor off, int64_t axis, Out out),
+         out = one_hot(self, depth, on, off, axis))
 OPERATOR(aclnnTake, (Tensor self, Tensor index, Out out), out = at::take(self, index))
 
 // Writing.
@@ -99,6 +130,15 @@ OPERATOR(aclnnInplaceScatterReduce,
          self = scatter_reduce(self, dim, index, source, reduction, include_self))
 OPERATOR(aclnnInplaceScatterValue, (Out self, int64_t dim, Tensor index, Scalar value, int64_t reduction),
          self = scatter(self, dim, index, value, reduction))
+OPERATOR(aclnnInplaceScatterUpdate, (Out self, Tensor indices, Tensor updates, int64_t axis),
+         const Tensor memory = self;
+         update(memory.unbind(0), indices, updates, inner_axis(axis)))
+OPERATOR(aclnnScatterList,
+         (Outs self, Tensor indices, Tensor updates, optional<Tensor> mask, std::string reduce, int64_t axis),
+         TORCH_CHECK(!mask && reduce == "update", "a mask and reduce ", reduce, " are not simulated: update is.");
+         update(Tensors(self.begin(), self.end()), indices, updates, axis))
+OPERATOR(aclnnScatterNdUpdate, (Out self, Tensor indices, Tensor updates), Tensor memory = self;
+         at::_index_put_impl_(memory, without_empty(indices.unbind(-1)), updates, false, false))
 OPERATOR(aclnnScatter, (Tensor self, int64_t dim, Tensor index, Tensor source, int64_t reduction, Out out),
          out = scatter(self, dim, index, source, reduction))
 OPERATOR(aclnnScatterAdd, (Tensor self, int64_t dim, Tensor index, Tensor source, Out out),

@@ -72,7 +72,8 @@ int32_t refuse_null(const char* name, size_t parameter) {
 }
 
 int32_t refuse(const char* name, const std::exception& error) {
-  return unify_simulator_refuse(name, kInvalid, error.what());
+  const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
+  return unify_simulator_refuse(name, kInvalid, of_torch ? of_torch->what_without_backtrace() : error.what());
 }
 
 namespace {

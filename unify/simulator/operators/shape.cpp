@@ -1,9 +1,50 @@
 // Operators that only move elements to other places, or repeat them.
 #include <ATen/Functions.h>
 
+#include <algorithm>
+
 #include "operator.h"
 
 using namespace unify::operators;
+
+namespace {
+
+// Of a dimension with a negative step: torch has none.
+Tensor backwards(const Tensor& x, int64_t dim, optional<int64_t> begin, optional<int64_t> end, int64_t stride) {
+  const int64_t size = x.size(dim);
+  const auto from_last = [size](int64_t place) {
+    return size - 1 - std::max<int64_t>(place < 0 ? place + size : place, -1);
+  };
+  return at::slice(at::flip(x, {dim}), dim, begin ? std::max<int64_t>(from_last(*begin), 0) : 0,
+                   end ? from_last(*end) : size, -stride);
+}
+
+// TensorFlow's slices, to which torch_npu's npu_indexing gives bits of masks, a bit for each entry.
+Tensor strided_slice(const Tensor& self, const Ints& begin, const Ints& end, const Ints& strides, int64_t begin_mask,
+                     int64_t end_mask, int64_t ellipsis_mask, int64_t new_axis_mask, int64_t shrink_mask) {
+  const auto is_set = [](int64_t mask, size_t entry) { return ((mask >> entry) & 1) != 0; };
+  int64_t named = 0, dim = 0;
+  for (size_t i = 0; i < strides.size(); ++i) named += !is_set(ellipsis_mask, i) && !is_set(new_axis_mask, i);
+  Tensor result = self;
+  for (size_t i = 0; i < strides.size(); ++i) {
+    if (is_set(ellipsis_mask, i)) {
+      dim += self.dim() - named;
+    } else if (is_set(new_axis_mask, i)) {
+      result = result.unsqueeze(dim++);
+    } else if (is_set(shrink_mask, i)) {
+      result = result.select(dim, begin[i]);
+    } else {
+      const auto from = is_set(begin_mask, i) ? std::nullopt : optional<int64_t>(begin[i]);
+      const auto to = is_set(end_mask, i) ? std::nullopt : optional<int64_t>(end[i]);
+      result =
+          strides[i] > 0 ? at::slice(result, dim, from, to, strides[i]) : backwards(result, dim, from, to, strides[i]);
+      ++dim;
+    }
+  }
+  return result;
+}
+
+}  // namespace
 
 // Joining and splitting.
 OPERATOR(aclnnCat, (Tensors tensors, int64_t dim, Out out), out = at::cat(tensors, dim))
@@ -18,11 +59,12 @@ OPERATOR(aclnnChannelShuffle, (Tensor self, int64_t groups, Out out), out = at::
 OPERATOR(aclnnConfusionTranspose, (Tensor self, Ints order, Ints shape, bool transpose_first, Out out),
          out = transpose_first ? self.permute(order).reshape(shape) : self.reshape(shape).permute(order))
 OPERATOR(aclnnFlip, (Tensor self, Ints dims, Out out), out = at::flip(self, dims))
-OPERATOR(aclnnIm2col, (Tensor self, Ints kernel, Ints dilation, Ints padding, Ints stride, Out out),
-         out = at::im2col(self, kernel, dilation, padding, stride))
-OPERATOR(aclnnIm2colBackward, (Tensor self, Ints size, Ints kernel, Ints dilation, Ints padding, Ints stride, Out out),
-         out = at::col2im(self, size, kernel, dilation, padding, stride))
 OPERATOR(aclnnRoll, (Tensor self, Ints shifts, Ints dims, Out out), out = at::roll(self, shifts, dims))
+OPERATOR(aclnnStridedSlice,
+         (Tensor self, Ints begin, Ints end, Ints strides, int64_t begin_mask, int64_t end_mask, int64_t ellipsis_mask,
+          int64_t new_axis_mask, int64_t shrink_mask, Out out),
+         out = strided_slice(self, begin, end, strides, begin_mask, end_mask, ellipsis_mask, new_axis_mask,
+                             shrink_mask))
 OPERATOR(aclnnUnfoldGrad, (Tensor grad, Ints sizes, int64_t dim, int64_t size, int64_t step, Out out),
          out = at::unfold_backward(grad, sizes, dim, size, step))
 
@@ -38,7 +80,7 @@ OPERATOR(aclnnRepeatInterleaveInt, (Tensor self, int64_t repeats, int64_t size, 
 OPERATOR(aclnnRepeatInterleaveIntWithDim, (Tensor self, int64_t repeats, int64_t dim, int64_t size, Out out),
          out = at::repeat_interleave(self, repeats, dim, size))
 OPERATOR(aclnnRepeatInterleaveTensor, (Tensor repeats, int64_t size, Out out),
-         out = at::repeat_interleave(repeats, size))
+         out = at::repeat_interleave(repeats, optional<int64_t>(size)))
 OPERATOR(aclnnRepeatInterleaveWithDim, (Tensor self, Tensor repeats, int64_t dim, int64_t size, Out out),
          out = at::repeat_interleave(self, repeats, dim, size))
 
