@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -29,22 +30,23 @@ def run_ranks(npu_environment: dict[str, str], tmp_path: Path) -> Run:
 
     def ran(program: str, **environment: str) -> list[tuple[int, str]]:
         (tmp_path / "program.py").write_text(START + program)
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "program.py", str(rank)],
-                cwd=tmp_path,
-                env={**os.environ, **npu_environment, **environment},
-                stdout=(tmp_path / f"rank{rank}").open("w"),
-                stderr=subprocess.STDOUT,
-            )
-            for rank in range(2)
-        ]
-        for rank in ranks:
-            try:
-                rank.wait(300)
-            except subprocess.TimeoutExpired:
-                rank.kill()
-                rank.wait()
+        with ExitStack() as files:
+            ranks = [
+                subprocess.Popen(
+                    [sys.executable, "program.py", str(rank)],
+                    cwd=tmp_path,
+                    env={**os.environ, **npu_environment, **environment},
+                    stdout=files.enter_context((tmp_path / f"rank{rank}").open("w")),
+                    stderr=subprocess.STDOUT,
+                )
+                for rank in range(2)
+            ]
+            for rank in ranks:
+                try:
+                    rank.wait(300)
+                except subprocess.TimeoutExpired:
+                    rank.kill()
+                    rank.wait()
         return [(each.returncode, (tmp_path / f"rank{rank}").read_text()) for rank, each in enumerate(ranks)]
 
     return ran
