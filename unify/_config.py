@@ -79,6 +79,9 @@ TABLE: dict[str, Setting] = {
     "simulated_report": Setting(
         "UNIFY_SIMULATED_REPORT", str, lambda: "", "A folder that processes with simulated chips tell of themselves in."
     ),
+    "simulated_operators": Setting(
+        "UNIFY_SIMULATED_OPERATORS", _paths, lambda: (), "C++ files with operators of yours for the simulated Ascend."
+    ),
     "expandable_segments": Setting(
         "UNIFY_EXPANDABLE_SEGMENTS", _flag, lambda: False, "Memory grows and shrinks in place, where the device can."
     ),

@@ -342,7 +342,10 @@ def _libraries(torch: Path, quiet: bool) -> Path:
         raise TargetError(f"simulate ascend: {library_path()} is not there; build it with `make build`.")
     root = Path(settings.toolchain_dir) / "torch_npu"
     with _alone(root, quiet):  # one process compiles, the others wait
-        operators = library(torch, library_path(), said=lambda line: _say(f"compiling the operators {line}", quiet))
+        own = [Path(path) for path in settings.simulated_operators]
+        operators = library(
+            torch, library_path(), more=own, said=lambda line: _say(f"compiling the operators {line}", quiet)
+        )
         key = hashlib.sha256(f"{library_path()} {operators}".encode()).hexdigest()[:16]
         folder = root / f"libraries-{key}"
         if not folder.exists():

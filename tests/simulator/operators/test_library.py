@@ -63,6 +63,8 @@ def test_a_source_that_is_wrong_is_named_and_leaves_nothing(few: Path) -> None:
 def test_without_a_compiler_or_a_torch_it_says_so(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidArgument, match="has no include/ATen"):
         operators.library(few, library_path())
+    with pytest.raises(InvalidArgument, match=r"own\.cpp is not there"):
+        operators.library(TORCH, library_path(), more=[few / "own.cpp"])
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(TargetError, match=r"'no-such-compiler' is not there\. Install"):
         operators.library(TORCH, library_path())

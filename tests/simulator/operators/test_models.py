@@ -22,7 +22,8 @@ length = given.input_ids.shape[1]
 
 def generated(device):
     model.to(device)
-    return model.generate(**given.to(device), max_new_tokens=64, min_new_tokens=64, do_sample=False).tolist()[0][length:]
+    out = model.generate(**given.to(device), max_new_tokens=64, min_new_tokens=64, do_sample=False)
+    return out[0, length:].tolist()
 
 def decoded(device):
     "The same by NPUGraph: a token's step is captured once, and replayed on what the replays before left."
@@ -81,7 +82,8 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down, self.drop = nn.Linear(width, 4 * width), nn.Linear(4 * width, width), nn.Dropout(p)
     def forward(self, x):
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(self.norms[0](x)).chunk(3, -1))
+        parts = self.qkv(self.norms[0](x)).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         x = x + self.drop(self.out(mixed))
         return x + self.drop(self.down(F.gelu(self.up(self.norms[1](x)), approximate="tanh")))  # as the chip's gelu

@@ -78,7 +78,8 @@ def test_states_are_saved_and_loaded_between_devices(run) -> None:
     program = """
 import safetensors.torch
 def same(state, other, device):
-    return all(other[n].device == torch.device(device) and torch.equal(t.cpu(), other[n].cpu()) for n, t in state.items())
+    moved = [other[n].device == torch.device(device) and torch.equal(t.cpu(), other[n].cpu()) for n, t in state.items()]
+    return all(moved)
 def network():
     return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
 net = network().npu()

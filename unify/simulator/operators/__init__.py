@@ -30,11 +30,14 @@ def library(
     """Returns the library for a torch, made of the sources here on the first call, which takes a minute or two.
 
     torch: the folder of its package; ascendcl: the simulated libascendcl.so; more: C++ files with operators of the
-    caller's own, as the ones here are; said: told what is compiled. Raises InvalidArgument for a torch without headers,
-    TargetError where there is no C++ compiler or it refuses a file.
+    caller's own, as the ones here are; said: told what is compiled. Raises InvalidArgument for a torch without headers
+    or a file that is not there, TargetError where there is no C++ compiler or it refuses a file.
     """
     if not (torch / "include" / "ATen").is_dir():
         raise InvalidArgument(f"operators: {torch} has no include/ATen: it is not the folder of a torch package.")
+    for path in more:
+        if not path.is_file():
+            raise InvalidArgument(f"operators: {path} is not there; UNIFY_SIMULATED_OPERATORS names C++ files.")
     folder = Path(__file__).parent
     sources = [*sorted(folder.glob("*.cpp")), *more]
     compiler = _compiler()

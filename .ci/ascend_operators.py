@@ -1,0 +1,75 @@
+"""Writes which of torch's operators agree on the simulated Ascend, by torch's own samples, into the manual.
+
+It takes some ten minutes: python .ci/ascend_operators.py [--jobs N].
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from unify.simulator import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT / "tests/simulator/operators/samples.py"
+STATIC = ROOT / "docs/_static"
+MEANING = {
+    "agrees": "agrees with the CPU",
+    "host": "agrees; torch_npu itself runs it, or a part of it, on the host",
+    "differs": "differs",
+    "fails": "fails",
+    "none": "not tried: torch has no sample of it in this dtype",
+}
+
+
+def rows_of(part: int, parts: int, variables: dict[str, str]) -> list[dict[str, str]]:
+    command = [sys.executable, str(SAMPLES), str(part), str(parts)]
+    told = subprocess.run(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    return [json.loads(line) for line in told.stdout.splitlines() if line.startswith(b"{")]
+
+
+def reason(why: str) -> str:
+    """The first thing that is said, in a line of a table."""
+    text = re.sub(
+        r"\[ERROR\].*|The Inner error is reported as above.*?current working operator name is ", "", why, flags=re.S
+    )
+    return re.sub(r"\s+", " ", text).strip().replace("|", "\\|")[:160]
+
+
+def page(rows: list[dict[str, str]]) -> str:
+    counts = {
+        dtype: Counter(row["result"] for row in rows if row["dtype"] == dtype) for dtype in ("float32", "bfloat16")
+    }
+    lines = ["| | float32 | bfloat16 |", "|---|---|---|"]
+    lines += [f"| {text} | {counts['float32'][key]} | {counts['bfloat16'][key]} |" for key, text in MEANING.items()]
+    lines += ["", "What differs or fails, and why:", "", "| operator | dtype | | why |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['name']} | {row['dtype']} | {row['result']} | {reason(row['why'])} |"
+        for row in rows
+        if row["result"] in ("differs", "fails")
+    ]
+    host = sorted({row["name"] for row in rows if row["result"] == "host"})
+    lines += ["", f"On the host: {', '.join(host)}.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=2)
+    jobs = parser.parse_args().jobs
+    variables = environment.install(sys.executable).variables(environment.read_chips("910B3,8g"))
+    with ThreadPoolExecutor(jobs) as pool:
+        parts = pool.map(lambda part: rows_of(part, jobs, variables), range(jobs))
+    rows = sorted((row for part in parts for row in part), key=lambda row: (row["name"], row["dtype"]))
+    (STATIC / "ascend-operators.json").write_text(json.dumps(rows, indent=0) + "\n")
+    (STATIC / "ascend-operators.md").write_text(page(rows))
+
+
+if __name__ == "__main__":
+    main()
