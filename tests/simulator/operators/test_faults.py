@@ -76,6 +76,22 @@ agree(other.steps(0))
     assert told.count(words) == 2, told
 
 
+@pytest.mark.slow
+def test_a_lost_device_does_not_come_back(run) -> None:
+    told = run(
+        TRAINING
+        + FAILS.format(plan="aclnnGelu:0:lost", steps=1)
+        + """
+assert torch.npu.stop_device(0) == 1
+torch.npu.restart_device(0)
+torch.npu.set_device(0)
+print(raised(lambda: Training("npu:0").step()))
+"""
+        + LEAVES
+    )
+    assert told.count("error code is 507010") == 2
+
+
 def test_what_hangs_is_told_after_a_time_and_stopped(run) -> None:
     told = run(
         TRAINING
