@@ -73,9 +73,10 @@ std::shared_ptr<Range> map_foreign(const Foreign& memory, uint64_t address) {
 
 }  // namespace
 
+// Addresses are of no device: torch_npu tries them before it sets one.
 UNIFY_SIMULATOR_EXPORT aclError aclrtReserveMemAddress(void** out, size_t bytes, size_t alignment, void* wanted,
                                                        uint64_t) {
-  return with_context("aclrtReserveMemAddress", [&](Call&) -> Result {
+  return with_driver("aclrtReserveMemAddress", [&](Call&) -> Result {
     if (out == nullptr || bytes == 0 || alignment != 0) return ACL_ERROR_RT_PARAM_INVALID;
     if (wanted != nullptr) return refuse(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, "Addresses of the program's choice.");
     const uint64_t address = driver().memory.reserve(round_up(bytes, kGranularity), kGranularity);

@@ -61,6 +61,22 @@ def attention(
     return torch.softmax(scores, -1) @ v
 
 
+def check_dropout() -> None:
+    """The result is linear in the values: of the identity it is the shares themselves, half of them dropped."""
+    q, k = (torch.randn(2, 4, 64, 64).npu() for _ in range(2))
+    v = torch.eye(64).expand(2, 4, 64, 64).contiguous().npu().requires_grad_()
+    shares = torch_npu.npu_fusion_attention(q, k, v, 4, "BNSD", scale=0.125, keep_prob=0.5)[0]
+    gradient = torch.randn(2, 4, 64, 64)
+    shares.backward(gradient.npu())
+    found = shares.detach().cpu()
+    full = (q.cpu() @ k.cpu().transpose(2, 3) * 0.125).softmax(-1)
+    same("shares that are kept", found, torch.where(found != 0, 2 * full, 0.0))
+    same("gradient under dropout", v.grad.cpu(), found.transpose(2, 3) @ gradient, 1e-3)
+    kept = (found != 0).float().mean().item()
+    if not 0.45 < kept < 0.55:
+        differs["dropout"] = f"{kept} kept"
+
+
 def check_attention() -> None:
     batch, heads, size, queries, keys = 2, 4, 8, 5, 7
     q, k, v = (torch.randn(batch, n, s, size) for n, s in ((heads, queries), (2, keys), (2, keys)))
@@ -124,6 +140,7 @@ def check_attention() -> None:
     for causal in (False, True):
         square = [torch.randn(2, 4, 6, 8) for _ in range(3)]
         check(f"sdpa {causal}", lambda q, k, v, c=causal: F.scaled_dot_product_attention(q, k, v, is_causal=c), *square)
+    check_dropout()
     result = torch_npu.npu_fusion_attention(q.npu(), k.npu(), v.npu(), heads, "BNSD", scale=0.5)
     scores = q @ k.repeat_interleave(2, 1).transpose(2, 3) * 0.5
     largest = scores.amax(-1, keepdim=True)
@@ -260,6 +277,23 @@ def check_fused() -> None:
     same("copies together", back, tokens + (tokens.unsqueeze(1) * largest.unsqueeze(2)).sum(1))
 
 
+def check_cells() -> None:
+    x = torch.randn(3, 5)
+    of_input, of_hidden, cell = torch.randn(3, 16), torch.randn(3, 16), torch.randn(3, 4)
+
+    def step(of_input: torch.Tensor, of_hidden: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+        i, f, g, o = (of_input + of_hidden).chunk(4, 1)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        return torch.cat((o.sigmoid() * cell.tanh(), cell), 1)
+
+    fused = lambda *given: torch.cat(torch.ops.aten._thnn_fused_lstm_cell(*given)[:2], 1)  # noqa: E731
+    check("lstm cell", fused, of_input, of_hidden, cell, expected=step)
+    found, scale = torch_npu.npu_dynamic_quant(x.half().npu())
+    largest = x.half().float().abs().amax(1)
+    same("scales", scale, largest / 127)
+    same("int8", found, (x.half().float() / (largest / 127).unsqueeze(1)).round().to(torch.int8))
+
+
 def check_inference() -> None:
     q, k, v = (torch.randn(2, n, s, 16).half() for n, s in ((4, 5), (2, 7), (2, 7)))
     expected = attention(q.float(), k.float(), v.float()).half()
@@ -275,9 +309,8 @@ def check_inference() -> None:
     same("its logarithms", logs, scores.logsumexp(-1, keepdim=True), 1e-3)
 
     lengths = [5, 7]
-    one = attention(
-        *(each.float() for each in (q[:, :, :1], k, v)), torch.arange(7) >= torch.tensor(lengths).view(2, 1, 1, 1)
-    )
+    ended = torch.arange(7) >= torch.tensor(lengths).view(2, 1, 1, 1)
+    one = attention(q[:, :, :1].float(), k.float(), v.float(), ended)
     found = torch_npu.npu_incre_flash_attention(
         device[0][:, :, :1].contiguous(), device[1], device[2],
         num_heads=4, scale_value=0.25, actual_seq_lengths=lengths, **options,
@@ -297,7 +330,7 @@ def check_inference() -> None:
 
 
 torch.manual_seed(0)
-for part in (check_norms, check_losses, check_images, check_attention, check_fused, check_inference):
+for part in (check_norms, check_losses, check_images, check_attention, check_fused, check_cells, check_inference):
     try:
         part()
     except Exception as error:

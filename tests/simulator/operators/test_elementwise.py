@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def test_in_place_forms_and_lists_give_what_the_cpu_gives(run) -> None:
     run("""
-def agree(work, *tensors, exactly=True):
+def agree(work, *tensors):
     here, there = [each.npu() for each in tensors], [each.clone() for each in tensors]
     found, expected = work(*here), work(*there)
     found = here if found is None else [found] if isinstance(found, torch.Tensor) else found
@@ -23,8 +23,8 @@ for dtype in (torch.float32, torch.bfloat16):
         agree(work, x.t().contiguous().t(), y)  # strides are kept
         if name != "atan2_" and name != "logical_and_":
             agree(lambda a: (getattr(a, name)(0.5), None)[1], x)
-    for name in ("exp_", "log_", "sqrt_", "rsqrt_", "sigmoid_", "tanh_", "relu_", "neg_", "abs_", "reciprocal_", "floor_",
-                 "ceil_", "trunc_", "round_", "erf_", "zero_", "tril_", "triu_"):
+    for name in ("exp_", "log_", "sqrt_", "rsqrt_", "sigmoid_", "tanh_", "relu_", "neg_", "abs_", "reciprocal_",
+                 "floor_", "ceil_", "trunc_", "round_", "erf_", "zero_", "tril_", "triu_"):
         agree(lambda a: (getattr(a, name)(), None)[1], x - 0.5)
     agree(lambda a, b: (a.lerp_(b.expand(7, 5), 0.25), None)[1], x, y)
     agree(lambda a, b: (a.addcmul_(b, b, value=2).addcdiv_(b, b + 1, value=-0.5), None)[1], x, y)
@@ -37,7 +37,8 @@ agree(lambda a: torch.div(a, 4, rounding_mode="trunc"), whole)
 agree(lambda a: a // -4, whole)
 
 for dtypes in ((torch.float32,) * 3, (torch.float32, torch.bfloat16, torch.float32)):  # the second: one by one
-    lists = [[(torch.rand(shape) + 0.5).to(dtype) for shape, dtype in zip(((3,), (2, 2), ()), dtypes)] for _ in range(3)]
+    shapes = ((3,), (2, 2), ())
+    lists = [[(torch.rand(shape) + 0.5).to(dtype) for shape, dtype in zip(shapes, dtypes)] for _ in range(3)]
     def both(work):
         def split(*flat):
             return work(*(list(flat[i:i + 3]) for i in (0, 3, 6)))
@@ -109,7 +110,7 @@ assert not torch.equal(*replays) and all(((0 <= each) & (each < 1)).all() for ea
 
 def test_optimizers_and_loss_scaling_step_as_torch_s_on_the_cpu(run) -> None:
     run("""
-def trained(device, make, amp=False):
+def trained(device, make):
     torch.manual_seed(1)
     weights = [torch.randn(6, 5), torch.randn(5), torch.randn(())]
     weights = [each.to(device).requires_grad_() for each in weights]

@@ -2,7 +2,7 @@
 #include <ATen/ExpandUtils.h>
 #include <ATen/Functions.h>
 
-#include "operator.h"
+#include "wide.h"
 
 using namespace unify::operators;
 
@@ -111,12 +111,12 @@ std::string_view approximation(int64_t mode) {
 constexpr double kFast = 1.702;  // FastGelu is x * sigmoid(1.702 x)
 
 Tensor fast_gelu(const Tensor& self) {
-  const Tensor x = self.to(at::kFloat);
+  const Tensor x = wide(self);
   return at::mul(x, at::sigmoid(at::mul(x, kFast)));
 }
 
 Tensor fast_gelu_backward(const Tensor& grad, const Tensor& self) {
-  const Tensor x = at::mul(self.to(at::kFloat), kFast), s = at::sigmoid(x);
+  const Tensor x = at::mul(wide(self), kFast), s = at::sigmoid(x);
   return at::mul(grad, at::mul(s, at::add(at::mul(x, at::rsub(s, 1)), 1)));
 }
 
@@ -134,8 +134,13 @@ OPERATOR(aclnnGeluV2, (Tensor self, int64_t mode, Out out), out = at::gelu(self,
 namespace {
 
 struct Halves {
-  Halves(const Tensor& whole, int64_t dim)
-      : first(at::chunk(whole.to(at::kFloat), 2, dim)[0]), second(at::chunk(whole.to(at::kFloat), 2, dim)[1]) {}
+  Halves(const Tensor& whole, int64_t dim) {
+    const Tensors halves = at::chunk(wide(whole), 2, dim);
+    TORCH_CHECK(halves.size() == 2 && halves[0].sizes() == halves[1].sizes(), "dimension ", dim, " of ", whole.sizes(),
+                " has no halves.");
+    first = halves[0];
+    second = halves[1];
+  }
   Tensor first, second;
 };
 
@@ -146,7 +151,7 @@ Tensor swiglu(const Tensor& self, int64_t dim) {
 
 Tensor swiglu_backward(const Tensor& grad, const Tensor& self, int64_t dim) {
   const Halves x(self, dim);
-  const Tensor g = grad.to(at::kFloat);
+  const Tensor g = wide(grad);
   return at::cat({at::silu_backward(at::mul(g, x.second), x.first), at::mul(g, at::silu(x.first))}, dim);
 }
 
@@ -160,7 +165,7 @@ void geglu(const Tensor& self, int64_t dim, int64_t mode, bool is_first_active, 
 Tensor geglu_backward(const Tensor& grad, const Tensor& self, const Tensor& gelu, int64_t dim, int64_t mode,
                       bool is_first_active) {
   const Halves x(self, dim);
-  const Tensor g = grad.to(at::kFloat), linear = at::mul(g, gelu);
+  const Tensor g = wide(grad), linear = at::mul(g, gelu);
   const Tensor& gate = is_first_active ? x.second : x.first;
   const Tensor active = at::gelu_backward(at::mul(g, gate), is_first_active ? x.first : x.second, approximation(mode));
   return is_first_active ? at::cat({active, linear}, dim) : at::cat({linear, active}, dim);

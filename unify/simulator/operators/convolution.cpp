@@ -47,3 +47,8 @@ OPERATOR(aclnnConvTbcBackward,
          const auto [by_input, by_weight, by_bias] = at::conv_tbc_backward(wide(grad), wide(input), wide(weight),
                                                                            wide(bias), padding);
          grad_input = by_input; grad_weight = by_weight; grad_bias = by_bias)
+OPERATOR(aclnnIm2col, (Tensor self, Ints kernel, Ints dilation, Ints padding, Ints stride, Out out),
+         out = at::im2col(self, kernel, dilation, padding, stride))
+OPERATOR(aclnnIm2colBackward,
+         (Tensor self, Ints output_size, Ints kernel, Ints dilation, Ints padding, Ints stride, Out out),
+         out = at::col2im(self, output_size, kernel, dilation, padding, stride))

@@ -23,3 +23,13 @@ OPERATOR(aclnnClamp, (Tensor self, optional<Scalar> min, optional<Scalar> max, O
          out = at::clamp(self, min, max))
 OPERATOR(aclnnClampTensor, (Tensor self, optional<Tensor> min, optional<Tensor> max, Out out),
          out = at::clamp(self, min, max))
+
+// Rounded to what a quantized type can hold; the mask says which elements were in its range.
+OPERATOR(aclnnFakeQuantPerChannelAffineCachemask,
+         (Tensor self, Tensor scale, Tensor zero, int64_t axis, int64_t min, int64_t max, Out out, Out mask),
+         write(at::fake_quantize_per_channel_affine_cachemask(self, scale, zero, axis, min, max), out, mask))
+OPERATOR(aclnnFakeQuantPerTensorAffineCachemask,
+         (Tensor self, Tensor scale, Tensor zero, float is_enabled, int64_t min, int64_t max, Out out, Out mask),
+         write(at::_fake_quantize_per_tensor_affine_cachemask_tensor_qparams(
+                   self, scale.reshape({1}), zero.reshape({1}), at::full({1}, is_enabled, at::kLong), min, max),
+               out, mask))

@@ -1,47 +1,19 @@
 // Operators that only move elements to other places, or repeat them.
 #include <ATen/Functions.h>
 
-#include <algorithm>
-
 #include "operator.h"
 
 using namespace unify::operators;
 
 namespace {
 
-// Of a dimension with a negative step: torch has none.
-Tensor backwards(const Tensor& x, int64_t dim, optional<int64_t> begin, optional<int64_t> end, int64_t stride) {
-  const int64_t size = x.size(dim);
-  const auto from_last = [size](int64_t place) {
-    return size - 1 - std::max<int64_t>(place < 0 ? place + size : place, -1);
-  };
-  return at::slice(at::flip(x, {dim}), dim, begin ? std::max<int64_t>(from_last(*begin), 0) : 0,
-                   end ? from_last(*end) : size, -stride);
-}
-
-// TensorFlow's slices, to which torch_npu's npu_indexing gives bits of masks, a bit for each entry.
-Tensor strided_slice(const Tensor& self, const Ints& begin, const Ints& end, const Ints& strides, int64_t begin_mask,
-                     int64_t end_mask, int64_t ellipsis_mask, int64_t new_axis_mask, int64_t shrink_mask) {
-  const auto is_set = [](int64_t mask, size_t entry) { return ((mask >> entry) & 1) != 0; };
-  int64_t named = 0, dim = 0;
-  for (size_t i = 0; i < strides.size(); ++i) named += !is_set(ellipsis_mask, i) && !is_set(new_axis_mask, i);
-  Tensor result = self;
-  for (size_t i = 0; i < strides.size(); ++i) {
-    if (is_set(ellipsis_mask, i)) {
-      dim += self.dim() - named;
-    } else if (is_set(new_axis_mask, i)) {
-      result = result.unsqueeze(dim++);
-    } else if (is_set(shrink_mask, i)) {
-      result = result.select(dim, begin[i]);
-    } else {
-      const auto from = is_set(begin_mask, i) ? std::nullopt : optional<int64_t>(begin[i]);
-      const auto to = is_set(end_mask, i) ? std::nullopt : optional<int64_t>(end[i]);
-      result =
-          strides[i] > 0 ? at::slice(result, dim, from, to, strides[i]) : backwards(result, dim, from, to, strides[i]);
-      ++dim;
-    }
+// A slice of each of the first dimensions. torch_npu's npu_indexing infers no shape from TensorFlow's masks.
+Tensor strided_slice(Tensor self, const Ints& begin, const Ints& end, const Ints& strides, int64_t masks) {
+  TORCH_CHECK(masks == 0, "masks of slices are not simulated.");
+  for (size_t dim = 0; dim < strides.size(); ++dim) {
+    self = at::slice(self, static_cast<int64_t>(dim), begin[dim], end[dim], strides[dim]);
   }
-  return result;
+  return self;
 }
 
 }  // namespace
@@ -63,8 +35,8 @@ OPERATOR(aclnnRoll, (Tensor self, Ints shifts, Ints dims, Out out), out = at::ro
 OPERATOR(aclnnStridedSlice,
          (Tensor self, Ints begin, Ints end, Ints strides, int64_t begin_mask, int64_t end_mask, int64_t ellipsis_mask,
           int64_t new_axis_mask, int64_t shrink_mask, Out out),
-         out = strided_slice(self, begin, end, strides, begin_mask, end_mask, ellipsis_mask, new_axis_mask,
-                             shrink_mask))
+         out = strided_slice(self, begin, end, strides,
+                             begin_mask | end_mask | ellipsis_mask | new_axis_mask | shrink_mask))
 OPERATOR(aclnnUnfoldGrad, (Tensor grad, Ints sizes, int64_t dim, int64_t size, int64_t step, Out out),
          out = at::unfold_backward(grad, sizes, dim, size, step))
 
