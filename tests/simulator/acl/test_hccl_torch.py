@@ -52,7 +52,6 @@ def run_ranks(npu_environment: dict[str, str], tmp_path: Path) -> Run:
     return ran
 
 
-@pytest.mark.slow
 def test_collectives_and_messages(run_ranks: Run) -> None:
     ended = run_ranks("""
 for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64, torch.uint8):
