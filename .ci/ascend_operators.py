@@ -67,7 +67,8 @@ def main() -> None:
     with ThreadPoolExecutor(jobs) as pool:
         parts = pool.map(lambda part: rows_of(part, jobs, variables), range(jobs))
     rows = sorted((row for part in parts for row in part), key=lambda row: (row["name"], row["dtype"]))
-    (STATIC / "ascend-operators.json").write_text(json.dumps(rows, indent=0) + "\n")
+    kept = [json.dumps({key: row[key] for key in ("name", "dtype", "result")}) for row in rows]
+    (STATIC / "ascend-operators.json").write_text("[\n" + ",\n".join(kept) + "\n]\n")
     (STATIC / "ascend-operators.md").write_text(page(rows))
 
 
