@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -256,6 +257,19 @@ def test_memory_is_mapped_at_reserved_addresses(acl: Acl) -> None:
         acl.aclrtUnmapMem(base + index * 2 * MIB)
     assert acl.result("aclrtUnmapMem", base) == "RT_PARAM_INVALID"
     acl.aclrtReleaseMemAddress(base)
+    assert acl.live("reservations") == 0
+
+
+def test_addresses_are_reserved_without_a_context(acl: Acl) -> None:
+    def reserve(codes: list[str]) -> None:  # a new thread has no context
+        codes.append(acl.result("aclrtGetCurrentContext", ctypes.byref(ctypes.c_void_p())))
+        acl.aclrtReleaseMemAddress(acl.reserve(512))
+
+    codes: list[str] = []
+    thread = threading.Thread(target=reserve, args=(codes,))
+    thread.start()
+    thread.join()
+    assert codes == ["RT_CONTEXT_NULL"]
     assert acl.live("reservations") == 0
 
 
