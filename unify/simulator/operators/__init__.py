@@ -21,6 +21,7 @@ from unify._errors import InvalidArgument, TargetError
 
 _INCLUDE = Path(__file__).parents[2] / "include"
 _COMPILE = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
+_MANY = 8  # sources from which on it pays to compile the headers by themselves
 _NAME = "libunify_simulated_operators.so"
 
 
@@ -56,6 +57,12 @@ def _build(
     scratch: Path, torch: Path, ascendcl: Path, compiler: list[str], sources: list[Path], said: Callable[[str], None]
 ) -> Path:
     include = [f"-isystem{torch / 'include'}", f"-I{_INCLUDE}", f"-I{Path(__file__).parent}"]
+    if len(sources) >= _MANY:  # ATen's headers take longer than what is behind them
+        header = scratch / "all.h"
+        header.write_text('#include <ATen/Functions.h>\n#include "operator.h"\n')
+        said("headers")
+        _run([*compiler, *_COMPILE, *include, "-x", "c++-header", str(header), "-o", f"{header}.gch"])
+        include += ["-include", str(header)]
     objects = {source: scratch / f"{number}.o" for number, source in enumerate(sources)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         futures = {
