@@ -62,7 +62,7 @@ def npu_environment() -> dict[str, str]:
 def run(npu_environment: dict[str, str], tmp_path: Path) -> Callable[..., str]:
     """Runs a program with torch_npu on simulated chips, after START; returns what it printed."""
 
-    def ran(program: str, start: str = START, timeout: float = 120) -> str:
+    def ran(program: str, start: str = START, timeout: float = 400) -> str:
         (tmp_path / "program.py").write_text(start + program)
         command = [sys.executable, "program.py"]
         finished = subprocess.run(

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from unify._config import settings
+from unify.simulator import environment
+
 from .. import acl_headers
 
 TAG = f"cp{sys.version_info[0]}{sys.version_info[1]}"
@@ -44,4 +47,6 @@ def toolchains() -> Path:
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.symlink_to(content)
+    with settings.override(toolchain_dir=root):
+        environment.find(sys.executable)  # compiles the operators the first time, which takes longer than a test may
     return root
