@@ -36,7 +36,8 @@ FRONTS = {
     "cuda": "unify.simulator.libunify_simulated_cuda",
     "ascend": "unify.simulator.libunify_simulated_ascendcl",
 }
-SONAMES = {"cuda": "libcuda.so.1", "ascend": "libascendcl.so"}  # whose place they take in a program that needs one
+# By which others find one that is loaded, as the vendor's. Not CUDA's: Nvidia's own compilers would find it then.
+SONAMES = {"cuda": "libunify_simulated_cuda.so", "ascend": "libascendcl.so"}
 SIMULATED = {
     front: [
         *(s for s in sources("simulator") if Path(s).parent.name in ("simulator", front)),
