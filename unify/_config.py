@@ -76,12 +76,6 @@ TABLE: dict[str, Setting] = {
     "simulate": Setting(
         "UNIFY_SIMULATE", str, lambda: "", "Chips to simulate: cuda:90, or cuda:90x2,4g;ascend:910B3 for more."
     ),
-    "simulated_report": Setting(
-        "UNIFY_SIMULATED_REPORT", str, lambda: "", "A folder that processes with simulated chips tell of themselves in."
-    ),
-    "simulated_operators": Setting(
-        "UNIFY_SIMULATED_OPERATORS", _paths, lambda: (), "C++ files with operators of yours for the simulated Ascend."
-    ),
     "expandable_segments": Setting(
         "UNIFY_EXPANDABLE_SEGMENTS", _flag, lambda: False, "Memory grows and shrinks in place, where the device can."
     ),
@@ -101,7 +95,8 @@ TABLE: dict[str, Setting] = {
 
 _OF_OTHERS = (
     *("UNIFY_JOBS", "UNIFY_SANITIZE", "UNIFY_WERROR"),  # setup.py's
-    *("UNIFY_SIMULATED_FAULTS", "UNIFY_SIMULATED_TRACE"),  # csrc/simulator/ascend's
+    *("UNIFY_SIMULATED_FAULTS", "UNIFY_SIMULATED_REPORT", "UNIFY_SIMULATED_TRACE"),  # csrc/simulator/ascend's
+    "UNIFY_SIMULATED_OPERATORS",  # simulator/environment.py's
     "UNIFY_SIMULATED_BY",  # simulator/pytest_plugin.py's
 )
 

@@ -342,7 +342,7 @@ def _libraries(torch: Path, quiet: bool) -> Path:
         raise TargetError(f"simulate ascend: {library_path()} is not there; build it with `make build`.")
     root = Path(settings.toolchain_dir) / "torch_npu"
     with _alone(root, quiet):  # one process compiles, the others wait
-        own = [Path(path) for path in settings.simulated_operators]
+        own = [Path(path) for path in inherited().get("UNIFY_SIMULATED_OPERATORS", "").split(os.pathsep) if path]
         operators = library(
             torch, library_path(), more=own, said=lambda line: _say(f"compiling the operators {line}", quiet)
         )

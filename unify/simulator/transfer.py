@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unify._config import settings
+from unify._config import environment
 
 JIT = "torch.jit.script does nothing here: the function runs as Python"
 DOUBLE = "torch.cuda.DoubleTensor is torch.npu.FloatTensor: float64 becomes float32"
@@ -53,7 +53,7 @@ def note(what: str) -> None:
 
 def write() -> None:
     """Writes what was noted into the report's folder, if there is one."""
-    folder = settings.simulated_report
+    folder = environment().get("UNIFY_SIMULATED_REPORT")
     if not folder or not changes:
         return
     rows = [
