@@ -35,11 +35,15 @@ def rows_of(part: int, parts: int, variables: dict[str, str]) -> list[dict[str, 
 
 
 def reason(why: str) -> str:
-    """The first thing that is said, in a line of a table."""
+    """The first thing that is said, in a line of a table: what the chip refuses, or torch_npu."""
+    if refused := re.search(
+        r"call (aclnn\w+) failed.*?AclNN_Parameter_Error\(EZ1001\): (.*?)(?: TraceBack|$)", why, re.S
+    ):
+        why = f"{refused[1]}: {refused[2]}"
     text = re.sub(
         r"\[ERROR\].*|The Inner error is reported as above.*?current working operator name is ", "", why, flags=re.S
     )
-    return re.sub(r"\s+", " ", text).strip().replace("|", "\\|")[:160]
+    return re.sub(r"\s+", " ", text).strip().replace("|", "\\|")[:200]
 
 
 def page(rows: list[dict[str, str]]) -> str:

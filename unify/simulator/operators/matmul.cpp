@@ -2,30 +2,8 @@
 #include <ATen/Functions.h>
 
 #include <limits>
-#include <utility>
 
 #include "operator.h"
-
-namespace unify::operators {
-
-// What the cube unit multiplies: another type is refused when the operator is prepared, as the chip's library does.
-struct Factor : Tensor {
-  using Tensor::Tensor;
-  explicit Factor(Tensor tensor) : Tensor(std::move(tensor)) {}
-};
-
-template <>
-struct Parameter<Factor> : Parameter<Tensor> {
-  static Keeps keep(C value, Memory& memory) {
-    const ScalarType type = value->type;
-    TORCH_CHECK(type == at::kFloat || type == at::kHalf || type == at::kBFloat16,
-                "the cube unit multiplies float16, bfloat16 and float32, not ", type, ".");
-    return {value, memory};
-  }
-  static Factor get(const Keeps& kept, void* const* where) { return Factor(kept.at(where)); }
-};
-
-}  // namespace unify::operators
 
 using namespace unify::operators;
 
@@ -39,42 +17,42 @@ Tensor hf32(const Tensor& x) {
   return at::where(x.isfinite(), rounded, x);
 }
 
-enum CubeMathType : int8_t { kKeepType = 0, kAllowLess = 1, kHalf = 2, kHf32 = 3 };
+enum CubeMathType : int8_t { kKeepType = 0, kAllowLess = 1, kHalf = 2, kHf32 = 3, kFloatSums = 4 };
 
 // A factor as the cube unit gets it.
 Tensor cube(const Tensor& x, int8_t math_type) {
-  TORCH_CHECK(math_type >= kKeepType && math_type <= kHf32, "cubeMathType is ", int{math_type}, ", not 0 to 3.");
-  if (x.scalar_type() != at::kFloat || math_type == kKeepType) return x;
+  TORCH_CHECK(math_type >= kKeepType && math_type <= kFloatSums, "cubeMathType is ", int{math_type}, ", not 0 to 4.");
+  if (x.scalar_type() != at::kFloat || math_type == kKeepType || math_type == kFloatSums) return x;
   return math_type == kHalf ? x.to(at::kHalf).to(at::kFloat) : hf32(x);
 }
 
 }  // namespace
 
-OPERATOR(aclnnAddbmm, (Tensor self, Factor batch1, Factor batch2, Scalar beta, Scalar alpha, Out out, int8_t math_type),
+OPERATOR(aclnnAddbmm, (Tensor self, Tensor batch1, Tensor batch2, Scalar beta, Scalar alpha, Out out, int8_t math_type),
          out = at::addbmm(self, cube(batch1, math_type), cube(batch2, math_type), beta, alpha))
-OPERATOR(aclnnAddmm, (Tensor self, Factor mat1, Factor mat2, Scalar beta, Scalar alpha, Out out, int8_t math_type),
+OPERATOR(aclnnAddmm, (Tensor self, Tensor mat1, Tensor mat2, Scalar beta, Scalar alpha, Out out, int8_t math_type),
          out = at::addmm(self, cube(mat1, math_type), cube(mat2, math_type), beta, alpha))
 OPERATOR(aclnnAddmmWeightNz,
-         (Tensor self, Factor mat1, Factor mat2, Scalar beta, Scalar alpha, Out out, int8_t math_type),
+         (Tensor self, Tensor mat1, Tensor mat2, Scalar beta, Scalar alpha, Out out, int8_t math_type),
          out = at::addmm(self, cube(mat1, math_type), cube(mat2, math_type), beta, alpha))
-OPERATOR(aclnnAddmv, (Tensor self, Factor mat, Factor vec, Scalar alpha, Scalar beta, Out out, int8_t math_type),
+OPERATOR(aclnnAddmv, (Tensor self, Tensor mat, Tensor vec, Scalar alpha, Scalar beta, Out out, int8_t math_type),
          out = at::addmv(self, cube(mat, math_type), cube(vec, math_type), beta, alpha))
 OPERATOR(aclnnBaddbmm,
-         (Tensor self, Factor batch1, Factor batch2, Scalar beta, Scalar alpha, Out out, int8_t math_type),
+         (Tensor self, Tensor batch1, Tensor batch2, Scalar beta, Scalar alpha, Out out, int8_t math_type),
          out = at::baddbmm(self, cube(batch1, math_type), cube(batch2, math_type), beta, alpha))
-OPERATOR(aclnnBatchMatMul, (Factor self, Factor mat2, Out out, int8_t math_type),
+OPERATOR(aclnnBatchMatMul, (Tensor self, Tensor mat2, Out out, int8_t math_type),
          out = at::matmul(cube(self, math_type), cube(mat2, math_type)))
-OPERATOR(aclnnBatchMatMulWeightNz, (Factor self, Factor mat2, Out out, int8_t math_type),
+OPERATOR(aclnnBatchMatMulWeightNz, (Tensor self, Tensor mat2, Out out, int8_t math_type),
          out = at::matmul(cube(self, math_type), cube(mat2, math_type)))
-OPERATOR(aclnnInplaceAddmm, (Out self, Factor mat1, Factor mat2, Scalar beta, Scalar alpha, int8_t math_type),
+OPERATOR(aclnnInplaceAddmm, (Out self, Tensor mat1, Tensor mat2, Scalar beta, Scalar alpha, int8_t math_type),
          self = at::addmm(self, cube(mat1, math_type), cube(mat2, math_type), beta, alpha))
-OPERATOR(aclnnMatmul, (Factor self, Factor mat2, Out out, int8_t math_type),
+OPERATOR(aclnnMatmul, (Tensor self, Tensor mat2, Out out, int8_t math_type),
          out = at::matmul(cube(self, math_type), cube(mat2, math_type)))
-OPERATOR(aclnnMatmulWeightNz, (Factor self, Factor mat2, Out out, int8_t math_type),
+OPERATOR(aclnnMatmulWeightNz, (Tensor self, Tensor mat2, Out out, int8_t math_type),
          out = at::matmul(cube(self, math_type), cube(mat2, math_type)))
-OPERATOR(aclnnMm, (Factor self, Factor mat2, Out out, int8_t math_type),
+OPERATOR(aclnnMm, (Tensor self, Tensor mat2, Out out, int8_t math_type),
          out = at::mm(cube(self, math_type), cube(mat2, math_type)))
-OPERATOR(aclnnMv, (Factor self, Factor vec, Out out, int8_t math_type),
+OPERATOR(aclnnMv, (Tensor self, Tensor vec, Out out, int8_t math_type),
          out = at::mv(cube(self, math_type), cube(vec, math_type)))
 
 namespace {
@@ -91,7 +69,7 @@ Tensor transpose_batch_matmul(const Tensor& x1, const Tensor& x2, const Ints& or
 }  // namespace
 
 OPERATOR(aclnnTransposeBatchMatMul,
-         (Factor x1, Factor x2, optional<Tensor> bias, optional<Tensor> scale, Ints order1, Ints order2, Ints order,
+         (Tensor x1, Tensor x2, optional<Tensor> bias, optional<Tensor> scale, Ints order1, Ints order2, Ints order,
           int8_t math_type, int64_t split, Out out),
          TORCH_CHECK(!bias && !scale, "a bias or a scale is not simulated.");
          out = transpose_batch_matmul(cube(x1.permute(order1), math_type), cube(x2.permute(order2), math_type), order,

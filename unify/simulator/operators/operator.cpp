@@ -1,14 +1,19 @@
 #include "operator.h"
 
+#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/record_function.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <string_view>
+#include <unordered_set>
 
 namespace unify::operators {
 
 const Out& Out::operator=(const Tensor& result) const {
-  if (!is_wanted()) return *this;
+  if (!is_wanted() || memory_.is_meta()) return *this;  // torch's own shapes of what only it needs differ there
   TORCH_CHECK(memory_.sizes() == result.sizes(), "a result of shape ", result.sizes(), " for memory of ",
               memory_.sizes(), ".");
   memory_.copy_(result);
@@ -16,6 +21,7 @@ const Out& Out::operator=(const Tensor& result) const {
 }
 
 const Shaped& Shaped::operator=(const Tensor& result) const {
+  if (memory_.is_meta()) return *this;
   TORCH_CHECK(result.numel() <= memory_.numel(), "a result of shape ", result.sizes(), " for memory of ",
               memory_.sizes(), ".");
   memory_.view(-1).narrow(0, 0, result.numel()).copy_(result.reshape(-1));
@@ -28,23 +34,28 @@ void write(const Tensors& results, const Outs& outs) {
   for (size_t i = 0; i < outs.size(); ++i) outs[i] = results[i];
 }
 
-Kept::Kept(const aclTensor* given, Memory& memory) {
+Kept::Kept(const aclTensor* given, Operands& operands) {
+  operands.add(given != nullptr);
   if (given == nullptr) return;
   tensor = *given;
-  place = static_cast<uint32_t>(memory.size());
-  memory.push_back({tensor.address, tensor.bytes()});
+  place = static_cast<uint32_t>(operands.memory.size());
+  operands.memory.push_back({tensor.address, tensor.bytes()});
+  operands.add(static_cast<uint64_t>(tensor.type));
+  operands.add_all(tensor.sizes);
+  operands.add_all(tensor.strides);
 }
 
 Tensor Kept::at(void* const* where) const {
   if (tensor.type == ScalarType::Undefined) return {};
   const at::TensorOptions options(tensor.type);
+  if (where == nullptr) return at::empty_strided(tensor.sizes, tensor.strides, options.device(at::kMeta));
   if (where[place] == nullptr) return at::empty(tensor.sizes, options);
   return at::from_blob(where[place], tensor.sizes, tensor.strides, options);
 }
 
-auto Parameter<Tensors>::keep(C list, Memory& memory) -> Keeps {
+auto Parameter<Tensors>::keep(C list, Operands& operands) -> Keeps {
   Keeps kept;
-  for (const aclTensor* each : list->values) kept.emplace_back(each, memory);
+  for (const aclTensor* each : list->values) kept.emplace_back(each, operands);
   return kept;
 }
 
@@ -60,9 +71,12 @@ Outs Parameter<Outs>::get(const Keeps& kept, void* const* where) {
   return outs;
 }
 
-auto Parameter<Scalars>::keep(C list, Memory&) -> Keeps {
+auto Parameter<Scalars>::keep(C list, Operands& operands) -> Keeps {
   Keeps kept;
-  for (const aclScalar* each : list->values) kept.push_back(each->value);
+  for (const aclScalar* each : list->values) {
+    kept.push_back(each->value);
+    operands.add(each->value);
+  }
   return kept;
 }
 
@@ -71,9 +85,43 @@ int32_t refuse_null(const char* name, size_t parameter) {
                                 ("Parameter " + std::to_string(parameter) + " is a null pointer.").c_str());
 }
 
-int32_t refuse(const char* name, const std::exception& error) {
-  const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
-  return unify_simulator_refuse(name, kInvalid, of_torch ? of_torch->what_without_backtrace() : error.what());
+int32_t refuse(const char* name, const std::string& why) {
+  return unify_simulator_refuse(name, kInvalid, ("AclNN_Parameter_Error(EZ1001): " + why).c_str());
+}
+
+// What torch says, without where: a check that torch has in Python adds its kind and its lines.
+std::string words(const std::exception& error) {
+  if (const auto* of_torch = dynamic_cast<const c10::Error*>(&error)) return of_torch->what_without_backtrace();
+  std::string all = error.what();
+  all.resize(std::min(all.size(), all.find("\n\nAt:")));
+  constexpr std::string_view kKind = "RuntimeError: ";
+  return all.rfind(kKind, 0) == 0 ? all.substr(kKind.size()) : all;
+}
+
+int32_t refuse(const char* name, const std::exception& error) { return refuse(name, words(error)); }
+
+// Tries the work on tensors without memory, which takes longer than the chip's library does: once for each form.
+std::string misfit(const char* name, const aclOpExecutor& executor) {
+  // Of each thread, so that no lock is taken for each operator.
+  static thread_local std::unordered_set<uint64_t> known;
+  static thread_local std::unordered_set<const char*> unknowable;
+  const uint64_t form = executor.operands.form ^ reinterpret_cast<uintptr_t>(name);
+  if (known.count(form) > 0 || unknowable.count(name) > 0) return {};
+  const c10::InferenceMode guard;
+  const at::RecordFunctionGuard quiet(false);  // this is no work that a profiler should see
+  try {
+    executor.run(nullptr);
+  } catch (const std::exception& error) {
+    const std::string why = words(error);
+    const bool is_of_shapes = dynamic_cast<const c10::NotImplementedError*>(&error) == nullptr &&
+                              why.find("meta") == std::string::npos && why.find("NotImplemented") == std::string::npos;
+    if (is_of_shapes) return why;
+    unknowable.insert(name);
+  }
+  constexpr size_t kMost = 1 << 16;
+  if (known.size() >= kMost) known.clear();
+  known.insert(form);
+  return {};
 }
 
 namespace {
@@ -85,10 +133,8 @@ int32_t run(void* data, void* const* where, char* why, size_t why_bytes) {
   try {
     static_cast<const aclOpExecutor*>(data)->run(where);
     return 0;
-  } catch (const c10::Error& error) {
-    std::snprintf(why, why_bytes, "%s", error.what_without_backtrace());
   } catch (const std::exception& error) {
-    std::snprintf(why, why_bytes, "%s", error.what());
+    std::snprintf(why, why_bytes, "%s", words(error).c_str());
   }
   return kCoreException;
 }
@@ -100,7 +146,8 @@ void release(void* data) { delete static_cast<aclOpExecutor*>(data); }
 int32_t enqueue(const char* name, aclOpExecutor* executor, void* stream) {
   if (executor == nullptr) return refuse_null(name, 3);
   const unify_simulated_operator op = {
-      name, executor->memory.data(), static_cast<uint32_t>(executor->memory.size()), run, release, executor,
+      name,     executor->operands.memory.data(), static_cast<uint32_t>(executor->operands.memory.size()), run, release,
+      executor,
   };
   return unify_simulator_operate(&op, stream);
 }

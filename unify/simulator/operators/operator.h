@@ -15,10 +15,12 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "descriptor.h"
+#include "rules.h"
 
 namespace unify::operators {
 
@@ -73,15 +75,30 @@ void write(const std::tuple<Results...>& results, const Memory&... outs) {
 }
 void write(const Tensors& results, const Outs& outs);
 
-using Memory = std::vector<unify_simulated_memory>;
+// What an operator was given.
+struct Operands {
+  std::vector<unify_simulated_memory> memory;
+  uint64_t form = 0;  // a hash of what the shapes of results depend on: numbers with a fraction are left out
+
+  void add(uint64_t value) { form = (form ^ value) * 0x9E3779B97F4A7C15 + (form >> 29); }
+  template <typename Values>
+  void add_all(const Values& values) {
+    add(values.size());
+    for (const auto& each : values) add(static_cast<uint64_t>(each));
+  }
+  void add(const Scalar& value) {
+    if (value.isIntegral(true)) add(static_cast<uint64_t>(value.toLong()));
+  }
+};
 
 // A tensor as an executor keeps it: the caller's own is destroyed before the work runs.
 struct Kept {
   aclTensor tensor;    // of no type if it is absent
   uint32_t place = 0;  // in the operator's memory
 
-  Kept(const aclTensor* given, Memory& memory);
-  [[nodiscard]] Tensor at(void* const* where) const;  // undefined if it is absent
+  Kept(const aclTensor* given, Operands& operands);
+  // Undefined if it is absent. Where there is no memory at all, a tensor of torch's `meta`, which has only a shape.
+  [[nodiscard]] Tensor at(void* const* where) const;
 };
 
 // What C calls a parameter, what is kept of it, and what the operator gets. `is_good` is false for a null pointer where
@@ -91,7 +108,10 @@ struct Parameter {  // numbers
   using C = T;
   using Keeps = T;
   static bool is_good(C) { return true; }
-  static Keeps keep(C value, Memory&) { return value; }
+  static Keeps keep(C value, Operands& operands) {
+    if constexpr (std::is_integral_v<T>) operands.add(static_cast<uint64_t>(value));
+    return value;
+  }
   static T get(const Keeps& kept, void* const*) { return kept; }
 };
 
@@ -100,7 +120,7 @@ struct Parameter<Tensor> {
   using C = const aclTensor*;
   using Keeps = Kept;
   static bool is_good(C value) { return value != nullptr; }
-  static Keeps keep(C value, Memory& memory) { return {value, memory}; }
+  static Keeps keep(C value, Operands& operands) { return {value, operands}; }
   static Tensor get(const Keeps& kept, void* const* where) { return kept.at(where); }
 };
 template <>
@@ -118,9 +138,9 @@ struct Parameter<Out> : Parameter<Tensor> {
 };
 template <>
 struct Parameter<Shaped> : Parameter<Tensor> {
-  static Keeps keep(C value, Memory& memory) {
+  static Keeps keep(C value, Operands& operands) {
     value->found = std::make_shared<c10::SmallVector<int64_t, 5>>(value->sizes);
-    return {value, memory};
+    return {value, operands};
   }
   static Shaped get(const Keeps& kept, void* const* where) { return {kept.at(where), kept.tensor.found}; }
 };
@@ -130,7 +150,7 @@ struct Parameter<Tensors> {
   using C = const aclTensorList*;
   using Keeps = std::vector<Kept>;
   static bool is_good(C value) { return value != nullptr; }
-  static Keeps keep(C list, Memory& memory);
+  static Keeps keep(C list, Operands& operands);
   static Tensors get(const Keeps& kept, void* const* where);
 };
 template <>
@@ -143,7 +163,10 @@ struct Parameter<Scalar> {
   using C = const aclScalar*;
   using Keeps = Scalar;
   static bool is_good(C value) { return value != nullptr; }
-  static Keeps keep(C value, Memory&) { return value->value; }
+  static Keeps keep(C value, Operands& operands) {
+    operands.add(value->value);
+    return value->value;
+  }
   static Scalar get(const Keeps& kept, void* const*) { return kept; }
 };
 template <>
@@ -151,7 +174,11 @@ struct Parameter<optional<Scalar>> {
   using C = const aclScalar*;
   using Keeps = optional<Scalar>;
   static bool is_good(C) { return true; }
-  static Keeps keep(C value, Memory&) { return value == nullptr ? std::nullopt : Keeps(value->value); }
+  static Keeps keep(C value, Operands& operands) {
+    if (value == nullptr) return std::nullopt;
+    operands.add(value->value);
+    return value->value;
+  }
   static Keeps get(const Keeps& kept, void* const*) { return kept; }
 };
 template <>
@@ -159,7 +186,7 @@ struct Parameter<Scalars> {
   using C = const aclScalarList*;
   using Keeps = Scalars;
   static bool is_good(C value) { return value != nullptr; }
-  static Keeps keep(C list, Memory&);
+  static Keeps keep(C list, Operands& operands);
   static const Scalars& get(const Keeps& kept, void* const*) { return kept; }
 };
 
@@ -168,7 +195,10 @@ struct ArrayParameter {
   using C = const Array*;
   using Keeps = Values;
   static bool is_good(C value) { return value != nullptr; }
-  static Keeps keep(C value, Memory&) { return value->values; }
+  static Keeps keep(C value, Operands& operands) {
+    if constexpr (!std::is_same_v<Values, Floats>) operands.add_all(value->values);
+    return value->values;
+  }
   static const Values& get(const Keeps& kept, void* const*) { return kept; }
 };
 template <>
@@ -182,7 +212,12 @@ struct Parameter<optional<Ints>> {
   using C = const aclIntArray*;
   using Keeps = optional<Ints>;
   static bool is_good(C) { return true; }
-  static Keeps keep(C value, Memory&) { return value == nullptr ? std::nullopt : Keeps(value->values); }
+  static Keeps keep(C value, Operands& operands) {
+    operands.add(value != nullptr);
+    if (value == nullptr) return std::nullopt;
+    operands.add_all(value->values);
+    return value->values;
+  }
   static Keeps get(const Keeps& kept, void* const*) { return kept; }
 };
 
@@ -191,7 +226,10 @@ struct Parameter<ScalarType> {
   using C = int;
   using Keeps = ScalarType;
   static bool is_good(C) { return true; }
-  static Keeps keep(C value, Memory&) { return type_of(value); }
+  static Keeps keep(C value, Operands& operands) {
+    operands.add(static_cast<uint64_t>(value));
+    return type_of(value);
+  }
   static ScalarType get(const Keeps& kept, void* const*) { return kept; }
 };
 template <>
@@ -199,7 +237,11 @@ struct Parameter<std::string> {
   using C = const char*;
   using Keeps = std::string;
   static bool is_good(C) { return true; }
-  static Keeps keep(C value, Memory&) { return value == nullptr ? "" : value; }
+  static Keeps keep(C value, Operands& operands) {
+    Keeps kept = value == nullptr ? "" : value;
+    operands.add_all(kept);
+    return kept;
+  }
   static const std::string& get(const Keeps& kept, void* const*) { return kept; }
 };
 
@@ -209,7 +251,7 @@ struct Parameter<std::string> {
 struct aclOpExecutor {
   virtual ~aclOpExecutor() = default;
   virtual void run(void* const* where) const = 0;
-  unify::operators::Memory memory;
+  unify::operators::Operands operands;
 };
 
 namespace unify::operators {
@@ -218,7 +260,7 @@ template <typename... P>
 struct Bound final : aclOpExecutor {
   using Function = void (*)(P...);
   Bound(Function function, typename Parameter<P>::C... values)
-      : function(function), kept{Parameter<P>::keep(values, memory)...} {}
+      : function(function), kept{Parameter<P>::keep(values, operands)...} {}
   void run(void* const* where) const override {
     std::apply([&](const auto&... each) { function(Parameter<P>::get(each, where)...); }, kept);
   }
@@ -227,8 +269,13 @@ struct Bound final : aclOpExecutor {
 };
 
 int32_t refuse_null(const char* name, size_t parameter);
+int32_t refuse(const char* name, const std::string& why);
 int32_t refuse(const char* name, const std::exception& error);
 int32_t enqueue(const char* name, aclOpExecutor* executor, void* stream);
+
+// Why torch refuses these shapes, by doing the work on tensors without memory: once for each form of operands. Empty if
+// it doesn't, or if that takes values.
+std::string misfit(const char* name, const aclOpExecutor& executor);
 
 // The first phase of an operator whose work is `function`.
 template <auto function, const char* name>
@@ -239,8 +286,15 @@ struct Phase<function, name> {
     size_t number = 0;
     const bool is_good = ((++number, Parameter<P>::is_good(values)) && ...);
     if (!is_good) return refuse_null(name, number);
+    static const Rules rules(name);
+    std::string why;
+    number = 0;
+    const bool is_taken = ((why = rules.refuse(number++, values)).empty() && ...);
+    if (!is_taken) return refuse(name, why);
     try {
-      *executor = new Bound<P...>(function, values...);
+      auto made = std::make_unique<Bound<P...>>(function, values...);
+      if (why = misfit(name, *made); !why.empty()) return refuse(name, why);
+      *executor = made.release();
     } catch (const std::exception& error) {
       return refuse(name, error);
     }
