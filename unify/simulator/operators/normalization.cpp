@@ -3,7 +3,7 @@
 
 #include <array>
 
-#include "wide.h"
+#include "normalization.h"
 
 using namespace unify::operators;
 
@@ -15,6 +15,16 @@ Ints last_dimensions(int64_t count) {
   for (int64_t dimension = -count; dimension < 0; ++dimension) dimensions.push_back(dimension);
   return dimensions;
 }
+
+}  // namespace
+
+RmsNorm unify::operators::rms_norm(const Tensor& input, const Tensor& gamma, double eps) {
+  const Tensor x = wide(input);
+  const Tensor rstd = at::rsqrt(at::mean(x * x, last_dimensions(gamma.dim()), true) + eps);
+  return {x * rstd * wide(gamma), rstd};
+}
+
+namespace {
 
 std::array<bool, 3> wanted(const Out& first, const Out& second, const Out& third) {
   return {first.is_wanted(), second.is_wanted(), third.is_wanted()};
@@ -40,11 +50,10 @@ void layer_norm_backward(const Tensor& grad, const Tensor& input, const Ints& sh
   write_defined(by_bias, grad_bias);
 }
 
-void rms_norm(const Tensor& input, const Tensor& gamma, double eps, const Out& out, const Out& rstd) {
-  const Tensor x = wide(input);
-  const Tensor scale = at::rsqrt(at::mean(x * x, last_dimensions(gamma.dim()), true) + eps);
-  out = x * scale * wide(gamma);
-  rstd = scale;
+void write_rms_norm(const Tensor& input, const Tensor& gamma, double eps, const Out& out, const Out& rstd) {
+  const RmsNorm norm = rms_norm(input, gamma, eps);
+  out = norm.result;
+  rstd = norm.rstd;
 }
 
 void rms_norm_backward(const Tensor& grad, const Tensor& input, const Tensor& rstd, const Tensor& gamma,
@@ -175,17 +184,17 @@ OPERATOR(aclnnDeepNorm,
          (Tensor x, Tensor residual, Tensor beta, Tensor gamma, double alpha, double eps, Out mean, Out rstd, Out out),
          layer_norm(wide(x) * alpha + wide(residual), gamma.sizes().vec(), gamma, beta, eps, out, mean, rstd))
 OPERATOR(aclnnRmsNorm, (Tensor input, Tensor gamma, double eps, Out out, Out rstd),
-         rms_norm(input, gamma, eps, out, rstd))
+         write_rms_norm(input, gamma, eps, out, rstd))
 OPERATOR(aclnnRmsNormGrad, (Tensor grad, Tensor input, Tensor rstd, Tensor gamma, Out grad_input, Out grad_gamma),
          rms_norm_backward(grad, input, rstd, gamma, grad_input, grad_gamma))
 OPERATOR(aclnnGemmaRmsNorm, (Tensor input, Tensor gamma, double eps, Out out, Out rstd),
-         rms_norm(input, wide(gamma) + 1, eps, out, rstd))
+         write_rms_norm(input, wide(gamma) + 1, eps, out, rstd))
 OPERATOR(aclnnAddRmsNorm, (Tensor x1, Tensor x2, Tensor gamma, double eps, Out out, Out rstd, Out sum),
          const Tensor added = wide(x1) + wide(x2);
-         rms_norm(added, gamma, eps, out, rstd); sum = added)
+         write_rms_norm(added, gamma, eps, out, rstd); sum = added)
 OPERATOR(aclnnAddRmsNormCast, (Tensor x1, Tensor x2, Tensor gamma, double eps, Out out, Out rounded, Out rstd, Out sum),
          const Tensor added = wide(x1) + wide(x2);
-         rms_norm(added, gamma, eps, out, rstd); rounded = static_cast<const Tensor&>(out); sum = added)
+         write_rms_norm(added, gamma, eps, out, rstd); rounded = static_cast<const Tensor&>(out); sum = added)
 
 // Groups
 
