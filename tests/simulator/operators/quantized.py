@@ -262,7 +262,7 @@ def check_gated() -> None:
     gate, linear = reals[:, ::2].clamp(max=1.5), reals[:, 1::2].clamp(-1.5, 1.5)
     numbers, scales = by_row(gate * torch.sigmoid(1.702 * gate) * (linear + 1))
     found = torch_npu.npu_dequant_swiglu_quant(
-        sums.npu(), activate_left=True, quant_mode=1, swiglu_mode=1, clamp_limit=1.5, **given
+        sums.npu(), activate_left=True, quant_mode=1, swiglu_mode=1, clamp_limit=1.5, dst_type=torch.int8, **given
     )
     same("a clipped unit", found[0], numbers, 0, 1)
     static, zero = torch.tensor([0.02, 1.0, 0.05]), torch.tensor([1.0, 0.0, -2.0])

@@ -76,6 +76,14 @@ OPERATOR(aclnnMoeFinalizeRoutingV2,
          (Tensor rows, Tensor numbers, optional<Tensor> skip1, optional<Tensor> skip2, optional<Tensor> bias,
           optional<Tensor> scales, optional<Tensor> experts, int64_t mode, Out out),
          finalize(rows, numbers, skip1, skip2, bias, scales, experts, mode, out))
+OPERATOR(aclnnMoeFinalizeRoutingV4,
+         (Tensor rows, Tensor numbers, optional<Tensor> skip1, optional<Tensor> skip2, optional<Tensor> bias,
+          optional<Tensor> scales, optional<Tensor> experts, optional<Tensor> x, optional<Tensor> alpha1,
+          optional<Tensor> alpha2, optional<Tensor> constant, int64_t mode, optional<Ints> zeros, optional<Ints> copies,
+          optional<Ints> constants, int64_t, Out out),
+         TORCH_CHECK(!x && !alpha1 && !alpha2 && !constant && !zeros && !copies && !constants,
+                     "experts that are zero, copies or constants are not simulated.");
+         finalize(rows, numbers, skip1, skip2, bias, scales, experts, mode, out))
 OPERATOR(aclnnMoeTokenPermute,
          (Tensor tokens, Tensor indices, int64_t count, bool is_padded, Out permuted, Out sorted_indices),
          refuse_padding(is_padded);
