@@ -126,6 +126,58 @@ def check_sampling() -> None:
     same("top_k_top_p", torch_npu.npu_top_k_top_p(logits.npu(), p.npu(), k.npu()), expected)
 
 
+def check_draws() -> None:
+    logits, k, p = torch.randn(4, 30), torch.tensor([5, 0, 30, 2000], dtype=torch.int32), torch.tensor([0.6, 0.3, 1, 1])
+    q = torch.empty(4, 30).exponential_()
+    found = torch_npu.npu_top_k_top_p_sample(logits.npu(), k.npu(), p.npu(), q=q.npu(), is_need_logits=True)
+    selected, drawn = torch.full_like(logits, -torch.inf), []
+    for row in range(4):
+        if 1 <= k[row] <= 30 or p[row] < 1:
+            values, words = logits[row].sort(descending=True, stable=True)
+            values, words = (each[: int(k[row]) or 30] for each in (values, words))
+            shares = values.softmax(0)
+            kept = shares.cumsum(0) - shares < p[row] if p[row] < 1 else shares >= 0
+        else:  # no bound: in the vocabulary's order
+            words, shares, kept = torch.arange(30), logits[row].softmax(0), torch.ones(30, dtype=torch.bool)
+        words, shares = words[kept], shares[kept]
+        selected[row, words] = logits[row, words]
+        drawn.append(words[(shares / (q[row, : len(words)] + 1e-8)).argmax()])
+    same("words drawn", found[0], torch.stack(drawn))
+    same("what they are drawn from", found[1], selected)
+    many, bounds = logits[:1].expand(2000, 30).contiguous(), torch.full((2000,), 3, dtype=torch.int32)
+    words = torch_npu.npu_top_k_top_p_sample(
+        many.npu(), bounds.npu(), torch.ones(2000).npu(), min_ps=torch.full((2000,), 0.01).npu(),
+        post_sample="multiNomial",
+    )[0]  # fmt: skip
+    values, places = logits[0].topk(3)
+    frequency = torch.bincount(words.cpu(), minlength=30)[places] / 2000
+    same("frequency of words", frequency, values.softmax(0), 0, 0.05)  # 4 standard deviations
+
+
+def check_heads() -> None:
+    """Two sequences of three tokens; four heads of queries, two of keys and of values."""
+    qkv, gammas = torch.randn(6, 8 * 32).half(), torch.randn(2, 32).half()
+    cos, sin = torch.randn(6, 32).half(), torch.randn(6, 32).half()
+    slots, scale = torch.tensor([3, 0, -1, 7, 5, 2]), torch.rand(2, 32) + 0.02
+    query = torch.zeros(6, 128).half().npu()
+    caches = [torch.zeros(2, 2, 4, 32, dtype=torch.int8).npu() for _ in range(2)]
+    found = torch_npu.npu_qkv_rms_norm_rope_cache(
+        qkv.npu(), *gammas.npu(), cos.npu(), sin.npu(), slots.npu(), query, *caches, qkv_size=[2, 3, 8, 32],
+        head_nums=[4, 2, 2], k_scale=scale.npu(), v_scale=scale.npu(), epsilon=1e-6, cache_mode="PA_NZ",
+        is_output_qkv=True,
+    )  # fmt: skip
+    q, k, v = qkv.float().view(6, 8, 32).split([4, 2, 2], 1)
+    q, k = (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * g for x, g in ((q, gammas[0]), (k, gammas[1])))
+    q, k = (rotated(each, cos.float().unsqueeze(1), sin.float().unsqueeze(1)) for each in (q, k))
+    same("queries", query, q.half().flatten(1), 2e-3)
+    for name, rows, cache, before in zip(("keys", "values"), (k, v), caches, found[1:], strict=True):
+        same(name, before, rows.half().flatten(1), 2e-3)
+        expected = torch.zeros(8, 2, 32, dtype=torch.int8)
+        numbers = (rows / scale).round().clamp(-128, 127).to(torch.int8)
+        expected[[3, 0, 7, 5, 2]] = numbers[[0, 1, 3, 4, 5]]
+        same(f"{name} in the cache", cache, expected.view(2, 4, 2, 32).transpose(1, 2), 0, 1)
+
+
 def check_updates() -> None:
     """Two halves of the keys together are attention over all of them."""
     q, k, v = torch.randn(4, 3, 16), torch.randn(4, 10, 16), torch.randn(4, 10, 16)  # [heads, tokens, size]
@@ -158,4 +210,4 @@ def check_updates() -> None:
             same(f"ring_attention_update {layout} {name}", one, other, 1e-4)
 
 
-report([check_rotary, check_blocks, check_latent, check_sampling, check_updates])
+report([check_rotary, check_blocks, check_latent, check_heads, check_sampling, check_draws, check_updates])

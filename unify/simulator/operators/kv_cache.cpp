@@ -136,8 +136,41 @@ void kv_rms_norm_rope(const Tensor& kv, const Tensor& gamma, const Tensor& cos, 
   value_out = value;
 }
 
+// Queries, keys and values of one tensor, [tokens, all heads * size]: the first two normalised and rotated, the last
+// two over their scales to a cache in NZ, [blocks, pieces of a row, rows, size of one].
+struct HeadsToCache {
+  optional<Tensor> scale, offset;
+
+  void write(const Tensor& heads, const Tensor& slots, const Out& cache, const Out& before) const {
+    before = heads.flatten(1);
+    Tensor rows = scale.has_value() ? heads / wide(*scale) : heads;
+    if (offset.has_value()) rows = rows + wide(*offset);
+    scatter(scale.has_value() ? rounded(rows, cache) : rows, slots, cache->permute({0, 2, 1, 3}));
+  }
+};
+
+// cos and sin of a sequence's tokens or of all alike, for each head or for all.
+Tensor beside_heads(const Tensor& values, const Ints& sizes) {
+  const int64_t batch = sizes[0], length = sizes[1], size = sizes[3];
+  const Tensor each = wide(values).view({batch, -1, values.size(1) / size, size});
+  return each.expand({batch, length, -1, size}).flatten(0, 1);
+}
+
 }  // namespace
 
+OPERATOR(aclnnQkvRmsNormRopeCache,
+         (Tensor qkv, Tensor query_gamma, Tensor key_gamma, Tensor cos, Tensor sin, Tensor slots, Out query,
+          Out key_cache, Out value_cache, optional<Tensor> key_scale, optional<Tensor> value_scale,
+          optional<Tensor> key_offset, optional<Tensor> value_offset, Ints sizes, Ints heads, double eps,
+          std::string mode, Out query_before, Out key_before, Out value_before),
+         TORCH_CHECK(mode == "PA_NZ", "cacheMode ", mode, " is not simulated: PA_NZ is.");
+         const Tensors parts = qkv.view({qkv.size(0), -1, sizes.at(3)}).split_with_sizes(heads, 1);
+         const Tensor each_cos = beside_heads(cos, sizes); const Tensor each_sin = beside_heads(sin, sizes);
+         const Tensor turned = embedded(rms_norm(parts[0], query_gamma, eps).result, each_cos, each_sin, kHalf);
+         query = turned.flatten(1); query_before = turned.flatten(1);
+         const Tensor key = embedded(rms_norm(parts[1], key_gamma, eps).result, each_cos, each_sin, kHalf);
+         HeadsToCache({key_scale, key_offset}).write(key, slots, key_cache, key_before);
+         HeadsToCache({value_scale, value_offset}).write(wide(parts[2]), slots, value_cache, value_before))
 OPERATOR(aclnnScatterPaKvCache,
          (Tensor key, Out key_cache, Tensor slots, Tensor value, Out value_cache, optional<Tensor> lengths,
           optional<Tensor> compressed, optional<Tensor> sequences, std::string mode, std::string scatter_mode,
