@@ -8,8 +8,35 @@ from pathlib import Path
 
 import pytest
 
+from ..conftest import START
 
-@pytest.mark.parametrize("name", ["quantized", "experts", "caches"])
-def test_results_agree_with_the_vendors_formulas(run: Callable[..., str], name: str) -> None:
-    printed = run(Path(__file__).with_name(f"{name}.py").read_text(), timeout=600)
+
+def on(chip: str) -> str:
+    return f'import os\nos.environ["UNIFY_SIMULATE"] = "ascend:{chip}x1,1g"\n' + START
+
+
+@pytest.mark.parametrize(
+    ("name", "chip"),
+    [(name, chip) for chip in ("910B3", "950") for name in ("quantized", "experts", "caches")] + [("nz", "950")],
+)
+def test_results_agree_with_the_vendors_formulas(run: Callable[..., str], name: str, chip: str) -> None:
+    printed = run(Path(__file__).with_name(f"{name}.py").read_text(), start=on(chip), timeout=600)
     assert json.loads(printed.splitlines()[-1]) == {}
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("npu_grouped_matmul([x], [w], group_list=ends, group_type=0, split_item=3, act_type=3)", "actType 3 is not"),
+        ("npu_moe_gating_top_k(x, 2, renorm=1)", "renorm 1 is not simulated"),
+    ],
+)
+def test_what_is_not_served_is_refused_by_name(run: Callable[..., str], call: str, words: str) -> None:
+    told = run(
+        f"""
+os.dup2(1, 2)  # torch_npu writes the vendor's words there
+x, w, ends = torch.ones(4, 8).half().npu(), torch.ones(2, 8, 6).half().npu(), torch.tensor([1, 4]).npu()
+print(raised(lambda: torch_npu.{call}[0].cpu()))
+"""
+    )
+    assert words in told
