@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -70,5 +71,30 @@ def run(npu_environment: dict[str, str], tmp_path: Path) -> Callable[..., str]:
         )
         assert finished.returncode == 0, finished.stderr[-4000:]
         return finished.stdout
+
+    return ran
+
+
+@pytest.fixture
+def run_ranks(npu_environment: dict[str, str], tmp_path: Path) -> Callable[[str], None]:
+    """Runs a program twice at a time, as ranks 0 and 1: its argument."""
+
+    def ran(program: str) -> None:
+        (tmp_path / "program.py").write_text(program)
+        with ExitStack() as files:
+            told = [files.enter_context((tmp_path / f"rank{rank}").open("w+")) for rank in range(2)]
+            ranks = [
+                subprocess.Popen(
+                    [sys.executable, "program.py", str(rank)], cwd=tmp_path, env=npu_environment, stdout=out, stderr=out
+                )
+                for rank, out in enumerate(told)
+            ]
+            try:
+                codes = [rank.wait(200) for rank in ranks]
+            finally:
+                for rank in ranks:
+                    rank.kill()
+                    rank.wait()
+        assert codes == [0, 0], "".join((tmp_path / f"rank{rank}").read_text()[-3000:] for rank in range(2))
 
     return ran

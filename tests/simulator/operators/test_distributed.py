@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from contextlib import ExitStack
-from pathlib import Path
-
 import pytest
 
 PROGRAM = """
@@ -76,22 +71,5 @@ dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("program", [DDP, pytest.param(SHARDED, marks=pytest.mark.slow)], ids=["ddp", "fsdp"])
-def test_losses_and_gradients_are_those_of_one_process(
-    program: str, npu_environment: dict[str, str], tmp_path: Path
-) -> None:
-    (tmp_path / "program.py").write_text(PROGRAM + program + ENDS)
-    with ExitStack() as files:
-        told = [files.enter_context((tmp_path / f"rank{rank}").open("w+")) for rank in range(2)]
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "program.py", str(rank)], cwd=tmp_path, env=npu_environment, stdout=out, stderr=out
-            )
-            for rank, out in enumerate(told)
-        ]
-        try:
-            codes = [rank.wait(200) for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
-                rank.wait()
-    assert codes == [0, 0], "".join((tmp_path / f"rank{rank}").read_text()[-3000:] for rank in range(2))
+def test_losses_and_gradients_are_those_of_one_process(run_ranks, program: str) -> None:
+    run_ranks(PROGRAM + program + ENDS)
