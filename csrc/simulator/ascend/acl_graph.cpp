@@ -62,6 +62,14 @@ const char* name_of(OperationKind kind) {
 
 }  // namespace
 
+void unify::simulator::forget_graphs(const Context& context) {
+  for (auto it = captured().begin(); it != captured().end();) {
+    it = find(it->second)->context.get() == &context ? captured().erase(it) : std::next(it);
+  }
+  driver().graph_execs.remove_if(
+      [&](const GraphExec& graph) { return static_cast<const AclGraph&>(graph).context.get() == &context; });
+}
+
 UNIFY_SIMULATOR_EXPORT aclError aclmdlRICaptureBegin(aclrtStream handle, aclmdlRICaptureMode mode) {
   return with_work("aclmdlRICaptureBegin", handle, [&](Call& call, Stream& stream) -> Result {
     if (handle == nullptr || mode > ACL_MODEL_RI_CAPTURE_MODE_RELAXED) return ACL_ERROR_RT_PARAM_INVALID;

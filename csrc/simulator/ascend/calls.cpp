@@ -78,6 +78,7 @@ void destroy_context(Lock& lock, const std::shared_ptr<AclContext>& context) {
   state.functions.remove_if(is_owned);
   state.modules.remove_if(is_owned);
   close_context(lock, context);
+  forget_graphs(*context);
 }
 
 std::vector<std::shared_ptr<AclContext>> contexts_of(const Device& device) {

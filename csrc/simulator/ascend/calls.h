@@ -88,6 +88,8 @@ void forget_current();
 std::shared_ptr<AclContext> make_context(Device& device);
 // Ends a context once its work is done, if it is well.
 void destroy_context(Lock& lock, const std::shared_ptr<AclContext>& context);
+// A context's graphs end with it, as in Context::TearDown of the vendor's runtime.
+void forget_graphs(const Context& context);
 std::vector<std::shared_ptr<AclContext>> contexts_of(const Device& device);
 
 std::shared_ptr<AclStream> make_stream(const std::shared_ptr<AclContext>& context, uint32_t flags, int priority);

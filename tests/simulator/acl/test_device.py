@@ -126,17 +126,18 @@ def test_a_device_is_reset_as_often_as_it_was_set(acl: Acl) -> None:
 
 
 def test_a_reset_takes_all_that_is_the_device_s(acl: Acl) -> None:
-    kinds = ("bytes", "allocations", "managed_bytes", "streams", "events", "modules", "graph_execs", "retained")
-    acl.aclrtResetDeviceForce(0)
-    before = [acl.live(kind) for kind in kinds]  # of other tests in this process, which are no device's
-    acl.aclrtSetDevice(0)
     acl.upload(b"1234")
     acl.made("aclrtMemAllocManaged", ctypes.c_uint64(16), 1)
-    acl.stream()
     acl.event()
+    for ends in (True, False):
+        stream = acl.stream()
+        acl.aclmdlRICaptureBegin(stream, 2)
+        if ends:
+            assert acl.told("aclmdlRICaptureEnd", stream)
     acl.aclrtSetDevice(0)
     acl.aclrtResetDeviceForce(0)
-    assert [acl.live(kind) for kind in kinds] == before
+    kinds = ("bytes", "allocations", "managed_bytes", "streams", "events", "modules", "graph_execs", "retained")
+    assert {acl.live(kind) for kind in kinds} == {0}
     assert acl.told("aclrtGetPrimaryCtxState", 0, None) & 0xFFFFFFFF == 0
 
 
