@@ -19,7 +19,10 @@ from .simulation import GIB, Simulation, Words, error_of, load, made_once, whole
 
 MODELS = ("910B1", "910B2", "910B3", "910B4", "910C", "950")
 _WORDS = Words("Ascend", "aclrtLaunchKernelWithHostArgs", "aclrtMemcpyAsync", "ACL_ERROR_RT_AICORE_EXCEPTION")
-_LIBRARIES = ("ascendcl", "acl_op_compiler", "acl_tdt_channel", "ge_runner", "graph", "hccl", "hcomm", "opapi")
+LIBRARIES = (  # of the vendor's
+    "ascendcl", "acl_op_compiler", "acl_tdt_channel", "ascend_hal", "ge_runner", "graph", "hccl", "hcomm", "msprofiler",
+    "opapi",
+)  # fmt: skip
 _TEXT = re.compile(r"ascend:(?P<model>\w+?)(?:x(?P<count>\d+))?(?:,(?P<memory_gib>\d+(?:\.\d+)?)g)?")
 _IMAGE = struct.Struct("<8sIIIIQ")  # how the backend's images begin: magic, version, header, kind, mode, payload
 _MAGIC = b"UNIFYASC"
@@ -48,7 +51,7 @@ def link_libraries(folder: Path, operators: Path | None = None) -> None:
     libascendcl.so. Links of before are replaced; other files of these names stay, and raise FileExistsError. Such a
     program runs on simulated chips with LD_LIBRARY_PATH=folder.
     """
-    for name in _LIBRARIES:
+    for name in LIBRARIES:
         link = folder / f"lib{name}.so"
         if link.is_symlink():
             link.unlink()

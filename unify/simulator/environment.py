@@ -25,7 +25,7 @@ from unify._config import environment as inherited, settings
 from unify._errors import InvalidArgument, TargetError
 from unify._notice import Notice
 
-from .ascend import MODELS, library_path, link_libraries
+from .ascend import LIBRARIES, MODELS, library_path, link_libraries
 from .operators import library
 
 VERSION = "2.13.0"  # of torch_npu, and of the torch that it is made for
@@ -346,7 +346,7 @@ def _libraries(torch: Path, quiet: bool) -> Path:
         operators = library(
             torch, library_path(), more=own, said=lambda line: _say(f"compiling the operators {line}", quiet)
         )
-        key = hashlib.sha256(f"{library_path()} {operators}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{library_path()} {operators} {LIBRARIES}".encode()).hexdigest()[:16]
         folder = root / f"libraries-{key}"
         if not folder.exists():
             made = Path(tempfile.mkdtemp(dir=root, prefix=_UNFINISHED))

@@ -275,3 +275,15 @@ UNIFY_SIMULATOR_EXPORT uint32_t aclrtGetStreamIdFromExceptionInfo(const aclrtExc
 UNIFY_SIMULATOR_EXPORT uint32_t aclrtGetThreadIdFromExceptionInfo(const aclrtExceptionInfo* info);
 UNIFY_SIMULATOR_EXPORT uint32_t aclrtGetDeviceIdFromExceptionInfo(const aclrtExceptionInfo* info);
 UNIFY_SIMULATOR_EXPORT uint32_t aclrtGetErrorCodeFromExceptionInfo(const aclrtExceptionInfo* info);
+
+// ---- the profiler ----
+
+UNIFY_SIMULATOR_EXPORT aclError aclprofInit(const char* profilerResultPath, size_t length);
+UNIFY_SIMULATOR_EXPORT aclError aclprofFinalize();
+UNIFY_SIMULATOR_EXPORT aclprofConfig* aclprofCreateConfig(uint32_t* deviceIdList, uint32_t deviceNums,
+                                                          aclprofAicoreMetrics aicoreMetrics,
+                                                          const aclprofAicoreEvents* aicoreEvents,
+                                                          uint64_t dataTypeConfig);
+UNIFY_SIMULATOR_EXPORT aclError aclprofDestroyConfig(const aclprofConfig* profilerConfig);
+UNIFY_SIMULATOR_EXPORT aclError aclprofStart(const aclprofConfig* profilerConfig);
+UNIFY_SIMULATOR_EXPORT aclError aclprofStop(const aclprofConfig* profilerConfig);

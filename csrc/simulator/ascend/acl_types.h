@@ -374,3 +374,11 @@ struct aclrtErrorInfo {
 
 struct aclrtExceptionInfo;  // read by functions alone
 using aclrtExceptionInfoCallback = void (*)(aclrtExceptionInfo* info);
+
+struct aclprofConfig;  // made and read by functions alone
+struct aclprofAicoreEvents;
+
+enum aclprofAicoreMetrics : uint32_t {
+  ACL_AICORE_ARITHMETIC_UTILIZATION = 0,
+  ACL_AICORE_NONE = 0xFF,
+};

@@ -1,4 +1,4 @@
-// What is not served, by name; and the profiler, which is there and off.
+// What is not served, by name; and what reports to the profiler, which never turns it on: acl_profiler.cpp.
 #include <chrono>
 #include <cstdio>
 #include <cstring>

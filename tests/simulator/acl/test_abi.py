@@ -30,6 +30,7 @@ namespace own {
 }
 #include <acl/acl.h>  // second: it has macros for names that are constants in the other
 #include <acl/acl_op_compiler.h>
+#include <acl/acl_prof.h>
 #include <third_party/hccl/inc/hccl/hccl.h>
 template <typename T, typename = void> struct Size { static constexpr size_t value = 0; };  // of what is only declared
 template <typename T> struct Size<T, std::void_t<decltype(sizeof(T))>> { static constexpr size_t value = sizeof(T); };

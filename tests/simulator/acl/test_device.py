@@ -264,3 +264,21 @@ def test_a_kind_of_copy_is_not_a_number_of_a_device(acl: Acl) -> None:
     data = acl.upload(b"12345678")
     assert acl.copy_later(data, data, 8, H2D) == "RT_PARAM_INVALID"
     assert "from a device to a device" in acl.message()
+
+
+def test_a_profile_begins_and_ends_and_says_that_it_is_empty(acl: Acl, capfd: pytest.CaptureFixture[str]) -> None:
+    acl.library.aclprofCreateConfig.restype = ctypes.c_void_p
+    assert acl.library.aclprofCreateConfig((ctypes.c_uint32 * 1)(7), 1, 0xFF, None, ctypes.c_uint64(1)) is None
+    config = acl.library.aclprofCreateConfig((ctypes.c_uint32 * 1)(0), 1, 0xFF, None, ctypes.c_uint64(1))
+    assert acl.result("aclprofStart", config) == "PROF_NOT_RUN"
+    acl.aclprofInit(b"there", ctypes.c_size_t(5))
+    assert acl.result("aclprofInit", b"there", ctypes.c_size_t(5)) == "PROF_ALREADY_RUN"
+    acl.aclprofStart(config)
+    assert acl.result("aclprofStart", config) == "PROF_ALREADY_RUN"
+    assert acl.result("aclprofDestroyConfig", config) == "INVALID_PARAM"
+    acl.aclprofStop(config)
+    assert acl.result("aclprofStop", config) == "PROF_NOT_RUN"
+    acl.aclprofDestroyConfig(config)
+    acl.aclprofFinalize()
+    assert acl.result("aclprofFinalize") == "PROF_NOT_RUN"
+    assert "The simulated device has no profile" in capfd.readouterr().err
