@@ -193,6 +193,7 @@ TESTED_ELSEWHERE = {
     "unify/models/step.py": "models/test_batch.py",
     "unify/simulator/emulator/elements.py": "simulator/emulator/test_loops.py",
     "unify/simulator/emulator/nests.py": "simulator/emulator/test_loops.py",
+    "unify/simulator/lines.py": "simulator/test_transfer.py",
     "unify/simulator/startup/sitecustomize.py": "simulator/test_transfer.py",
     "unify/simulator/emulator/walks.py": "simulator/emulator/test_loops.py",
     "unify/triton/compiler.py": "triton/test_driver.py",

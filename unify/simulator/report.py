@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from . import lines
+
 # Of a die's memory, where somebody whom one can cite says how fast it is: csrc/simulator/ascend/chips.cpp has the rest.
 BANDWIDTH = {"910C": (1.6e12, "arXiv 2506.12708, section 3, of one of the chip's two dies")}
 _NOT_SERVED = (207000, 200001)  # ACL_ERROR_RT_FEATURE_NOT_SUPPORT, ACL_ERROR_API_NOT_SUPPORT
@@ -55,22 +57,10 @@ def merge(folder: Path, status: int | None = None) -> dict[str, Any]:
             for number, device in enumerate(one.get("devices", ()))
         ],
     }
-    merged["changes"] = _changes(folder)
+    merged["on_host"] = lines.read(folder, "fallback")  # unify/simulator/fallback.py
+    merged["changes"] = lines.read(folder, "transfer")  # unify/simulator/transfer.py
     merged["estimate"] = _estimate(merged)
     return merged
-
-
-def _changes(folder: Path) -> list[dict[str, Any]]:
-    """What transfer_to_npu changed, by the program's lines: unify/simulator/transfer.py."""
-    total: dict[tuple[str, int, str], int] = {}
-    for path in folder.glob("*.transfer"):
-        for one in json.loads(path.read_text(errors="replace")):
-            key = one["file"], one["line"], one["what"]
-            total[key] = total.get(key, 0) + one["count"]
-    return [
-        {"file": file, "line": line, "what": what, "count": count}
-        for (file, line, what), count in sorted(total.items())
-    ]
 
 
 def _sum(parts: Iterable[_Work]) -> _Work:
@@ -143,7 +133,8 @@ def show(merged: dict[str, Any]) -> None:
     _show_counts(console, "synchronisations", merged["synchronisations"])
     _show_failures(console, [one for one in merged["failed_calls"] if not _DESCRIBES.match(one["call"])])
     _show_devices(console, merged)
-    _show_changes(console, merged["changes"])
+    _show_lines(console, "operators that torch_npu computed on the host", merged["on_host"])
+    _show_lines(console, "changed by transfer_to_npu", merged["changes"])
     for line in notes(merged):
         console.print(line, soft_wrap=True)
 
@@ -216,13 +207,14 @@ def _show_failures(console: Any, failures: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
-def _show_changes(console: Any, changes: list[dict[str, Any]]) -> None:
-    if not changes:
+def _show_lines(console: Any, title: str, rows: list[dict[str, Any]]) -> None:
+    if not rows:
         return
-    table = _table(console, "changed by transfer_to_npu", "line", "times", "")
+    table = _table(console, title, "line", "times", "")
     table.columns[2].justify = "left"
-    for one in changes:
-        table.add_row(f"{os.path.relpath(one['file'])}:{one['line']}", f"{one['count']:,}", one["what"])
+    for one in rows:
+        line = f"{os.path.relpath(one['file'])}:{one['line']}" if one["file"] else "no line"
+        table.add_row(line, f"{one['count']:,}", one["what"])
     console.print(table)
 
 

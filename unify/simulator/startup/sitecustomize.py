@@ -23,7 +23,15 @@ def _transfer() -> None:
     importlib.import_module("unify.simulator.transfer").watch()
 
 
-_AFTER: dict[str, Callable[[], None]] = {"triton": _kernels, "torch_npu.contrib.transfer_to_npu": _transfer}
+def _fallback() -> None:
+    importlib.import_module("unify.simulator.fallback").watch()
+
+
+_AFTER: dict[str, Callable[[], None]] = {
+    "triton": _kernels,
+    "torch_npu": _fallback,
+    "torch_npu.contrib.transfer_to_npu": _transfer,
+}
 
 
 class _Finder:
