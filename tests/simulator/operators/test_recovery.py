@@ -54,7 +54,6 @@ is_right(other)
         ("ecc", "HBM MULTI BIT ECC ERROR", 3),  # 3: memory that is in use; it is loaded again
         pytest.param("link", "HCCS LINK ERROR", 0, marks=pytest.mark.slow),
         pytest.param("ACL_ERROR_RT_DEVICE_MEM_ERROR", "UCE ERROR", 3, marks=pytest.mark.slow),
-        pytest.param("ACL_ERROR_RT_SUSPECT_DEVICE_MEM_ERROR", "SUSPECT MEM ERROR", 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_device_recovers_and_computes_what_is_right(run, fault: str, words: str, memory: int) -> None:
