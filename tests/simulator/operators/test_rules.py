@@ -83,7 +83,6 @@ assert torch.tensor([3, 1, 3]).npu().unique().tolist() == [1, 3]
 words = torch.arange(12.0).reshape(4, 3).npu()
 bags = torch.nn.functional.embedding_bag(torch.tensor([0, 1, 3]).npu(), words, torch.tensor([0, 2]).npu(), mode="sum")
 assert bags.tolist() == [[3, 5, 7], [9, 10, 11]]
-said = raised(lambda: torch.gather(words, 1, torch.tensor([[5]]).npu()).cpu())
-assert "507015" in said and "index 5 is out of bounds for dimension 1 with size 3" in said
+assert "507015" in raised(lambda: torch.gather(words, 1, torch.tensor([[5]]).npu()).cpu())
 """
     )

@@ -13,21 +13,12 @@ struct OptionalTensors : Tensors {
 template <>
 struct Parameter<OptionalTensors> : Parameter<Tensors> {
   static bool is_good(C) { return true; }
-  static Keeps keep(C list, Memory& memory) {
-    return list == nullptr ? Keeps() : Parameter<Tensors>::keep(list, memory);
+  static Keeps keep(C list, Operands& operands) {
+    return list == nullptr ? Keeps() : Parameter<Tensors>::keep(list, operands);
   }
   static OptionalTensors get(const Keeps& kept, void* const* where) {
     return OptionalTensors(Parameter<Tensors>::get(kept, where));
   }
-};
-
-template <>
-struct Parameter<optional<Bools>> {
-  using C = const aclBoolArray*;
-  using Keeps = optional<Bools>;
-  static bool is_good(C) { return true; }
-  static Keeps keep(C value, Memory&) { return value == nullptr ? std::nullopt : Keeps(value->values); }
-  static Keeps get(const Keeps& kept, void* const*) { return kept; }
 };
 
 }  // namespace unify::operators

@@ -207,19 +207,21 @@ template <>
 struct Parameter<Floats> : ArrayParameter<aclFloatArray, Floats> {};
 template <>
 struct Parameter<Bools> : ArrayParameter<aclBoolArray, Bools> {};
-template <>
-struct Parameter<optional<Ints>> {
-  using C = const aclIntArray*;
-  using Keeps = optional<Ints>;
+template <typename Array, typename Values>
+struct OptionalArrayParameter {
+  using C = const Array*;
+  using Keeps = optional<Values>;
   static bool is_good(C) { return true; }
   static Keeps keep(C value, Operands& operands) {
     operands.add(value != nullptr);
-    if (value == nullptr) return std::nullopt;
-    operands.add_all(value->values);
-    return value->values;
+    return value == nullptr ? std::nullopt : Keeps(ArrayParameter<Array, Values>::keep(value, operands));
   }
   static Keeps get(const Keeps& kept, void* const*) { return kept; }
 };
+template <>
+struct Parameter<optional<Ints>> : OptionalArrayParameter<aclIntArray, Ints> {};
+template <>
+struct Parameter<optional<Bools>> : OptionalArrayParameter<aclBoolArray, Bools> {};
 
 template <>
 struct Parameter<ScalarType> {
