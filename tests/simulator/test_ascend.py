@@ -115,12 +115,13 @@ def test_a_variable_is_enough(python: Any, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_links_are_made_again(tmp_path: Path) -> None:
-    ascend.link_libraries(tmp_path)
+    operators = Path("/operators.so")
+    ascend.link_libraries(tmp_path, operators)
     (tmp_path / "libhccl.so").unlink()
     (tmp_path / "libhccl.so").symlink_to("/nowhere")
-    ascend.link_libraries(tmp_path)
-    assert {link.resolve() for link in tmp_path.iterdir()} == {ascend.library_path().resolve()}
+    ascend.link_libraries(tmp_path, operators)
+    assert {link.resolve() for link in tmp_path.iterdir()} == {ascend.library_path().resolve(), operators}
     (tmp_path / "libhccl.so").unlink()
     (tmp_path / "libhccl.so").write_text("mine")
     with pytest.raises(FileExistsError):
-        ascend.link_libraries(tmp_path)
+        ascend.link_libraries(tmp_path, operators)

@@ -32,7 +32,7 @@ assert acl.aclrtMemcpy(host, size(500), memory, size(500), 2) == 0
 assert acl.aclrtMemsetAsync(memory, size(64), 0, size(64), stream) == 0
 assert acl.aclrtSynchronizeDevice() == 0
 assert acl.aclrtSetDevice(7) == 107001
-assert acl.aclopCompileAndExecute(b"Foo") == 207000
+assert acl.unify_simulator_refuse(b"operator Foo", 207000, b"it is not there") == 207000
 assert acl.aclrtFree(memory) == 0
 """
 

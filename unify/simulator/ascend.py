@@ -19,9 +19,9 @@ from .simulation import GIB, Simulation, Words, error_of, load, made_once, whole
 
 MODELS = ("910B1", "910B2", "910B3", "910B4", "910C", "950")
 _WORDS = Words("Ascend", "aclrtLaunchKernelWithHostArgs", "aclrtMemcpyAsync", "ACL_ERROR_RT_AICORE_EXCEPTION")
+_OF_OPERATORS = ("acl_op_compiler", "opapi")
 LIBRARIES = (  # of the vendor's
-    "ascendcl", "acl_op_compiler", "acl_tdt_channel", "ascend_hal", "ge_runner", "graph", "hccl", "hcomm", "msprofiler",
-    "opapi",
+    "ascendcl", "acl_tdt_channel", "ascend_hal", "ge_runner", "graph", "hccl", "hcomm", "msprofiler", *_OF_OPERATORS,
 )  # fmt: skip
 _TEXT = re.compile(r"ascend:(?P<model>\w+?)(?:x(?P<count>\d+))?(?:,(?P<memory_gib>\d+(?:\.\d+)?)g)?")
 _IMAGE = struct.Struct("<8sIIIIQ")  # how the backend's images begin: magic, version, header, kind, mode, payload
@@ -44,18 +44,18 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def link_libraries(folder: Path, operators: Path | None = None) -> None:
+def link_libraries(folder: Path, operators: Path) -> None:
     """Makes links in a folder, under the names of the vendor's libraries that torch_npu is linked with or opens.
 
-    operators: what libopapi.so shall be, made by `unify.simulator.operators.library`; the others are the simulated
-    libascendcl.so. Links of before are replaced; other files of these names stay, and raise FileExistsError. Such a
-    program runs on simulated chips with LD_LIBRARY_PATH=folder.
+    operators: what libopapi.so and libacl_op_compiler.so shall be, made by `unify.simulator.operators.library`; the
+    others are the simulated libascendcl.so. Links of before are replaced; other files of these names stay, and raise
+    FileExistsError. Such a program runs on simulated chips with LD_LIBRARY_PATH=folder.
     """
     for name in LIBRARIES:
         link = folder / f"lib{name}.so"
         if link.is_symlink():
             link.unlink()
-        link.symlink_to(operators if name == "opapi" and operators is not None else library_path())
+        link.symlink_to(operators if name in _OF_OPERATORS else library_path())
 
 
 def simulate(target: str = "ascend:910B3", count: int = 1, memory_bytes: int = GIB) -> Simulation:

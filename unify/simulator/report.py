@@ -15,8 +15,8 @@ from . import lines
 # Of a die's memory, where somebody whom one can cite says how fast it is: csrc/simulator/ascend/chips.cpp has the rest.
 BANDWIDTH = {"910C": (1.6e12, "arXiv 2506.12708, section 3, of one of the chip's two dies")}
 _NOT_SERVED = (207000, 200001)  # ACL_ERROR_RT_FEATURE_NOT_SUPPORT, ACL_ERROR_API_NOT_SUPPORT
-_OPERATOR = "operator "  # how calls begin that are none, but operators: csrc/simulator/ascend/refused.cpp
-_DESCRIBES = re.compile(r"aclop|acl\w*(TensorDesc|Tensor(Format|PlaceMent|Shape)|DataBuffer)")  # of absent operators
+_OPERATORS = ("aclnn", "aclop")  # how the vendor's are named, and the older ones of them
+_OPERATOR = "operator "  # how calls begin that are none, but operators: operators/aclop.cpp
 _Work = dict[str, dict[str, int]]
 
 
@@ -40,9 +40,9 @@ def merge(folder: Path, status: int | None = None) -> dict[str, Any]:
         "chip": next((one["chip"] for one in processes if "chip" in one), None),
         "processes": [{"pid": one["pid"], "command": one["command"]} for one in processes],
         "processes_without_report": lost,
-        "operators": {name: work for name, work in kernels.items() if name.startswith("aclnn")},
+        "operators": {name: work for name, work in kernels.items() if name.startswith(_OPERATORS)},
         "collectives": {name: work for name, work in kernels.items() if name.startswith("Hccl")},
-        "kernels": {name: work for name, work in kernels.items() if not name.startswith(("aclnn", "Hccl"))},
+        "kernels": {name: work for name, work in kernels.items() if not name.startswith((*_OPERATORS, "Hccl"))},
         "absent_operators": {
             one["call"].removeprefix(_OPERATOR): one["count"] for one in failures if one["call"].startswith(_OPERATOR)
         },
@@ -131,7 +131,7 @@ def show(merged: dict[str, Any]) -> None:
     _show_works(console, "copies and fills", merged["copies"])
     _show_works(console, "others", {name: work for name, work in merged["others"].items() if name != "wait"})
     _show_counts(console, "synchronisations", merged["synchronisations"])
-    _show_failures(console, [one for one in merged["failed_calls"] if not _DESCRIBES.match(one["call"])])
+    _show_failures(console, merged["failed_calls"])
     _show_devices(console, merged)
     _show_lines(console, "operators that torch_npu computed on the host", merged["on_host"])
     _show_lines(console, "changed by transfer_to_npu", merged["changes"])

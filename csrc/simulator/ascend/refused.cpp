@@ -1,7 +1,5 @@
 // What is not served, by name; and what reports to the profiler, which never turns it on: acl_profiler.cpp.
 #include <chrono>
-#include <cstdio>
-#include <cstring>
 #include <functional>
 #include <string_view>
 
@@ -10,33 +8,13 @@
 
 using namespace unify::simulator;
 
-namespace {
-
-// torch_npu looks for one of the older operators where it finds no aclnn function.
-aclError refuse_operator(const char* name) noexcept {
-  char text[128];
-  std::snprintf(text, sizeof text, "operator %s", name);
-  return refuse_call(text);
-}
-
-}  // namespace
-
 // Their arguments are not looked at: in C a caller may pass more than a function takes.
 #define REFUSED(name) \
   UNIFY_SIMULATOR_EXPORT aclError name() { return refuse_call(#name); }
-#define REFUSED_POINTER(name)           \
-  UNIFY_SIMULATOR_EXPORT void* name() { \
-    refuse_call(#name);                 \
-    return nullptr;                     \
-  }
 #define REFUSED_NUMBER(name, type, value) \
   UNIFY_SIMULATOR_EXPORT type name() {    \
     refuse_call(#name);                   \
     return value;                         \
-  }
-#define REFUSED_OPERATOR(name)                                                     \
-  UNIFY_SIMULATOR_EXPORT aclError name(const char* operation) {                    \
-    return operation == nullptr ? refuse_call(#name) : refuse_operator(operation); \
   }
 #include "refused.inc"
 
