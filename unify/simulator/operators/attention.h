@@ -44,7 +44,22 @@ struct GradientOuts {
   Out query, key, value, pse, sink;
 };
 
+// Of one batch, in a layout other than TND. softmax_max and softmax_sum, where they are wanted, repeat each value.
+void forward_padded(const AttentionInputs& given, const AttentionOptions& options, const Out& largest, const Out& sum,
+                    const Out& out);
+void backward_padded(const AttentionInputs& given, const Tensor& grad, const AttentionOptions& options,
+                     const GradientOuts& outs);
+
+// Of sequences one after the other, in the layout TND. ends: sums of the lengths.
+void forward_tnd(const AttentionInputs& given, const Ints& query_ends, const Ints& key_ends,
+                 const AttentionOptions& options, bool is_tnd_softmax, const Out& largest, const Out& sum,
+                 const Out& out);
+void backward_tnd(const AttentionInputs& given, const Tensor& grad, const Ints& query_ends, const Ints& key_ends,
+                  const AttentionOptions& options, const GradientOuts& outs);
+
 // Refuses what is not simulated.
+bool is_tnd(const std::string& softmax_layout);
+void refuse_rope(const optional<Tensor>& query_rope, const optional<Tensor>& key_rope);
 AttentionOptions options_of(double scale, double keep_prob, int64_t before, int64_t after, int64_t heads,
                             const std::string& layout, int64_t sparse_mode, int64_t pse_type,
                             const optional<Tensor>& padding_mask, const optional<Ints>& prefix);
@@ -55,3 +70,9 @@ Tensor to_bnsd(const Tensor& tensor, const std::string& layout, int64_t heads);
 Tensor from_bnsd(const Tensor& tensor, const std::string& layout);
 
 }  // namespace unify::operators
+
+// The most that a captured graph may need when its lengths change before a replay: the same call under another name.
+#define ALSO_MAX_WORKSPACE(NAME)                                                                    \
+  extern "C" {                                                                                      \
+  __attribute__((visibility("default"), ifunc(#NAME "_prepare"))) void NAME##GetMaxWorkspaceSize(); \
+  }

@@ -3,8 +3,7 @@
 
 #include "attention.h"
 
-using namespace unify::operators;
-
+namespace unify::operators {
 namespace {
 
 int64_t key_heads(const Tensor& query, const Tensor& key, const AttentionOptions& options) {
@@ -21,8 +20,10 @@ AttentionInputs padded(const AttentionInputs& given, const AttentionOptions& opt
   return inputs;
 }
 
-void forward(const AttentionInputs& given, const AttentionOptions& options, const Out& largest, const Out& sum,
-             const Out& out) {
+}  // namespace
+
+void forward_padded(const AttentionInputs& given, const AttentionOptions& options, const Out& largest, const Out& sum,
+                    const Out& out) {
   const AttentionInputs inputs = padded(given, options);
   const AttentionScores scores = attention_scores(inputs, options);
   out = from_bnsd(attention_result(inputs, scores, options), options.layout);
@@ -30,8 +31,8 @@ void forward(const AttentionInputs& given, const AttentionOptions& options, cons
   if (sum.is_wanted()) sum = scores.sum.expand_as(static_cast<const Tensor&>(sum));
 }
 
-void backward(const AttentionInputs& given, const Tensor& grad, const AttentionOptions& options,
-              const GradientOuts& outs) {
+void backward_padded(const AttentionInputs& given, const Tensor& grad, const AttentionOptions& options,
+                     const GradientOuts& outs) {
   const AttentionInputs inputs = padded(given, options);
   const AttentionScores scores = attention_scores(inputs, options);
   const AttentionGradients gradients =
@@ -43,33 +44,36 @@ void backward(const AttentionInputs& given, const Tensor& grad, const AttentionO
   write_defined(gradients.sink, outs.sink);
 }
 
-}  // namespace
+}  // namespace unify::operators
+
+using namespace unify::operators;
 
 OPERATOR(aclnnFlashAttentionScore,
          (Tensor query, Tensor key, Tensor value, optional<Tensor> pse, optional<Tensor> drop, optional<Tensor> padding,
           optional<Tensor> mask, optional<Ints> prefix, double scale, double keep_prob, int64_t before, int64_t after,
           int64_t heads, std::string layout, int64_t, int64_t sparse_mode, Out largest, Out sum, Out, Out out),
-         forward({query, key, value, pse, drop, mask, {}},
-                 options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, 1, padding, prefix), largest,
-                 sum, out))
+         forward_padded({query, key, value, pse, drop, mask, {}},
+                        options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, 1, padding, prefix),
+                        largest, sum, out))
 OPERATOR(aclnnFlashAttentionScoreGrad,
          (Tensor query, Tensor key, Tensor value, Tensor grad, optional<Tensor> pse, optional<Tensor> drop,
           optional<Tensor> padding, optional<Tensor> mask, optional<Tensor>, optional<Tensor>, optional<Tensor>,
           optional<Tensor>, optional<Ints> prefix, double scale, double keep_prob, int64_t before, int64_t after,
           int64_t heads, std::string layout, int64_t, int64_t sparse_mode, Out by_query, Out by_key, Out by_value,
           Out by_pse),
-         backward({query, key, value, pse, drop, mask, {}}, grad,
-                  options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, 1, padding, prefix),
-                  {by_query, by_key, by_value, by_pse, {}}))
+         backward_padded({query, key, value, pse, drop, mask, {}}, grad,
+                         options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, 1, padding, prefix),
+                         {by_query, by_key, by_value, by_pse, {}}))
 OPERATOR(aclnnFlashAttentionScoreV2,
          (Tensor query, Tensor key, Tensor value, optional<Tensor> pse, optional<Tensor> drop, optional<Tensor> padding,
           optional<Tensor> mask, optional<Ints> prefix, optional<Ints> query_start, optional<Ints> key_start,
           double scale, double keep_prob, int64_t before, int64_t after, int64_t heads, std::string layout, int64_t,
           int64_t sparse_mode, int64_t pse_type, Out largest, Out sum, Out, Out out),
          refuse_starts(query_start, key_start);
-         forward({query, key, value, pse, drop, mask, {}},
-                 options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, pse_type, padding, prefix),
-                 largest, sum, out))
+         forward_padded({query, key, value, pse, drop, mask, {}},
+                        options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, pse_type, padding,
+                                   prefix),
+                        largest, sum, out))
 OPERATOR(aclnnFlashAttentionScoreGradV2,
          (Tensor query, Tensor key, Tensor value, Tensor grad, optional<Tensor> pse, optional<Tensor> drop,
           optional<Tensor> padding, optional<Tensor> mask, optional<Tensor>, optional<Tensor>, optional<Tensor>,
@@ -77,18 +81,20 @@ OPERATOR(aclnnFlashAttentionScoreGradV2,
           double keep_prob, int64_t before, int64_t after, int64_t heads, std::string layout, int64_t,
           int64_t sparse_mode, int64_t pse_type, Out by_query, Out by_key, Out by_value, Out by_pse),
          refuse_starts(query_start, key_start);
-         backward({query, key, value, pse, drop, mask, {}}, grad,
-                  options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, pse_type, padding, prefix),
-                  {by_query, by_key, by_value, by_pse, {}}))
+         backward_padded({query, key, value, pse, drop, mask, {}}, grad,
+                         options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, pse_type, padding,
+                                    prefix),
+                         {by_query, by_key, by_value, by_pse, {}}))
 OPERATOR(aclnnFlashAttentionScoreV3,
          (Tensor query, Tensor key, Tensor value, optional<Tensor> pse, optional<Tensor> drop, optional<Tensor> padding,
           optional<Tensor> mask, optional<Tensor> sink, optional<Ints> prefix, optional<Ints> query_start,
           optional<Ints> key_start, double scale, double keep_prob, int64_t before, int64_t after, int64_t heads,
           std::string layout, int64_t, int64_t sparse_mode, int64_t pse_type, Out largest, Out sum, Out, Out out),
          refuse_starts(query_start, key_start);
-         forward({query, key, value, pse, drop, mask, sink},
-                 options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, pse_type, padding, prefix),
-                 largest, sum, out))
+         forward_padded({query, key, value, pse, drop, mask, sink},
+                        options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, pse_type, padding,
+                                   prefix),
+                        largest, sum, out))
 OPERATOR(aclnnFlashAttentionScoreGradV3,
          (Tensor query, Tensor key, Tensor value, Tensor grad, optional<Tensor> pse, optional<Tensor> drop,
           optional<Tensor> padding, optional<Tensor> mask, optional<Tensor>, optional<Tensor>, optional<Tensor>,
@@ -97,6 +103,7 @@ OPERATOR(aclnnFlashAttentionScoreGradV3,
           std::string layout, int64_t, int64_t sparse_mode, int64_t pse_type, Out by_query, Out by_key, Out by_value,
           Out by_pse, Out by_sink),
          refuse_starts(query_start, key_start);
-         backward({query, key, value, pse, drop, mask, sink}, grad,
-                  options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, pse_type, padding, prefix),
-                  {by_query, by_key, by_value, by_pse, by_sink}))
+         backward_padded({query, key, value, pse, drop, mask, sink}, grad,
+                         options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, pse_type, padding,
+                                    prefix),
+                         {by_query, by_key, by_value, by_pse, by_sink}))

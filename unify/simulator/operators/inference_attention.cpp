@@ -267,3 +267,26 @@ OPERATOR(aclnnFusedInferAttentionScoreV4,
          attend({query, keys, values, pse, mask, block_table, query_rope, key_rope, sink, query_lengths, key_lengths,
                  heads, key_heads, scale, before, after, layout, sparse_mode},
                 out, lse))
+OPERATOR(aclnnFusedInferAttentionScoreV5,
+         (Tensor query, Tensors keys, Tensors values, optional<Tensor> pse, optional<Tensor> mask,
+          optional<Ints> query_lengths, optional<Ints> key_lengths, optional<Tensor> scale1, optional<Tensor> scale2,
+          optional<Tensor> scale3, optional<Tensor> scale4, optional<Tensor> offset, optional<Tensor> scale5,
+          optional<Tensor> offset2, optional<Tensor> block_table, optional<Tensor> query_padding,
+          optional<Tensor> key_padding, optional<Tensor> scale6, optional<Tensor> offset3, optional<Tensor> scale7,
+          optional<Tensor> offset4, optional<Tensor> key_prefix, optional<Tensor> value_prefix, optional<Ints>,
+          optional<Tensor> query_rope, optional<Tensor> key_rope, optional<Tensor> scale8, optional<Tensor> scale9,
+          optional<Tensor> sink, optional<Ints> query_start, optional<Ints> key_start, int64_t heads, double scale,
+          int64_t before, int64_t after, std::string layout, int64_t key_heads, int64_t sparse_mode, int64_t, int64_t,
+          int64_t, bool, int64_t, int64_t, int64_t, int64_t pse_type, Out out, Out lse),
+         refuse_quantized(scale1, scale2, scale3, scale4, offset, scale5, offset2, scale6, offset3, scale7, offset4,
+                          scale8, scale9);
+         refuse_integers(query); refuse_starts(query_start, key_start);
+         TORCH_CHECK(pse_type == 0, "pse_type ", pse_type, " is not simulated.");
+         refuse_prefix(key_prefix, value_prefix, query_padding, key_padding);
+         attend({query, keys, values, pse, mask, block_table, query_rope, key_rope, sink, query_lengths, key_lengths,
+                 heads, key_heads, scale, before, after, layout, sparse_mode},
+                out, lse))
+
+ALSO_MAX_WORKSPACE(aclnnFusedInferAttentionScoreV3)
+ALSO_MAX_WORKSPACE(aclnnFusedInferAttentionScoreV4)
+ALSO_MAX_WORKSPACE(aclnnFusedInferAttentionScoreV5)

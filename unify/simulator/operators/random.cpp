@@ -1,32 +1,9 @@
 // Random numbers: a seed and an offset decide all of them, the same each time.
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Functions.h>
 
-#include "operator.h"
+#include "random.h"
 
 using namespace unify::operators;
-
-namespace {
-
-// Where the numbers begin: torch_npu moves the offset on with each call.
-struct Random {
-  Random(int64_t seed, int64_t offset) : seed(seed), offset(offset) {}
-  // In a captured graph both are memory that changes before each replay.
-  Random(const Tensor& seed, const Tensor& offset, uint64_t offset_in_graph)
-      : seed(seed.reshape({}).item<int64_t>()),
-        offset(offset.reshape({}).item<int64_t>() + static_cast<int64_t>(offset_in_graph)) {}
-
-  [[nodiscard]] at::Generator generator() const {
-    uint64_t mixed = static_cast<uint64_t>(seed) + 0x9e3779b97f4a7c15U * (static_cast<uint64_t>(offset) + 1);
-    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9U;  // splitmix64: near seeds give unlike numbers
-    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebU;
-    return at::make_generator<at::CPUGeneratorImpl>(mixed ^ (mixed >> 31));
-  }
-
-  int64_t seed, offset;
-};
-
-}  // namespace
 
 // The last parameters before the results, and the numbers that they give.
 #define SEEDED int64_t seed, int64_t offset

@@ -3,8 +3,7 @@
 
 #include "attention.h"
 
-using namespace unify::operators;
-
+namespace unify::operators {
 namespace {
 
 constexpr int64_t kColumns = 8;  // of equal values in softmax_max and softmax_sum
@@ -48,6 +47,8 @@ void check_tnd(const AttentionInputs& given, const AttentionOptions& options) {
   TORCH_CHECK(options.layout == "TND", "layout ", options.layout, " has no sequence lengths: TND has.");
   TORCH_CHECK(!given.pse.has_value(), "pse with TND is not simulated.");
 }
+
+}  // namespace
 
 void forward_tnd(const AttentionInputs& given, const Ints& query_ends, const Ints& key_ends,
                  const AttentionOptions& options, bool is_tnd_softmax, const Out& largest, const Out& sum,
@@ -112,7 +113,9 @@ void refuse_rope(const optional<Tensor>& query_rope, const optional<Tensor>& key
   TORCH_CHECK(!query_rope.has_value() && !key_rope.has_value(), "rotary parts beside query and key are not simulated.");
 }
 
-}  // namespace
+}  // namespace unify::operators
+
+using namespace unify::operators;
 
 OPERATOR(aclnnFlashAttentionVarLenScore,
          (Tensor query, Tensor key, Tensor value, optional<Tensor> pse, optional<Tensor> drop, optional<Tensor> padding,
@@ -220,3 +223,6 @@ OPERATOR(aclnnFlashAttentionUnpaddingScoreGradV5,
                       options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, pse_type, padding,
                                  prefix),
                       {by_query, by_key, by_value, by_pse, by_sink}))
+
+ALSO_MAX_WORKSPACE(aclnnFlashAttentionVarLenScoreV5)
+ALSO_MAX_WORKSPACE(aclnnFlashAttentionUnpaddingScoreGradV5)
