@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..conftest import START
+from .test_attention_950 import ON_950
 from .test_reduction import SAME
 
 
@@ -117,4 +117,30 @@ close(torch_npu.npu_diou(one.npu(), other.npu(), False, False), iou - apart)
 
 
 def test_boxes_on_a_950(run: Callable[..., str]) -> None:
-    run(BOXES, start='import os\nos.environ["UNIFY_SIMULATE"] = "ascend:950x1,1g"\n' + START)
+    run(BOXES, start=ON_950)
+
+
+def test_dropout_of_a_graph_and_a_wait_on_a_950(run: Callable[..., str]) -> None:
+    run(
+        """
+import time
+x = torch.ones(64, 64).npu()
+graph = torch.npu.NPUGraph()
+with torch.npu.graph(graph):
+    out = torch.nn.functional.dropout(x, 0.25)
+results = []
+for _ in range(2):
+    graph.replay()
+    results.append(out.cpu())
+assert not torch.equal(*results)
+for result in results:
+    assert set(result.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert abs((result == 0).float().mean() - 0.25) < 0.05
+torch.npu.synchronize()
+begin = time.perf_counter()
+torch.npu._sleep(165_000_000)  # 0.1 s at 1.65 GHz
+torch.npu.synchronize()
+assert time.perf_counter() - begin >= 0.1
+""",
+        start=ON_950,
+    )

@@ -82,3 +82,6 @@ OPERATOR(aclnnDropoutGenMaskV2Tensor, (Ints, double p, SEEDED_BY_TENSORS, Scalar
          mask = mask_of(mask, p, NUMBERS_BY_TENSORS))
 OPERATOR(aclnnDropoutV3, (Tensor self, optional<Tensor> noise_shape, double p, SEEDED, Out out, Out mask),
          drop(self, noise_shape, p, Random(seed, offset), out, mask))
+OPERATOR(aclnnDropoutV3Tensor,
+         (Tensor self, optional<Tensor> noise_shape, double p, SEEDED_BY_TENSORS, Out out, Out mask),
+         drop(self, noise_shape, p, Random(seed, offset, offset_in_graph), out, mask))
