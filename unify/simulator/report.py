@@ -15,7 +15,7 @@ from . import lines
 BANDWIDTH = {"910C": (1.6e12, "arXiv 2506.12708, section 3, of one of the chip's two dies")}
 _NOT_SERVED = (207000, 200001)  # ACL_ERROR_RT_FEATURE_NOT_SUPPORT, ACL_ERROR_API_NOT_SUPPORT
 _OPERATORS = ("aclnn", "aclop")  # how the vendor's are named, and the older ones of them
-_OPERATOR = "operator "  # how calls begin that are none, but operators: operators/aclop.cpp
+_ABSENT = "operator "  # how calls begin that are none, but operators: operators/aclop.cpp
 _Work = dict[str, dict[str, int]]
 
 
@@ -43,13 +43,13 @@ def merge(folder: Path, status: int | None = None) -> dict[str, Any]:
         "collectives": {name: work for name, work in kernels.items() if name.startswith("Hccl")},
         "kernels": {name: work for name, work in kernels.items() if not name.startswith((*_OPERATORS, "Hccl"))},
         "absent_operators": {
-            one["call"].removeprefix(_OPERATOR): one["count"] for one in failures if one["call"].startswith(_OPERATOR)
+            one["call"].removeprefix(_ABSENT): one["count"] for one in failures if one["call"].startswith(_ABSENT)
         },
         "copies": _sum(one["copies"] for one in processes),
         "others": _sum(one["others"] for one in processes),
         "synchronisations": {name: count for name, count in calls.items() if name.startswith("aclrtSynchronize")},
         "calls": calls,
-        "failed_calls": [one for one in failures if not one["call"].startswith(_OPERATOR)],
+        "failed_calls": [one for one in failures if not one["call"].startswith(_ABSENT)],
         "devices": [
             {"pid": one["pid"], "device": number, **device}
             for one in processes

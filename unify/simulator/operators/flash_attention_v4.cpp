@@ -13,11 +13,10 @@ struct Dropout {
   int64_t seed, offset;
 };
 
-// A bit for each score that may be kept. The same seed and offset give the same ones, so that the gradients have them.
+// The same seed and offset give the same mask, so that the gradients have it.
 Tensor drop_mask(const Dropout& dropout, int64_t scores) {
-  const Tensor kept = at::empty({(scores + 7) / 8, 8}, at::TensorOptions(ScalarType::Byte));
-  kept.bernoulli_(dropout.keep_prob, Random(dropout.seed, dropout.offset).generator());
-  return kept.mul(at::tensor({1, 2, 4, 8, 16, 32, 64, 128}, kept.options())).sum(1, false, ScalarType::Byte);
+  const Tensor bytes = at::empty({(scores + 7) / 8}, at::TensorOptions(ScalarType::Byte));
+  return mask_of(bytes, 1 - dropout.keep_prob, Random(dropout.seed, dropout.offset).generator());
 }
 
 int64_t scores_of(const AttentionInputs& inputs, const AttentionOptions& options, const Ints& query_ends,

@@ -51,11 +51,15 @@ namespace {
 
 Tensor bit_weights() { return at::bitwise_left_shift(at::full({8}, 1, at::kByte), at::arange(8, at::kByte)); }
 
-Tensor mask_of(const Tensor& bytes, double p, const at::Generator& generator) {
+}  // namespace
+
+Tensor unify::operators::mask_of(const Tensor& bytes, double p, const at::Generator& generator) {
   TORCH_CHECK(p >= 0 && p <= 1, "Dropout of probability ", p, ": it is in [0, 1].");
   const Tensor bits = at::empty({bytes.numel(), 8}, at::kByte).bernoulli_(1 - p, generator);
   return at::sum(at::mul(bits, bit_weights()), {1}, false, at::kByte).reshape(bytes.sizes());
 }
+
+namespace {
 
 Tensor masked(const Tensor& self, const Tensor& bytes, double p) {
   TORCH_CHECK(bytes.numel() * 8 >= self.numel(), "A mask of ", bytes.numel() * 8, " bits for ", self.numel(),

@@ -25,4 +25,7 @@ struct Random {
   int64_t seed, offset;
 };
 
+// A bit for each element, eight to a byte, the lowest first: 1 keeps it. p: of its being dropped; bytes: like the mask.
+Tensor mask_of(const Tensor& bytes, double p, const at::Generator& generator);
+
 }  // namespace unify::operators
