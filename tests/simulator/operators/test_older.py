@@ -108,5 +108,33 @@ matrix = torch.randn(20, 40)
 blocks = torch_npu.npu_format_cast(matrix.npu(), 29)  # FRACTAL_NZ
 assert (torch_npu.get_npu_format(blocks), torch_npu.get_storage_size(blocks)) == (29, 32 * 48)
 assert torch.equal(blocks.cpu(), matrix)
+assert torch.equal((blocks + blocks).cpu(), matrix * 2)
+"""
+    )
+
+
+def test_a_mode_in_which_each_operator_is_compiled(run: Callable[..., str]) -> None:
+    run(
+        SAME
+        + """
+torch.npu.set_compile_mode(jit_compile=True)
+x, y = torch.rand(3, 5) + 0.5, torch.rand(3, 5) + 0.5
+for name in (
+    "abs ceil cos erf exp floor log log10 log1p log2 neg reciprocal relu rsqrt sigmoid sign sin sqrt square tanh"
+).split():
+    same(getattr(torch, name), x - 0.1)
+for name in "add div eq ge gt le lt maximum minimum mul ne pow sub".split():
+    same(getattr(torch, name), x, y)
+for work in (torch.add, torch.gt, torch.mul, torch.div):
+    same(lambda x: work(x, 2.0), x)
+same(lambda x, y: torch.logical_and(x > y, y > 1), x, y)
+same(lambda x, y: torch.logical_or(~(x > y), y > 1), x, y)
+same(lambda x, y: (x > y).nonzero(), x, y)  # its size is known when it has run
+same(lambda x, y: torch.masked_select(x, x > y), x, y)
+same(lambda x, y: x @ y.t(), x, y)
+same(lambda x: x.sum(1), x)
+same(lambda x: x.mean(0, keepdim=True), x)
+same(lambda x: x.softmax(0), x)
+same(lambda x: x.t().contiguous(), x)
 """
     )

@@ -16,6 +16,11 @@ void Operands::finish() const {
               next_result_, " outputs; the call has ", inputs_.size(), " and ", results_.size(), ".");
 }
 
+Ints numbers_of(const Tensor& tensor) {
+  const Tensor longs = tensor.to(ScalarType::Long).contiguous();
+  return {longs.const_data_ptr<int64_t>(), longs.const_data_ptr<int64_t>() + longs.numel()};
+}
+
 namespace {
 
 constexpr int32_t kNotSupported = 207000;  // ACL_ERROR_RT_FEATURE_NOT_SUPPORT

@@ -100,6 +100,9 @@ class Operands {
   size_t next_input_ = 0, next_result_ = 0;
 };
 
+// Sizes, orders and the like, which are inputs in memory of the host.
+Ints numbers_of(const Tensor& tensor);
+
 using AclopWork = void (*)(Operands&);
 
 // Makes an operator known by its type.
@@ -109,9 +112,9 @@ struct KnownAclop {
 
 template <typename... P>
 void run_aclop(void (*function)(P...), Operands& operands) {
-  std::tuple<P...> taken{operands.take<P>()...};  // in braces: from the first to the last
+  const std::tuple<P...> taken{operands.take<P>()...};  // in braces: from the first to the last
   operands.finish();
-  std::apply(function, std::move(taken));
+  std::apply(function, taken);
 }
 
 }  // namespace unify::operators

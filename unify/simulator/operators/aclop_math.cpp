@@ -19,11 +19,13 @@ Tensor cdist_grad(const Tensor& grad, const Tensor& one, const Tensor& other, co
   return at::where((distance == 0) | (size == 0), at::zeros_like(each), each);
 }
 
-Tensor matmul(const Tensor& one, const Tensor& other, const optional<Tensor>& bias, const Attributes& with) {
+// first, second: the attributes that say whether a matrix is transposed.
+Tensor matmul(const Tensor& one, const Tensor& other, const optional<Tensor>& bias, const Attributes& with,
+              const char* first, const char* second) {
   const auto turned = [&](const Tensor& tensor, const char* name) {
     return with.get<bool>(name, false) ? wide(tensor).transpose(-2, -1) : wide(tensor);
   };
-  const Tensor product = turned(one, "adj_x1").matmul(turned(other, "adj_x2"));
+  const Tensor product = turned(one, first).matmul(turned(other, second));
   return bias.has_value() ? product + wide(*bias) : product;
 }
 
@@ -64,7 +66,9 @@ ACLOP(ArgMaxWithValue, (Tensor x, const Attributes& with, Out indices, Out value
 ACLOP(ArgMinWithValue, (Tensor x, const Attributes& with, Out indices, Out values),
       write(at::min(x, with.get<int64_t>("dimension"), with.get<bool>("keep_dims", false)), values, indices))
 ACLOP(BatchMatMul, (Tensor one, Tensor other, optional<Tensor> bias, const Attributes& with, Out out),
-      out = matmul(one, other, bias, with))
+      out = matmul(one, other, bias, with, "adj_x1", "adj_x2"))
+ACLOP(MatMul, (Tensor one, Tensor other, optional<Tensor> bias, const Attributes& with, Out out),
+      out = matmul(one, other, bias, with, "transpose_x1", "transpose_x2"))
 ACLOP(SoftmaxCrossEntropyWithLogits, (Tensor input, Tensor labels, Out loss, Out grad),
       softmax_cross_entropy(input, labels, loss, grad))
 ACLOP(SortV2, (Tensor x, const Attributes& with, Out y),
@@ -73,3 +77,8 @@ ACLOP(Conv2D, (Tensor x, Tensor filter, optional<Tensor> bias, const Attributes&
       y = convolution(x, filter, bias, with))
 ACLOP(Conv3D, (Tensor x, Tensor filter, optional<Tensor> bias, const Attributes& with, Out y),
       y = convolution(x, filter, bias, with))
+ACLOP(ReduceSum, (Tensor x, Tensor axes, const Attributes& with, Out y),
+      y = at::sum(wide(x), numbers_of(axes), with.get<bool>("keep_dims", false)))
+ACLOP(ReduceMean, (Tensor x, Tensor axes, const Attributes& with, Out y),
+      y = at::mean(wide(x), numbers_of(axes), with.get<bool>("keep_dims", false)))
+ACLOP(SoftmaxV2, (Tensor x, const Attributes& with, Out y), y = at::softmax(wide(x), with.get<Ints>("axes").at(0)))

@@ -8,11 +8,6 @@ using namespace unify::operators;
 
 namespace {
 
-Ints numbers(const Tensor& tensor) {
-  const Tensor longs = tensor.to(ScalarType::Long).contiguous();
-  return {longs.const_data_ptr<int64_t>(), longs.const_data_ptr<int64_t>() + longs.numel()};
-}
-
 // widths: before and after each dimension, from the first one.
 Tensor pad(const Tensor& tensor, const Ints& widths) {
   Ints from_last;
@@ -56,11 +51,14 @@ Tensor scattered(const Tensor& tensor, Tensor indices, Tensor values, int64_t di
 // Where the formats of both differ, it is a cast of formats.
 ACLOP(Identity, (Tensor x, Out y), y = x)
 ACLOP(Cast, (Tensor x, const Attributes&, Out y), y = x)
-ACLOP(BroadcastTo, (Tensor x, Tensor shape, Out y), y = x.expand(numbers(shape)))
-ACLOP(Transpose, (Tensor x, Tensor order, Out y), y = x.permute(numbers(order)))
-ACLOP(Pad, (Tensor x, Tensor widths, Out y), y = pad(x, numbers(widths)))
-ACLOP(Slice, (Tensor x, Tensor offsets, Tensor sizes, Out y), y = slice(x, numbers(offsets), numbers(sizes)))
+ACLOP(BroadcastTo, (Tensor x, Tensor shape, Out y), y = x.expand(numbers_of(shape)))
+ACLOP(Transpose, (Tensor x, Tensor order, Out y), y = x.permute(numbers_of(order)))
+ACLOP(Pad, (Tensor x, Tensor widths, Out y), y = pad(x, numbers_of(widths)))
+ACLOP(Slice, (Tensor x, Tensor offsets, Tensor sizes, Out y), y = slice(x, numbers_of(offsets), numbers_of(sizes)))
 ACLOP(SignBitsPack, (Tensor x, const Attributes& with, Out y), y = sign_bits(x, with.get<int64_t>("size")))
 ACLOP(SignBitsUnpack, (Tensor x, const Attributes& with, Out y), y = signs(x, with.get<int64_t>("size")))
 ACLOP(ArgMaxGrad, (Tensor x, Tensor indices, Tensor values, const Attributes& with, Out y),
       y = scattered(x, indices, values, with.get<int64_t>("dimension")))
+ACLOP(NonZero, (Tensor x, const Attributes& with, Shaped y),
+      y = with.get<bool>("transpose", false) ? x.nonzero().t() : x.nonzero())
+ACLOP(MaskedSelect, (Tensor x, Tensor mask, Shaped y), y = at::masked_select(x, mask))
