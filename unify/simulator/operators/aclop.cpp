@@ -11,7 +11,7 @@ extern "C" int32_t aclrtSynchronizeStream(void* stream);  // of libascendcl.so
 
 namespace unify::operators {
 
-void Operands::finish() const {
+void AclopCall::finish() const {
   TORCH_CHECK(next_input_ == inputs_.size() && next_result_ == results_.size(), "it has ", next_input_, " inputs and ",
               next_result_, " outputs; the call has ", inputs_.size(), " and ", results_.size(), ".");
 }
@@ -71,8 +71,8 @@ Tensor to_blocks(const Tensor& matrix) {
 
 // A tensor as an executor keeps it.
 struct Operand {
-  Operand(const aclTensorDesc& given, const aclDataBuffer* buffer, Memory& memory)
-      : sizes(given.sizes), is_in_blocks(given.stored_format == kFractalNz), kept(nullptr, memory) {
+  Operand(const aclTensorDesc& given, const aclDataBuffer* buffer, Operands& operands)
+      : sizes(given.sizes), is_in_blocks(given.stored_format == kFractalNz), kept(nullptr, operands) {
     if (given.acl_type == -1 || buffer == nullptr) return;
     aclTensor tensor;
     tensor.type = type_of(given.acl_type);
@@ -89,7 +89,7 @@ struct Operand {
     if (given.is_on_host) {  // the caller's, until the call returns
       constant = at::from_blob(buffer->data, tensor.sizes, at::TensorOptions(tensor.type)).clone();
     } else {
-      kept = Kept(&tensor, memory);
+      kept = Kept(&tensor, operands);
     }
   }
 
@@ -116,8 +116,8 @@ struct AclopExecutor final : aclOpExecutor {
       const bool is_apart = each.is_in_blocks && memory.defined();
       results.push_back({is_apart ? at::zeros(each.sizes, memory.options()) : memory, each.found});
     }
-    Operands operands(std::move(tensors), results, attributes);
-    work(operands);
+    AclopCall call(std::move(tensors), results, attributes);
+    work(call);
     for (size_t i = 0; i < outputs.size(); ++i) {
       if (!outputs[i].is_in_blocks || !results[i].memory.defined()) continue;
       outputs[i].stored(where).copy_(to_blocks(results[i].memory));
@@ -148,10 +148,10 @@ int32_t execute(const char* type, int input_count, const aclTensorDesc* const* i
     executor->work = found->second.work;
     if (attributes != nullptr) executor->attributes = *attributes;
     for (int i = 0; i < input_count; ++i) {
-      executor->inputs.emplace_back(*input_descriptions[i], inputs[i], executor->memory);
+      executor->inputs.emplace_back(*input_descriptions[i], inputs[i], executor->operands);
     }
     for (int i = 0; i < output_count; ++i) {
-      Operand& output = executor->outputs.emplace_back(*output_descriptions[i], outputs[i], executor->memory);
+      Operand& output = executor->outputs.emplace_back(*output_descriptions[i], outputs[i], executor->operands);
       output.found = std::make_shared<c10::SmallVector<int64_t, 5>>(output.sizes);
       if constexpr (std::is_same_v<Descriptions, aclTensorDesc* const*>) output_descriptions[i]->found = output.found;
     }

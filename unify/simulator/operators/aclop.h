@@ -55,9 +55,9 @@ struct AclopResult {
 };
 
 // The tensors of a call as it runs; a parameter takes the next one, or what is left.
-class Operands {
+class AclopCall {
  public:
-  Operands(Tensors inputs, std::vector<AclopResult> results, const Attributes& attributes)
+  AclopCall(Tensors inputs, std::vector<AclopResult> results, const Attributes& attributes)
       : inputs_(std::move(inputs)), results_(std::move(results)), attributes_(attributes) {}
 
   template <typename T>
@@ -103,7 +103,7 @@ class Operands {
 // Sizes, orders and the like, which are inputs in memory of the host.
 Ints numbers_of(const Tensor& tensor);
 
-using AclopWork = void (*)(Operands&);
+using AclopWork = void (*)(AclopCall&);
 
 // Makes an operator known by its type.
 struct KnownAclop {
@@ -111,9 +111,9 @@ struct KnownAclop {
 };
 
 template <typename... P>
-void run_aclop(void (*function)(P...), Operands& operands) {
-  const std::tuple<P...> taken{operands.take<P>()...};  // in braces: from the first to the last
-  operands.finish();
+void run_aclop(void (*function)(P...), AclopCall& call) {
+  const std::tuple<P...> taken{call.take<P>()...};  // in braces: from the first to the last
+  call.finish();
   std::apply(function, taken);
 }
 
@@ -124,8 +124,8 @@ void run_aclop(void (*function)(P...), Operands& operands) {
   namespace {                                                                               \
   void TYPE##_run PARAMETERS { __VA_ARGS__; }                                               \
   }                                                                                         \
-  UNIFY_EXPORT void aclop##TYPE(::unify::operators::Operands& operands) {                   \
-    ::unify::operators::run_aclop(&TYPE##_run, operands);                                   \
+  UNIFY_EXPORT void aclop##TYPE(::unify::operators::AclopCall& call) {                      \
+    ::unify::operators::run_aclop(&TYPE##_run, call);                                       \
   }                                                                                         \
   namespace {                                                                               \
   const ::unify::operators::KnownAclop TYPE##_is_known(#TYPE, "aclop" #TYPE, &aclop##TYPE); \

@@ -12,7 +12,9 @@ using namespace unify::operators;
 template <>
 struct unify::operators::Parameter<optional<Outs>> : Parameter<Outs> {
   static bool is_good(C) { return true; }
-  static Keeps keep(C list, Memory& memory) { return list == nullptr ? Keeps() : Parameter<Outs>::keep(list, memory); }
+  static Keeps keep(C list, Operands& operands) {
+    return list == nullptr ? Keeps() : Parameter<Outs>::keep(list, operands);
+  }
   static optional<Outs> get(const Keeps& kept, void* const* where) { return Parameter<Outs>::get(kept, where); }
 };
 
