@@ -61,11 +61,11 @@ def npu_environment() -> dict[str, str]:
 
 @pytest.fixture
 def run(npu_environment: dict[str, str], tmp_path: Path) -> Callable[..., str]:
-    """Runs a program with torch_npu on simulated chips, after START; returns what it printed."""
+    """Runs a program with torch_npu on simulated chips, after START, with arguments; returns what it printed."""
 
-    def ran(program: str, start: str = START, timeout: float = 400) -> str:
+    def ran(program: str, *arguments: str, start: str = START, timeout: float = 400) -> str:
         (tmp_path / "program.py").write_text(start + program)
-        command = [sys.executable, "program.py"]
+        command = [sys.executable, "program.py", *arguments]
         finished = subprocess.run(
             command, cwd=tmp_path, env=npu_environment, capture_output=True, text=True, timeout=timeout, check=False
         )

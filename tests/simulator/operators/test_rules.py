@@ -37,13 +37,13 @@ def test_shapes_that_do_not_go_together_are_refused_before_anything_runs(run: Ca
     run(
         REFUSED
         + """
-refused(lambda: x @ x, "aclnnMatmul", "a and b must have same reduction dim, but got [2, 3] X [2, 3].")
-refused(lambda: torch.bmm(x[None], x[None]), "aclnnBatchMatMul", "Expected size for first two dimensions of batch2")
+refused(lambda: x @ x, "aclnnMatmul", "RuntimeError: a and b must have same reduction dim, but got [2, 3] X")
+refused(lambda: torch.bmm(x[None], x[None]), "aclnnBatchMatMul", "RuntimeError: Expected size for first two")
 refused(lambda: torch.cat([x, x.t()]), "aclnnCat", "Sizes of tensors must match except in dimension 0.")
 refused(lambda: torch_npu.npu_rms_norm(x, torch.ones(4).npu()), "aclnnRmsNorm", "Attempting to broadcast a dimension")
 refused(lambda: torch.ones([1] * 9).npu().abs(), "aclnnAbs", "Tensor self has 9 dimensions; it may have at most 8.")
 for _ in range(2):  # also what was refused before
-    refused(lambda: x @ x, "aclnnMatmul", "a and b must have same reduction dim")
+    refused(lambda: x @ x, "aclnnMatmul", "RuntimeError: a and b must have same reduction dim")
 torch.npu.synchronize()
 assert (x @ x.t()).sum().item() == 12
 """
@@ -80,6 +80,7 @@ def test_work_whose_shapes_depend_on_values_is_not_refused_by_its_form(run: Call
 found = torch.tensor([0, 3, 0, 5]).npu().nonzero()
 assert found.flatten().tolist() == [1, 3]
 assert torch.tensor([3, 1, 3]).npu().unique().tolist() == [1, 3]
+torch.nn.functional.interpolate(torch.zeros(0, 3, 2).npu(), 4)  # a TypeError in torch's own check of its form
 words = torch.arange(12.0).reshape(4, 3).npu()
 bags = torch.nn.functional.embedding_bag(torch.tensor([0, 1, 3]).npu(), words, torch.tensor([0, 2]).npu(), mode="sum")
 assert bags.tolist() == [[3, 5, 7], [9, 10, 11]]

@@ -5,9 +5,7 @@
 #include <ATen/record_function.h>
 #include <c10/core/InferenceMode.h>
 
-#include <algorithm>
 #include <cstdio>
-#include <string_view>
 #include <unordered_set>
 
 namespace unify::operators {
@@ -89,16 +87,28 @@ int32_t refuse(const char* name, const std::string& why) {
   return unify_simulator_refuse(name, kInvalid, ("AclNN_Parameter_Error(EZ1001): " + why).c_str());
 }
 
-// What torch says, without where: a check that torch has in Python adds its kind and its lines.
+// What torch says, without where: a check that torch has in Python adds its lines.
 std::string words(const std::exception& error) {
   if (const auto* of_torch = dynamic_cast<const c10::Error*>(&error)) return of_torch->what_without_backtrace();
-  std::string all = error.what();
-  all.resize(std::min(all.size(), all.find("\n\nAt:")));
-  constexpr std::string_view kKind = "RuntimeError: ";
-  return all.rfind(kKind, 0) == 0 ? all.substr(kKind.size()) : all;
+  const std::string all = error.what();
+  return all.substr(0, all.find("\n\nAt:"));
 }
 
 int32_t refuse(const char* name, const std::exception& error) { return refuse(name, words(error)); }
+
+namespace {
+
+// Whether an error of work on tensors without memory is one that tensors with memory would give too: not that there are
+// no values, and not a fault of torch's own checks in Python.
+bool is_about_shapes(const std::exception& error, const std::string& why) {
+  if (dynamic_cast<const c10::NotImplementedError*>(&error) != nullptr) return false;
+  const bool is_of_torch = dynamic_cast<const c10::Error*>(&error) != nullptr;
+  const auto begins = [&](const char* kind) { return why.rfind(kind, 0) == 0; };
+  if (!is_of_torch && !begins("RuntimeError: ") && !begins("IndexError: ") && !begins("ValueError: ")) return false;
+  return why.find("meta") == std::string::npos;
+}
+
+}  // namespace
 
 // Tries the work on tensors without memory, which takes longer than the chip's library does: once for each form.
 std::string misfit(const char* name, const aclOpExecutor& executor) {
@@ -113,9 +123,7 @@ std::string misfit(const char* name, const aclOpExecutor& executor) {
     executor.run(nullptr);
   } catch (const std::exception& error) {
     const std::string why = words(error);
-    const bool is_of_shapes = dynamic_cast<const c10::NotImplementedError*>(&error) == nullptr &&
-                              why.find("meta") == std::string::npos && why.find("NotImplemented") == std::string::npos;
-    if (is_of_shapes) return why;
+    if (is_about_shapes(error, why)) return why;
     unknowable.insert(name);
   }
   constexpr size_t kMost = 1 << 16;
