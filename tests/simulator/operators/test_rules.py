@@ -37,13 +37,13 @@ def test_shapes_that_do_not_go_together_are_refused_before_anything_runs(run: Ca
     run(
         REFUSED
         + """
-refused(lambda: x @ x, "aclnnMatmul", "RuntimeError: a and b must have same reduction dim, but got [2, 3] X")
-refused(lambda: torch.bmm(x[None], x[None]), "aclnnBatchMatMul", "RuntimeError: Expected size for first two")
+refused(lambda: x @ x, "aclnnMatmul", "a and b must have same reduction dim, but got [2, 3] X")
+refused(lambda: torch.bmm(x[None], x[None]), "aclnnBatchMatMul", "Expected size for first two dimensions")
 refused(lambda: torch.cat([x, x.t()]), "aclnnCat", "Sizes of tensors must match except in dimension 0.")
 refused(lambda: torch_npu.npu_rms_norm(x, torch.ones(4).npu()), "aclnnRmsNorm", "Attempting to broadcast a dimension")
 refused(lambda: torch.ones([1] * 9).npu().abs(), "aclnnAbs", "Tensor self has 9 dimensions; it may have at most 8.")
 for _ in range(2):  # also what was refused before
-    refused(lambda: x @ x, "aclnnMatmul", "RuntimeError: a and b must have same reduction dim")
+    refused(lambda: x @ x, "aclnnMatmul", "a and b must have same reduction dim")
 torch.npu.synchronize()
 assert (x @ x.t()).sum().item() == 12
 """

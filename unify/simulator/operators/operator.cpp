@@ -98,14 +98,17 @@ int32_t refuse(const char* name, const std::exception& error) { return refuse(na
 
 namespace {
 
-// Whether an error of work on tensors without memory is one that tensors with memory would give too: not that there are
-// no values, and not a fault of torch's own checks in Python.
-bool is_about_shapes(const std::exception& error, const std::string& why) {
-  if (dynamic_cast<const c10::NotImplementedError*>(&error) != nullptr) return false;
-  const bool is_of_torch = dynamic_cast<const c10::Error*>(&error) != nullptr;
-  const auto begins = [&](const char* kind) { return why.rfind(kind, 0) == 0; };
-  if (!is_of_torch && !begins("RuntimeError: ") && !begins("IndexError: ") && !begins("ValueError: ")) return false;
-  return why.find("meta") == std::string::npos;
+// What an error of work on tensors without memory says of shapes. Empty if it is that there are no values, or a fault
+// of torch's own checks in Python.
+std::string words_about_shapes(const std::exception& error) {
+  const std::string why = words(error);
+  const bool has_no_values = dynamic_cast<const c10::NotImplementedError*>(&error) != nullptr;
+  if (has_no_values || why.find("meta") != std::string::npos) return {};
+  if (dynamic_cast<const c10::Error*>(&error) != nullptr) return why;
+  for (const std::string kind : {"RuntimeError: ", "IndexError: ", "ValueError: "}) {
+    if (why.rfind(kind, 0) == 0) return why.substr(kind.size());
+  }
+  return {};
 }
 
 }  // namespace
@@ -122,8 +125,7 @@ std::string misfit(const char* name, const aclOpExecutor& executor) {
   try {
     executor.run(nullptr);
   } catch (const std::exception& error) {
-    const std::string why = words(error);
-    if (is_about_shapes(error, why)) return why;
+    if (std::string why = words_about_shapes(error); !why.empty()) return why;
     unknowable.insert(name);
   }
   constexpr size_t kMost = 1 << 16;
