@@ -95,6 +95,11 @@ def check_routing() -> None:
         rows.npu(), None, None, None, torch.full((5, 2), 0.5).npu(), place.int().npu(), None, drop_pad_mode=2, k=2
     )
     same("copies together", back, rows[place.view(5, 2)].sum(1) / 2)
+    rows[0], dropped = torch.inf, torch.tensor([1, -1, 2, 3], dtype=torch.int32)  # a copy that is nowhere adds nothing
+    back = torch_npu.npu_moe_finalize_routing(
+        rows.npu(), None, None, None, torch.ones(2, 2).npu(), dropped.npu(), None, drop_pad_mode=3
+    )
+    same("a copy dropped", back, torch.stack((rows[1], rows[2] + rows[3])))
 
 
 def check_ranks() -> None:

@@ -192,6 +192,10 @@ def check_weight_only() -> None:
         groups = of_group.npu() if name == "packed" else of_group.T.contiguous().npu().T
         found = torch_npu.npu_weight_quant_batchmatmul(x.npu(), given, groups, antiquant_group_size=32)
         same(f"weight_quant {name}", found, expected.half(), 2e-3)
+    rest, weight = torch.randn(5, 96).half(), int8(96, 16)  # the last group has 32 of 64 rows
+    found = torch_npu.npu_weight_quant_batchmatmul(rest.npu(), weight.npu(), of_group.npu(), antiquant_group_size=64)
+    expected = rest.float() @ (weight * of_group.float().repeat_interleave(64, 0)[:96])
+    same("weight_quant with a group that is not full", found, expected.half(), 2e-3)
 
 
 def check_rows() -> None:

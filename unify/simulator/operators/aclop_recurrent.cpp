@@ -15,9 +15,11 @@ bool is_reversed(const Attributes& with) {
   return direction == "REDIRECTIONAL";
 }
 
-// length: 1 where a sequence goes on, in each element [T, B, H] or none.
+// length: 1 where a sequence goes on, in each element [T, B, H]; torch_npu gives one number or nothing for all steps.
 Tensor is_there(const optional<Tensor>& length) {
-  return length.has_value() && length->dim() == 3 ? length->narrow(-1, 0, 1) != 0 : Tensor();
+  if (!length.has_value() || length->dim() == 0 || length->numel() == 0) return {};
+  TORCH_CHECK(length->dim() == 3, "a seq_length of ", length->sizes(), " is not simulated: [T, B, H] is.");
+  return length->narrow(-1, 0, 1) != 0;
 }
 
 // What is neither asked for by torch_npu nor simulated.

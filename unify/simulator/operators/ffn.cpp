@@ -40,7 +40,7 @@ void ffn(const Tensor& x, const Layer& first, const Layer& second, const optiona
     out = applied(second, activated(applied(first, wide(x)), activation));
     return;
   }
-  for (const auto& [expert, begin, end] : groups_of(at::tensor(*tokens), is_ends ? kEnds : kCounts)) {
+  for (const auto& [expert, begin, end] : groups_of(at::tensor(*tokens), is_ends ? kEnds : kCounts, x.size(0))) {
     const Tensor hidden = activated(applied(of_expert(first, expert), wide(x.slice(0, begin, end))), activation);
     out->slice(0, begin, end).copy_(applied(of_expert(second, expert), hidden));
   }

@@ -68,8 +68,9 @@ void dequant_swiglu_quant(const Tensor& x, const Dequantization& dequantization,
                           const Out& scale) {
   TORCH_CHECK(dim == -1 || dim == x.dim() - 1, "activateDim ", dim, " is not simulated: the last one is.");
   const Tensor rows = x.reshape({-1, x.size(-1)});
-  const auto experts =
-      counts.has_value() ? optional<Tensor>(experts_of(groups_of(*counts, kCounts), rows.size(0))) : std::nullopt;
+  const auto experts = counts.has_value()
+                           ? optional<Tensor>(experts_of(groups_of(*counts, kCounts, rows.size(0)), rows.size(0)))
+                           : std::nullopt;
   Tensor y = gated(dequantized(rows, dequantization, experts), 1, gate);
   const auto& [factor, offset, mode, rounding] = quantization;
   if (is_dynamic(mode)) {
@@ -91,8 +92,9 @@ void swiglu_quant(const Tensor& x, const optional<Tensor>& smooth, const optiona
   constexpr int64_t kInt8 = 2;
   TORCH_CHECK(type == kInt8, "dstType ", type, " is not simulated: 2 (int8) is.");
   const Tensor rows = x.reshape({-1, x.size(-1)});
-  const auto experts =
-      list.has_value() ? optional<Tensor>(experts_of(groups_of(*list, list_type), rows.size(0))) : std::nullopt;
+  const auto experts = list.has_value()
+                           ? optional<Tensor>(experts_of(groups_of(*list, list_type, rows.size(0)), rows.size(0)))
+                           : std::nullopt;
   Tensor y = gated(wide(rows), 1, {kSwiglu, is_first_active});
   if (smooth.has_value()) y = y * beside(*smooth, experts);
   if (is_dynamic(mode)) {

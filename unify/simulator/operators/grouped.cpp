@@ -5,7 +5,7 @@
 
 namespace unify::operators {
 
-std::vector<Group> groups_of(const Tensor& list, int64_t type) {
+std::vector<Group> groups_of(const Tensor& list, int64_t type, int64_t rows) {
   TORCH_CHECK(type == kEnds || type == kCounts || type == kPairs, "groupListType is ", type, ", not 0 to 2.");
   TORCH_CHECK_NOT_IMPLEMENTED(!list.is_meta(), "the groups are values.");
   const Tensor numbers = list.to(ScalarType::Long).contiguous();
@@ -17,6 +17,7 @@ std::vector<Group> groups_of(const Tensor& list, int64_t type) {
     const int64_t value = values[step * i + step - 1];
     const int64_t end = type == kEnds ? value : begin + value;
     TORCH_CHECK(end >= begin, "group ", i, " has ", end - begin, " rows.");
+    TORCH_CHECK(end <= rows, "group ", i, " ends at row ", end, " of ", rows, ".");
     groups.push_back({type == kPairs ? values[2 * i] : i, begin, end});
     begin = end;
   }

@@ -11,7 +11,8 @@ struct Group {
 
 enum GroupList : int64_t { kEnds = 0, kCounts = 1, kPairs = 2 };  // pairs: an expert and its count
 
-std::vector<Group> groups_of(const Tensor& list, int64_t type);
+// Raises where a group ends before it begins, or behind the last of so many rows.
+std::vector<Group> groups_of(const Tensor& list, int64_t type, int64_t rows);
 
 // The expert of each row; of rows behind the last group, whose results nobody defines, the last one.
 Tensor experts_of(const std::vector<Group>& groups, int64_t rows);

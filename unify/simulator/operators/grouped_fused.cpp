@@ -28,8 +28,9 @@ void swiglu_quant_of_lists(const Tensor& x, const Tensors& weight, const Tensors
   TORCH_CHECK(dequant_mode < 2 && quant_mode == 0, "dequantMode ", dequant_mode, " with quantMode ", quant_mode,
               " is not simulated: 0 or 1 with 0 is.");
   const auto sums = assist.empty() ? std::nullopt : optional<Tensor>(assist[0]);
-  swiglu_quant(grouped_product({x, weight[0], x_scale, weight_scale[0], {}, sums}, groups_of(list, list_type)), out,
-               scale);
+  swiglu_quant(
+      grouped_product({x, weight[0], x_scale, weight_scale[0], {}, sums}, groups_of(list, list_type, x.size(0))), out,
+      scale);
 }
 
 struct Routing {
@@ -42,11 +43,10 @@ void finalize(GroupedProduct given, const optional<Tensor>& bias, const optional
               const Routing& routing, const Out& out) {
   TORCH_CHECK(list.has_value() && routing.rows.has_value(), "without groupList or rowIndex it is not simulated.");
   const bool is_int4 = given.weight.scalar_type() == ScalarType::Int;
-  TORCH_CHECK(is_int4 || (!bias.has_value() && !given.offset.has_value()), "bias and offset are not simulated for ",
-              given.weight.scalar_type(), ".");
+  TORCH_CHECK(is_int4 || !bias.has_value(), "a bias is not simulated for ", given.weight.scalar_type(), ".");
   TORCH_CHECK(!given.offset.has_value(), "offset is not simulated.");
   given.assist = bias;
-  const auto groups = groups_of(*list, list_type);
+  const auto groups = groups_of(*list, list_type, given.x.size(0));
   const int64_t count = groups.empty() ? 0 : groups.back().end;
   Tensor each = grouped_product(given, groups).slice(0, 0, count);
   if (routing.logit.has_value()) each = each * routing.logit->slice(0, 0, count).unsqueeze(1);
@@ -74,8 +74,9 @@ OPERATOR(aclnnGroupedMatmulSwigluQuantWeightNZ,
           Tensor x_scale, Tensor list, Out out, Out scale, Out),
          TORCH_CHECK(!offset.has_value(), "offset is not simulated.");
          TORCH_CHECK(weight.dim() == 3, "a weight of ", weight.sizes(), " is not simulated: [experts, k, n] is.");
-         swiglu_quant(grouped_product({x, weight, x_scale, weight_scale, {}, assist}, groups_of(list, kEnds)), out,
-                      scale))
+         swiglu_quant(grouped_product({x, weight, x_scale, weight_scale, {}, assist},
+                                      groups_of(list, kEnds, x.size(0))),
+                      out, scale))
 OPERATOR(aclnnGroupedMatmulSwigluQuantV2,
          (Tensor x, Tensors weight, Tensors weight_scale, OptionalTensors assist, optional<Tensor> bias, Tensor x_scale,
           optional<Tensor> smooth, Tensor list, int64_t dequant_mode, int64_t, int64_t quant_mode, int64_t list_type,

@@ -40,7 +40,7 @@ std::vector<Group> groups_in(const Call& call) {
   if (count == 1 && call.list.has_value()) {
     TORCH_CHECK(call.group_type == kRows || call.group_type == kDepth, "groupType ", call.group_type,
                 " with one x and a list of groups.");
-    return groups_of(*call.list, call.list_type);
+    return groups_of(*call.list, call.list_type, call.x[0].size(call.group_type == kDepth ? 1 : 0));
   }
   std::vector<Group> groups;
   int64_t begin = 0;
@@ -191,7 +191,7 @@ void grouped_matmul_add(const Tensor& x, const Tensor& weight, const Tensor& lis
   TORCH_CHECK(is_transposed && !is_weight_transposed && type == kDepth, "transposeX ", is_transposed,
               ", transposeWeight ", is_weight_transposed, " and groupType ", type,
               " are not simulated: true, false and 2 are.");
-  const auto groups = groups_of(list, list_type);
+  const auto groups = groups_of(list, list_type, x.size(0));
   const Tensor each = y.view({static_cast<int64_t>(groups.size()), x.size(1), weight.size(1)});
   for (const auto& [expert, begin, end] : groups) {
     const Tensor product = at::matmul(wide(x.slice(0, begin, end)).t(), wide(weight.slice(0, begin, end)));

@@ -83,6 +83,7 @@ struct LatentCache {
   [[nodiscard]] Tensor slots(int64_t rows) const {
     const Tensor given = index.to(ScalarType::Long).reshape({batch, -1});
     if (mode == "Norm") {  // [batch, 1, rows, size]: of each sequence
+      TORCH_CHECK(given.lt(rows).all().item<bool>(), "an index is not in a sequence's ", rows, " rows.");
       return at::where(given.lt(0), given, given + at::arange(batch).unsqueeze(1) * rows);
     }
     if (mode == "PA" || mode == "PA_BNSD" || mode == "PA_NZ") return given;

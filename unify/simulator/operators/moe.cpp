@@ -16,9 +16,11 @@ Tensor unless_finished(const Tensor& experts, const optional<Tensor>& finished, 
 
 // Rows by their numbers; one that is none of them is zero.
 Tensor rows_at(const Tensor& rows, const Tensor& numbers) {
-  const Tensor is_there = numbers.ge(0).logical_and(numbers.lt(rows.size(0)));
-  const Tensor found = wide(rows).index_select(0, numbers.masked_fill(is_there.logical_not(), 0).flatten());
-  return (found * is_there.flatten().unsqueeze(1)).unflatten(0, numbers.sizes());
+  const Tensor flat = numbers.flatten(), is_there = flat.ge(0).logical_and(flat.lt(rows.size(0)));
+  const Tensor kept = is_there.nonzero().squeeze(1), values = wide(rows);
+  return at::zeros({flat.numel(), rows.size(1)}, values.options())
+      .index_copy(0, kept, values.index_select(0, flat.index_select(0, kept)))
+      .unflatten(0, numbers.sizes());
 }
 
 // Each token's result: [tokens, experts of it, size] weighted and summed. Modes 0 and 1 number the copies expert by

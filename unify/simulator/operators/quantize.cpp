@@ -22,7 +22,8 @@ Tensor smoothed(const Tensor& x, const optional<Tensor>& smooth, const optional<
   TORCH_CHECK(mode != "perchannel", "smoothScales with quantMode perchannel are not simulated.");
   if (!ends.has_value()) return wide(x) * wide(*smooth);
   const Tensor rows = wide(x).reshape({-1, x.size(-1)});
-  return (rows * wide(*smooth).index_select(0, experts_of(groups_of(*ends, kEnds), rows.size(0)))).view_as(x);
+  return (rows * wide(*smooth).index_select(0, experts_of(groups_of(*ends, kEnds, rows.size(0)), rows.size(0))))
+      .view_as(x);
 }
 
 Ints shared_dimensions(const std::string& mode, int64_t dimensions) {
@@ -94,7 +95,8 @@ OPERATOR(aclnnQuantize, (Tensor self, Tensor scales, optional<Tensor> zeros, int
          if (zeros.has_value()) scaled = scaled + along(*zeros, self, axis); out = whole_numbers(scaled, out))
 // Each expert's rows by its own scale.
 OPERATOR(aclnnGroupQuant, (Tensor self, Tensor scale, Tensor ends, optional<Tensor> offset, int32_t, Out out),
-         const Tensor scales = wide(scale).index_select(0, experts_of(groups_of(ends, kEnds), self.size(0)));
+         const Tensor scales = wide(scale).index_select(0,
+                                                        experts_of(groups_of(ends, kEnds, self.size(0)), self.size(0)));
          out = rounded(quantized(self, scales, offset, false), out))
 
 OPERATOR(aclnnAscendAntiQuant, (Tensor self, Tensor scale, optional<Tensor> offset, int64_t, bool is_squared, Out out),

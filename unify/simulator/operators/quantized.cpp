@@ -31,6 +31,8 @@ Tensor spread(const Tensor& scale, at::IntArrayRef sizes, at::IntArrayRef blocks
     const int64_t count = scale.size(-i), size = sizes[sizes.size() - i];
     if (count == 1 || count == size) continue;
     const int64_t given = static_cast<size_t>(i) <= blocks.size() ? blocks[blocks.size() - i] : 0;
+    TORCH_CHECK(given > 0 || (count > 0 && size > 0 && size % count == 0), "scales of ", scale.sizes(), " for ", sizes,
+                ": how many elements share one is not known.");
     const int64_t block = given > 0 ? given : size / count;
     TORCH_CHECK(count == (size + block - 1) / block, "scales of ", scale.sizes(), " for ", sizes, ": ", block,
                 " elements share one.");

@@ -31,10 +31,12 @@ void quant_matmul(const Call& call, const Out& out) {
   given.assist = unless_empty(call.y_offset);
   given.blocks = {call.group_size >> 32 & 0xffff, call.group_size >> 16 & 0xffff, call.group_size & 0xffff};
   const auto offset = unless_empty(call.x2_offset), in_scale = offset_of(*call.x2_scale);
-  if (in_scale.has_value()) {  // the unit adds integers, of the scale's bits
+  const bool is_of_blocks = call.x2_scale->dim() > 1;
+  if (in_scale.has_value() && is_of_blocks) {
+    TORCH_CHECK(!offset.has_value(), "x2Offset with an x2Scale of blocks in 64 bits is not simulated.");
+  } else if (in_scale.has_value()) {  // the unit adds integers, of the scale's bits
     given.offset = offset.has_value() && !in_scale->any().item<bool>() ? at::round(*offset) : *in_scale;
-    if (call.x2_scale->dim() > 1) given.offset = std::nullopt;
-  } else if (call.x2_scale->dim() > 1) {
+  } else if (is_of_blocks) {
     given.weight_zero = offset;
   } else {
     given.offset = offset;
@@ -43,13 +45,14 @@ void quant_matmul(const Call& call, const Out& out) {
   out = out->scalar_type() == ScalarType::Char ? rounded(y, out) : y;
 }
 
-// x in half precision by what a weight stands for: (weight + offset) * scale.
+// x in half precision by what a weight stands for: (weight + offset) * scale. Groups are of the depth.
 void weight_quant_matmul(const Tensor& x, const Tensor& packed, const Tensor& scale, const optional<Tensor>& offset,
                          const optional<Tensor>& out_scale, const optional<Tensor>& out_offset,
-                         const optional<Tensor>& bias, const Out& out) {
+                         const optional<Tensor>& bias, int64_t group_size, const Out& out) {
+  const Ints blocks{group_size, 0};
   Tensor weight = unpacked(packed).to(ScalarType::Float);
-  if (offset.has_value()) weight = weight + spread(wide(*offset), weight.sizes());
-  Tensor y = at::matmul(wide(x), weight * spread(wide(scale), weight.sizes()));
+  if (offset.has_value()) weight = weight + spread(wide(*offset), weight.sizes(), blocks);
+  Tensor y = at::matmul(wide(x), weight * spread(wide(scale), weight.sizes(), blocks));
   if (bias.has_value()) y = y + wide(*bias);
   if (out_scale.has_value()) {
     const auto in_scale = offset_of(*out_scale);
@@ -92,19 +95,19 @@ OPERATOR(aclnnQuantMatmulWeightNz,
                        is_transposed2, group_size},
                       out))
 
-// The size of the groups is that of the weight over that of the scales. Of innerPrecise both ways agree here.
+// Of innerPrecise both ways agree here.
 OPERATOR(aclnnWeightQuantBatchMatmulV2,
          (Tensor x, Tensor weight, Tensor scale, optional<Tensor> offset, optional<Tensor> out_scale,
-          optional<Tensor> out_offset, optional<Tensor> bias, int32_t, Out out),
-         weight_quant_matmul(x, weight, scale, offset, out_scale, out_offset, bias, out))
+          optional<Tensor> out_offset, optional<Tensor> bias, int32_t group_size, Out out),
+         weight_quant_matmul(x, weight, scale, offset, out_scale, out_offset, bias, group_size, out))
 OPERATOR(aclnnWeightQuantBatchMatmulV3,
          (Tensor x, Tensor weight, Tensor scale, optional<Tensor> offset, optional<Tensor> out_scale,
-          optional<Tensor> out_offset, optional<Tensor> bias, int32_t, int32_t, Out out),
-         weight_quant_matmul(x, weight, scale, offset, out_scale, out_offset, bias, out))
+          optional<Tensor> out_offset, optional<Tensor> bias, int32_t group_size, int32_t, Out out),
+         weight_quant_matmul(x, weight, scale, offset, out_scale, out_offset, bias, group_size, out))
 OPERATOR(aclnnWeightQuantBatchMatmulNz,
          (Tensor x, Tensor weight, Tensor scale, optional<Tensor> offset, optional<Tensor> out_scale,
-          optional<Tensor> out_offset, optional<Tensor> bias, int32_t, Out out),
-         weight_quant_matmul(x, weight, scale, offset, out_scale, out_offset, bias, out))
+          optional<Tensor> out_offset, optional<Tensor> bias, int32_t group_size, Out out),
+         weight_quant_matmul(x, weight, scale, offset, out_scale, out_offset, bias, group_size, out))
 
 OPERATOR(aclnnTransQuantParamV2, (Tensor scale, optional<Tensor> offset, Out out), out = quant_param(scale, offset, 0))
 OPERATOR(aclnnTransQuantParamV3, (Tensor scale, optional<Tensor> offset, int64_t rounding, Out out),
