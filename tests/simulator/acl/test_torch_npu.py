@@ -141,7 +141,7 @@ for device in ("npu:0", "npu:1"):
     back = torch.from_dlpack(un.asarray(x))
     assert back.device == x.device and back.data_ptr() == x.data_ptr()
 """,
-        """
+        start="""
 import torch, torch_npu
 import unify as un
 import triton.language as tl
