@@ -30,7 +30,7 @@ Result synchronize(Call& call, Deadline until) {
     if (stream->capture != nullptr) captured = invalidate(*stream->capture, ACL_ERROR_RT_STREAM_CAPTURED);
   }
   if (captured != ACL_SUCCESS) return captured;
-  if (const Result result = result_of(*context); result != ACL_SUCCESS) return result;
+  if (const Result result = result_of(*context); result != ACL_SUCCESS) return refuse(result, of(*context).why);
   Result first = ACL_SUCCESS;
   for (const auto& stream : streams) {
     const Result result = wait_for_work(call.lock, *stream, stream->tail, until);
