@@ -23,7 +23,7 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     every = Path.glob
 
     def glob(folder: Path, pattern: str) -> Iterator[Path]:
-        names = ("descriptor.cpp", "operator.cpp")
+        names = ("descriptor.cpp", "operator.cpp", "rules.cpp")
         return (path for path in every(folder, pattern) if path.suffix != ".cpp" or path.name in names)
 
     monkeypatch.setattr(Path, "glob", glob)
@@ -41,10 +41,10 @@ OPERATOR(aclnnOwn, (Tensor self, Out out), out = at::neg(self))
 """)
     said: list[str] = []
     made = operators.library(TORCH, library_path(), more=[own], said=said.append)
-    assert sorted(line.partition(" ")[2] for line in said) == ["descriptor.cpp", "operator.cpp", "own.cpp"]
+    assert sorted(line.partition(" ")[2] for line in said) == ["descriptor.cpp", "operator.cpp", "own.cpp", "rules.cpp"]
     assert made.parent.parent.stat().st_mode & 0o077 == 0
     assert operators.library(TORCH, library_path(), more=[own], said=said.append) == made
-    assert len(said) == 3
+    assert len(said) == 4
     assert [path.name for path in made.parent.parent.iterdir()] == [made.parent.name]
     ctypes.CDLL(str(library_path()))
     library = ctypes.CDLL(str(made))

@@ -93,7 +93,8 @@ def _compiler() -> list[str]:
 
 def _key(torch: Path, compiler: list[str], sources: list[Path]) -> str:
     digest = hashlib.sha256(" ".join([str(torch), *compiler, *_COMPILE]).encode())
-    headers = [*sorted(Path(__file__).parent.glob("*.h")), _INCLUDE / "unify" / "simulated_operator.h"]
+    here = Path(__file__).parent
+    headers = [*sorted(here.glob("*.h")), *sorted(here.glob("*.inc")), _INCLUDE / "unify" / "simulated_operator.h"]
     for path in [torch / "version.py", *headers, *sources]:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
