@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from unify.simulator.section import HostKernel
 from .acl.driver import VECTOR, Acl, words
 from .driver import compiled
 
+ROOT = Path(__file__).parents[2]
 HEADER = struct.Struct("<8sIIIIQQqIII4s")
 
 
@@ -31,7 +35,18 @@ def kernel(name: str = "add", args_bytes: int = 52) -> HostKernel:
     return HostKernel(name, code, args_bytes, 0, [("*fp32", 24), ("i64", 32)])
 
 
+def alone(work: Callable[[], None]) -> None:
+    """Runs a function of this file in a process of its own: the driver is configured before a device is opened."""
+    program = f"from {__name__} import {work.__name__}; {work.__name__}()"
+    finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+
+
 def test_an_image_keeps_its_header_and_gets_code() -> None:
+    alone(image_gets_code)
+
+
+def image_gets_code() -> None:
     image = ascend.with_host_code(binary(), kernel()).image
     magic, version, header_bytes, kind, mode, payload_bytes, *rest = HEADER.unpack_from(image)
     assert (magic, version, header_bytes, kind, mode) == (b"UNIFYASC", 1, 64, 0, 0)
@@ -58,6 +73,10 @@ def test_code_of_another_kernel_is_refused(other: HostKernel) -> None:
 
 
 def test_the_models_are_those_that_the_library_knows() -> None:
+    alone(models_are_known)
+
+
+def models_are_known() -> None:
     with pytest.raises(InvalidArgument, match=f"known: {', '.join(ascend.MODELS)}"):
         simulator.simulate("ascend:910")
     acl = Acl()
