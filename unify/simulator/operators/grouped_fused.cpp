@@ -77,18 +77,17 @@ OPERATOR(aclnnGroupedMatmulSwigluQuantWeightNZ,
          swiglu_quant(grouped_product({x, weight, x_scale, weight_scale, {}, assist},
                                       groups_of(list, kEnds, x.size(0))),
                       out, scale))
-OPERATOR(aclnnGroupedMatmulSwigluQuantV2,
-         (Tensor x, Tensors weight, Tensors weight_scale, OptionalTensors assist, optional<Tensor> bias, Tensor x_scale,
-          optional<Tensor> smooth, Tensor list, int64_t dequant_mode, int64_t, int64_t quant_mode, int64_t list_type,
-          optional<Ints>, Out out, Out scale),
-         swiglu_quant_of_lists(x, weight, weight_scale, assist, bias, x_scale, smooth, list, dequant_mode, quant_mode,
-                               list_type, out, scale))
-OPERATOR(aclnnGroupedMatmulSwigluQuantWeightNzV2,
-         (Tensor x, Tensors weight, Tensors weight_scale, OptionalTensors assist, optional<Tensor> bias, Tensor x_scale,
-          optional<Tensor> smooth, Tensor list, int64_t dequant_mode, int64_t, int64_t quant_mode, int64_t list_type,
-          optional<Ints>, Out out, Out scale),
-         swiglu_quant_of_lists(x, weight, weight_scale, assist, bias, x_scale, smooth, list, dequant_mode, quant_mode,
-                               list_type, out, scale))
+// Weights of the format NZ are plain here.
+#define SWIGLU_QUANT(NAME)                                                                                           \
+  OPERATOR(NAME,                                                                                                     \
+           (Tensor x, Tensors weight, Tensors weight_scale, OptionalTensors assist, optional<Tensor> bias,           \
+            Tensor x_scale, optional<Tensor> smooth, Tensor list, int64_t dequant_mode, int64_t, int64_t quant_mode, \
+            int64_t list_type, optional<Ints>, Out out, Out scale),                                                  \
+           swiglu_quant_of_lists(x, weight, weight_scale, assist, bias, x_scale, smooth, list, dequant_mode,         \
+                                 quant_mode, list_type, out, scale))
+SWIGLU_QUANT(aclnnGroupedMatmulSwigluQuantV2)
+SWIGLU_QUANT(aclnnGroupedMatmulSwigluQuantWeightNzV2)
+#undef SWIGLU_QUANT
 
 OPERATOR(aclnnGroupedMatmulFinalizeRoutingV2,
          (Tensor x, Tensor weight, optional<Tensor> scale, optional<Tensor> bias, optional<Tensor> offset,
@@ -99,15 +98,19 @@ OPERATOR(aclnnGroupedMatmulFinalizeRoutingV2,
          refuse(antiquant_scale, antiquant_offset, dtype, is_transposed, is_weight_transposed);
          finalize({x, weight, x_scale, scale, offset, {}}, bias, list, list_type,
                   {shared, logit, rows, shared_weight, shared_offset}, out))
-OPERATOR(aclnnGroupedMatmulFinalizeRoutingV3,
-         (Tensor x, Tensor weight, optional<Tensor> scale, optional<Tensor> bias, optional<Tensor> offset,
-          optional<Tensor> antiquant_scale, optional<Tensor> antiquant_offset, optional<Tensor> x_scale,
-          optional<Tensor> list, optional<Tensor> shared, optional<Tensor> logit, optional<Tensor> rows, int64_t dtype,
-          float shared_weight, int64_t shared_offset, bool is_transposed, bool is_weight_transposed, int64_t list_type,
-          optional<Ints>, Out out),
-         refuse(antiquant_scale, antiquant_offset, dtype, is_transposed, is_weight_transposed);
-         finalize({x, weight, x_scale, scale, offset, {}}, bias, list, list_type,
-                  {shared, logit, rows, shared_weight, shared_offset}, out))
+#define FINALIZE_ROUTING(NAME)                                                                                        \
+  OPERATOR(NAME,                                                                                                      \
+           (Tensor x, Tensor weight, optional<Tensor> scale, optional<Tensor> bias, optional<Tensor> offset,          \
+            optional<Tensor> antiquant_scale, optional<Tensor> antiquant_offset, optional<Tensor> x_scale,            \
+            optional<Tensor> list, optional<Tensor> shared, optional<Tensor> logit, optional<Tensor> rows,            \
+            int64_t dtype, float shared_weight, int64_t shared_offset, bool is_transposed, bool is_weight_transposed, \
+            int64_t list_type, optional<Ints>, Out out),                                                              \
+           refuse(antiquant_scale, antiquant_offset, dtype, is_transposed, is_weight_transposed);                     \
+           finalize({x, weight, x_scale, scale, offset, {}}, bias, list, list_type,                                   \
+                    {shared, logit, rows, shared_weight, shared_offset}, out))
+FINALIZE_ROUTING(aclnnGroupedMatmulFinalizeRoutingV3)
+FINALIZE_ROUTING(aclnnGroupedMatmulFinalizeRoutingWeightNzV2)
+#undef FINALIZE_ROUTING
 OPERATOR(aclnnGroupedMatmulFinalizeRoutingWeightNz,
          (Tensor x, Tensor weight, optional<Tensor> scale, optional<Tensor> bias, optional<Tensor> x_scale,
           optional<Tensor> list, optional<Tensor> shared, optional<Tensor> logit, optional<Tensor> rows, int64_t dtype,
@@ -115,13 +118,4 @@ OPERATOR(aclnnGroupedMatmulFinalizeRoutingWeightNz,
           Out out),
          refuse({}, {}, dtype, is_transposed, is_weight_transposed);
          finalize({x, weight, x_scale, scale, {}, {}}, bias, list, list_type,
-                  {shared, logit, rows, shared_weight, shared_offset}, out))
-OPERATOR(aclnnGroupedMatmulFinalizeRoutingWeightNzV2,
-         (Tensor x, Tensor weight, optional<Tensor> scale, optional<Tensor> bias, optional<Tensor> offset,
-          optional<Tensor> antiquant_scale, optional<Tensor> antiquant_offset, optional<Tensor> x_scale,
-          optional<Tensor> list, optional<Tensor> shared, optional<Tensor> logit, optional<Tensor> rows, int64_t dtype,
-          float shared_weight, int64_t shared_offset, bool is_transposed, bool is_weight_transposed, int64_t list_type,
-          optional<Ints>, Out out),
-         refuse(antiquant_scale, antiquant_offset, dtype, is_transposed, is_weight_transposed);
-         finalize({x, weight, x_scale, scale, offset, {}}, bias, list, list_type,
                   {shared, logit, rows, shared_weight, shared_offset}, out))

@@ -80,33 +80,31 @@ Tensor quant_param(const Tensor& scale, const optional<Tensor>& offset, int64_t 
 
 }  // namespace
 
-OPERATOR(aclnnQuantMatmulV5,
-         (Tensor x1, Tensor x2, optional<Tensor> x1_scale, optional<Tensor> x2_scale, optional<Tensor> y_scale,
-          optional<Tensor> x1_offset, optional<Tensor> x2_offset, optional<Tensor> y_offset, optional<Tensor> bias,
-          bool is_transposed1, bool is_transposed2, int64_t group_size, Out out),
-         quant_matmul({x1, x2, x1_scale, x2_scale, y_scale, x1_offset, x2_offset, y_offset, bias, is_transposed1,
-                       is_transposed2, group_size},
-                      out))
-OPERATOR(aclnnQuantMatmulWeightNz,
-         (Tensor x1, Tensor x2, optional<Tensor> x1_scale, optional<Tensor> x2_scale, optional<Tensor> y_scale,
-          optional<Tensor> x1_offset, optional<Tensor> x2_offset, optional<Tensor> y_offset, optional<Tensor> bias,
-          bool is_transposed1, bool is_transposed2, int64_t group_size, Out out),
-         quant_matmul({x1, x2, x1_scale, x2_scale, y_scale, x1_offset, x2_offset, y_offset, bias, is_transposed1,
-                       is_transposed2, group_size},
-                      out))
+// Weights of the format NZ are plain here.
+#define QUANT_MATMUL(NAME)                                                                                            \
+  OPERATOR(NAME,                                                                                                      \
+           (Tensor x1, Tensor x2, optional<Tensor> x1_scale, optional<Tensor> x2_scale, optional<Tensor> y_scale,     \
+            optional<Tensor> x1_offset, optional<Tensor> x2_offset, optional<Tensor> y_offset, optional<Tensor> bias, \
+            bool is_transposed1, bool is_transposed2, int64_t group_size, Out out),                                   \
+           quant_matmul({x1, x2, x1_scale, x2_scale, y_scale, x1_offset, x2_offset, y_offset, bias, is_transposed1,   \
+                         is_transposed2, group_size},                                                                 \
+                        out))
+QUANT_MATMUL(aclnnQuantMatmulV5)
+QUANT_MATMUL(aclnnQuantMatmulWeightNz)
+#undef QUANT_MATMUL
 
+#define WEIGHT_QUANT_MATMUL(NAME)                                                                       \
+  OPERATOR(NAME,                                                                                        \
+           (Tensor x, Tensor weight, Tensor scale, optional<Tensor> offset, optional<Tensor> out_scale, \
+            optional<Tensor> out_offset, optional<Tensor> bias, int32_t group_size, Out out),           \
+           weight_quant_matmul(x, weight, scale, offset, out_scale, out_offset, bias, group_size, out))
+WEIGHT_QUANT_MATMUL(aclnnWeightQuantBatchMatmulV2)
+WEIGHT_QUANT_MATMUL(aclnnWeightQuantBatchMatmulNz)
+#undef WEIGHT_QUANT_MATMUL
 // Of innerPrecise both ways agree here.
-OPERATOR(aclnnWeightQuantBatchMatmulV2,
-         (Tensor x, Tensor weight, Tensor scale, optional<Tensor> offset, optional<Tensor> out_scale,
-          optional<Tensor> out_offset, optional<Tensor> bias, int32_t group_size, Out out),
-         weight_quant_matmul(x, weight, scale, offset, out_scale, out_offset, bias, group_size, out))
 OPERATOR(aclnnWeightQuantBatchMatmulV3,
          (Tensor x, Tensor weight, Tensor scale, optional<Tensor> offset, optional<Tensor> out_scale,
           optional<Tensor> out_offset, optional<Tensor> bias, int32_t group_size, int32_t, Out out),
-         weight_quant_matmul(x, weight, scale, offset, out_scale, out_offset, bias, group_size, out))
-OPERATOR(aclnnWeightQuantBatchMatmulNz,
-         (Tensor x, Tensor weight, Tensor scale, optional<Tensor> offset, optional<Tensor> out_scale,
-          optional<Tensor> out_offset, optional<Tensor> bias, int32_t group_size, Out out),
          weight_quant_matmul(x, weight, scale, offset, out_scale, out_offset, bias, group_size, out))
 
 OPERATOR(aclnnTransQuantParamV2, (Tensor scale, optional<Tensor> offset, Out out), out = quant_param(scale, offset, 0))
