@@ -71,7 +71,7 @@ def check_fault(plan: str, libraries: Path, devices: int) -> None:
     known = frozenset[str]().union(*(calls_of(str(path.resolve())) for path in libraries.iterdir()))
     if call not in known and call not in ("*", "time"):
         near = difflib.get_close_matches(call, known, n=1)
-        refuse(f"no call is named {call!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        refuse(f"no call is named {call!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
 
 
 def _check_writable(path: Path) -> None:

@@ -25,6 +25,8 @@ constexpr Reason kReasons[] = {
 #include "acl_results.inc"
 #include "hccl_results.inc"
 #undef RESULT
+    {161001, "ACLNN_ERR_PARAM_NULLPTR"},  // of the library of operators: aclnn_base.h
+    {161002, "ACLNN_ERR_PARAM_INVALID"},
 };
 
 // A thread that never asks does not collect texts without end.
