@@ -26,12 +26,11 @@ from unify._errors import InvalidArgument, TargetError
 from unify._notice import Notice
 
 from .ascend import LIBRARIES, MODELS, library_path, link_libraries
-from .operators import library
+from .operators import NAME, UNFINISHED, extension, library
 
 VERSION = "2.13.0"  # of torch_npu, and of the torch that it is made for
 MEMORY_GIB = {"910B1": 64, "910B2": 64, "910B3": 64, "910B4": 32, "910C": 64, "950": 128}  # csrc/.../chips.cpp
 _INDEX = "https://download.pytorch.org/whl/cpu"  # PyPI's torch for x86-64 is for CUDA, and brings gigabytes
-_UNFINISHED = ".installing-"
 _PROBE = """
 import importlib.util as u, importlib.metadata as m, json, platform, sys
 def has(name):
@@ -293,7 +292,7 @@ def _compiler() -> str | None:
 
 def _fetch(python: Interpreter, part: _Part, quiet: bool) -> None:
     root = part.folder.parent
-    with tempfile.TemporaryDirectory(dir=root, prefix=_UNFINISHED) as scratch:
+    with tempfile.TemporaryDirectory(dir=root, prefix=UNFINISHED) as scratch:
         made = Path(scratch, "made")
         options = [*part.options, "--upgrade", "--target", str(made), *(["--quiet"] if quiet else [])]
         # pip's lines are progress; standard output is for what the command itself has to say. What is on the path is
@@ -324,7 +323,7 @@ def _alone(root: Path, quiet: bool) -> Iterator[None]:
     with lock:
         with contextlib.nullcontext() if quiet else Notice("simulate ascend: another process installs; waiting."):
             fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in root.glob(f"{_UNFINISHED}*"):
+        for left in root.glob(f"{UNFINISHED}*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
 
@@ -342,14 +341,19 @@ def _libraries(torch: Path, quiet: bool) -> Path:
         raise TargetError(f"simulate ascend: {library_path()} is not there; build it with `make build`.")
     root = Path(settings.toolchain_dir) / "torch_npu"
     with _alone(root, quiet):  # one process compiles, the others wait
+
+        def said(line: str) -> None:
+            _say(f"compiling the operators {line}", quiet)
+
+        operators = base = library(torch, library_path(), said=said)
         own = [Path(path) for path in inherited().get("UNIFY_SIMULATED_OPERATORS", "").split(os.pathsep) if path]
-        operators = library(
-            torch, library_path(), more=own, said=lambda line: _say(f"compiling the operators {line}", quiet)
-        )
+        if own:
+            operators = extension(torch, library_path(), base, own, said=said)
         key = hashlib.sha256(f"{library_path()} {operators} {LIBRARIES}".encode()).hexdigest()[:16]
         folder = root / f"libraries-{key}"
         if not folder.exists():
-            made = Path(tempfile.mkdtemp(dir=root, prefix=_UNFINISHED))
+            made = Path(tempfile.mkdtemp(dir=root, prefix=UNFINISHED))
             link_libraries(made, operators)
+            (made / NAME).symlink_to(base)  # plans of faults are checked by the names in this folder
             made.rename(folder)
     return folder

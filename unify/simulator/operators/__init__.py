@@ -22,39 +22,58 @@ from unify._errors import InvalidArgument, TargetError
 _INCLUDE = Path(__file__).parents[2] / "include"
 _COMPILE = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 _MANY = 8  # sources from which on it pays to compile the headers by themselves
-_NAME = "libunify_simulated_operators.so"
+NAME = "libunify_simulated_operators.so"
+UNFINISHED = ".installing-"  # what a folder is called until all of it is there
 
 
-def library(
-    torch: Path, ascendcl: Path, *, more: Sequence[Path] = (), said: Callable[[str], None] = lambda _: None
-) -> Path:
-    """Returns the library for a torch, made of the sources here on the first call, which takes a minute or two.
+def library(torch: Path, ascendcl: Path, *, said: Callable[[str], None] = lambda _: None) -> Path:
+    """Returns the library for a torch, made of the sources here on the first call, which takes some minutes.
 
-    torch: the folder of its package; ascendcl: the simulated libascendcl.so; more: C++ files with operators of the
-    caller's own, as the ones here are; said: told what is compiled. Raises InvalidArgument for a torch without headers
-    or a file that is not there, TargetError where there is no C++ compiler or it refuses a file.
+    torch: the folder of its package; ascendcl: the simulated libascendcl.so; said: told what is compiled. Raises
+    InvalidArgument for a torch without headers, TargetError where there is no C++ compiler or it refuses a file.
     """
-    if not (torch / "include" / "ATen").is_dir():
-        raise InvalidArgument(f"operators: {torch} has no include/ATen: it is not the folder of a torch package.")
-    for path in more:
+    return _made(torch, ascendcl, sorted(Path(__file__).parent.glob("*.cpp")), said)
+
+
+def extension(
+    torch: Path, ascendcl: Path, base: Path, sources: Sequence[Path], *, said: Callable[[str], None] = lambda _: None
+) -> Path:
+    """Returns a library of the caller's own operators, which is loaded with `base`, made by `library`.
+
+    sources: C++ files, as the ones here are. Where both have an operator, a program gets the caller's. Raises as
+    `library`, and InvalidArgument for a file that is not there.
+    """
+    for path in sources:
         if not path.is_file():
             raise InvalidArgument(f"operators: {path} is not there; UNIFY_SIMULATED_OPERATORS names C++ files.")
-    folder = Path(__file__).parent
-    sources = [*sorted(folder.glob("*.cpp")), *more]
+    return _made(torch, ascendcl, list(sources), said, base)
+
+
+def _made(
+    torch: Path, ascendcl: Path, sources: list[Path], said: Callable[[str], None], base: Path | None = None
+) -> Path:
+    if not (torch / "include" / "ATen").is_dir():
+        raise InvalidArgument(f"operators: {torch} has no include/ATen: it is not the folder of a torch package.")
     compiler = _compiler()
-    made = Path(settings.toolchain_dir) / "torch_npu" / f"operators-{_key(torch, compiler, sources)}" / _NAME
+    root = Path(settings.toolchain_dir) / "torch_npu"
+    made = root / f"operators-{_key(torch, compiler, sources, base)}" / NAME
     if made.exists():
         return made
-    made.parent.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(dir=made.parent.parent, prefix=".compiling-") as scratch:
-        built = _build(Path(scratch), torch, ascendcl, compiler, sources, said)
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=root, prefix=UNFINISHED) as scratch:
+        built = _build(Path(scratch), torch, [ascendcl, *([base] if base else [])], compiler, sources, said)
         with contextlib.suppress(OSError):  # another process was faster
             built.parent.rename(made.parent)
     return made
 
 
 def _build(
-    scratch: Path, torch: Path, ascendcl: Path, compiler: list[str], sources: list[Path], said: Callable[[str], None]
+    scratch: Path,
+    torch: Path,
+    linked: list[Path],
+    compiler: list[str],
+    sources: list[Path],
+    said: Callable[[str], None],
 ) -> Path:
     include = [f"-isystem{torch / 'include'}", f"-I{_INCLUDE}", f"-I{Path(__file__).parent}"]
     if len(sources) >= _MANY:  # ATen's headers take longer than what is behind them
@@ -72,13 +91,12 @@ def _build(
         for number, future in enumerate(as_completed(futures), 1):
             future.result()
             said(f"[{number}/{len(sources)}] {futures[future].name}")
-    (scratch / "libascendcl.so").symlink_to(ascendcl)
     whole = scratch / "whole"
     whole.mkdir()
-    link = ["-shared", *map(str, objects.values()), "-o", str(whole / _NAME), "-Wl,--no-as-needed", f"-L{scratch}"]
-    libraries = ["-lascendcl", f"-L{torch / 'lib'}", f"-Wl,-rpath,{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
+    link = ["-shared", *map(str, objects.values()), "-o", str(whole / NAME), "-Wl,--no-as-needed"]
+    libraries = [*map(str, linked), f"-L{torch / 'lib'}", f"-Wl,-rpath,{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
     _run([*compiler, *link, *libraries])
-    return whole / _NAME
+    return whole / NAME
 
 
 def _compiler() -> list[str]:
@@ -91,8 +109,8 @@ def _compiler() -> list[str]:
     return command
 
 
-def _key(torch: Path, compiler: list[str], sources: list[Path]) -> str:
-    digest = hashlib.sha256(" ".join([str(torch), *compiler, *_COMPILE]).encode())
+def _key(torch: Path, compiler: list[str], sources: list[Path], base: Path | None) -> str:
+    digest = hashlib.sha256(" ".join([str(torch), str(base), *compiler, *_COMPILE]).encode())
     here = Path(__file__).parent
     headers = [*sorted(here.glob("*.h")), *sorted(here.glob("*.inc")), _INCLUDE / "unify" / "simulated_operator.h"]
     for path in [torch / "version.py", *headers, *sources]:

@@ -13,6 +13,8 @@
 
 #include "operator.h"
 
+#pragma GCC visibility push(default)  // also for libraries of the user's
+
 namespace unify::operators {
 
 using IntLists = std::vector<Ints>;
@@ -118,6 +120,8 @@ void run_aclop(void (*function)(P...), AclopCall& call) {
 }
 
 }  // namespace unify::operators
+
+#pragma GCC visibility pop
 
 // The exported function is the work; plans of faults know its name by that.
 #define ACLOP(TYPE, PARAMETERS, ...)                                                        \

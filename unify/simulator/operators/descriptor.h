@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#pragma GCC visibility push(default)  // also for libraries of the user's
+
 #define UNIFY_EXPORT extern "C" __attribute__((visibility("default")))
 
 // Elements in memory of the device.
@@ -52,3 +54,5 @@ namespace unify::operators {
 c10::ScalarType type_of(int acl_type);
 
 }  // namespace unify::operators
+
+#pragma GCC visibility pop

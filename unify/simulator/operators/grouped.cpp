@@ -7,7 +7,7 @@ namespace unify::operators {
 
 std::vector<Group> groups_of(const Tensor& list, int64_t type, int64_t rows) {
   TORCH_CHECK(type == kEnds || type == kCounts || type == kPairs, "groupListType is ", type, ", not 0 to 2.");
-  TORCH_CHECK_NOT_IMPLEMENTED(!list.is_meta(), "the groups are values.");
+  if (list.is_meta()) throw ValuesNeeded();
   const Tensor numbers = list.to(ScalarType::Long).contiguous();
   const int64_t* values = numbers.const_data_ptr<int64_t>();
   const int64_t step = type == kPairs ? 2 : 1;

@@ -109,8 +109,18 @@ Tensor product_of(const Call& call, const Group& group) {
   return bias.has_value() ? y + wide(*bias) : y;
 }
 
+// Before the groups are read. Of weights of 4 bits in words the sizes are those of the words.
+void check_depth(const Call& call) {
+  if (call.x.size() != 1 || call.weight.size() != 1 || call.group_type != kRows) return;
+  const Tensor &x = call.x[0], &weight = call.weight[0];
+  if (weight.dim() != 3 || weight.scalar_type() == ScalarType::Int) return;
+  TORCH_CHECK(x.dim() == 2 && x.size(1) == weight.size(1), "x is ", x.sizes(), ", a weight of ", weight.sizes(),
+              " needs [rows, ", weight.size(1), "].");
+}
+
 // To one tensor for each group, or to one for all: there each group has rows, or a matrix where the depth is split.
 void grouped_matmul(const Call& call, const Outs& outs) {
+  check_depth(call);
   const auto groups = groups_in(call);
   for (size_t i = 0; i < groups.size(); ++i) {
     const Group& group = groups[i];
@@ -139,18 +149,8 @@ OPERATOR(aclnnGroupedMatmul,
           OptionalTensors antiquant_scale, OptionalTensors antiquant_offset, optional<Ints> ends, int64_t, Outs out),
          const bool is_listed = ends.has_value() && !ends->empty();
          const auto list = is_listed ? optional<Tensor>(at::tensor(*ends, ScalarType::Long)) : std::nullopt;
-         grouped_matmul({x,
-                         weight,
-                         bias,
-                         scale,
-                         offset,
-                         antiquant_scale,
-                         antiquant_offset,
-                         {},
-                         list,
-                         x.size() > 1 && out.size() > 1 ? kNone : kRows,
-                         kEnds,
-                         0},
+         grouped_matmul({x, weight, bias, scale, offset, antiquant_scale, antiquant_offset, Tensors(), list,
+                         x.size() > 1 && out.size() > 1 ? kNone : kRows, kEnds, 0},
                         out))
 OPERATOR(aclnnGroupedMatmulV4,
          (Tensors x, Tensors weight, OptionalTensors bias, OptionalTensors scale, OptionalTensors offset,

@@ -124,6 +124,7 @@ std::string misfit(const char* name, const aclOpExecutor& executor) {
   const at::RecordFunctionGuard quiet(false);  // this is no work that a profiler should see
   try {
     executor.run(nullptr);
+  } catch (const ValuesNeeded&) {
   } catch (const std::exception& error) {
     if (std::string why = words_about_shapes(error); !why.empty()) return why;
     unknowable.insert(name);

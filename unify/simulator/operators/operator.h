@@ -22,6 +22,8 @@
 #include "descriptor.h"
 #include "rules.h"
 
+#pragma GCC visibility push(default)  // also for libraries of the user's
+
 namespace unify::operators {
 
 using at::Scalar;
@@ -275,6 +277,9 @@ int32_t refuse(const char* name, const std::string& why);
 int32_t refuse(const char* name, const std::exception& error);
 int32_t enqueue(const char* name, aclOpExecutor* executor, void* stream);
 
+// Thrown by work on tensors without memory where it comes to values; what stands before was checked.
+struct ValuesNeeded final : std::exception {};
+
 // Why torch refuses these shapes, by doing the work on tensors without memory: once for each form of operands. Empty if
 // it doesn't, or if that takes values.
 std::string misfit(const char* name, const aclOpExecutor& executor);
@@ -306,6 +311,8 @@ struct Phase<function, name> {
 };
 
 }  // namespace unify::operators
+
+#pragma GCC visibility pop
 
 // An exported name has no type: its address is that of an instantiation (ifunc), which has the parameters' types.
 #define OPERATOR(NAME, PARAMETERS, ...)                                                                         \

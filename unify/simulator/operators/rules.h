@@ -7,6 +7,8 @@
 
 #include "descriptor.h"
 
+#pragma GCC visibility push(default)  // also for libraries of the user's
+
 namespace unify::operators {
 
 // Of one operator on the simulated chip. What the documentation does not know takes everything.
@@ -33,3 +35,5 @@ class Rules {
 };
 
 }  // namespace unify::operators
+
+#pragma GCC visibility pop
