@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from ..conftest import START
+
 REFUSED = """
 def refused(work, call, words):
     said = raised(work)
@@ -41,6 +43,13 @@ refused(lambda: x @ x, "aclnnMatmul", "a and b must have same reduction dim, but
 refused(lambda: torch.bmm(x[None], x[None]), "aclnnBatchMatMul", "Expected size for first two dimensions")
 refused(lambda: torch.cat([x, x.t()]), "aclnnCat", "Sizes of tensors must match except in dimension 0.")
 refused(lambda: torch_npu.npu_rms_norm(x, torch.ones(4).npu()), "aclnnRmsNorm", "Attempting to broadcast a dimension")
+counts = torch.tensor([2, 3]).npu()
+def grouped(depth):  # whose work depends on values, but not its depth
+    rows, weight = torch.ones(5, 8).npu(), torch.ones(2, depth, 4).npu()
+    return torch_npu.npu_grouped_matmul([rows.half()], [weight.half()], group_list=counts, split_item=3, group_type=0,
+                                        group_list_type=1)[0]
+assert grouped(8).unique().tolist() == [8]
+refused(lambda: grouped(7), "aclnnGroupedMatmulV5", "x is [5, 8], a weight of [2, 7, 4] needs [rows, 7].")
 refused(lambda: torch.ones([1] * 9).npu().abs(), "aclnnAbs", "Tensor self has 9 dimensions; it may have at most 8.")
 for _ in range(2):  # also what was refused before
     refused(lambda: x @ x, "aclnnMatmul", "a and b must have same reduction dim")
@@ -62,16 +71,7 @@ def pick():
     else:
         program += 'refused(pick, "aclnnIndex", "Tensor self not implemented for DT_COMPLEX64, should be in")'
     choose = f'import os\nos.environ["UNIFY_SIMULATE"] = "ascend:{soc},1g"\n'
-    start = choose + "import torch, torch_npu\n"
-    raised = """
-def raised(work):
-    try:
-        work()
-    except RuntimeError as error:
-        return str(error)
-    raise AssertionError("nothing was raised")
-"""
-    run(REFUSED + program, start=start + raised)
+    run(REFUSED + program, start=choose + START)
 
 
 def test_work_whose_shapes_depend_on_values_is_not_refused_by_its_form(run: Callable[..., str]) -> None:
