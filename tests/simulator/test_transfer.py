@@ -28,6 +28,7 @@ assert x.device == torch.device("npu:1") and torch.ones(3).to("cuda:0").device =
 assert torch.equal(double(x).cpu(), torch.full((3,), 2.0))
 layer = torch.nn.Linear(2, 2).to(0)  # line 14
 assert not torch.utils._triton.has_triton()  # line 15
+assert torch.zeros(3, device=0).device == x.new_zeros(2, device=0).device == torch.device("npu:0")  # line 16: twice
 """,
             start="import torch, torch_npu",
         )
@@ -38,5 +39,5 @@ assert not torch.utils._triton.has_triton()  # line 15
     assert {Path(row["file"]).name for row in rows} == {"program.py"}
     assert [(row["line"], row["count"], row["what"].partition(" ")[0]) for row in rows] == [
         (4, 1, "torch.jit.script"), (9, 3, "torch.cuda.DoubleTensor"), (11, 1, "a"), (14, 1, "a"),
-        (15, 1, "has_triton()"),
+        (15, 1, "has_triton()"), (16, 2, "a"),
     ]  # fmt: skip

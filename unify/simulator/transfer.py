@@ -28,9 +28,14 @@ def watch() -> None:
     torch.jit.script = _noting(torch.jit.script, JIT)
     torch.jit.script_method = _noting(torch.jit.script_method, JIT)
     torch.cuda.DoubleTensor = _Double(torch.cuda.DoubleTensor)
-    for owner, names in ((torch.Tensor, ("to",)), (torch.nn.Module, ("to", "to_empty"))):
-        for name in names:
-            setattr(owner, name, _noting_numbers(getattr(owner, name)))
+    patched = sys.modules["torch_npu.contrib.transfer_to_npu"]
+    for owner, names in (
+        (torch, patched.torch_fn_white_list),
+        (torch.Tensor, patched.torch_tensor_fn_white_list),
+        (torch.nn.Module, patched.torch_module_fn_white_list),
+    ):
+        for name in filter(owner.__dict__.__contains__, names):
+            setattr(owner, name, _noting_numbers(getattr(owner, name), of_device=1 if name == "to" else None))
     for module in ("torch.utils._triton", "torch._dynamo.utils", "torch._inductor.compile_fx"):
         sys.modules[module].has_triton = _noting(sys.modules[module].has_triton, TRITON)  # type: ignore[attr-defined]
 
@@ -44,13 +49,15 @@ def _noting(function: Callable[..., Any], what: str) -> Callable[..., Any]:
     return noted
 
 
-def _noting_numbers(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        device = kwargs.get("device", args[0] if args else None)
+def _noting_numbers(function: Callable[..., Any], of_device: int | None) -> Callable[..., Any]:
+    """of_device: which argument is the device if no name says so."""
+
+    @functools.wraps(function)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        device = args[of_device] if of_device is not None and len(args) > of_device else kwargs.get("device")
         if type(device) is int:
             _lines.note(NUMBER.format(device))
-        return method(self, *args, **kwargs)
+        return function(*args, **kwargs)
 
     return noted
 
