@@ -185,7 +185,7 @@ def test_what_is_no_python_is_refused(path: str) -> None:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where installations go."""
     monkeypatch.setenv("UNIFY_TOOLCHAIN_DIR", str(tmp_path))
-    monkeypatch.setattr(environment, "library", lambda torch, ascendcl, more, said: Path("/operators.so"))
+    monkeypatch.setattr(environment, "library", lambda torch, ascendcl, said: Path("/operators.so"))
     assert settings.toolchain_dir == tmp_path
     return tmp_path / "torch_npu"
 
