@@ -1,4 +1,4 @@
-"""Weights in the format NZ on a simulated 950; a program of test_serving.py."""
+"""Weights in the format NZ; a program of test_serving.py."""
 
 import torch
 import torch_npu
@@ -28,6 +28,9 @@ def check_weights() -> None:
     expected = torch.cat((product(x[:2], experts[0]), product(x[2:], experts[1]))) * scale * x_scale.unsqueeze(1)
     same("grouped_matmul", found, expected.half(), 1e-3)
     tokens, of_weight = torch.randn(5, 64).half(), torch.rand(96).half()
+    turned = torch.randn(96, 64).half()
+    linear = torch.nn.functional.linear(tokens.npu(), torch_npu.npu_format_cast(turned.npu(), NZ))
+    same("linear", linear, (tokens.double() @ turned.T.double()).half(), 2e-3)
     found = torch_npu.npu_weight_quant_batchmatmul(tokens.npu(), there, of_weight.npu())
     same("weight_quant_batchmatmul", found, (tokens.float() @ (weight * of_weight.float())).half(), 2e-3)
 

@@ -100,15 +100,16 @@ assert signs == [[1, 1, 1, 1, 1, -1, -1, 1], [1, 1, 1, 1, -1, -1, -1, -1]]
     )
 
 
-def test_a_matrix_in_blocks_is_the_same_matrix(run: Callable[..., str]) -> None:
+def test_a_matrix_in_another_format_is_the_same_matrix(run: Callable[..., str]) -> None:
     run(
         """
 torch_npu.npu.config.allow_internal_format = True
-matrix = torch.randn(20, 40)
-blocks = torch_npu.npu_format_cast(matrix.npu(), 29)  # FRACTAL_NZ
-assert (torch_npu.get_npu_format(blocks), torch_npu.get_storage_size(blocks)) == (29, 32 * 48)
-assert torch.equal(blocks.cpu(), matrix)
-assert torch.equal((blocks + blocks).cpu(), matrix * 2)
+for dtype, stored in ((torch.float32, 32 * 48), (torch.int8, 32 * 64)):
+    matrix = torch.randn(20, 40).mul(9).to(dtype)
+    other = torch_npu.npu_format_cast(matrix.npu(), 29)  # FRACTAL_NZ
+    assert (torch_npu.get_npu_format(other), torch_npu.get_storage_size(other)) == (29, stored)
+    assert torch.equal(other.cpu(), matrix)
+    assert torch.equal((other + other).cpu(), matrix + matrix)
 """
     )
 

@@ -1,9 +1,7 @@
 // Calls of the vendor's older operators become work of a stream, like those of the others.
 #include "aclop.h"
 
-#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/from_blob.h>
-#include <ATen/ops/zeros.h>
 
 #include "aclop_describe.h"
 
@@ -35,10 +33,8 @@ std::map<std::string, Known>& known() {
   return *made;
 }
 
-constexpr int kFractalNz = 29;  // ACL_FORMAT_FRACTAL_NZ
-
-// Whether elements lie in the order of their sizes: aclFormat, acl_base_rt.h.
-bool is_plain(int format) {
+// Formats that are served: aclFormat, acl_base_rt.h. All lie in the order of their sizes here, as in format_cast.cpp.
+bool is_served(int format) {
   switch (format) {
     case -1:  // UNDEFINED
     case 0:   // NCHW
@@ -46,6 +42,7 @@ bool is_plain(int format) {
     case 2:   // ND
     case 16:  // HWCN
     case 27:  // NDHWC
+    case 29:  // FRACTAL_NZ
     case 30:  // NCDHW
     case 47:  // NCL
       return true;
@@ -54,32 +51,17 @@ bool is_plain(int format) {
   }
 }
 
-constexpr int64_t kBlock = 16;
-
-// A matrix in blocks of 16 x 16, which lie one under another: memory [..., W / 16, H / 16, 16, 16] as [..., H, W].
-Tensor from_blocks(const Tensor& blocks, at::IntArrayRef sizes) {
-  const int64_t rows = sizes[sizes.size() - 2], columns = sizes.back();
-  const Tensor matrix = blocks.movedim(-4, -2).flatten(-4, -3).flatten(-2, -1);
-  return matrix.narrow(-2, 0, rows).narrow(-1, 0, columns).reshape(sizes);
-}
-
-Tensor to_blocks(const Tensor& matrix) {
-  const auto missing = [&](int64_t dim) { return (kBlock - matrix.size(dim) % kBlock) % kBlock; };
-  const Tensor padded = at::constant_pad_nd(matrix, {0, missing(-1), 0, missing(-2)});
-  return padded.unflatten(-1, {-1, kBlock}).unflatten(-3, {-1, kBlock}).movedim(-2, -4);
-}
-
 // A tensor as an executor keeps it.
 struct Operand {
   Operand(const aclTensorDesc& given, const aclDataBuffer* buffer, Operands& operands)
-      : sizes(given.sizes), is_in_blocks(given.stored_format == kFractalNz), kept(nullptr, operands) {
+      : sizes(given.sizes), kept(nullptr, operands) {
     if (given.acl_type == -1 || buffer == nullptr) return;
     aclTensor tensor;
     tensor.type = type_of(given.acl_type);
     TORCH_CHECK(tensor.type != ScalarType::Undefined, "aclDataType ", given.acl_type, " is none of torch's.");
-    TORCH_CHECK(is_plain(given.stored_format) || is_in_blocks, "aclFormat ", given.stored_format,
+    TORCH_CHECK(is_served(given.stored_format), "aclFormat ", given.stored_format,
                 " is not served by the simulated device.");
-    tensor.sizes = is_in_blocks ? given.stored_sizes : given.sizes;
+    tensor.sizes = given.sizes;
     tensor.strides.resize(tensor.sizes.size());
     int64_t stride = 1;
     for (size_t i = tensor.sizes.size(); i-- > 0; stride *= tensor.sizes[i]) tensor.strides[i] = stride;
@@ -93,14 +75,9 @@ struct Operand {
     }
   }
 
-  [[nodiscard]] Tensor stored(void* const* where) const { return constant.defined() ? constant : kept.at(where); }
-  [[nodiscard]] Tensor read(void* const* where) const {
-    Tensor tensor = stored(where);
-    return is_in_blocks && tensor.defined() ? from_blocks(tensor, sizes) : tensor;
-  }
+  [[nodiscard]] Tensor at(void* const* where) const { return constant.defined() ? constant : kept.at(where); }
 
   c10::SmallVector<int64_t, 5> sizes;
-  bool is_in_blocks;
   Kept kept;
   Tensor constant;
   std::shared_ptr<c10::SmallVector<int64_t, 5>> found;
@@ -109,19 +86,11 @@ struct Operand {
 struct AclopExecutor final : aclOpExecutor {
   void run(void* const* where) const override {
     Tensors tensors;
-    for (const Operand& each : inputs) tensors.push_back(each.read(where));
+    for (const Operand& each : inputs) tensors.push_back(each.at(where));
     std::vector<AclopResult> results;
-    for (const Operand& each : outputs) {
-      const Tensor memory = each.stored(where);
-      const bool is_apart = each.is_in_blocks && memory.defined();
-      results.push_back({is_apart ? at::zeros(each.sizes, memory.options()) : memory, each.found});
-    }
-    AclopCall call(std::move(tensors), results, attributes);
+    for (const Operand& each : outputs) results.push_back({each.at(where), each.found});
+    AclopCall call(std::move(tensors), std::move(results), attributes);
     work(call);
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      if (!outputs[i].is_in_blocks || !results[i].memory.defined()) continue;
-      outputs[i].stored(where).copy_(to_blocks(results[i].memory));
-    }
   }
 
   AclopWork work = nullptr;

@@ -30,7 +30,6 @@ UNIFY_EXPORT aclTensorDesc* aclCreateTensorDesc(int acl_type, int dimensions, co
   if (description == nullptr) return nullptr;
   description->acl_type = acl_type;
   description->sizes.assign(sizes, sizes + dimensions);
-  description->stored_sizes = description->sizes;
   description->format = description->stored_format = format;
   return description;
 }
@@ -41,9 +40,9 @@ UNIFY_EXPORT int32_t aclSetTensorFormat(aclTensorDesc* description, int format) 
   description->stored_format = format;
   return 0;
 }
+// The sizes of its room in that format, which its elements do not fill.
 UNIFY_EXPORT int32_t aclSetTensorShape(aclTensorDesc* description, int dimensions, const int64_t* sizes) {
   if (description == nullptr || dimensions < 0 || (dimensions > 0 && sizes == nullptr)) return kInvalidParameter;
-  description->stored_sizes.assign(sizes, sizes + dimensions);
   return 0;
 }
 UNIFY_EXPORT int32_t aclSetTensorPlaceMent(aclTensorDesc* description, int memory) {

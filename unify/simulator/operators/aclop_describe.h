@@ -9,8 +9,7 @@ struct aclTensorDesc {
   int acl_type = -1;  // ACL_DT_UNDEFINED: an input that is absent
   int format = -1;
   c10::SmallVector<int64_t, 5> sizes;
-  int stored_format = -1;  // how it lies in memory, where that is another one
-  c10::SmallVector<int64_t, 5> stored_sizes;
+  int stored_format = -1;  // in which room it lies, where that is another one
   std::string name;
   bool is_on_host = false;
   // What the operator found the sizes of an output to be.

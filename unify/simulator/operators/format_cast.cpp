@@ -1,4 +1,5 @@
-// A tensor in another of the vendor's formats. Here all are plain: only the room is that of the format.
+// A tensor in another of the vendor's formats. Here all are plain, so that each operator takes each: only the room is
+// that of the format.
 #include <ATen/Functions.h>
 
 #include <algorithm>
