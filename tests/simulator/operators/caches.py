@@ -189,6 +189,11 @@ def check_updates() -> None:
     out, log = torch_npu.npu_attention_update(logs, parts, 1)
     same("attention_update", out, expected.flatten(0, 1), 1e-4)
     same("its logarithms", log, scores.logsumexp(-1).flatten(), 1e-4)
+    for nothing in (torch.inf, -torch.inf):  # the logarithm of a part that saw no key
+        unseen = torch.full_like(logs[1], nothing)
+        found = torch_npu.npu_attention_update([logs[0], unseen], parts, 1)
+        same(f"a part of {nothing}", found[0], parts[0].cpu(), 1e-4)
+        same(f"its logarithms, of {nothing}", found[1], logs[0].cpu(), 1e-4)
 
     def ring(scores: torch.Tensor, values: torch.Tensor, layout: str) -> list[torch.Tensor]:
         largest = scores.amax(-1)
@@ -205,9 +210,49 @@ def check_updates() -> None:
     for layout in ("SBH", "TND"):
         given = [each.npu() for half in halves for each in ring(*half, layout)]
         ends = torch.tensor([0, 3]).npu() if layout == "TND" else None
-        found = torch_npu.npu_ring_attention_update(*given, actual_seq_qlen=ends, input_layout=layout)
+        found = torch_npu.npu_ring_attention_update(
+            *given, actual_seq_qlen=ends, input_layout=layout, input_softmax_layout=layout
+        )
         for name, one, other in zip(("", "largest", "sums"), found, ring(scores, v, layout), strict=True):
             same(f"ring_attention_update {layout} {name}", one, other, 1e-4)
 
 
-report([check_rotary, check_blocks, check_latent, check_heads, check_sampling, check_draws, check_updates])
+def check_statistics() -> None:
+    """Of sequences one after the other, by default each one's heads lie together; so the next operator reads them."""
+    ends, key_ends = [3, 8], [4, 10]
+    q, k, v = torch.randn(8, 2, 64), torch.randn(10, 2, 64), torch.randn(10, 2, 64)
+    spans = [(slice(0, 3), slice(0, 4)), (slice(3, 8), slice(4, 10))]
+    scores = [(q[rows].transpose(0, 1) @ k[keys].permute(1, 2, 0)) / 8 for rows, keys in spans]
+    largest = [each.amax(-1) for each in scores]
+
+    def attend(k: torch.Tensor, v: torch.Tensor, key_ends: list[int], layout: str = "") -> tuple[torch.Tensor, ...]:
+        return torch_npu.npu_fusion_attention(
+            q.npu(), k.npu(), v.npu(), 2, "TND", scale=0.125, softmax_layout=layout, actual_seq_qlen=ends,
+            actual_seq_kvlen=key_ends,
+        )[:3]  # fmt: skip
+
+    whole = attend(k, v, key_ends)
+    same("statistics by sequence", whole[1].flatten()[::8], torch.cat([each.flatten() for each in largest]))
+    same("statistics by token", attend(k, v, key_ends, "TND")[1][..., 0], torch.cat([each.T for each in largest]))
+    parts = [[0, 1, 4, 5, 6], [2, 3, 7, 8, 9]]  # of the keys, two and three of each sequence
+    halves = [attend(k[part], v[part], [2, 5]) for part in parts]
+    zero_and_ends = torch.tensor([0, *ends]).npu()
+    found = torch_npu.npu_ring_attention_update(
+        *halves[0], *halves[1], actual_seq_qlen=zero_and_ends, input_layout="TND"
+    )
+    for name, one, other in zip(("result", "largest", "sums"), found, whole, strict=True):
+        same(f"ring over sequences: {name}", one, other.cpu(), 1e-4)
+
+
+report(
+    [
+        check_rotary,
+        check_blocks,
+        check_latent,
+        check_heads,
+        check_sampling,
+        check_draws,
+        check_updates,
+        check_statistics,
+    ]
+)

@@ -56,6 +56,9 @@ void forward_tnd(const AttentionInputs& given, const Ints& query_ends, const Int
                  const Out& out);
 void backward_tnd(const AttentionInputs& given, const Tensor& grad, const Ints& query_ends, const Ints& key_ends,
                   const AttentionOptions& options, const GradientOuts& outs);
+// The place of one sequence, [S, N, 8], in softmax_max or softmax_sum of TND, which are [T, N, 8] by their shape alone:
+// by default each sequence's lie as [N, S, 8], one after the other.
+Tensor statistics_of(const Tensor& whole, int64_t begin, int64_t end);
 
 // Refuses what is not simulated.
 bool is_tnd(const std::string& softmax_layout);

@@ -62,19 +62,18 @@ void forward_tnd(const AttentionInputs& given, const Ints& query_ends, const Int
   for (const Sequence& sequence : sequences(query_ends, key_ends)) {
     const AttentionInputs inputs = of_sequence(given, sequence, scores_before);
     const AttentionScores scores = attention_scores(inputs, options);
-    const auto put = [&](Tensor& whole, const Tensor& part) {
-      whole.slice(0, sequence.query_begin, sequence.query_end).copy_(part.squeeze(0).transpose(0, 1));
+    const int64_t begin = sequence.query_begin, end = sequence.query_end;
+    const auto put = [](const Tensor& place, const Tensor& part) { place.copy_(part.squeeze(0).transpose(0, 1)); };
+    const auto statistics = [&](const Tensor& whole) {
+      return is_tnd_softmax ? whole.slice(0, begin, end) : statistics_of(whole, begin, end);
     };
-    put(result, attention_result(inputs, scores, options));
-    put(all_largest, scores.largest);
-    put(all_sums, scores.sum);
+    put(result.slice(0, begin, end), attention_result(inputs, scores, options));
+    put(statistics(all_largest), scores.largest);
+    put(statistics(all_sums), scores.sum);
   }
   out = result;
-  const auto arranged = [&](const Tensor& stats) {  // by default in the order [N, T, 8]
-    return is_tnd_softmax ? stats : stats.transpose(0, 1).reshape(stats.sizes());
-  };
-  largest = arranged(all_largest);
-  sum = arranged(all_sums);
+  largest = all_largest;
+  sum = all_sums;
 }
 
 void backward_tnd(const AttentionInputs& given, const Tensor& grad, const Ints& query_ends, const Ints& key_ends,
@@ -101,6 +100,10 @@ void backward_tnd(const AttentionInputs& given, const Tensor& grad, const Ints& 
   outs.key = by_key;
   outs.value = by_value;
   if (given.sink.has_value()) outs.sink = by_sink;
+}
+
+Tensor statistics_of(const Tensor& whole, int64_t begin, int64_t end) {
+  return whole.slice(0, begin, end).view({whole.size(1), end - begin, whole.size(2)}).transpose(0, 1);
 }
 
 bool is_tnd(const std::string& softmax_layout) {
