@@ -30,6 +30,12 @@ def test_results_agree_with_the_vendors_formulas(run: Callable[..., str], name: 
         ("npu_grouped_matmul([x], [w], group_list=ends, group_type=0, split_item=3, act_type=3)", "actType 3 is not"),
         ("npu_moe_gating_top_k(x, 2, renorm=1)", "renorm 1 is not simulated"),
         ("npu_grouped_matmul([x], [w], group_list=ends + 1, group_type=0, split_item=3)", "ends at row 5 of 4"),
+        ("npu_attention_update([x[:, 0].float()] * 2, [x], 0)", "2 lse for 1 localOut."),
+        ('npu_fusion_attention(x[None], x[None], x[None], 16, "BSH")', "[1, 4, 8] in layout BSH for 16 heads."),
+        (
+            'npu_fusion_attention(x[None], x[None, :, :2], x[None, :, :2], 2, "BSH")',
+            "[1, 4, 2] in layout BSH for 0 heads",
+        ),
     ],
 )
 def test_what_is_not_served_is_refused_by_name(run: Callable[..., str], call: str, words: str) -> None:

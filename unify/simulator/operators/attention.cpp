@@ -107,9 +107,12 @@ AttentionGradients attention_backward(const AttentionInputs& inputs, const Atten
 Tensor to_bnsd(const Tensor& tensor, const std::string& layout, int64_t heads) {
   if (layout == "BNSD") return tensor;
   if (layout == "BSND") return tensor.transpose(1, 2);
-  if (layout == "BSH") return tensor.unflatten(2, {heads, tensor.size(2) / heads}).transpose(1, 2);
-  TORCH_CHECK(layout == "SBH", "layout ", layout, " is not simulated: BSH, SBH, BSND, BNSD and TND are.");
-  return tensor.unflatten(2, {heads, tensor.size(2) / heads}).permute({1, 2, 0, 3});
+  TORCH_CHECK(layout == "BSH" || layout == "SBH", "layout ", layout,
+              " is not simulated: BSH, SBH, BSND, BNSD and TND are.");
+  TORCH_CHECK(heads > 0 && tensor.size(2) % heads == 0, tensor.sizes(), " in layout ", layout, " for ", heads,
+              " heads.");
+  const Tensor of_heads = tensor.unflatten(2, {heads, tensor.size(2) / heads});
+  return layout == "BSH" ? of_heads.transpose(1, 2) : of_heads.permute({1, 2, 0, 3});
 }
 
 Tensor from_bnsd(const Tensor& tensor, const std::string& layout) {

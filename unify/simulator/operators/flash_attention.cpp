@@ -6,15 +6,12 @@
 namespace unify::operators {
 namespace {
 
-int64_t key_heads(const Tensor& query, const Tensor& key, const AttentionOptions& options) {
-  const bool is_flat = options.layout == "BSH" || options.layout == "SBH";
-  return is_flat ? key.size(2) / (query.size(2) / options.heads) : 0;
-}
-
 AttentionInputs padded(const AttentionInputs& given, const AttentionOptions& options) {
   AttentionInputs inputs = given;
-  const int64_t heads = key_heads(given.query, given.key, options);
   inputs.query = to_bnsd(given.query, options.layout, options.heads);
+  const int64_t size = inputs.query.size(3);
+  TORCH_CHECK(size > 0, "heads of no size: the query is ", given.query.sizes(), " in layout ", options.layout, ".");
+  const int64_t heads = given.key.size(2) / size;  // where a layout has them flat
   inputs.key = to_bnsd(given.key, options.layout, heads);
   inputs.value = to_bnsd(given.value, options.layout, heads);
   return inputs;

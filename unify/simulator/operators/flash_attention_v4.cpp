@@ -29,7 +29,7 @@ int64_t scores_of(const AttentionInputs& inputs, const AttentionOptions& options
   }
   int64_t pairs = 0;
   for (size_t i = 0; i < query_ends.size(); ++i) {
-    pairs += (query_ends[i] - (i > 0 ? query_ends[i - 1] : 0)) * (key_ends[i] - (i > 0 ? key_ends[i - 1] : 0));
+    pairs += (query_ends[i] - (i > 0 ? query_ends[i - 1] : 0)) * (key_ends.at(i) - (i > 0 ? key_ends[i - 1] : 0));
   }
   return pairs * options.heads;
 }
@@ -42,8 +42,9 @@ AttentionInputs with_dropout(AttentionInputs inputs, const AttentionOptions& opt
   return inputs;
 }
 
-void refuse_scales(const optional<Tensor>& query, const optional<Tensor>& key, const optional<Tensor>& value) {
-  TORCH_CHECK(!query.has_value() && !key.has_value() && !value.has_value(), "quantised attention is not simulated.");
+template <typename... Scales>
+void refuse_scales(const Scales&... scales) {
+  TORCH_CHECK((!scales.has_value() && ...), "quantised attention is not simulated.");
 }
 
 }  // namespace
@@ -72,14 +73,14 @@ OPERATOR(
     (Tensor query, Tensor key, Tensor value, Tensor grad, optional<Tensor> pse, optional<Tensor> drop,
      optional<Tensor> padding, optional<Tensor> mask, optional<Tensor>, optional<Tensor>, optional<Tensor>,
      optional<Tensor>, optional<Tensor> sink, optional<Tensor> query_rope, optional<Tensor> key_rope,
-     optional<Tensor> query_scale, optional<Tensor> key_scale, optional<Tensor> value_scale, optional<Tensor>,
-     optional<Tensor>, optional<Ints> prefix, optional<Ints> query_ends, optional<Ints> key_ends,
-     optional<Ints> query_start, optional<Ints> key_start, double scale, double keep_prob, int64_t before,
-     int64_t after, int64_t heads, std::string layout, std::string softmax_layout, int64_t, int64_t sparse_mode,
-     int64_t pse_type, int64_t seed, int64_t offset, int64_t, Out by_query, Out by_key, Out by_value, Out, Out,
-     Out by_pse, Out by_sink),
+     optional<Tensor> query_scale, optional<Tensor> key_scale, optional<Tensor> value_scale,
+     optional<Tensor> grad_scale, optional<Tensor> result_scale, optional<Ints> prefix, optional<Ints> query_ends,
+     optional<Ints> key_ends, optional<Ints> query_start, optional<Ints> key_start, double scale, double keep_prob,
+     int64_t before, int64_t after, int64_t heads, std::string layout, std::string softmax_layout, int64_t,
+     int64_t sparse_mode, int64_t pse_type, int64_t seed, int64_t offset, int64_t, Out by_query, Out by_key,
+     Out by_value, Out, Out, Out by_pse, Out by_sink),
     refuse_rope(query_rope, key_rope);
-    refuse_scales(query_scale, key_scale, value_scale); refuse_starts(query_start, key_start);
+    refuse_scales(query_scale, key_scale, value_scale, grad_scale, result_scale); refuse_starts(query_start, key_start);
     const AttentionOptions options = options_of(scale, keep_prob, before, after, heads, layout, sparse_mode, pse_type,
                                                 padding, prefix);
     const AttentionInputs inputs = with_dropout({query, key, value, pse, drop, mask, sink}, options,
