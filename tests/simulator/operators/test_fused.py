@@ -78,6 +78,20 @@ same(coalesced, places, values)
     )
 
 
+def test_what_a_divided_vocabulary_does_not_take_is_refused_by_name(run: Callable[..., str]) -> None:
+    told = run(
+        """
+os.dup2(1, 2)  # torch_npu writes the vendor's words there
+hidden, weight, target = torch.randn(3, 4).npu(), torch.randn(8, 4).npu(), torch.zeros(3, dtype=torch.long).npu()
+print(raised(lambda: torch_npu.npu_fused_linear_online_max_sum(hidden, weight, target, 4, 3)))
+sums = [torch.rand(3).npu() for _ in range(3)]
+print(raised(lambda: torch_npu.npu_fused_cross_entropy_loss_with_max_sum(*sums, input=hidden)))
+"""
+    )
+    assert "vocabStartIndex is 4, vocabEndIndex 3." in told
+    assert "input and weight are not supported by the chip yet." in told
+
+
 BOXES = """
 torch.manual_seed(0)
 corner, size = torch.rand(2, 7) * 40, torch.rand(2, 7) * 40 + 20

@@ -7,6 +7,10 @@ using namespace unify::operators;
 
 namespace {
 
+void refuse_smoothing(double smoothing) {
+  TORCH_CHECK(smoothing == 0, "labelSmoothing of ", smoothing, " is not supported: 0 is.");
+}
+
 Tensor bits() { return at::tensor({128, 64, 32, 16, 8, 4, 2, 1}, at::TensorOptions(ScalarType::Byte)); }
 
 // A bit for each token, the first one the highest of a byte; those behind the last token are 1.
@@ -22,6 +26,7 @@ Tensor unpack(const Tensor& mask, int64_t tokens) {
 void largest_and_sum(const Tensor& input, const Tensor& weight, const Tensor& target, int64_t first, int64_t last,
                      const Out& largest, const Out& sum, const Out& predicted, const Out& mask, const Out& own_target,
                      const Out& out_logits) {
+  TORCH_CHECK(first >= 0 && last >= first, "vocabStartIndex is ", first, ", vocabEndIndex ", last, ".");
   const Tensor logits = wide(input).matmul(wide(weight).t());
   const Tensor most = at::amax(logits, -1), below = logits - most.unsqueeze(-1);
   const Tensor elsewhere = (target < first) | (target > last);
@@ -36,7 +41,7 @@ void largest_and_sum(const Tensor& input, const Tensor& weight, const Tensor& ta
 
 void loss(const Tensor& largest, const Tensor& sum, const Tensor& predicted, double smoothing,
           const optional<Tensor>& logits, const Out& out, const Out& softmax) {
-  TORCH_CHECK(smoothing == 0, "labelSmoothing of ", smoothing, " is not supported: 0 is.");
+  refuse_smoothing(smoothing);
   out = at::log(sum) - predicted;
   if (logits.has_value()) softmax = at::exp(wide(*logits) - largest.unsqueeze(-1)) / sum.unsqueeze(-1);
 }
@@ -44,7 +49,7 @@ void loss(const Tensor& largest, const Tensor& sum, const Tensor& predicted, dou
 void gradients(const Tensor& grad, const Tensor& input, const Tensor& weight, const Tensor& mask, const Tensor& target,
                double smoothing, const optional<Tensor>& largest, const optional<Tensor>& sum,
                const optional<Tensor>& softmax, const Out& by_input, const Out& by_weight) {
-  TORCH_CHECK(smoothing == 0, "labelSmoothing of ", smoothing, " is not supported: 0 is.");
+  refuse_smoothing(smoothing);
   const auto again = [&] {  // where nobody kept it, to save memory
     TORCH_CHECK(largest.has_value() && sum.has_value(), "without softmax, logitsMax and sumExpLogits are needed.");
     const Tensor logits = wide(input).matmul(wide(weight).t());
@@ -66,8 +71,9 @@ OPERATOR(aclnnFusedLinearOnlineMaxSum,
          largest_and_sum(input, weight, target, first, last, largest, sum, predicted, mask, own_target, logits))
 // torch_npu gives the smoothing as a double where the vendor's header has a float.
 OPERATOR(aclnnFusedCrossEntropyLossWithMaxSum,
-         (Tensor largest, Tensor sum, Tensor predicted, double smoothing, optional<Tensor>, optional<Tensor>,
-          optional<Tensor> logits, Out out, Out softmax),
+         (Tensor largest, Tensor sum, Tensor predicted, double smoothing, optional<Tensor> input,
+          optional<Tensor> weight, optional<Tensor> logits, Out out, Out softmax),
+         TORCH_CHECK(!input.has_value() && !weight.has_value(), "input and weight are not supported by the chip yet.");
          loss(largest, sum, predicted, smoothing, logits, out, softmax))
 OPERATOR(aclnnFusedLinearCrossEntropyLossGrad,
          (Tensor grad, Tensor input, Tensor weight, Tensor mask, Tensor target, double smoothing,
