@@ -31,18 +31,21 @@ Boxes as_rows(const Boxes& boxes) {
   return {boxes.left.unsqueeze(1), boxes.top.unsqueeze(1), boxes.right.unsqueeze(1), boxes.bottom.unsqueeze(1)};
 }
 
-Tensor intersection(const Boxes& one, const Boxes& other) {
-  const Tensor width = at::minimum(one.right, other.right) - at::maximum(one.left, other.left);
-  const Tensor height = at::minimum(one.bottom, other.bottom) - at::maximum(one.top, other.top);
+Tensor intersection(const Boxes& one, const Boxes& other, double eps = 0) {
+  const Tensor width = at::minimum(one.right, other.right) - at::maximum(one.left, other.left) + eps;
+  const Tensor height = at::minimum(one.bottom, other.bottom) - at::maximum(one.top, other.top) + eps;
   return width.clamp_min(0) * height.clamp_min(0);
 }
 
 // eps: added to widths and heights, so that nothing is divided by 0.
-Tensor overlap(const Boxes& one, const Boxes& other, const std::string& mode, double eps) {
+Tensor overlap(const Boxes& one, const Boxes& other, const std::string& mode, double eps, const Tensor& common) {
   TORCH_CHECK(mode == "iou" || mode == "iof", "mode ", mode, " is neither iou nor iof.");
   const auto area = [&](const Boxes& boxes) { return (boxes.width() + eps) * (boxes.height() + eps); };
-  const Tensor common = intersection(one, other), second = area(other);
+  const Tensor second = area(other);
   return common / (mode == "iof" ? second : area(one) + second - common);
+}
+Tensor overlap(const Boxes& one, const Boxes& other, const std::string& mode) {
+  return overlap(one, other, mode, 0, intersection(one, other));
 }
 
 // Of the smallest box around two.
@@ -74,36 +77,41 @@ Tensor giou(const Pair& boxes, const std::string& mode) {
   const Boxes whole = around(boxes.one, boxes.other);
   const Tensor area = whole.width() * whole.height(), common = intersection(boxes.one, boxes.other);
   const Tensor both = boxes.one.width() * boxes.one.height() + boxes.other.width() * boxes.other.height() - common;
-  return overlap(boxes.one, boxes.other, mode, 0) - (area - both) / area;
+  return overlap(boxes.one, boxes.other, mode) - (area - both) / area;
 }
 
 void ciou(const Pair& boxes, const std::string& mode, const Out& out, const Out& out_angle) {
   const Tensor angle =
       at::atan(boxes.other.width() / boxes.other.height()) - at::atan(boxes.one.width() / boxes.one.height());
   const Tensor shape = at::square(angle) * (4 / (std::numbers::pi * std::numbers::pi));
-  const Tensor iou = overlap(boxes.one, boxes.other, mode, 0);
+  const Tensor iou = overlap(boxes.one, boxes.other, mode);
   write_reshaped(iou - between_centres(boxes.one, boxes.other) - shape * shape / (1 - iou + shape), out);
   write_reshaped(angle, out_angle);
 }
 
 }  // namespace
 
-// boxes: [M, 4] and [N, 4]; out: [M, N], or [M, 1] of those at the same place.
+// boxes: [M, 4] and [N, 4]; out: [M, N], or [M, 1] of those at the same place. What they have in common has its eps
+// too.
 OPERATOR(aclnnIou, (Tensor one, Tensor other, std::string mode, float eps, bool is_aligned, Out out),
-         const Boxes first = boxes_of(one.t(), false);
-         write_reshaped(overlap(is_aligned ? first : as_rows(first), boxes_of(other.t(), false), mode, eps), out))
+         const Boxes all = boxes_of(one.t(), false), first = is_aligned ? all : as_rows(all);
+         const Boxes second = boxes_of(other.t(), false);
+         write_reshaped(overlap(first, second, mode, eps, intersection(first, second, eps)), out))
 OPERATOR(aclnnCIoU, (Tensor one, Tensor other, bool is_centred, bool is_cross, std::string mode, Out out, Out angle),
-         ciou(pair_of(one, other, is_centred, is_cross), mode, out, angle))
+         TORCH_CHECK(!is_cross, "isCross is not supported by the chip.");
+         TORCH_CHECK(one.size(1) % 1024 == 0, "bBoxes are ", one.size(1), ", which is no multiple of 1024.");
+         ciou(pair_of(one, other, is_centred, false), mode, out, angle))
 
-// out: [N, M].
-ACLOP(Iou, (Tensor one, Tensor other, const Attributes& with, Out out),
-      out = overlap(boxes_of(one.t(), false), as_rows(boxes_of(other.t(), false)), with.get<std::string>("mode", "iou"),
-                    with.get<double>("eps", 1.0)))
+// out: [N, M]. Unlike the newer operator's, what they have in common has no eps.
+ACLOP(Iou, (Tensor one, Tensor other, const Attributes& with, Out out), const Boxes first = boxes_of(one.t(), false);
+      const Boxes second = as_rows(boxes_of(other.t(), false));
+      out = overlap(first, second, with.get<std::string>("mode", "iou"), with.get<double>("eps", 1.0),
+                    intersection(first, second)))
 ACLOP(CIoU, (Tensor one, Tensor other, const Attributes& with, Out out, Out angle),
       ciou(pair_of(one, other, with), with.get<std::string>("mode", "iou"), out, angle))
 ACLOP(GIoU, (Tensor one, Tensor other, const Attributes& with, Out out),
       write_reshaped(giou(pair_of(one, other, with), with.get<std::string>("mode", "iou")), out))
 ACLOP(DIoU, (Tensor one, Tensor other, const Attributes& with, Out out), const Pair boxes = pair_of(one, other, with);
-      write_reshaped(overlap(boxes.one, boxes.other, with.get<std::string>("mode", "iou"), 0) -
+      write_reshaped(overlap(boxes.one, boxes.other, with.get<std::string>("mode", "iou")) -
                          between_centres(boxes.one, boxes.other),
                      out))
