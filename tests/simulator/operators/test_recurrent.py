@@ -90,6 +90,36 @@ for layers, directions in ((1, 1), (2, 1), (1, 2), (2, 2)):
     )
 
 
+def test_a_state_with_a_dimension_for_its_layer(run: Callable[..., str]) -> None:
+    """torch_npu's own function, whose weights are torch's, transposed."""
+    run(
+        NETWORK
+        + """
+network = torch.nn.GRU(I, H)
+def work(network, given, state):
+    if given.device.type == "cpu":
+        return network(given, state)
+    weights = [each.t() if each.dim() == 2 else each for each in network.parameters()]
+    no_lengths = torch.zeros((), device="npu")
+    out, last, *_ = torch_npu.npu_gru(given, state, *weights, no_lengths, True, 1, 0.0, True, False, False)
+    return out, last[-1:]
+agrees(network, [torch.randn(T, B, I), torch.randn(1, B, H)], work=work)
+"""
+    )
+
+
+def test_dropout_between_layers_is_not_applied_as_the_vendor_documents(run: Callable[..., str]) -> None:
+    run(
+        NETWORK
+        + """
+for kind in (torch.nn.LSTM, torch.nn.GRU):
+    network, given = kind(I, H, 2, dropout=0.9).npu(), torch.randn(T, B, I).npu()
+    trained = network(given)[0]
+    assert torch.equal(trained, network.eval()(given)[0])
+"""
+    )
+
+
 def test_an_older_operator_that_is_not_there_is_named(run: Callable[..., str]) -> None:
     told = run(
         """

@@ -27,11 +27,18 @@ void refuse_options(const Attributes& with) {
   TORCH_CHECK(with.get<std::string>("activation", "tanh") == "tanh" && !with.get<bool>("use_peephole", false) &&
                   with.get<double>("forget_bias", 0.0) == 0 && with.get<int64_t>("num_proj", 0) == 0,
               "only tanh without peepholes, projections and a forget_bias is simulated.");
+  TORCH_CHECK(with.get<double>("cell_clip", -1.0) < 0 && with.get<bool>("time_major", true) &&
+                  with.get<bool>("reset_after", true),
+              "only states that are not clipped, steps before batches and a reset after the product are simulated.");
+  const auto order = with.get<std::string>("gate_order");
+  TORCH_CHECK(order == "ifjo" || order == "ifco" || order == "rzh", "gate_order ", order, " is not simulated.");
 }
 
+// A state [B, H], which may have a dimension of one layer before it.
+Tensor state(const Tensor& given, const Tensor& input) { return given.reshape({input.size(1), -1}); }
 Tensor state(const optional<Tensor>& given, const Tensor& input, int64_t hidden_size) {
   if (!given.has_value()) return at::zeros({input.size(1), hidden_size}, wide(input).options());
-  return given->reshape({input.size(1), hidden_size});
+  return state(*given, input);
 }
 
 // A cell's tensors are those of one step.
@@ -81,8 +88,9 @@ ACLOP(DynamicRNNGrad,
       (Tensor x, Tensor weight, Tensor bias, Tensor, Tensor hidden, Tensor cell, Tensor h, Tensor c, Tensor by_y,
        Tensor by_h, Tensor by_c, Tensor i, Tensor j, Tensor f, Tensor o, Tensor curved, optional<Tensor> length,
        Tensors, const Attributes& with, Out by_weight, Out by_bias, Out by_x, Out by_hidden, Out by_cell),
-      RecurrentLayer layer = divided(weight, bias);
-      layer.is_reversed = is_reversed(with); layer.is_there = is_there(length);
+      refuse_options(with);
+      RecurrentLayer layer = divided(weight, bias); layer.is_reversed = is_reversed(with);
+      layer.is_there = is_there(length);
       const RecurrentGradients gradients = lstm_layer_backward(layer, x, hidden, cell, {i, j, f, o, h, c, curved}, by_y,
                                                                by_h, by_c);
       by_weight = at::cat({gradients.input_weight, gradients.hidden_weight}, 1).t(); by_bias = gradients.input_bias;
@@ -90,8 +98,10 @@ ACLOP(DynamicRNNGrad,
 ACLOP(DynamicRNNV2Grad,
       (Tensor x, Tensor input_weight, Tensor hidden_weight, Tensor, Tensor hidden, Tensor cell, Tensor h, Tensor c,
        Tensor by_y, Tensor by_h, Tensor by_c, Tensor i, Tensor j, Tensor f, Tensor o, Tensor curved, Tensors,
-       const Attributes&, Out by_input_weight, Out by_hidden_weight, Out by_bias, Out by_x, Out by_hidden, Out by_cell),
-      const RecurrentLayer layer{input_weight.t(), hidden_weight.t(), {}, {}, false, {}};
+       const Attributes& with, Out by_input_weight, Out by_hidden_weight, Out by_bias, Out by_x, Out by_hidden,
+       Out by_cell),
+      refuse_options(with);
+      const RecurrentLayer layer{input_weight.t(), hidden_weight.t(), {}, {}, is_reversed(with), {}};
       const RecurrentGradients gradients = lstm_layer_backward(
           layer, steps(x), hidden, cell, {steps(i), steps(j), steps(f), steps(o), steps(h), steps(c), steps(curved)},
           steps(by_y), by_h.reshape(hidden.sizes()), by_c.reshape(cell.sizes()));
@@ -112,9 +122,11 @@ ACLOP(DynamicGRUV2Grad,
       (Tensor x, Tensor input_weight, Tensor hidden_weight, Tensor, Tensor hidden, Tensor h, Tensor by_y, Tensor by_h,
        Tensor update, Tensor reset, Tensor candidate, Tensor of_hidden, Tensors, const Attributes& with,
        Out by_input_weight, Out by_hidden_weight, Out by_input_bias, Out by_hidden_bias, Out by_x, Out by_hidden),
+      refuse_options(with);
       const RecurrentLayer layer{input_weight.t(), hidden_weight.t(), {}, {}, is_reversed(with), {}};
-      const RecurrentGradients gradients = gru_layer_backward(layer, x, hidden,
-                                                              {reset, update, candidate, h, of_hidden}, by_y, by_h);
+      const RecurrentGradients gradients = gru_layer_backward(layer, x, state(hidden, x),
+                                                              {reset, update, candidate, h, of_hidden}, by_y,
+                                                              state(by_h, x));
       by_input_weight = gradients.input_weight.t(); by_hidden_weight = gradients.hidden_weight.t();
       by_input_bias = gradients.input_bias; by_hidden_bias = gradients.hidden_bias; by_x = gradients.input;
-      by_hidden = gradients.hidden)
+      write_reshaped(gradients.hidden, by_hidden))

@@ -77,8 +77,11 @@ Tensor steps_first(const Network& network, const Tensor& input) {
 
 // batch_sizes: how many sequences go on at each step.
 Network network_of(const Tensors& parameters, const Tensor& input, const optional<Tensor>& batch_sizes, bool has_bias,
-                   bool is_bidirectional, bool is_batch_first) {
+                   int64_t layers, bool is_bidirectional, bool is_batch_first) {
   Network network{parameters, has_bias, is_bidirectional, is_batch_first, {}};
+  const size_t each = network.each() * network.directions();
+  TORCH_CHECK(layers > 0 && parameters.size() == static_cast<size_t>(layers) * each, parameters.size(),
+              " tensors of parameters for ", layers, " layers of ", each, ".");
   if (batch_sizes.has_value() && batch_sizes->numel() > 0) {
     const Tensor numbers = at::arange(input.size(0) / batch_sizes->numel(), batch_sizes->options());
     network.is_there = (numbers < batch_sizes->unsqueeze(1)).unsqueeze(-1);
@@ -261,33 +264,34 @@ OPERATOR(aclnnThnnFusedLstmCellBackward,
          (optional<Tensor> grad_hidden, optional<Tensor> grad_cell, Tensor cell, Tensor next, Tensor storage,
           bool has_bias, Out grad_sums, Out grad_cell_before, Out grad_bias),
          step_backward(grad_hidden, grad_cell, cell, next, storage, has_bias, grad_sums, grad_cell_before, grad_bias))
+// Dropout between layers the vendor's operators take and do not apply, as their documentation says.
 OPERATOR(aclnnLSTM,
-         (Tensor input, Tensors parameters, Tensors first, optional<Tensor> batch_sizes, bool has_bias, int64_t, double,
-          bool, bool is_bidirectional, bool is_batch_first, Out result, Out hidden, Out cell, optional<Outs> i,
+         (Tensor input, Tensors parameters, Tensors first, optional<Tensor> batch_sizes, bool has_bias, int64_t layers,
+          double, bool, bool is_bidirectional, bool is_batch_first, Out result, Out hidden, Out cell, optional<Outs> i,
           optional<Outs> j, optional<Outs> f, optional<Outs> o, optional<Outs> h, optional<Outs> c,
           optional<Outs> curved),
-         lstm(network_of(parameters, input, batch_sizes, has_bias, is_bidirectional, is_batch_first), input, first,
-              {result, hidden, cell, i, j, f, o, h, c, curved}))
+         lstm(network_of(parameters, input, batch_sizes, has_bias, layers, is_bidirectional, is_batch_first), input,
+              first, {result, hidden, cell, i, j, f, o, h, c, curved}))
 OPERATOR(aclnnLstmBackward,
          (Tensor input, Tensors first, Tensors parameters, optional<Tensor> by_result, optional<Tensor> by_hidden,
           optional<Tensor> by_cell, Tensors i, Tensors j, Tensors f, Tensors o, Tensors h, Tensors c, Tensors curved,
-          optional<Tensor> batch_sizes, bool has_bias, int64_t, double, bool, bool is_bidirectional,
+          optional<Tensor> batch_sizes, bool has_bias, int64_t layers, double, bool, bool is_bidirectional,
           bool is_batch_first, const aclBoolArray*, Out by_input, Out by_first_hidden, Out by_first_cell,
           Outs by_parameters),
-         lstm_backward(network_of(parameters, input, batch_sizes, has_bias, is_bidirectional, is_batch_first), input,
-                       first, {i, j, f, o, h, c, curved}, {by_result, by_hidden, by_cell}, by_input, by_first_hidden,
-                       by_first_cell, by_parameters))
+         lstm_backward(network_of(parameters, input, batch_sizes, has_bias, layers, is_bidirectional, is_batch_first),
+                       input, first, {i, j, f, o, h, c, curved}, {by_result, by_hidden, by_cell}, by_input,
+                       by_first_hidden, by_first_cell, by_parameters))
 OPERATOR(aclnnGRU,
          (Tensor input, Tensors parameters, optional<Tensor> first, optional<Tensor> batch_sizes, bool has_bias,
-          int64_t, double, bool, bool is_bidirectional, bool is_batch_first, Out result, Out hidden, optional<Outs> r,
-          optional<Outs> z, optional<Outs> n, optional<Outs> of_hidden, optional<Outs> h),
+          int64_t layers, double, bool, bool is_bidirectional, bool is_batch_first, Out result, Out hidden,
+          optional<Outs> r, optional<Outs> z, optional<Outs> n, optional<Outs> of_hidden, optional<Outs> h),
          refuse_sizes(batch_sizes);
-         gru(network_of(parameters, input, {}, has_bias, is_bidirectional, is_batch_first), input, first,
+         gru(network_of(parameters, input, {}, has_bias, layers, is_bidirectional, is_batch_first), input, first,
              {result, hidden, r, z, n, of_hidden, h}))
 OPERATOR(aclnnGRUBackward,
          (Tensor input, Tensors parameters, Tensor first, optional<Tensor> by_result, optional<Tensor> by_hidden,
           Tensors r, Tensors z, Tensors n, Tensors of_hidden, Tensors h, optional<Tensor> batch_sizes, bool has_bias,
-          int64_t, bool is_bidirectional, bool is_batch_first, Out by_input, Out by_first, Outs by_parameters),
+          int64_t layers, bool is_bidirectional, bool is_batch_first, Out by_input, Out by_first, Outs by_parameters),
          refuse_sizes(batch_sizes);
-         gru_backward(network_of(parameters, input, {}, has_bias, is_bidirectional, is_batch_first), input, first,
-                      {r, z, n, of_hidden, h}, {by_result, by_hidden, {}}, by_input, by_first, by_parameters))
+         gru_backward(network_of(parameters, input, {}, has_bias, layers, is_bidirectional, is_batch_first), input,
+                      first, {r, z, n, of_hidden, h}, {by_result, by_hidden, {}}, by_input, by_first, by_parameters))
