@@ -38,12 +38,12 @@ OPERATOR(aclnnEluBackward,
          (Tensor grad, Scalar alpha, Scalar scale, Scalar input_scale, bool is_result, Tensor self, Out out),
          out = at::elu_backward(grad, alpha, scale, input_scale, is_result, self))
 
-OPERATOR(aclnnHardshrink, (Tensor self, Scalar bound, Out out), out = at::hardshrink(self, bound))
-OPERATOR(aclnnHardshrinkBackward, (Tensor grad, Tensor self, Scalar bound, Out out),
-         out = at::hardshrink_backward(grad, self, bound))
-OPERATOR(aclnnSoftshrink, (Tensor self, Scalar bound, Out out), out = at::softshrink(self, bound))
-OPERATOR(aclnnSoftshrinkBackward, (Tensor grad, Tensor self, Scalar bound, Out out),
-         out = at::softshrink_backward(grad, self, bound))
+#define SHRINK(NAME, FUNCTION)                                                          \
+  OPERATOR(NAME, (Tensor self, Scalar bound, Out out), out = at::FUNCTION(self, bound)) \
+  OPERATOR(NAME##Backward, (Tensor grad, Tensor self, Scalar bound, Out out),           \
+           out = at::FUNCTION##_backward(grad, self, bound))
+SHRINK(aclnnHardshrink, hardshrink)
+SHRINK(aclnnSoftshrink, softshrink)
 
 OPERATOR(aclnnHardtanh, (Tensor self, Scalar min, Scalar max, Out out), out = at::hardtanh(self, min, max))
 OPERATOR(aclnnInplaceHardtanh, (Out self, Scalar min, Scalar max), self = at::hardtanh(self, min, max))

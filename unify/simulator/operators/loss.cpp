@@ -48,24 +48,19 @@ Tensor cross_entropy_backward(const Tensor& grad, const Tensor& log_prob, const 
 
 // Of classes
 
-OPERATOR(aclnnNLLLoss,
-         (Tensor self, Tensor target, Tensor weight, int64_t reduction, int64_t ignored, Out out, Out total_weight),
-         write(at::nll_loss_forward(self, classes(target), weight.to(self.scalar_type()), reduction, ignored), out,
-               total_weight))
-OPERATOR(aclnnNLLLossBackward,
-         (Tensor grad, Tensor self, Tensor target, Tensor weight, int64_t reduction, int64_t ignored,
-          Tensor total_weight, Out grad_input),
-         grad_input = at::nll_loss_backward(grad, self, classes(target), weight.to(self.scalar_type()), reduction,
-                                            ignored, total_weight))
-OPERATOR(aclnnNLLLoss2d,
-         (Tensor self, Tensor target, Tensor weight, int64_t reduction, int64_t ignored, Out out, Out total_weight),
-         write(at::nll_loss2d_forward(self, classes(target), weight.to(self.scalar_type()), reduction, ignored), out,
-               total_weight))
-OPERATOR(aclnnNLLLoss2dBackward,
-         (Tensor grad, Tensor self, Tensor target, Tensor weight, int64_t reduction, int64_t ignored,
-          Tensor total_weight, Out grad_input),
-         grad_input = at::nll_loss2d_backward(grad, self, classes(target), weight.to(self.scalar_type()), reduction,
-                                              ignored, total_weight))
+#define NLL_LOSS(NAME, FUNCTION)                                                                                       \
+  OPERATOR(NAME,                                                                                                       \
+           (Tensor self, Tensor target, Tensor weight, int64_t reduction, int64_t ignored, Out out, Out total_weight), \
+           write(at::FUNCTION##_forward(self, classes(target), weight.to(self.scalar_type()), reduction, ignored),     \
+                 out, total_weight))                                                                                   \
+  OPERATOR(NAME##Backward,                                                                                             \
+           (Tensor grad, Tensor self, Tensor target, Tensor weight, int64_t reduction, int64_t ignored,                \
+            Tensor total_weight, Out grad_input),                                                                      \
+           grad_input = at::FUNCTION##_backward(grad, self, classes(target), weight.to(self.scalar_type()), reduction, \
+                                                ignored, total_weight))
+NLL_LOSS(aclnnNLLLoss, nll_loss)
+NLL_LOSS(aclnnNLLLoss2d, nll_loss2d)
+#undef NLL_LOSS
 OPERATOR(aclnnCrossEntropyLoss,
          (Tensor self, Tensor target, optional<Tensor> weight, std::string reduction, int64_t ignored, double smoothing,
           double zloss_scale, bool is_zloss_wanted, Out loss, Out log_prob, Out, Out),

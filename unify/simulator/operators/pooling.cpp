@@ -46,34 +46,29 @@ OPERATOR(aclnnMaxPool2dWithMaskBackward,
          const Tensor indices = std::get<1>(at::max_pool2d_with_indices(self, kernel, stride, padding, dilation, ceil));
          grad_input = at::max_pool2d_with_indices_backward(grad, self, kernel, stride, padding, dilation, ceil,
                                                            indices))
-OPERATOR(aclnnMaxPool2dWithIndices,
-         (Tensor self, Ints kernel, Ints stride, Ints padding, Ints dilation, bool ceil, Out out, Out indices),
-         write(at::max_pool2d_with_indices(self, kernel, stride, padding, dilation, ceil), out, indices))
-OPERATOR(aclnnMaxPool2dWithIndicesBackward,
-         (Tensor grad, Tensor self, Tensor indices, Ints kernel, Ints stride, Ints padding, Ints dilation, bool ceil,
-          Out grad_input),
-         grad_input = at::max_pool2d_with_indices_backward(grad, self, kernel, stride, padding, dilation, ceil,
-                                                           places(indices)))
-OPERATOR(aclnnMaxPool3dWithArgmax,
-         (Tensor self, Ints kernel, Ints stride, Ints padding, Ints dilation, bool ceil, Out out, Out indices),
-         write(at::max_pool3d_with_indices(self, kernel, stride, padding, dilation, ceil), out, indices))
-OPERATOR(aclnnMaxPool3dWithArgmaxBackward,
-         (Tensor grad, Tensor self, Tensor indices, Ints kernel, Ints stride, Ints padding, Ints dilation, bool ceil,
-          Out grad_input),
-         grad_input = at::max_pool3d_with_indices_backward(grad, self, kernel, stride, padding, dilation, ceil,
-                                                           places(indices)))
+#define MAX_POOL(NAME, FUNCTION)                                                                                  \
+  OPERATOR(NAME,                                                                                                  \
+           (Tensor self, Ints kernel, Ints stride, Ints padding, Ints dilation, bool ceil, Out out, Out indices), \
+           write(at::FUNCTION(self, kernel, stride, padding, dilation, ceil), out, indices))                      \
+  OPERATOR(NAME##Backward,                                                                                        \
+           (Tensor grad, Tensor self, Tensor indices, Ints kernel, Ints stride, Ints padding, Ints dilation,      \
+            bool ceil, Out grad_input),                                                                           \
+           grad_input = at::FUNCTION##_backward(grad, self, kernel, stride, padding, dilation, ceil, places(indices)))
+MAX_POOL(aclnnMaxPool2dWithIndices, max_pool2d_with_indices)
+MAX_POOL(aclnnMaxPool3dWithArgmax, max_pool3d_with_indices)
+#undef MAX_POOL
 OPERATOR(aclnnMaxUnpool2d, (Tensor self, Tensor indices, Ints output_size, Out out),
          out = at::max_unpool2d(self, places(indices), output_size))
 OPERATOR(aclnnMaxUnpool3d, (Tensor self, Tensor indices, Ints output_size, Ints stride, Ints padding, Out out),
          out = at::max_unpool3d(self, places(indices), output_size, stride, padding))
-OPERATOR(aclnnAdaptiveMaxPool2d, (Tensor self, Ints output_size, Out out, Out indices),
-         write(at::adaptive_max_pool2d(self, output_size), out, indices))
-OPERATOR(aclnnAdaptiveMaxPool2dBackward, (Tensor grad, Tensor self, Tensor indices, Out grad_input),
-         grad_input = at::adaptive_max_pool2d_backward(grad, self, places(indices)))
-OPERATOR(aclnnAdaptiveMaxPool3d, (Tensor self, Ints output_size, Out out, Out indices),
-         write(at::adaptive_max_pool3d(self, output_size), out, indices))
-OPERATOR(aclnnAdaptiveMaxPool3dBackward, (Tensor grad, Tensor self, Tensor indices, Out grad_input),
-         grad_input = at::adaptive_max_pool3d_backward(grad, self, places(indices)))
+#define ADAPTIVE_MAX_POOL(NAME, FUNCTION)                                              \
+  OPERATOR(NAME, (Tensor self, Ints output_size, Out out, Out indices),                \
+           write(at::FUNCTION(self, output_size), out, indices))                       \
+  OPERATOR(NAME##Backward, (Tensor grad, Tensor self, Tensor indices, Out grad_input), \
+           grad_input = at::FUNCTION##_backward(grad, self, places(indices)))
+ADAPTIVE_MAX_POOL(aclnnAdaptiveMaxPool2d, adaptive_max_pool2d)
+ADAPTIVE_MAX_POOL(aclnnAdaptiveMaxPool3d, adaptive_max_pool3d)
+#undef ADAPTIVE_MAX_POOL
 
 // The mean
 

@@ -59,24 +59,17 @@ OPERATOR(aclnnRepeatInterleaveWithDim, (Tensor self, Tensor repeats, int64_t dim
 // Padding.
 OPERATOR(aclnnConstantPadNd, (Tensor self, Ints pad, Scalar value, Out out),
          out = at::constant_pad_nd(self, pad, value))
-OPERATOR(aclnnReflectionPad1d, (Tensor self, Ints pad, Out out), out = at::reflection_pad1d(self, pad))
-OPERATOR(aclnnReflectionPad1dBackward, (Tensor grad, Tensor self, Ints pad, Out out),
-         out = at::reflection_pad1d_backward(grad, self, pad))
-OPERATOR(aclnnReflectionPad2d, (Tensor self, Ints pad, Out out), out = at::reflection_pad2d(self, pad))
-OPERATOR(aclnnReflectionPad2dBackward, (Tensor grad, Tensor self, Ints pad, Out out),
-         out = at::reflection_pad2d_backward(grad, self, pad))
-OPERATOR(aclnnReflectionPad3d, (Tensor self, Ints pad, Out out), out = at::reflection_pad3d(self, pad))
-OPERATOR(aclnnReflectionPad3dBackward, (Tensor grad, Tensor self, Ints pad, Out out),
-         out = at::reflection_pad3d_backward(grad, self, pad))
-OPERATOR(aclnnReplicationPad1d, (Tensor self, Ints pad, Out out), out = at::replication_pad1d(self, pad))
-OPERATOR(aclnnReplicationPad1dBackward, (Tensor grad, Tensor self, Ints pad, Out out),
-         out = at::replication_pad1d_backward(grad, self, pad))
-OPERATOR(aclnnReplicationPad2d, (Tensor self, Ints pad, Out out), out = at::replication_pad2d(self, pad))
-OPERATOR(aclnnReplicationPad2dBackward, (Tensor grad, Tensor self, Ints pad, Out out),
-         out = at::replication_pad2d_backward(grad, self, pad))
-OPERATOR(aclnnReplicationPad3d, (Tensor self, Ints pad, Out out), out = at::replication_pad3d(self, pad))
-OPERATOR(aclnnReplicationPad3dBackward, (Tensor grad, Tensor self, Ints pad, Out out),
-         out = at::replication_pad3d_backward(grad, self, pad))
+#define PADDING(NAME, FUNCTION)                                                   \
+  OPERATOR(NAME, (Tensor self, Ints pad, Out out), out = at::FUNCTION(self, pad)) \
+  OPERATOR(NAME##Backward, (Tensor grad, Tensor self, Ints pad, Out out),         \
+           out = at::FUNCTION##_backward(grad, self, pad))
+PADDING(aclnnReflectionPad1d, reflection_pad1d)
+PADDING(aclnnReflectionPad2d, reflection_pad2d)
+PADDING(aclnnReflectionPad3d, reflection_pad3d)
+PADDING(aclnnReplicationPad1d, replication_pad1d)
+PADDING(aclnnReplicationPad2d, replication_pad2d)
+PADDING(aclnnReplicationPad3d, replication_pad3d)
+#undef PADDING
 
 // Rows within a norm.
 OPERATOR(aclnnInplaceRenorm, (Out self, Scalar p, int64_t dim, Scalar max_norm), self->renorm_(p, dim, max_norm))
