@@ -120,6 +120,19 @@ for kind in (torch.nn.LSTM, torch.nn.GRU):
     )
 
 
+def test_parameters_of_other_layers_are_refused_by_name(run: Callable[..., str]) -> None:
+    told = run(
+        NETWORK
+        + """
+os.dup2(1, 2)  # torch_npu writes the vendor's words there
+network = torch.nn.GRU(I, H, 2).npu()
+given, state = torch.randn(T, B, I).npu(), torch.randn(1, B, H).npu()
+print(raised(lambda: torch.gru(given, state, list(network.parameters()), True, 1, 0.0, False, False, False)))
+"""
+    )
+    assert "8 tensors of parameters for 1 layers of 4." in told
+
+
 def test_an_older_operator_that_is_not_there_is_named(run: Callable[..., str]) -> None:
     told = run(
         """
