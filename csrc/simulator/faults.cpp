@@ -44,6 +44,7 @@ bool Faults::add(const std::string& plan, std::string& why) {
     return false;
   }
   Plan made;
+  made.text = plan;
   made.call = plan.substr(0, first);
   const std::string number = plan.substr(first + 1, second - first - 1);
   double value = 0;
@@ -89,6 +90,12 @@ Fault Faults::take_due() {
     return fault;
   }
   return {};
+}
+
+std::vector<std::string> Faults::left() const {
+  std::vector<std::string> texts;
+  for (const Plan& plan : plans_) texts.push_back(plan.text);
+  return texts;
 }
 
 }  // namespace unify::simulator

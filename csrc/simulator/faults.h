@@ -37,12 +37,15 @@ class Faults {
   // What became due by time.
   Fault take_due();
   [[nodiscard]] bool is_empty() const noexcept { return plans_.empty(); }
+  // The plans, as they were added, that were not used up.
+  [[nodiscard]] std::vector<std::string> left() const;
 
   double copy_bytes_per_second = 0;  // 0: as fast as the machine
   uint64_t releases = 0;             // how often hung work was released
 
  private:
   struct Plan {
+    std::string text;
     std::string call;  // empty: by time
     uint64_t after = 0;
     Clock::time_point due;

@@ -92,11 +92,52 @@ def test_a_program_that_exits_leaves_its_report(tmp_path: Path, end: str) -> Non
     assert json.loads(file.read_text())["calls"]["aclInit"] == 1
 
 
-def test_a_process_that_left_nothing_is_named(tmp_path: Path) -> None:
-    (file,) = ran(tmp_path / "reports", PROGRAM + "os._exit(4)", status=4)
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("os._exit(4)", 4), ("os.kill(os.getpid(), 9)", -9), ("os.kill(os.getpid(), 15)", -15), ("os.abort()", -6)],
+)
+def test_a_process_that_is_killed_leaves_what_it_did_until_shortly_before(
+    tmp_path: Path, end: str, status: int
+) -> None:
+    wait = "import time; time.sleep(2)\n"
+    (file,) = ran(tmp_path / "reports", PROGRAM + wait + end, status=status)
     merged = report.merge(tmp_path / "reports", 4)
-    assert (merged["processes"], merged["processes_without_report"]) == ([], [int(file.stem)])
+    assert merged["calls"]["aclrtMemcpyAsync"] == 2
+    assert [one["pid"] for one in merged["processes"]] == merged["processes_cut_off"] == [int(file.stem)]
     assert f"1 process(es), {file.stem}" in next(report.notes(merged))
+
+
+def test_a_process_that_was_killed_at_once_is_named(tmp_path: Path) -> None:
+    (tmp_path / "12.json").touch()
+    merged = report.merge(tmp_path)
+    assert (merged["processes"], merged["processes_cut_off"]) == ([], [12])
+
+
+def test_a_trace_of_a_killed_process_is_there_until_shortly_before(tmp_path: Path) -> None:
+    folder = str(tmp_path / "reports")
+    end = "import time; time.sleep(2); os._exit(0)"
+    ran(tmp_path / "reports", PROGRAM + end, UNIFY_SIMULATED_TRACE=folder)
+    report.write_trace(tmp_path / "reports", tmp_path / "trace.json", {})
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert len([event for event in events if event["ph"] == "X"]) == 4
+
+
+def test_faults_that_never_came_are_told(tmp_path: Path) -> None:
+    faults = "0:aclrtMemcpyAsync:7:aicore;1:time:3600:lost;0:aclrtSynchronizeStream:0:timeout"
+    ran(
+        tmp_path / "reports",
+        PROGRAM.replace("aclrtSynchronizeStream(stream) == 0", "aclrtSynchronizeStream(stream) >= 0"),
+        UNIFY_SIMULATED_FAULTS=faults,
+    )
+    merged = report.merge(tmp_path / "reports", 0)
+    assert merged["faults_left"] == ["0:aclrtMemcpyAsync:7:aicore", "1:time:3600:lost"]
+    assert "never came: 0:aclrtMemcpyAsync:7:aicore, 1:time:3600:lost" in "\n".join(report.notes(merged))
+
+
+def test_a_fault_that_came_in_one_process_came(tmp_path: Path) -> None:
+    left = ["0:aclnnAdd:3:aicore", "0:aclnnMul:0:aicore"]
+    merged = write(tmp_path, process(1, faults_left=left), process(2, faults_left=left[1:]), process(3))
+    assert merged["faults_left"] == left[1:]
 
 
 def test_a_child_of_fork_writes_nothing_over_its_parent_s(tmp_path: Path) -> None:
@@ -169,7 +210,7 @@ def process(pid: int, **changes: Any) -> dict[str, Any]:
     usual: dict[str, Any] = {
         "pid": pid, "command": "python p.py", "chip": "910C", "kernels": {},
         "devices": [{"memory_bytes": 1 << 36, "peak_bytes": 3 << 29}],
-        "copies": {}, "others": {}, "calls": {}, "failures": [],
+        "copies": {}, "others": {}, "calls": {}, "failures": [], "ended": 1,
     }  # fmt: skip
     return {**usual, **changes}
 
@@ -230,4 +271,5 @@ def test_the_tables_have_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "aclmdlInitDump 1 207000 the simulated device does not have it" in lines
     assert set(merged["operators"]) == {"aclnnAdd", "aclopMish"}  # the older ones too
     assert "npu:0 1 1.5 GiB 64.0 GiB" in lines
-    assert "Left no report, as they were killed or ended by os._exit: 1 process(es), 3." in lines
+    note = "Killed, or ended by os._exit: 1 process(es), 3; what they did in their last 0.2 s may be missing."
+    assert note in lines

@@ -22,15 +22,15 @@ _Work = dict[str, dict[str, int]]
 def merge(folder: Path, status: int | None = None) -> dict[str, Any]:
     """Puts together what the processes of a program wrote into a folder: the report as one object of JSON.
 
-    status: the program's. Processes that left nothing, as they were killed or ended by _exit, are counted.
+    status: the program's. Processes that were killed or ended by _exit are named: their last moments are missing.
     """
-    processes, lost = [], []
+    processes, cut_off = [], []
     for path in sorted(folder.glob("*.json"), key=lambda path: int(path.stem)):
-        text = path.read_text(errors="replace")
-        if text:
-            processes.append(json.loads(text))
-        else:
-            lost.append(int(path.stem))
+        one = json.loads(path.read_text(errors="replace") or "{}")
+        if one:
+            processes.append(one)
+        if not one.get("ended"):
+            cut_off.append(int(path.stem))
     kernels = _sum(one["kernels"] for one in processes)
     calls = _count(one["calls"] for one in processes)
     failures = _failures(one["failures"] for one in processes)
@@ -38,7 +38,7 @@ def merge(folder: Path, status: int | None = None) -> dict[str, Any]:
         "status": status,
         "chip": next((one["chip"] for one in processes if "chip" in one), None),
         "processes": [{"pid": one["pid"], "command": one["command"]} for one in processes],
-        "processes_without_report": lost,
+        "processes_cut_off": cut_off,
         "operators": {name: work for name, work in kernels.items() if name.startswith(_OPERATORS)},
         "collectives": {name: work for name, work in kernels.items() if name.startswith("Hccl")},
         "kernels": {name: work for name, work in kernels.items() if not name.startswith((*_OPERATORS, "Hccl"))},
@@ -56,6 +56,7 @@ def merge(folder: Path, status: int | None = None) -> dict[str, Any]:
             for number, device in enumerate(one.get("devices", ()))
         ],
     }
+    merged["faults_left"] = _in_all([one["faults_left"] for one in processes if "faults_left" in one])
     merged["on_host"] = lines.read(folder, "fallback")  # unify/simulator/fallback.py
     merged["changes"] = lines.read(folder, "transfer")  # unify/simulator/transfer.py
     merged["estimate"] = _estimate(merged)
@@ -91,6 +92,10 @@ def _failures(parts: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return sorted(total.values(), key=lambda one: (one["is_served"], -one["count"], one["call"]))
 
 
+def _in_all(parts: list[list[str]]) -> list[str]:
+    return sorted(set[str].intersection(*map(set, parts))) if parts else []
+
+
 def _estimate(merged: dict[str, Any]) -> dict[str, Any] | None:
     """The time that the chip's memory needs for the bytes, each moved once; None where nobody says how fast it is."""
     if merged["chip"] not in BANDWIDTH:
@@ -121,7 +126,7 @@ def show(merged: dict[str, Any]) -> None:
     # A file or a pipe has no width; lines are then as long as they need.
     console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
     console.rule(_title(merged), style="dim", align="left")
-    if not merged["processes"] and not merged["processes_without_report"]:
+    if not merged["processes"] and not merged["processes_cut_off"]:
         console.print("Nothing was done on a device: no process of the program called the vendor's library.")
         return
     for title, name in (("operators", "operators"), ("collectives", "collectives"), ("kernels", "kernels")):
@@ -146,10 +151,15 @@ def _title(merged: dict[str, Any]) -> str:
 
 def notes(merged: dict[str, Any]) -> Iterator[str]:
     """What stands below the tables, a line each."""
-    lost = merged["processes_without_report"]
-    if lost:
-        numbers = ", ".join(map(str, lost))
-        yield f"Left no report, as they were killed or ended by os._exit: {len(lost)} process(es), {numbers}."
+    cut_off = merged["processes_cut_off"]
+    if cut_off:
+        numbers = ", ".join(map(str, cut_off))
+        yield (
+            f"Killed, or ended by os._exit: {len(cut_off)} process(es), {numbers}; what they did in their last 0.2 s "
+            "may be missing."
+        )
+    if merged["faults_left"]:
+        yield f"Faults that never came: {', '.join(merged['faults_left'])}. Each process counts its own calls."
     estimate = merged["estimate"]
     if estimate is not None:
         yield (

@@ -30,6 +30,10 @@ class Json {
   void begin_object() { open('{'); }
   void begin_object(std::string_view key) { open(key, '{'); }
   void begin_array(std::string_view key) { open(key, '['); }
+  void add(const std::string& value) {
+    separate();
+    append_json(text_, value);
+  }
   void end_object() { close('}'); }
   void end_array() { close(']'); }
   void add(std::string_view key, uint64_t value) {

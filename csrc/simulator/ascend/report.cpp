@@ -1,12 +1,15 @@
 #include "report.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <fstream>
 #include <map>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -18,6 +21,8 @@
 
 namespace unify::simulator {
 namespace {
+
+constexpr auto kBetweenSaves = std::chrono::milliseconds(200);
 
 struct Work {
   uint64_t count = 0;
@@ -178,6 +183,11 @@ void write_devices(Json& json) {
     json.end_object();
   }
   json.end_array();
+  json.begin_array("faults_left");
+  for (const auto& device : driver().devices) {
+    for (const std::string& plan : device->faults.left()) json.add(std::to_string(device->index) + ":" + plan);
+  }
+  json.end_array();
 }
 
 std::string command_line() {
@@ -189,11 +199,12 @@ std::string command_line() {
 }
 
 // What cannot be written is said: who reads it takes an empty file for a process that was killed.
-void write_report() {
+bool write_report(bool is_end) {
   Json json;
   json.begin_object();
   json.add("pid", static_cast<uint64_t>(owner));
   json.add("command", command_line());
+  json.add("ended", static_cast<uint64_t>(is_end));
   write_devices(json);
   write_counts(json);
   json.end_object();
@@ -201,15 +212,45 @@ void write_report() {
   std::ofstream file(unfinished, std::ios::binary);
   file << json.text() << '\n';
   file.close();
-  if (!file || std::rename(unfinished.c_str(), path().c_str()) != 0) std::perror(path().c_str());
+  const bool is_written = file && std::rename(unfinished.c_str(), path().c_str()) == 0;
+  if (!is_written) std::perror(path().c_str());
+  return is_written;
+}
+
+// Returns whether there is more to come.
+bool save(bool is_end) {
+  static std::mutex mutex;
+  static bool is_over = false;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (is_over) return false;
+  is_over = is_end;
+  flush_trace();
+  if (!path().empty() && !write_report(is_end)) is_over = true;
+  return !is_over;
+}
+
+// A thread to which no signal of the program's goes.
+void save_now_and_then() {
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  try {
+    std::thread([] {
+      do {
+        std::this_thread::sleep_for(kBetweenSaves);
+      } while (save(false));
+    }).detach();
+  } catch (const std::system_error&) {  // then at the end only
+    std::perror("the report of the simulated device");
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 // The vendor's programs end after the functions that they registered with atexit, and this after them: a library's
 // destructors follow those of the libraries that need it.
 __attribute__((destructor)) void on_exit() {
-  if (owner != getpid()) return;
-  end_trace();
-  if (!path().empty()) write_report();
+  if (owner == getpid()) save(true);
 }
 
 }  // namespace
@@ -228,7 +269,9 @@ void start_report() {
     }
   }
   start_trace();
-  if (is_reporting || is_tracing()) observer.store(look);
+  if (!is_reporting && !is_tracing()) return;
+  observer.store(look);
+  save_now_and_then();
 }
 
 void add_call(const char* name) {

@@ -1,7 +1,8 @@
 // What this process does on the simulated devices, for who started it.
 //
-// UNIFY_SIMULATED_REPORT=FOLDER: FOLDER/<pid>.json is there from the first call on, and empty until the process ends by
-// exit or a return from main. UNIFY_SIMULATED_TRACE=FOLDER: trace.h.
+// UNIFY_SIMULATED_REPORT=FOLDER: FOLDER/<pid>.json is there from the first call on, and written anew five times a
+// second, for a process that is killed. Its `ended` is 1 once the process ended by exit or a return from main.
+// UNIFY_SIMULATED_TRACE=FOLDER: trace.h.
 #pragma once
 
 #include <atomic>

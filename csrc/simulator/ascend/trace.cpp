@@ -62,7 +62,7 @@ void start_trace() {
   if (!is_tracing()) std::perror(path.c_str());
 }
 
-void end_trace() {
+void flush_trace() {
   if (!is_tracing()) return;
   parts().for_each([](Part& part) {
     const std::lock_guard<std::mutex> lock(part.mutex);

@@ -20,7 +20,8 @@ struct TraceEvent {
 };
 
 void start_trace();
-void end_trace();
+// Writes what the threads keep.
+void flush_trace();
 bool is_tracing() noexcept;
 void trace(const TraceEvent& event);
 
