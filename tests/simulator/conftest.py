@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from unify.simulator import environment
 
 from . import torch_npu
 from .driver import LIBRARY, Driver
+from .fork_server import ForkServer
 
 ROOT = Path(__file__).parents[2]
 START = """
@@ -59,42 +58,44 @@ def npu_environment() -> dict[str, str]:
     return {**variables, "PYTHONPATH": f"{variables['PYTHONPATH']}{os.pathsep}{ROOT}"}
 
 
-@pytest.fixture
-def run(npu_environment: dict[str, str], tmp_path: Path) -> Callable[..., str]:
-    """Runs a program with torch_npu on simulated chips, after START, with arguments; returns what it printed."""
+@pytest.fixture(scope="session")
+def fork_server(npu_environment: dict[str, str]) -> Iterator[ForkServer]:
+    """Runs programs with torch_npu."""
+    server = ForkServer(npu_environment)
+    yield server
+    server.close()
 
-    def ran(program: str, *arguments: str, start: str = START, timeout: float = 400) -> str:
-        (tmp_path / "program.py").write_text(start + program)
-        command = [sys.executable, "program.py", *arguments]
-        finished = subprocess.run(
-            command, cwd=tmp_path, env=npu_environment, capture_output=True, text=True, timeout=timeout, check=False
-        )
-        assert finished.returncode == 0, finished.stderr[-4000:]
-        return finished.stdout
+
+@pytest.fixture
+def run(fork_server: ForkServer, npu_environment: dict[str, str], tmp_path: Path) -> Callable[..., str]:
+    """Runs a program with torch_npu on simulated chips, after START, with arguments; returns what it printed.
+
+    variables: of its environment.
+    """
+
+    def ran(program: str, *arguments: str, start: str = START, timeout: float = 400, **variables: str) -> str:
+        file = tmp_path / "program.py"
+        file.write_text(start + program)
+        started = fork_server.start(file, list(arguments), {**npu_environment, **variables})
+        assert started.wait(timeout) == 0, started.err.read_text()[-4000:]
+        return started.out.read_text()
 
     return ran
 
 
 @pytest.fixture
-def run_ranks(npu_environment: dict[str, str], tmp_path: Path) -> Callable[[str], None]:
+def run_ranks(fork_server: ForkServer, npu_environment: dict[str, str], tmp_path: Path) -> Callable[[str], None]:
     """Runs a program twice at a time, as ranks 0 and 1: its argument."""
 
     def ran(program: str) -> None:
-        (tmp_path / "program.py").write_text(program)
-        with ExitStack() as files:
-            told = [files.enter_context((tmp_path / f"rank{rank}").open("w+")) for rank in range(2)]
-            ranks = [
-                subprocess.Popen(
-                    [sys.executable, "program.py", str(rank)], cwd=tmp_path, env=npu_environment, stdout=out, stderr=out
-                )
-                for rank, out in enumerate(told)
-            ]
-            try:
-                codes = [rank.wait(200) for rank in ranks]
-            finally:
-                for rank in ranks:
-                    rank.kill()
-                    rank.wait()
-        assert codes == [0, 0], "".join((tmp_path / f"rank{rank}").read_text()[-3000:] for rank in range(2))
+        file = tmp_path / "program.py"
+        file.write_text(program)
+        ranks = [fork_server.start(file, [str(rank)], npu_environment, f"rank{rank}") for rank in range(2)]
+        try:
+            codes = [rank.wait(200) for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
+        assert codes == [0, 0], "".join((rank.out.read_text() + rank.err.read_text())[-3000:] for rank in ranks)
 
     return ran

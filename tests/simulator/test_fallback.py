@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from unify.simulator import report
 
 PROGRAM = """
@@ -22,13 +24,9 @@ torch.testing.assert_close(x.grad.cpu(), expected.grad)
 
 
 def test_each_is_told_with_its_line_and_counted(
-    run: Callable[..., str], npu_environment: dict[str, str], tmp_path: Path, capsys
+    run: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    npu_environment["UNIFY_SIMULATED_REPORT"] = str(tmp_path)
-    try:
-        run(PROGRAM, start="import torch, torch_npu")
-    finally:
-        del npu_environment["UNIFY_SIMULATED_REPORT"]
+    run(PROGRAM, start="import torch, torch_npu", UNIFY_SIMULATED_REPORT=str(tmp_path))
     merged = json.loads(report.as_json(report.merge(tmp_path)))
     forward = [one for one in merged["on_host"] if one["file"]]
     assert [(Path(one["file"]).name, one["line"], one["count"], one["what"]) for one in forward] == [

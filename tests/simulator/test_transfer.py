@@ -7,13 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def test_each_change_is_told_with_its_line(
-    run: Callable[..., str], npu_environment: dict[str, str], tmp_path: Path
-) -> None:
-    npu_environment["UNIFY_SIMULATED_REPORT"] = str(tmp_path)
-    try:
-        run(
-            """
+def test_each_change_is_told_with_its_line(run: Callable[..., str], tmp_path: Path) -> None:
+    run(
+        """
 from torch_npu.contrib import transfer_to_npu
 
 @torch.jit.script  # line 4
@@ -30,10 +26,9 @@ layer = torch.nn.Linear(2, 2).to(0)  # line 14
 assert not torch.utils._triton.has_triton()  # line 15
 assert torch.zeros(3, device=0).device == x.new_zeros(2, device=0).device == torch.device("npu:0")  # line 16: twice
 """,
-            start="import torch, torch_npu",
-        )
-    finally:
-        del npu_environment["UNIFY_SIMULATED_REPORT"]
+        start="import torch, torch_npu",
+        UNIFY_SIMULATED_REPORT=str(tmp_path),
+    )
     (file,) = tmp_path.glob("*.transfer")
     rows = json.loads(file.read_text())
     assert {Path(row["file"]).name for row in rows} == {"program.py"}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from ..fork_server import ForkServer
 
 START = """
 import os, sys, time
@@ -25,29 +23,20 @@ Run = Callable[..., list[tuple[int, str]]]
 
 
 @pytest.fixture
-def run_ranks(npu_environment: dict[str, str], tmp_path: Path) -> Run:
+def run_ranks(fork_server: ForkServer, npu_environment: dict[str, str], tmp_path: Path) -> Run:
     """Runs a program after START as two ranks; returns their exit codes and what they printed."""
 
-    def ran(program: str, **environment: str) -> list[tuple[int, str]]:
-        (tmp_path / "program.py").write_text(START + program)
-        with ExitStack() as files:
-            ranks = [
-                subprocess.Popen(
-                    [sys.executable, "program.py", str(rank)],
-                    cwd=tmp_path,
-                    env={**os.environ, **npu_environment, **environment},
-                    stdout=files.enter_context((tmp_path / f"rank{rank}").open("w")),
-                    stderr=subprocess.STDOUT,
-                )
-                for rank in range(2)
-            ]
+    def ran(program: str, **variables: str) -> list[tuple[int, str]]:
+        file = tmp_path / "program.py"
+        file.write_text(START + program)
+        environment = {**npu_environment, **variables}
+        ranks = [fork_server.start(file, [str(rank)], environment, f"rank{rank}") for rank in range(2)]
+        try:
+            codes = [rank.wait(300) for rank in ranks]
+        finally:
             for rank in ranks:
-                try:
-                    rank.wait(300)
-                except subprocess.TimeoutExpired:
-                    rank.kill()
-                    rank.wait()
-        return [(each.returncode, (tmp_path / f"rank{rank}").read_text()) for rank, each in enumerate(ranks)]
+                rank.kill()
+        return [(code, rank.out.read_text() + rank.err.read_text()) for code, rank in zip(codes, ranks, strict=True)]
 
     return ran
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..conftest import START
-
-ON_950 = 'import os\nos.environ["UNIFY_SIMULATE"] = "ascend:950x1,1g"\n' + START
+ON_950 = "ascend:950x1,1g"
 AGREES = """
 import torch.nn.functional as F
 torch.manual_seed(0)
@@ -48,7 +46,7 @@ for found in (
 ):
     torch.testing.assert_close(found[0].cpu(), expected, rtol=4e-3, atol=4e-3)
 """,
-        start=ON_950,
+        UNIFY_SIMULATE=ON_950,
     )
 
 
@@ -71,5 +69,5 @@ out = torch_npu.npu_fusion_attention(*tokens, 2, "TND", keep_prob=0.5, **ends)[0
 (grad,) = torch.autograd.grad(out.sum(), tokens[2])
 torch.testing.assert_close((grad * tokens[2]).sum(), out.sum(), rtol=1e-4, atol=1e-4)
 """,
-        start=ON_950,
+        UNIFY_SIMULATE=ON_950,
     )

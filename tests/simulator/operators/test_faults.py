@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from ..conftest import START
-
 TRAINING = """
 import threading, time
 from torch import nn
@@ -110,7 +108,7 @@ torch.npu.set_device(0)
 agree(Training("npu:0").steps())
 """
         + LEAVES,
-        start="import os; os.environ['ACL_DEVICE_SYNC_TIMEOUT'] = '2'\n" + START,
+        ACL_DEVICE_SYNC_TIMEOUT="2",
     )
     assert "error code is 507046" in told
     assert "FORCE STOP" in told

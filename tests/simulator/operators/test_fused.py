@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from ..conftest import START
 from .test_attention_950 import ON_950
 from .test_reduction import SAME
 
@@ -142,7 +141,7 @@ os.dup2(1, 2)  # torch_npu writes the vendor's words there
 print(raised(lambda: torch_npu.npu_ciou(one.npu(), other.npu(), False, False)))
 print(raised(lambda: torch_npu.npu_ciou(one.npu(), other.npu(), False, True)))
 """,
-        start=ON_950,
+        UNIFY_SIMULATE=ON_950,
     )
     assert "bBoxes are 7, which is no multiple of 1024." in told
     assert "isCross is not supported by the chip." in told
@@ -151,10 +150,13 @@ print(raised(lambda: torch_npu.npu_ciou(one.npu(), other.npu(), False, True)))
 # What the vendor's own tests of torch_npu expect of a 910B and of a 950. Only the 950 adds eps to what boxes have in
 # common: one box with itself overlaps in all of it.
 @pytest.mark.parametrize(
-    ("start", "iof", "iou"),
-    [(START, [0.4990, 0.0, 0.9980], [0.4985, 0.0, 0.9961]), (ON_950, [0.5005, 0.0005, 1.0], [0.5005, 0.0003, 1.0])],
+    ("chips", "iof", "iou"),
+    [
+        ("ascend:910B3,1g", [0.4990, 0.0, 0.9980], [0.4985, 0.0, 0.9961]),
+        (ON_950, [0.5005, 0.0005, 1.0], [0.5005, 0.0003, 1.0]),
+    ],
 )
-def test_overlaps_of_small_boxes(run: Callable[..., str], start: str, iof: list[float], iou: list[float]) -> None:
+def test_overlaps_of_small_boxes(run: Callable[..., str], chips: str, iof: list[float], iou: list[float]) -> None:
     run(
         f"""
 one = torch.tensor([[0, 0, 10, 10], [10, 10, 20, 20.0]]).half().npu()
@@ -163,7 +165,7 @@ for mode, expected in enumerate(({iou}, {iof})):
     found = torch_npu.npu_iou(one, other, mode).cpu()
     torch.testing.assert_close(found[[0, 0, 1], [0, 1, 1]].tolist(), expected, rtol=0, atol=6e-4)
 """,
-        start=start,
+        UNIFY_SIMULATE=chips,
     )
 
 
@@ -189,5 +191,5 @@ torch.npu._sleep(165_000_000)  # 0.1 s at 1.65 GHz
 torch.npu.synchronize()
 assert time.perf_counter() - begin >= 0.1
 """,
-        start=ON_950,
+        UNIFY_SIMULATE=ON_950,
     )

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-EXPANDABLE = 'import os\nos.environ["PYTORCH_NPU_ALLOC_CONF"] = "expandable_segments:True"\nimport torch, torch_npu\n'
-
 
 def test_tensors_print_as_the_cpu_prints_them(run) -> None:
     program = """
@@ -268,7 +266,12 @@ torch.npu.empty_cache()
 assert torch.npu.mem_get_info()[0] == 1 << 30 and torch.npu.memory_reserved() == 0
 print("done")
 """
-    assert run(program, start=EXPANDABLE).splitlines()[-1] == "done"
+    assert (
+        run(program, start="import torch, torch_npu\n", PYTORCH_NPU_ALLOC_CONF="expandable_segments:True").splitlines()[
+            -1
+        ]
+        == "done"
+    )
 
 
 @pytest.mark.parametrize(("every", "at_least"), [(16, 10), pytest.param(1, 200, marks=pytest.mark.slow)])

@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from ..conftest import START
-
 REFUSED = """
 def refused(work, call, words):
     said = raised(work)
@@ -70,8 +68,7 @@ def pick():
         program += "assert pick().tolist() == [4, 1 + 2j]"
     else:
         program += 'refused(pick, "aclnnIndex", "Tensor self not implemented for DT_COMPLEX64, should be in")'
-    choose = f'import os\nos.environ["UNIFY_SIMULATE"] = "ascend:{soc},1g"\n'
-    run(REFUSED + program, start=choose + START)
+    run(REFUSED + program, UNIFY_SIMULATE=f"ascend:{soc},1g")
 
 
 def test_work_whose_shapes_depend_on_values_is_not_refused_by_its_form(run: Callable[..., str]) -> None:

@@ -8,19 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import START
-
-
-def on(chip: str) -> str:
-    return f'import os\nos.environ["UNIFY_SIMULATE"] = "ascend:{chip}x1,1g"\n' + START
-
 
 @pytest.mark.parametrize(
     ("name", "chip"),
     [(name, chip) for chip in ("910B3", "950") for name in ("quantized", "experts", "caches", "nz")],
 )
 def test_results_agree_with_the_vendors_formulas(run: Callable[..., str], name: str, chip: str) -> None:
-    printed = run(Path(__file__).with_name(f"{name}.py").read_text(), start=on(chip), timeout=600)
+    printed = run(Path(__file__).with_name(f"{name}.py").read_text(), timeout=600, UNIFY_SIMULATE=f"ascend:{chip}x1,1g")
     assert json.loads(printed.splitlines()[-1]) == {}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..conftest import START
 from .test_reduction import SAME
 
 
@@ -45,7 +44,7 @@ for first, last, step in ((1, 5, 2), (0, 5, 3), (4, 5, 1)):
     found = torch_npu.npu_indexing(x.npu(), [first, 0, 1], [last, 6, 7], [step, 5, 1], 0, 0, 0, 0, 0)
     assert torch.equal(found.cpu(), x[first:last:step, ::5, 1:])
 """,
-        start='import os\nos.environ["UNIFY_SIMULATE"] = "ascend:950x1,1g"\n' + START,
+        UNIFY_SIMULATE="ascend:950x1,1g",
     )
 
 
