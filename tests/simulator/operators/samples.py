@@ -65,6 +65,27 @@ def compare(found: Any, expected: Any, dtype: torch.dtype, only_shapes: bool) ->
             torch.testing.assert_close(one.cpu(), other, rtol=rtol, atol=atol, equal_nan=True)
 
 
+def said_of_both(op: Any, sample: Any, found: Any, expected: Any, dtype: torch.dtype) -> str:
+    """How far bfloat16 results are from float32's: the device's, and the CPU's own. Empty where there is no telling."""
+    if dtype != torch.bfloat16:
+        return ""
+
+    def widened(value: Any) -> Any:
+        return value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value
+
+    input_, args, kwargs = tree_map(widened, (sample.input, sample.args, sample.kwargs))
+    exact = tensors(op(input_, *args, **kwargs))
+
+    def off(results: Any) -> float:
+        pairs = zip(tensors(results), exact, strict=True)
+        return max(float((one.cpu().float() - other).abs().max()) for one, other in pairs if other.is_floating_point())
+
+    try:
+        return f"Off from float32's result by {off(found):.2g}, torch's on the CPU by {off(expected):.2g}. "
+    except (RuntimeError, ValueError):
+        return ""
+
+
 def tried(op: Any, dtype: torch.dtype) -> tuple[str, str]:
     """The result, and why."""
     if dtype not in op.supported_dtypes("cpu"):
@@ -76,9 +97,9 @@ def tried(op: Any, dtype: torch.dtype) -> tuple[str, str]:
             expected = op(sample.input, *sample.args, **sample.kwargs)
             found = op(given[0], *given[1], **given[2])
         try:
-            compare(found, expected, dtype, op.name in UNEQUAL)
+            compare(found, expected, dtype, op.name in UNEQUAL or bool(sample.kwargs.get("dropout_p")))
         except AssertionError as error:
-            return "differs", str(error)
+            return "differs", said_of_both(op, sample, found, expected, dtype) + str(error)
         count += 1
         if count == SAMPLES:
             break
