@@ -93,9 +93,7 @@ class ForkServer:
 
     def close(self) -> None:
         """Ends the server; its programs have ended."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(30)
+        self._process.communicate(timeout=30)
 
 
 def _serve() -> dict[str, Any]:
