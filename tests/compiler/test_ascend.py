@@ -195,8 +195,15 @@ def test_a_kernel_is_kept_on_disk(tmp_path: object, monkeypatch: pytest.MonkeyPa
         un.compile(add_kernel, "ascend:910B3", ADD, {"BLOCK": 64})
 
 
-@pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("number", range(len(signatures("ascend:910B3"))))
+# Of the chips but the first every fourth: their compilers take up to a minute for a kernel.
+LOWERED = [
+    pytest.param(chip, number, marks=() if chip == CHIPS[0] or number % 4 == 0 else pytest.mark.slow)
+    for chip in CHIPS
+    for number in range(len(signatures("ascend:910B3")))
+]
+
+
+@pytest.mark.parametrize(("chip", "number"), LOWERED)
 def test_shipped_kernels_are_lowered(chip: str, number: int) -> None:
     row = signatures(f"ascend:{chip}")[number]
     binary = un.compile(row.kernel, f"ascend:{chip}", row.types, row.constants, **row.options)
