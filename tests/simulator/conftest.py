@@ -84,18 +84,35 @@ def run(fork_server: ForkServer, npu_environment: dict[str, str], tmp_path: Path
 
 
 @pytest.fixture
-def run_ranks(fork_server: ForkServer, npu_environment: dict[str, str], tmp_path: Path) -> Callable[[str], None]:
-    """Runs a program twice at a time, as ranks 0 and 1: its argument."""
+def ended_ranks(
+    fork_server: ForkServer, npu_environment: dict[str, str], tmp_path: Path
+) -> Callable[..., list[tuple[int, str]]]:
+    """Runs a program twice at a time, as ranks 0 and 1: its argument. Returns their exit codes and what they printed.
 
-    def ran(program: str) -> None:
+    variables: of their environment.
+    """
+
+    def ran(program: str, **variables: str) -> list[tuple[int, str]]:
         file = tmp_path / "program.py"
         file.write_text(program)
-        ranks = [fork_server.start(file, [str(rank)], npu_environment, f"rank{rank}") for rank in range(2)]
+        environment = {**npu_environment, **variables}
+        ranks = [fork_server.start(file, [str(rank)], environment, f"rank{rank}") for rank in range(2)]
         try:
-            codes = [rank.wait(200) for rank in ranks]
+            codes = [rank.wait(300) for rank in ranks]
         finally:
             for rank in ranks:
                 rank.kill()
-        assert codes == [0, 0], "".join((rank.out.read_text() + rank.err.read_text())[-3000:] for rank in ranks)
+        return [(code, rank.out.read_text() + rank.err.read_text()) for code, rank in zip(codes, ranks, strict=True)]
+
+    return ran
+
+
+@pytest.fixture
+def run_ranks(ended_ranks: Callable[..., list[tuple[int, str]]]) -> Callable[[str], None]:
+    """The same of a program that ends well on both."""
+
+    def ran(program: str) -> None:
+        ended = ended_ranks(program)
+        assert [code for code, _ in ended] == [0, 0], "".join(told[-3000:] for _, told in ended)
 
     return ran

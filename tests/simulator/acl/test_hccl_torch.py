@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-
-from ..fork_server import ForkServer
 
 START = """
 import os, sys, time
@@ -19,30 +16,13 @@ dist.init_process_group("hccl", init_method="file://" + os.path.abspath("store")
 def full(value, *shape):
     return torch.full(shape, float(value)).npu()
 """
-Run = Callable[..., list[tuple[int, str]]]
+Ranks = Callable[..., list[tuple[int, str]]]
 
 
-@pytest.fixture
-def run_ranks(fork_server: ForkServer, npu_environment: dict[str, str], tmp_path: Path) -> Run:
-    """Runs a program after START as two ranks; returns their exit codes and what they printed."""
-
-    def ran(program: str, **variables: str) -> list[tuple[int, str]]:
-        file = tmp_path / "program.py"
-        file.write_text(START + program)
-        environment = {**npu_environment, **variables}
-        ranks = [fork_server.start(file, [str(rank)], environment, f"rank{rank}") for rank in range(2)]
-        try:
-            codes = [rank.wait(300) for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
-        return [(code, rank.out.read_text() + rank.err.read_text()) for code, rank in zip(codes, ranks, strict=True)]
-
-    return ran
-
-
-def test_collectives_and_messages(run_ranks: Run) -> None:
-    ended = run_ranks("""
+def test_collectives_and_messages(ended_ranks: Ranks) -> None:
+    ended = ended_ranks(
+        START
+        + """
 for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64, torch.uint8):
     x = torch.arange(100).to(dtype).npu()
     dist.all_reduce(x)
@@ -116,7 +96,8 @@ assert everyone == [{"rank": 0}, {"rank": 1}]
 dist.barrier()
 dist.destroy_process_group()
 print("done")
-""")
+"""
+    )
     assert [(code, "done" in told) for code, told in ended] == [(0, True)] * 2, (
         ended[0][1][-3000:] + ended[1][1][-3000:]
     )
@@ -130,9 +111,12 @@ print("done")
         ("time.sleep(8); os._exit(9)", ("507048", "waited 2 s for ranks 1 (HCCL_EXEC_TIMEOUT)")),
     ],
 )
-def test_a_rank_that_does_not_come_is_torch_npu_s_error(run_ranks: Run, leaves: str, parts: tuple[str, ...]) -> None:
-    ended = run_ranks(
-        f"""
+def test_a_rank_that_does_not_come_is_torch_npu_s_error(
+    ended_ranks: Ranks, leaves: str, parts: tuple[str, ...]
+) -> None:
+    ended = ended_ranks(
+        START
+        + f"""
 x = full(1, 10)
 dist.all_reduce(x)
 torch.npu.synchronize()
